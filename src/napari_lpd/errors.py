@@ -1,0 +1,25 @@
+"""Errors that a user can mend: one line that names the thing, the value met and what was wanted."""
+
+
+class LpdError(Exception):
+    """Base of every error that is reported as one line instead of a traceback."""
+
+
+class SlideError(LpdError):
+    """A slide cannot be opened or read, or gives no usable resolution."""
+
+
+class DataError(LpdError):
+    """Training data, regions or labels are missing or contradict each other."""
+
+
+class ModelError(LpdError):
+    """A checkpoint or encoder cannot be built or loaded."""
+
+
+class SettingsError(LpdError):
+    """A setting is unknown or out of its limits."""
+
+
+class ExportError(LpdError):
+    """A result cannot be read or written."""

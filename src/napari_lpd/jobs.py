@@ -1,0 +1,99 @@
+"""Long work is a generator that yields Progress and returns its result; nothing else.
+
+The command line, the tests and the widgets drive the same generators. Closing a job (`job.close()`) cancels it:
+its `finally` blocks run and nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any, TypeVar
+
+from napari_lpd.errors import LpdError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a job: `done` of `total` units, a message for people, numbers for curves."""
+
+    done: int
+    total: int
+    message: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Job = Generator[Progress, None, T]
+
+
+def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T:
+    """Drive `job` to its end, hand each Progress to `on_progress`, and return the job's result."""
+    while True:
+        try:
+            progress = next(job)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        if on_progress is not None:
+            on_progress(progress)
+
+
+def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
+    """One line of the protocol between a child process and its parent: event is progress, result or error."""
+    return json.dumps({"event": event, **(asdict(value) if isinstance(value, Progress) else value)})
+
+
+def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
+    """Run ``python -m napari_lpd ARGUMENTS --json`` in a child process and relay its JSON lines.
+
+    Returns:
+        The child's result line, as a dictionary.
+
+    Raises:
+        LpdError: the child's own one-line error, or its last output when it died without one.
+    """
+    command = [sys.executable, "-m", "napari_lpd", *arguments, "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    assert child.stdout is not None and child.stderr is not None
+    last_words: deque[str] = deque(maxlen=20)
+    drain = threading.Thread(target=_collect, args=(child.stderr, last_words), daemon=True)
+    drain.start()
+    result: dict[str, Any] | None = None
+    try:
+        for line in child.stdout:
+            event = json.loads(line)
+            kind = event.pop("event")
+            if kind == "progress":
+                yield Progress(**event)
+            elif kind == "error":
+                raise LpdError(event["message"])
+            else:
+                result = event
+        code = child.wait()
+        drain.join(timeout=5)
+        if result is None:
+            said = " | ".join(last_words) or "nothing"
+            raise LpdError(f"{arguments[0]} ended with code {code} before its result; it last said: {said}")
+        return result
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        child.stdout.close()
+        drain.join(timeout=5)
+        child.stderr.close()
+
+
+def _collect(stream: IO[str], lines: deque[str]) -> None:
+    for line in stream:
+        lines.append(line.rstrip())

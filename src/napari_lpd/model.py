@@ -1,0 +1,138 @@
+"""The prototype network: one bank of k prototypes per class, compared with the features of four encoder stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from napari_lpd.checkpoint import Card, file_hash, load_tensors, read_card
+from napari_lpd.config import ModelSettings
+from napari_lpd.encoder import STAGES, Encoder, build_encoder
+from napari_lpd.errors import ModelError, SettingsError
+
+INITIAL_SCALE = 1 / 0.07
+STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
+
+
+def cosine_maps(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Compare `features` (B, D, h, w) with `prototypes` (N, D): cosines (B, N, h, w), LPD eq. 1 without τ."""
+    return torch.einsum("bdhw,nd->bnhw", normalize(features, dim=1), normalize(prototypes, dim=1))
+
+
+def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Tensor:
+    """Merge the k prototypes of each class: (B, C·k, ...) → (B, C, ...).
+
+    ``mean`` is the plain mean (training). ``soft`` weighs each by a softmax over the class's own prototypes at that
+    place, on scaled logits (the published "max" of inference; method.md §2).
+    """
+    grouped = scores.unflatten(1, (-1, k))
+    if how == "mean":
+        return grouped.mean(2)
+    return (grouped * grouped.softmax(2)).sum(2)
+
+
+class Maps(NamedTuple):
+    """What the network gives for B images and N prototypes.
+
+    Attributes:
+        logits: Per used stage: (B, N, h_i, w_i) scaled cosines s_i · cos.
+        features: Stage-4 features (B, D_4, h_4, w_4), not normalised.
+        prototypes: Stage-4 prototypes after projection (N, D_4), not normalised.
+    """
+
+    logits: list[Tensor]
+    features: Tensor
+    prototypes: Tensor
+
+
+class LPD(nn.Module):
+    """Encoder, prototype bank, one adaptive layer and one scale per stage (method.md §2)."""
+
+    def __init__(self, settings: ModelSettings, class_count: int, encoder: Encoder) -> None:
+        super().__init__()
+        self.k = settings.prototypes_per_class
+        self.class_count = class_count
+        self.encoder = encoder
+        dim, hidden = settings.prototype_dim, int(settings.prototype_dim * settings.hidden_ratio)
+        self.prototypes = nn.Parameter(torch.randn(class_count * self.k, dim))
+        self.adapters = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in encoder.widths
+        )
+        for layer in self.adapters.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.scales = nn.Parameter(torch.full((STAGES,), INITIAL_SCALE))
+
+    @property
+    def prototype_count(self) -> int:
+        """N = classes · prototypes per class."""
+        return self.class_count * self.k
+
+    def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
+        """(B, 3, H, W) RGB in 0..1 → the maps of the asked-for stages (0-based)."""
+        features = self.encoder(images)
+        projected = {i: self.adapters[i](self.prototypes) for i in {*stages, STAGES - 1}}
+        logits = [self.scales[i] * cosine_maps(features[i], projected[i]) for i in stages]
+        return Maps(logits, features[-1], projected[STAGES - 1])
+
+
+class LoadedModel(NamedTuple):
+    """A network ready for prediction, with its card and its file's name and hash."""
+
+    network: LPD
+    card: Card
+    name: str
+    hash: str
+    device: torch.device
+
+
+def load_model(path: Path, device: str = "auto") -> LoadedModel:
+    """Load a checkpoint for prediction (evaluation mode, no gradients).
+
+    Raises:
+        ModelError: missing, foreign or damaged file.
+    """
+    card = read_card(path)
+    settings = card.settings.model
+    network = LPD(settings, len(card.classes), build_encoder(settings.encoder))
+    try:
+        network.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
+    chosen = choose_device(device)[0]
+    network.eval().requires_grad_(False).to(chosen)
+    return LoadedModel(network, card, path.name, file_hash(path), chosen)
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device to compute on, and the reason in a few words.
+
+    Raises:
+        SettingsError: the wanted device is unknown or absent.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        if cuda:
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()} found"
+        if mps:
+            return torch.device("mps"), "Apple GPU found"
+        return torch.device("cpu"), "no GPU found"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
+    if (device.type == "cuda" and not cuda) or (device.type == "mps" and not mps):
+        raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
+    return device, "asked for"
+
+
+def output_stride(network: LPD) -> int:
+    """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
+    return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))
