@@ -1,0 +1,33 @@
+# `make demo` and `make test` set a bare machine up and run; nothing has to be installed before but Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
+SCREEN := $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname -s)))
+DEMO := $(BIN)/napari-lpd demo $(if $(TRAIN),--train)
+
+.PHONY: demo test check clean system-libraries
+
+demo: .venv/installed $(if $(SCREEN),,system-libraries)
+	$(if $(SCREEN),$(DEMO),$(XVFB) $(DEMO) --screenshot demo_out/demo.png)
+
+test: .venv/installed system-libraries
+	$(XVFB) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+system-libraries:
+	@sh tools/system-libraries.sh
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: pass PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing napari-lpd and what it needs into .venv (several GB with PyTorch; minutes) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e ".[all,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv demo_out build dist
