@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import safetensors
@@ -18,6 +17,8 @@ from napari_lpd.config import Settings, TissueClass, TrainSettings
 from napari_lpd.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 KEY = "napari_lpd"
@@ -37,10 +38,10 @@ class Card(Settings):
         Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
     ]
     presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     command: str = ""
     created: str = ""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     notice: str = "Research use only; not for diagnosis."
 
 

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
 from napari_lpd.config import EMBEDDED_ENCODER, PredictSettings, TrainSettings, read_classes, read_settings
 from napari_lpd.errors import DataError, LpdError
 from napari_lpd.jobs import Progress, run, to_json_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 Result = dict[str, Any]
 
@@ -32,6 +34,7 @@ class Printer:
         self._live = sys.stderr.isatty()
 
     def progress(self, progress: Progress) -> None:
+        """Show one step."""
         if self.as_json:
             print(to_json_line("progress", progress), flush=True)
             return
@@ -45,6 +48,7 @@ class Printer:
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def result(self, result: Result) -> None:
+        """Show a command's result."""
         if self.as_json:
             print(to_json_line("result", result), flush=True)
             return
@@ -53,6 +57,7 @@ class Printer:
         _print_nested(result)
 
     def error(self, message: str) -> None:
+        """Show an error as one line."""
         if self.as_json:
             print(to_json_line("error", {"message": message}), flush=True)
         else:
@@ -92,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"napari-lpd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run_command: Callable[[argparse.Namespace, Printer], Result], help: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, run_command: Callable[[argparse.Namespace, Printer], Result], help: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.add_argument("--json", action="store_true", help="print JSON lines instead of text")
         sub.set_defaults(run=run_command)
@@ -100,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_settings(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--settings", type=Path, metavar="JSON", help="settings file, as saved by a widget")
-        sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
+        )
 
     demo = add("demo", demo_command, "Predict the sample slide and show mask and prototypes in napari.")
     demo.add_argument("--train", action="store_true", help="train the sample model first")
@@ -109,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", train_command, "Train a model from regions on a slide, or from a folder of labelled tiles.")
     train.add_argument("--slide", type=Path, help="slide on which the regions lie")
-    train.add_argument("--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none")
+    train.add_argument(
+        "--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none"
+    )
     train.add_argument("--regions", type=Path, metavar="GEOJSON", help="outlined regions with tissue names")
     train.add_argument("--check-regions", type=Path, metavar="GEOJSON", help="other regions, to measure recall on")
     train.add_argument("--data", type=Path, metavar="DIR", help="instead of a slide: tiles named NAME[1010].png")
@@ -119,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--encoder-weights",
         metavar="PATH",
-        help="embedded, random, hub, or a file; NVIDIA's MiT weights are non-commercial and so is what is tuned from them",
+        help="embedded, random, hub, or a file (NVIDIA's MiT weights, and what is tuned from them, are non-commercial)",
     )
     add_settings(train)
 
@@ -249,10 +260,20 @@ def demo_command(options: argparse.Namespace, printer: Printer) -> Result:
         _parse_given(["predict", str(skin), "--model", str(model), "--out", str(options.out)]), printer
     )
     printer.result(predicted)
-    viewer = [sys.executable, "-m", "napari_lpd.gui.demo", "--slide", str(skin), "--prediction", predicted["slides"][0]["prediction"]]
+    viewer = [
+        sys.executable,
+        "-m",
+        "napari_lpd.gui.demo",
+        "--slide",
+        str(skin),
+        "--prediction",
+        predicted["slides"][0]["prediction"],
+    ]
     viewer += ["--screenshot", str(options.screenshot)] if options.screenshot else []
     if subprocess.run(viewer, check=False).returncode:
-        raise LpdError("napari could not show the result: is a screen there, and a Qt binding (pip install 'napari-lpd[all]')?")
+        raise LpdError(
+            "napari could not show the result: is a screen there, and a Qt binding (pip install 'napari-lpd[all]')?"
+        )
     return {"screenshot": str(options.screenshot)} if options.screenshot else {"demo": "done"}
 
 

@@ -8,12 +8,14 @@ and prediction stores the object it was made with.
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_lpd.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EMBEDDED_ENCODER = "tf_efficientnet_lite0"
 
@@ -73,7 +75,9 @@ class TrainSettings(Settings):
     model: ModelSettings = ModelSettings()
     mpp: Annotated[float, Field(ge=0.05, le=20, description="Resolution of the training tiles, in µm per pixel.")] = 1.0
     tile: Annotated[int, Field(ge=64, le=1024, description="Edge of a tile, in pixels at mpp.")] = 128
-    tile_step: Annotated[int, Field(ge=16, le=1024, description="Step between tiles cut from a region, in pixels.")] = 64
+    tile_step: Annotated[int, Field(ge=16, le=1024, description="Step between tiles cut from a region, in pixels.")] = (
+        64
+    )
     min_cover: Annotated[
         float, Field(gt=0, le=1, description="Share of a tile that must lie in labelled regions to be used.")
     ] = 0.75
@@ -184,5 +188,3 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str]) -> S:
         except ValueError:
             target[leaf] = text
     return cls.build(values)
-
-

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +14,15 @@ from shapely.geometry import box
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from napari_lpd.config import TissueClass, TrainSettings
 from napari_lpd.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from napari_lpd.config import TissueClass, TrainSettings
     from napari_lpd.regions import Region
     from napari_lpd.slide import Slide
 
@@ -62,7 +63,9 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
             )
         if len(present) < len(self.classes):
             absent = [name for name, count in self.tiles_per_class.items() if not count]
-            raise DataError(f"{self.source}: no tile holds {', '.join(absent)}; add some, or take it out of the classes")
+            raise DataError(
+                f"{self.source}: no tile holds {', '.join(absent)}; add some, or take it out of the classes"
+            )
 
     @property
     def tiles_per_class(self) -> dict[str, int]:

@@ -38,7 +38,9 @@ class Encoder(nn.Module):
         strides: Input pixels per feature-map pixel, of the four stages.
     """
 
-    def __init__(self, backbone: nn.Module, strides: list[int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, backbone: nn.Module, strides: list[int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         info = backbone.feature_info
@@ -117,7 +119,9 @@ def _load_weights(backbone: nn.Module, path: Path, name: str) -> None:
             try:
                 backbone.load_state_dict(common)
             except RuntimeError as error:
-                raise ModelError(f"{path}: sizes do not fit encoder {name!r} ({str(error).splitlines()[-1]})") from error
+                raise ModelError(
+                    f"{path}: sizes do not fit encoder {name!r} ({str(error).splitlines()[-1]})"
+                ) from error
             return
     missing = sorted(wanted.keys() - state.keys())
     raise ModelError(f"{path}: {len(missing)} of {len(wanted)} weights of {name!r} are missing, first {missing[0]}")

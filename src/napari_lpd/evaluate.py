@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ from PIL import Image, ImageDraw
 from napari_lpd.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from napari_lpd.prediction import Prediction
@@ -41,7 +42,9 @@ def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArr
             predicted = prediction.labels[region_mask(region, prediction)]
             confusion[names.index(region.tissues[0])] += np.bincount(predicted, minlength=len(names) + 1)
     if not confusion.any():
-        raise DataError(f"{prediction.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
+        raise DataError(
+            f"{prediction.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction"
+        )
     return confusion
 
 

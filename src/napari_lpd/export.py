@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +11,9 @@ import tifffile
 from napari_lpd.errors import ExportError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from napari_lpd.prediction import Prediction
@@ -71,7 +72,7 @@ def write_label_tiff(
         },
         "MapAnnotation": {"Namespace": "napari-lpd.org/classes", **classes},
     }
-    levels = _halvings(labels)
+    levels = halvings(labels)
     partial = path.with_name(f".{path.name}.partial")
     options = {"photometric": "minisblack", "compression": "zlib", "resolutionunit": "CENTIMETER"}
     try:
@@ -95,7 +96,7 @@ def write_label_tiff(
     return path
 
 
-def _halvings(labels: NDArray[Any]) -> list[NDArray[Any]]:
+def halvings(labels: NDArray[Any]) -> list[NDArray[Any]]:
     """The label image and its halvings (every second pixel: labels are not averaged) down to one screen."""
     levels = [np.ascontiguousarray(labels)]
     while max(levels[-1].shape) > SMALLEST_LEVEL:

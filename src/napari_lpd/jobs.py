@@ -7,6 +7,7 @@ its `finally` blocks run and nothing half-written stays behind.
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
 import threading
@@ -52,6 +53,9 @@ def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
 def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     """Run ``python -m napari_lpd ARGUMENTS --json`` in a child process and relay its JSON lines.
 
+    Yields at least every 100 ms (the last Progress again while the child is busy), so that it can be closed at any
+    time; closing it ends the child.
+
     Returns:
         The child's result line, as a dictionary.
 
@@ -60,40 +64,59 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     """
     command = [sys.executable, "-m", "napari_lpd", *arguments, "--json"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-    assert child.stdout is not None and child.stderr is not None
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     last_words: deque[str] = deque(maxlen=20)
-    drain = threading.Thread(target=_collect, args=(child.stderr, last_words), daemon=True)
-    drain.start()
+    readers = [
+        threading.Thread(target=_forward, args=(child.stdout, lines.put), daemon=True),
+        threading.Thread(target=_forward, args=(child.stderr, last_words.append), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    latest = Progress(0, 0, "starting")
     result: dict[str, Any] | None = None
     try:
-        for line in child.stdout:
-            event = json.loads(line)
+        while (line := _next_line(lines)) is not None:
+            event = json.loads(line) if line else {"event": "progress", **asdict(latest)}
             kind = event.pop("event")
-            if kind == "progress":
-                yield Progress(**event)
-            elif kind == "error":
+            if kind == "error":
                 raise LpdError(event["message"])
+            if kind == "progress":
+                latest = Progress(**event)
+                yield latest
             else:
                 result = event
         code = child.wait()
-        drain.join(timeout=5)
+        readers[1].join(timeout=5)
         if result is None:
-            said = " | ".join(last_words) or "nothing"
+            said = " | ".join(word for word in last_words if word) or "nothing"
             raise LpdError(f"{arguments[0]} ended with code {code} before its result; it last said: {said}")
         return result
     finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        child.stdout.close()
-        drain.join(timeout=5)
-        child.stderr.close()
+        _end(child)
+        for reader in readers:
+            reader.join(timeout=5)
 
 
-def _collect(stream: IO[str], lines: deque[str]) -> None:
-    for line in stream:
-        lines.append(line.rstrip())
+def _next_line(lines: queue.SimpleQueue[str | None]) -> str | None:
+    """The next line; "" when none came within 100 ms, None at the end."""
+    try:
+        return lines.get(timeout=0.1)
+    except queue.Empty:
+        return ""
+
+
+def _forward(stream: IO[str], put: Callable[[str | None], None]) -> None:
+    with stream:
+        for line in stream:
+            put(line.rstrip())
+    put(None)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -5,13 +5,16 @@ The total is L_cls + λ_div · L_div; the foreground/background contrastive term
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from napari_lpd.model import cosine_maps, merge_prototypes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def image_scores(logits: Tensor, k: int) -> Tensor:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from napari_lpd.checkpoint import Card, file_hash, load_tensors, read_card
-from napari_lpd.config import ModelSettings
 from napari_lpd.encoder import STAGES, Encoder, build_encoder
 from napari_lpd.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_lpd.config import ModelSettings
 
 INITIAL_SCALE = 1 / 0.07
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)

@@ -6,7 +6,6 @@ The rules (merge, gate, normalise, fuse, background) are the pure functions of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from napari_lpd.config import PredictSettings
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride
 from napari_lpd.prediction import Prediction
@@ -24,7 +22,11 @@ from napari_lpd.tiles import Stitcher, TileGrid
 from napari_lpd.train import presence_scores
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
+
+    from napari_lpd.config import PredictSettings
 
 STRIP = 512
 
@@ -211,9 +213,9 @@ def upsampled_labels(scores: Tensor, stride: int, offset: tuple[int, int], shape
     for y in range(0, shape[0], STRIP):
         first, last = offset[0] + y, offset[0] + min(y + STRIP, shape[0])
         low, high = max(first // stride - 1, 0), min(-(-last // stride) + 1, scores.shape[1])
-        part = interpolate(
-            scores[None, :, low:high], scale_factor=stride, mode="bilinear", align_corners=False
-        )[0, :, first - low * stride : last - low * stride, columns]
+        part = interpolate(scores[None, :, low:high], scale_factor=stride, mode="bilinear", align_corners=False)[
+            0, :, first - low * stride : last - low * stride, columns
+        ]
         labels[y : y + STRIP] = part.argmax(0).to(torch.uint8).numpy()
     return labels
 

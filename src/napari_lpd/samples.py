@@ -30,30 +30,35 @@ def classes_path() -> Path:
 
 def model_path() -> Path:
     """The model that was trained on the skin slide's training regions."""
-    return FOLDER / "skin.safetensors"
+    return FOLDER / "skin_model" / "model.safetensors"
 
 
-def _slide_layer(path: Path) -> tuple[Any, dict[str, Any], str]:
+def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
+    """A slide as napari layer data: lazy pyramid, scale in µm where the resolution is known, else in pixels.
+
+    Raises:
+        SlideError: the file cannot be opened.
+    """
     from napari_lpd.slide import open_slide
 
     slide = open_slide(path)
+    levels = slide.pyramid()
     options = {
         "name": slide.name,
         "rgb": True,
-        "multiscale": len(slide.level_shapes) > 1,
-        "scale": slide.mpp,
-        "units": ("micrometer", "micrometer"),
-        "metadata": {"napari_lpd": {"path": str(path), "mpp_source": slide.mpp_source}},
+        "multiscale": len(levels) > 1,
+        "scale": slide.mpp if slide.has_mpp else (1.0, 1.0),
+        "units": ("micrometer",) * 2 if slide.has_mpp else ("pixel",) * 2,
+        "metadata": {"napari_lpd": {"kind": "slide", "path": str(path), "mpp_source": slide.mpp_source}},
     }
-    levels = slide.pyramid()
     return (levels if len(levels) > 1 else levels[0]), options, "image"
 
 
 def skin() -> list[tuple[Any, dict[str, Any], str]]:
     """Layer data of the skin slide."""
-    return [_slide_layer(skin_slide_path())]
+    return [slide_layer_data(skin_slide_path())]
 
 
 def small_region() -> list[tuple[Any, dict[str, Any], str]]:
     """Layer data of CMU-1-Small-Region."""
-    return [_slide_layer(small_region_path())]
+    return [slide_layer_data(small_region_path())]

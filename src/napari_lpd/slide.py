@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -22,6 +21,8 @@ from PIL import Image
 from napari_lpd.errors import SlideError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
@@ -71,7 +72,8 @@ class Slide:
         for level in levels:
             if len(level.shape) != 3 or level.shape[2] not in (3, 4) or np.dtype(level.dtype) != np.uint8:
                 raise SlideError(
-                    f"{name}: an image of shape {tuple(level.shape)} and type {level.dtype} is not RGB; wanted uint8 (H, W, 3)"
+                    f"{name}: an image of shape {tuple(level.shape)} and type {level.dtype} is not RGB;"
+                    " wanted uint8 (H, W, 3)"
                 )
         shapes = [(int(level.shape[0]), int(level.shape[1])) for level in levels]
 
@@ -291,7 +293,8 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found) -> Slide:
     pages = series.levels
     if series.axes not in ("YXS", "YXC") or series.dtype != np.uint8 or series.shape[2] not in (3, 4):
         raise SlideError(
-            f"{path.name}: axes {series.axes}, shape {series.shape}, type {series.dtype} is not an RGB slide; wanted YXS uint8"
+            f"{path.name}: axes {series.axes}, shape {series.shape}, type {series.dtype} is not an RGB slide;"
+            " wanted YXS uint8"
         )
     tiff.filehandle.set_lock(True)
     arrays = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(len(pages))]

@@ -8,9 +8,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +17,18 @@ from torch.utils.data import DataLoader, Subset
 
 from napari_lpd import __version__
 from napari_lpd.checkpoint import Card, save_checkpoint
-from napari_lpd.config import TrainSettings
 from napari_lpd.data import TileSet, augment
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import class_regions, classification_loss, diversity_loss, image_scores
 from napari_lpd.model import LPD, STAGES_USED, choose_device, merge_prototypes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from napari_lpd.config import TrainSettings
 
 CALIBRATION_TILES = 256
 
@@ -66,7 +69,9 @@ def fit(tiles: TileSet, settings: TrainSettings, out: Path, command: str = "") -
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    network = LPD(settings.model, len(tiles.classes), build_encoder(settings.model.encoder, settings.model.encoder_weights))
+    network = LPD(
+        settings.model, len(tiles.classes), build_encoder(settings.model.encoder, settings.model.encoder_weights)
+    )
     network.to(device)
     loader = DataLoader(tiles, settings.batch, shuffle=True, num_workers=settings.workers, generator=generator)
     total = settings.epochs * len(loader)
