@@ -20,7 +20,8 @@ def halved(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 → (H/2, W/2, 3): mean of 2 x 2 pixels."""
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     blocks = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
-    return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+    mean: np.ndarray = np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+    return mean
 
 
 def main(source: Path) -> None:

@@ -63,7 +63,8 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return path
 
 

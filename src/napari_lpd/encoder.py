@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -38,12 +39,15 @@ class Encoder(nn.Module):
         strides: Input pixels per feature-map pixel, of the four stages.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, backbone: nn.Module, strides: list[int], mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        info = backbone.feature_info
+        info: Any = backbone.feature_info
         self.widths: list[int] = info.channels()[-STAGES:]
         self.strides = strides
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -87,7 +91,7 @@ def build_encoder(name: str, weights: str = "random") -> Encoder:
     return Encoder(backbone, strides, mean, std)
 
 
-def _create_dense(name: str, pretrained: bool) -> nn.Module:
+def _create_dense(name: str, pretrained: bool) -> Any:
     try:
         return timm.create_model(name, features_only=True, output_stride=16, pretrained=pretrained)
     except (TypeError, NotImplementedError, AssertionError):  # the architecture has no dilated form
@@ -140,7 +144,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds here; all mean the same to a user
         raise ModelError(f"{path}: not readable as weights ({str(error).splitlines()[0]})") from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}

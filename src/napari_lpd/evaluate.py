@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+from skimage.draw import polygon2mask
 
 from napari_lpd.errors import DataError
 
@@ -22,11 +22,7 @@ def region_mask(region: Region, prediction: Prediction) -> NDArray[np.bool_]:
     """Pixels of `prediction` whose centres lie in `region`: (H, W) bool."""
     scale = np.array(prediction.slide_mpp) / prediction.mpp
     origin = np.array(prediction.origin_um) / prediction.mpp
-    points = region.vertices * scale - origin - 0.5
-    height, width = prediction.labels.shape
-    canvas = Image.new("1", (width, height))
-    ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for y, x in points], fill=1)
-    return np.asarray(canvas)
+    return polygon2mask(prediction.labels.shape, region.vertices * scale - origin - 0.5)
 
 
 def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:

@@ -92,7 +92,8 @@ def write_label_tiff(
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return path
 
 

@@ -73,7 +73,7 @@ def diversity_loss(features: Tensor, prototypes: Tensor, regions: Tensor, temper
     """
     features, prototypes = features.float(), prototypes.float()
     k = prototypes.shape[0] // regions.shape[1]
-    cosines = cosine_maps(features, prototypes).flatten(2).unflatten(1, (-1, k))  # (B, C, k, h·w)
+    cosines = cosine_maps(features, prototypes).reshape(*regions.shape[:2], k, -1)  # (B, C, k, h·w)
     inside = regions.flatten(2)  # (B, C, h·w)
     valid = inside.sum(2) >= 2
     if k == 1 or not valid.any():

@@ -34,7 +34,7 @@ def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Te
     ``mean`` is the plain mean (training). ``soft`` weighs each by a softmax over the class's own prototypes at that
     place, on scaled logits (the published "max" of inference; method.md §2).
     """
-    grouped = scores.unflatten(1, (-1, k))
+    grouped = scores.reshape(scores.shape[0], -1, k, *scores.shape[2:])
     if how == "mean":
         return grouped.mean(2)
     return (grouped * grouped.softmax(2)).sum(2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
+from napari_lpd.errors import SettingsError
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride
 from napari_lpd.prediction import Prediction
@@ -105,11 +106,11 @@ def predict_region(
     y0, x0, y1, x1 = (0, 0, height, width) if box_um is None else um_box_to_pixels(box_um, mpp)
     wanted = (max(y0, 0), max(x0, 0), min(y1, height), min(x1, width))
     window = model.card.settings.tile // stride | 1
+    if wanted[0] >= wanted[2] or wanted[1] >= wanted[3]:
+        raise SettingsError(f"empty region: y {y0}..{y1}, x {x0}..{x1} of a slide of {height} x {width} pixels")
     box = _padded_to_stride(wanted, window * stride // 2, stride, (height, width))
     tile = settings.tile - settings.tile % stride
     grid = TileGrid(box, tile, settings.overlap - settings.overlap % (2 * stride))
-    if box_um is not None:
-        TileGrid(wanted, tile, grid.overlap)  # refuses an empty region
     stitcher = Stitcher(box, len(STAGES_USED) * model.network.prototype_count, tile, stride)
     done = 0
     for origins, maps in score_tiles(slide, grid, mpp, model, settings):
@@ -117,7 +118,8 @@ def predict_region(
             stitcher.add(origin, tile_maps)
         done += len(origins)
         yield Progress(done, len(grid), "tiles")
-    stages = torch.from_numpy(stitcher.result()).unflatten(0, (len(STAGES_USED), -1))
+    blended = torch.from_numpy(stitcher.result())
+    stages = blended.reshape(len(STAGES_USED), -1, *blended.shape[1:])
     presence = class_presence(list(stages), model.network.k, window)
     scores = label_scores(list(stages), presence, model, settings)
     yield Progress(done, len(grid), "putting the map together")

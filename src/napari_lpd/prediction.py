@@ -136,14 +136,14 @@ class Prediction:
             card: dict[str, Any] = dict(group.attrs["napari_lpd"])  # type: ignore[arg-type]
             if card["format"] != FORMAT:
                 raise ExportError(f"{folder}: format {card['format']}, this version reads {FORMAT}; predict again")
-            values = {name: card[name] for name in _PLAIN_FIELDS}
+            values: dict[str, Any] = {name: card[name] for name in _PLAIN_FIELDS}
             for name in ("origin_um", "slide_mpp", "slide_shape"):
                 values[name] = tuple(values[name])
-            arrays = {name: np.asarray(group[name]) for name in ("labels", "prototypes", "presence")}
+            values |= {name: np.asarray(group[name]) for name in ("labels", "prototypes", "presence")}
             classes = tuple(TissueClass.build(entry) for entry in card["classes"])
         except (KeyError, TypeError) as error:
             raise ExportError(f"{folder}: half a prediction ({error} is missing); predict again") from error
-        return cls(classes=classes, **arrays, **values)
+        return cls(classes=classes, **values)
 
 
 _PLAIN_FIELDS = (

@@ -157,16 +157,17 @@ class Slide:
         Otsu's threshold on saturation, kept within `GLASS_SATURATION` so that a slide without glass is all tissue;
         the vacuoles of fat (holes up to 0.05 mm²) count as tissue, specks below 0.005 mm² as glass.
         """
-        from skimage import color, filters, morphology
+        from skimage import color, filters
+        from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
         mpp = max(16.0, *self.mpp)
         overview = self.read((0, 0), self.shape_at(mpp), mpp)
         saturation = filters.gaussian(color.rgb2hsv(overview)[..., 1], 1)
         threshold = np.clip(filters.threshold_otsu(saturation), *GLASS_SATURATION)
-        mask = morphology.closing(saturation > threshold, morphology.disk(3))
+        mask = closing(saturation > threshold, disk(3))
         pixel_mm2 = (mpp / 1000) ** 2
-        mask = morphology.remove_small_holes(mask, max_size=int(0.05 / pixel_mm2))
-        return morphology.remove_small_objects(mask, max_size=int(0.005 / pixel_mm2)), mpp
+        mask = remove_small_holes(mask, max_size=int(0.05 / pixel_mm2))
+        return remove_small_objects(mask, max_size=int(0.005 / pixel_mm2)), mpp
 
     def _level_for(self, downsample: float) -> int:
         fits = [i for i, (h, _) in enumerate(self.level_shapes) if self.shape[0] / h <= downsample * 1.01]

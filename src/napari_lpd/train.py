@@ -89,7 +89,7 @@ def fit(tiles: TileSet, settings: TrainSettings, out: Path, command: str = "") -
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         optimiser.step()
-        lr = schedule.get_last_lr()[0]
+        lr = float(schedule.get_last_lr()[0])
         schedule.step()
         metrics = {
             "loss": losses.total.item(),

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tifffile
+
+from napari_lpd import samples
+from napari_lpd.checkpoint import read_card
+from napari_lpd.cli import main, sample_training
+from napari_lpd.jobs import in_subprocess, run
+from napari_lpd.prediction import Prediction
+from napari_lpd.regions import write_regions
+
+QUICK = ["--set", "max_steps=2", "--set", "tile=64", "--set", "batch=4", "--set", "model.prototypes_per_class=2"]
+
+
+@pytest.fixture
+def training(tiny_tiff, tiny_regions, classes, tmp_path):
+    """The arguments of a tiny training."""
+    regions = write_regions(tmp_path / "regions.geojson", tiny_regions, classes)
+    names = tmp_path / "classes.json"
+    names.write_text(json.dumps({"classes": [tissue.model_dump() for tissue in classes]}))
+    return ["train", "--slide", tiny_tiff, "--regions", regions, "--classes", names, "--out", tmp_path / "run", *QUICK]
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_train_predict_export(training, tiny_tiff, tmp_path, capsys):
+    check = ["--check-regions", training[4], "--json"]
+    assert main([str(a) for a in training + check]) == 0
+    *progress, result = lines(capsys)
+    assert progress[0]["event"] == "progress"
+    assert "mean recall" in result["metrics"]
+    card = read_card(tmp_path / "run" / "model.safetensors")
+    assert card.command.startswith("napari-lpd train --slide")
+    assert card.metrics == result["metrics"]
+
+    assert main(["predict", str(tiny_tiff), "--model", result["model"], "--out", str(tmp_path / "out")]) == 0
+    prediction = Prediction.load(tmp_path / "out" / "tiny.zarr")
+    assert prediction.labels.shape == (256, 384)
+    with tifffile.TiffFile(tmp_path / "out" / "tiny.ome.tif") as tiff:
+        assert tiff.asarray().shape == (256, 384)
+
+    target = tmp_path / "again.ome.tif"
+    assert main(["export", str(tmp_path / "out" / "tiny.zarr"), "--to", str(target)]) == 0
+    assert (tifffile.imread(target) == prediction.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--slide": "absent.svs"}, "absent.svs: no such file"),
+        ({"--regions": "absent.geojson"}, "absent.geojson"),
+        ({"--classes": "absent.json"}, "absent.json"),
+        ({"--out": "/proc/nowhere"}, "cannot be written"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(training, tmp_path, capsys, change, said):
+    arguments = [str(a) for a in training]
+    for flag, value in change.items():
+        arguments[arguments.index(flag) + 1] = value
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("napari-lpd: error: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_class_and_empty_regions_leave_nothing_behind(training, tiny_regions, classes, tmp_path, capsys):
+    arguments = [str(a) for a in training]
+    write_regions(tmp_path / "regions.geojson", tiny_regions[:1], classes)
+    assert main(arguments) == 2
+    assert "only dark" in capsys.readouterr().err
+    write_regions(tmp_path / "regions.geojson", [], classes)
+    assert main(arguments) == 2
+    assert "no polygons" in capsys.readouterr().err
+    (tmp_path / "classes.json").write_text('{"classes": [{"name": "dark", "color": "#000000"}]}')
+    assert main(arguments) == 2
+    assert "at least two" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_setting_names_the_known_ones(training, capsys):
+    assert main([*map(str, training), "--set", "epoch=3"]) == 2
+    assert "known settings" in capsys.readouterr().err
+
+
+def test_predicting_a_slide_without_mpp_asks_for_it(tmp_path, tiny_image, capsys):
+    path = tmp_path / "bare.tiff"
+    tifffile.imwrite(path, tiny_image, photometric="rgb", tile=(64, 64), metadata=None)
+    out = tmp_path / "out"
+    assert main(["predict", str(path), "--out", str(out)]) == 2
+    assert "pass mpp" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["predict", str(path), "--out", str(out), "--mpp", "1"]) == 0
+
+
+@pytest.mark.parametrize("model", ["absent.safetensors", "regions.geojson"])
+def test_a_wrong_model_gives_one_line(training, tiny_tiff, tmp_path, capsys, model):
+    assert main(["predict", str(tiny_tiff), "--model", str(tmp_path / model), "--out", str(tmp_path / "out")]) == 2
+    assert model in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["header_only.svs", "notanimage.txt", "truncated_CMU-1-Small-Region.svs", "zero_bytes.svs"]
+)
+def test_odd_slides_give_one_line(shared_slides, tmp_path, capsys, name):
+    assert main(["predict", str(shared_slides / "odd" / name), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slide_with_a_damaged_place_leaves_no_half_result(shared_slides, tmp_path, capsys):
+    path = shared_slides / "odd" / "bitrot_CMU-1-Small-Region.svs"
+    assert main(["predict", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "damaged at level-0 x" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_doctor_says_device_reason_and_weights(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "device: " in said
+    assert "efficientnet-lite0" in said
+    assert "research use only" in said
+
+
+def test_the_module_runs_as_a_command():
+    done = subprocess.run([sys.executable, "-m", "napari_lpd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("napari-lpd 0.")
+
+
+def test_the_child_process_reports_progress_result_and_errors(training):
+    seen = []
+    result = run(in_subprocess([str(a) for a in training]), seen.append)
+    assert result["tiles per class"].keys() == {"dark", "pink"}
+    assert any("loss" in progress.metrics for progress in seen)
+
+
+def test_the_shipped_model_was_made_by_its_own_command():
+    card = read_card(samples.model_path())
+    options = [part.rsplit("/", 1)[-1] for part in card.command.split()]
+    expected = [part.rsplit("/", 1)[-1] for part in sample_training(samples.model_path().parent)]
+    assert set(expected) <= set(options)
+    assert card.metrics["mean recall"] > 0.9
