@@ -60,7 +60,7 @@ def tiny_tiff(tiny_image: np.ndarray, tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_regions() -> list[Region]:
     left = np.array([[0, 0], [0, 190], [256, 190], [256, 0]], float)
-    return [Region(left, ("dark",)), Region([*left, 0, 194], ("pink",))]
+    return [Region(left, ("dark",)), Region(left + np.array([0, 194]), ("pink",))]
 
 
 @pytest.fixture

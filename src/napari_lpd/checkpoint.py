@@ -51,13 +51,13 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
     Raises:
         ModelError: the folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, partial, metadata={KEY: card.model_dump_json()})
+        partial.write_bytes(save(contiguous, metadata={KEY: card.model_dump_json()}))
         os.replace(partial, path)
         path.with_suffix(".json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:

@@ -95,4 +95,6 @@ class Stitcher:
 
     def result(self) -> NDArray[np.float32]:
         """(C, h, w) float32: the blended maps; 0 where no tile was added."""
-        return self._sum / np.maximum(self._weight, np.float32(1e-30))
+        weight = np.maximum(self._weight, np.finfo(np.float32).tiny, dtype=np.float32)
+        blended: NDArray[np.float32] = np.divide(self._sum, weight, dtype=np.float32)
+        return blended

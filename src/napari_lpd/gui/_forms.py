@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 S = TypeVar("S", bound=Settings)
+BIGGEST = 10**9
 
 
 class SettingsForm(QWidget, Generic[S]):
-    """One row per field; nested settings are laid out in place, names joined by dots."""
+    """One row per field; nested settings are laid out in place, their names joined by dots.
+
+    Args:
+        settings: What the form shows at first; its class gives rows, help and limits.
+        only: Names of the rows to show; empty means all.
+        without: Names of rows that are shown elsewhere.
+    """
 
     def __init__(self, settings: S, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -30,10 +37,10 @@ class SettingsForm(QWidget, Generic[S]):
         for name, field, value in _leaves(settings):
             if (only and name not in only) or name in without:
                 continue
-            editor = _editor(field, value)
-            editor.setToolTip(field.description or "")
-            self._rows[name] = editor
+            editor = self._rows[name] = _editor(field, value)
             layout.addRow(name.rpartition(".")[2].replace("_", " "), editor)
+            for part in (editor, layout.labelForField(editor)):
+                part.setToolTip(_help(field))
 
     def changes(self) -> dict[str, Any]:
         """The rows' values, nested like the settings."""
@@ -43,7 +50,7 @@ class SettingsForm(QWidget, Generic[S]):
             *parents, leaf = name.split(".")
             for parent in parents:
                 target = target.setdefault(parent, {})
-            target[leaf] = _value(editor)
+            target[leaf] = _read(editor)
         return values
 
     def value(self) -> S:
@@ -53,6 +60,13 @@ class SettingsForm(QWidget, Generic[S]):
             SettingsError: a value is out of its limits.
         """
         return type(self._base).build(merged(self._base.model_dump(), self.changes()))
+
+    def set_value(self, settings: S) -> None:
+        """Show `settings`."""
+        self._base = settings
+        for name, _, value in _leaves(settings):
+            if name in self._rows:
+                _write(self._rows[name], value)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -72,23 +86,47 @@ def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, FieldIn
             yield prefix + name, field, value
 
 
+def _limits(field: FieldInfo) -> dict[str, float]:
+    """Limits of a field: some of ge, gt, le, lt."""
+    return {
+        name: getattr(limit, name)
+        for limit in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(limit, name)
+    }
+
+
+def _help(field: FieldInfo) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = ", ".join(f"{signs[name]} {limit:g}" for name, limit in _limits(field).items())
+    return f"{field.description or ''}{f' ({limits})' if limits else ''}"
+
+
 def _editor(field: FieldInfo, value: Any) -> QWidget:
+    editor: QWidget
     if isinstance(value, bool):
-        box = QCheckBox()
-        box.setChecked(value)
-        return box
-    if isinstance(value, int):
-        spin = QSpinBox()
-        limits = {type(limit).__name__: limit for limit in field.metadata}
-        spin.setRange(getattr(limits.get("Ge"), "ge", 0), getattr(limits.get("Le"), "le", 10**9))
-        spin.setValue(value)
-        return spin
-    line = QLineEdit(value if isinstance(value, str) else json.dumps(value))
-    line.setProperty("is_text", isinstance(value, str))
-    return line
+        editor = QCheckBox()
+    elif isinstance(value, int):
+        editor = QSpinBox()
+        limits = _limits(field)
+        editor.setRange(int(limits.get("ge", 0)), int(limits.get("le", BIGGEST)))
+    else:  # numbers as text: learning rates need 5e-5, and lists fit too
+        editor = QLineEdit()
+        editor.setProperty("is_text", isinstance(value, str))
+    _write(editor, value)
+    return editor
 
 
-def _value(editor: QWidget) -> Any:
+def _write(editor: QWidget, value: Any) -> None:
+    if isinstance(editor, QCheckBox):
+        editor.setChecked(value)
+    elif isinstance(editor, QSpinBox):
+        editor.setValue(value)
+    elif isinstance(editor, QLineEdit):
+        editor.setText(value if isinstance(value, str) else json.dumps(value))
+
+
+def _read(editor: QWidget) -> Any:
     if isinstance(editor, QCheckBox):
         return editor.isChecked()
     if isinstance(editor, QSpinBox):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,21 +11,26 @@ from napari_lpd.errors import ExportError, SlideError
 from napari_lpd.export import write_label_tiff
 from napari_lpd.prediction import Prediction, is_prediction
 from napari_lpd.samples import slide_layer_data
-from napari_lpd.slide import TIFF_SUFFIXES, VENDOR_SUFFIXES, open_slide
+from napari_lpd.slide import TIFF_SUFFIXES, VENDOR_SUFFIXES, is_slide, open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LayerData = tuple[Any, dict[str, Any], str]
-UM_PER = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
+UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for a slide or one of our predictions; None leaves the path to other readers."""
+    """A reader for a slide or one of our predictions; None leaves the path to other readers.
+
+    Vendor formats are always ours. A TIFF is ours when it is a pyramid: napari reads single images well itself.
+    """
     first = Path(path if isinstance(path, str) else path[0])
     if first.is_dir():
         return read_prediction if is_prediction(first) else None
-    name = first.name.lower()
-    if name.endswith((*VENDOR_SUFFIXES, ".ome.tif", ".ome.tiff")):
-        return read_slide if not name.endswith(TIFF_SUFFIXES) or _is_pyramid(first) else None
-    return read_slide if name.endswith(TIFF_SUFFIXES) and _is_pyramid(first) else None
+    if first.name.lower().endswith(VENDOR_SUFFIXES):
+        return read_slide
+    return read_slide if is_slide(first) and first.name.lower().endswith(TIFF_SUFFIXES) and _is_pyramid(first) else None
 
 
 def _is_pyramid(path: Path) -> bool:
@@ -51,20 +55,33 @@ def read_prediction(path: str | list[str]) -> list[LayerData]:
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size and class names.
+    """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size, class names and colours.
 
     Raises:
-        ExportError: the layer is not 2-d, or the place cannot be written.
+        ExportError: not a TIFF's name, not 2-d, no micrometres, or the place cannot be written.
     """
     target = Path(path)
-    if not target.name.lower().endswith((".ome.tif", ".ome.tiff")):
+    if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
         target = target.with_suffix(".ome.tif")
-    labels = np.asarray(data[0] if attributes.get("multiscale", isinstance(data, list | tuple)) else data)
+    name = attributes.get("name", "labels")
+    levels = data if attributes.get("multiscale", isinstance(data, list | tuple)) else [data]
+    labels = np.asarray(levels[0])
     if labels.ndim != 2:
-        raise ExportError(f"{attributes.get('name', 'labels')}: {labels.ndim} dimensions; only 2-d labels are saved")
+        raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
     if labels.dtype.itemsize > 4 or labels.dtype == bool:
         labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
-    factors = [UM_PER.get(str(unit), 1.0) for unit in attributes.get("units", ("pixel", "pixel"))[-2:]]
-    mpp = [float(s) * f for s, f in zip(attributes["scale"][-2:], factors, strict=True)]
-    names = attributes.get("metadata", {}).get("napari_lpd", {}).get("classes", [])
-    return [str(write_label_tiff(labels, target, (mpp[0], mpp[1]), names))]
+    mpp = _mpp(name, attributes)
+    prediction: Prediction | None = attributes.get("metadata", {}).get("napari_lpd", {}).get("prediction")
+    if prediction is None:
+        return [str(write_label_tiff(labels, target, mpp, []))]
+    names = [tissue.name for tissue in prediction.classes]
+    colors = [tissue.rgb for tissue in prediction.classes]
+    return [str(write_label_tiff(labels, target, mpp, names, colors, prediction.origin_um))]
+
+
+def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
+    units = [str(unit) for unit in attributes.get("units") or ("pixel", "pixel")]
+    if any(unit not in UM_PER for unit in units):
+        raise ExportError(f"{name}: scale is in {' × '.join(units)}; set the layer's units to micrometer first")
+    y, x = (float(scale) * UM_PER[unit] for scale, unit in zip(attributes["scale"], units, strict=True))
+    return y, x

@@ -1,4 +1,8 @@
-"""Layers: a napari layer as a Slide, and a Prediction as layers with scale, units, names and colours."""
+"""Layers: a napari layer as a Slide, and a Prediction as layers with scale, units, names and colours.
+
+napari puts the CENTRE of a layer's first pixel at `translate`. A slide's corner therefore lies half a pixel before
+its translate, and a coarser layer that starts at the same corner has a larger translate.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image, Labels, Shapes
+from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_lpd.errors import DataError, SlideError
+from napari_lpd.errors import SlideError
 from napari_lpd.export import halvings
-from napari_lpd.regions import Region
 from napari_lpd.slide import Slide, open_slide
 
 if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
+    from numpy.typing import NDArray
 
-    from napari_lpd.config import TissueClass
     from napari_lpd.prediction import Prediction
 
 KEY = "napari_lpd"
 SINGLE_SCALE_LIMIT = 2048
 UM = "micrometer"
+
+LayerData = tuple[Any, dict[str, Any], str]
 
 
 def kind(layer: Layer) -> str:
@@ -38,149 +43,137 @@ def slide_layers(viewer: napari.Viewer) -> list[Image]:
     return sorted(images, key=lambda layer: kind(layer) != "slide")
 
 
-def slide_of(layer: Image, mpp: float | None = None) -> Slide:
+def slide_of(layer: Image) -> Slide:
     """Open the slide that `layer` shows: its file when it came from our reader, else its arrays.
 
-    Args:
-        layer: An RGB image layer.
-        mpp: Resolution that the user gave, if any.
-
     Raises:
-        SlideError: the file is gone, or the resolution is unknown.
+        SlideError: the file is gone, the resolution is unknown, or the layer is turned.
     """
-    path = layer.metadata.get(KEY, {}).get("path")
+    if not np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1)) or not np.allclose(
+        layer.rotate, np.eye(layer.ndim)
+    ):
+        raise SlideError(f"{layer.name} is turned or has an affine transform: take it away first")
+    path, given = slide_path(layer), layer.metadata.get(KEY, {}).get("mpp")
     if path is not None:
-        slide = open_slide(Path(path), mpp)
+        slide = open_slide(path, given)
     else:
-        in_um = all(str(unit) in (UM, "um", "µm") for unit in layer.units)
-        known = (mpp, mpp) if mpp is not None else tuple(layer.scale[-2:]) if in_um else None
-        source = "given by the user" if mpp is not None else "scale of the layer"
+        in_um = all(str(unit) == UM for unit in layer.units)
+        scale = (float(layer.scale[-2]), float(layer.scale[-1]))
         levels = list(layer.data) if layer.multiscale else [layer.data]
-        slide = Slide.from_levels(levels, known, layer.name, source)
+        slide = Slide.from_levels(levels, scale if in_um else None, layer.name, "scale of the layer")
     if not slide.has_mpp:
         slide.close()
         raise SlideError(f"{slide.name} has no resolution ({slide.mpp_source}): enter its µm per pixel")
     return slide
 
 
-def visible_box_um(layer: Image, mpp: tuple[float, float]) -> tuple[float, float, float, float]:
-    """(y0, x0, y1, x1) of the part of `layer` that the canvas shows, in µm from the slide's corner."""
-    corners = layer.corner_pixels[:, -3:-1] if layer.corner_pixels.shape[1] > 2 else layer.corner_pixels
-    factor = layer.downsample_factors[layer.data_level][:2] if layer.multiscale else np.ones(2)
-    (y0, x0), (y1, x1) = corners * factor * mpp
-    return float(y0), float(x0), float(y1 + mpp[0]), float(x1 + mpp[1])
+def slide_path(layer: Image) -> Path | None:
+    """The file that a slide layer shows, if our reader opened it."""
+    path = layer.metadata.get(KEY, {}).get("path")
+    return None if path is None else Path(path)
 
 
-def prediction_layers(prediction: Prediction, heatmaps_visible: bool = False) -> list[tuple[Any, dict[str, Any], str]]:
-    """Layer data of a prediction: one Labels layer and, per class, one Image layer with all prototypes on a slider.
+def set_resolution(layer: Image, mpp: float) -> None:
+    """Give a slide layer its resolution, in µm per pixel, where the file says none."""
+    layer.units = (UM,) * layer.ndim
+    layer.scale = (mpp,) * layer.ndim
+    layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), "mpp": mpp, "mpp_source": "given by the user"}
 
-    napari puts the centre of a layer's first pixel at `translate`; the slide's own first pixel is centred at 0.
+
+def corner(layer: Image) -> NDArray[np.float64]:
+    """World position (y, x) of the outer corner of a slide layer's first pixel."""
+    return np.asarray(layer.translate[-2:] - layer.scale[-2:] / 2, dtype=float)
+
+
+def visible_box_um(viewer: napari.Viewer, layer: Image) -> tuple[float, float, float, float]:
+    """(y0, x0, y1, x1) of the part of a slide layer that the canvas shows, in µm from the slide's corner.
+
+    Raises:
+        SlideError: nothing of it is in view.
     """
-    slide_mpp = np.array(prediction.slide_mpp)
-    about = {KEY: {"slide": prediction.slide, "model": prediction.model}}
+    half = np.array(viewer.canvas.size) / viewer.camera.zoom / 2
+    middle = np.array(viewer.camera.center[-2:]) - corner(layer)
+    size = np.array((layer.data[0] if layer.multiscale else layer.data).shape[:2]) * layer.scale[-2:]
+    low, high = np.clip(middle - half, 0, size), np.clip(middle + half, 0, size)
+    if (high <= low).any():
+        raise SlideError(f"nothing of {layer.name} is in view: move to it, or predict the whole slide")
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
+    """Layer data of a prediction: per class one hidden Image layer, prototypes on a slider; then one Labels layer.
+
+    Args:
+        prediction: What a model said.
+        slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
+    """
+    start = -np.array(prediction.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
+    start = start + np.array(prediction.origin_um)
+    return [
+        *(_heatmap(prediction, index, start) for index in range(len(prediction.classes))),
+        _labels(prediction, start),
+    ]
+
+
+def _labels(prediction: Prediction, start: NDArray[np.float64]) -> LayerData:
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     colors |= {i: tissue.color for i, tissue in enumerate(prediction.classes, start=1)}
     names = ["unlabelled", *(tissue.name for tissue in prediction.classes)]
-    levels = halvings(prediction.labels)
     large = max(prediction.labels.shape) > SINGLE_SCALE_LIMIT
-    origin = np.array(prediction.origin_um)
-    labels = (
-        levels if large else levels[0],
-        {
-            "name": f"tissue ({prediction.slide})",
-            "multiscale": large,
-            "scale": (prediction.mpp,) * 2,
-            "translate": origin + (prediction.mpp - slide_mpp) / 2,
-            "units": (UM, UM),
-            "opacity": 0.5,
-            "colormap": DirectLabelColormap(color_dict=colors),
-            "features": pd.DataFrame({"index": range(len(names)), "class": names}),
-            "metadata": {KEY: {**about[KEY], "kind": "labels", "classes": names[1:]}},
-        },
-        "labels",
-    )
-    map_mpp = prediction.mpp * prediction.stride
-    maps = [
-        (
-            prediction.prototype_maps(index),
-            {
-                "name": f"{tissue.name}: prototypes",
-                "scale": (1.0, map_mpp, map_mpp),
-                "translate": (0.0, *(origin + (map_mpp - slide_mpp) / 2)),
-                "units": ("pixel", UM, UM),
-                "axis_labels": ("prototype", "y", "x"),
-                "colormap": "magma",
-                "contrast_limits": (128, max(192, int(prediction.prototype_maps(index).max()))),
-                "opacity": 0.7,
-                "visible": heatmaps_visible and index == 0,
-                "metadata": {KEY: {**about[KEY], "kind": "heatmap", "class": tissue.name}},
-            },
-            "image",
-        )
-        for index, tissue in enumerate(prediction.classes)
-    ]
-    return [*maps, labels]
+    options = {
+        "name": f"tissue ({prediction.slide})",
+        "multiscale": large,
+        "scale": (prediction.mpp,) * 2,
+        "translate": start + prediction.mpp / 2,
+        "units": (UM, UM),
+        "opacity": 0.5,
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": range(len(names)), "class": names}),
+        "metadata": {KEY: {"kind": "labels", "slide": prediction.slide, "prediction": prediction}},
+    }
+    return (halvings(prediction.labels) if large else prediction.labels), options, "labels"
 
 
-def show_prediction(viewer: napari.Viewer, prediction: Prediction) -> Labels:
-    """Add a prediction's layers above the slide, in place of an older prediction of the same slide."""
-    for layer in list(viewer.layers):
-        if kind(layer) in ("labels", "heatmap") and layer.metadata[KEY]["slide"] == prediction.slide:
-            viewer.layers.remove(layer)
+def _heatmap(prediction: Prediction, index: int, start: NDArray[np.float64]) -> LayerData:
+    maps = prediction.prototype_maps(index)
+    mpp = prediction.mpp * prediction.stride
+    name = prediction.classes[index].name
+    options = {
+        "name": f"{name} prototypes",
+        "scale": (1.0, mpp, mpp),
+        "translate": (0.0, *(start + mpp / 2)),
+        "units": ("pixel", UM, UM),
+        "axis_labels": ("prototype", "y", "x"),
+        "colormap": "magma",
+        "contrast_limits": (128, max(192, int(maps.max()))),
+        "opacity": 0.6,
+        "visible": False,
+        "metadata": {KEY: {"kind": "heatmap", "slide": prediction.slide, "class": name}},
+    }
+    return maps, options, "image"
+
+
+def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
+    """The layers of a prediction of `slide` that are of one of `kinds`."""
+    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
+
+
+def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
+    """The uppermost prediction in the viewer, of `slide` if given."""
+    for layer in reversed(viewer.layers):
+        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
+            return layer.metadata[KEY].get("prediction")
+    return None
+
+
+def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
+    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
+    for layer in our_layers(viewer, prediction.slide, "labels", "heatmap"):
+        viewer.layers.remove(layer)
+    slide_corner = None if slide_layer is None else corner(slide_layer)
     shown = None
-    for data, options, layer_type in prediction_layers(prediction):
+    for data, options, layer_type in prediction_layers(prediction, slide_corner):
         shown = getattr(viewer, f"add_{layer_type}")(data, **options)
-    viewer.dims.current_step = (0, *viewer.dims.current_step[1:])
+    viewer.dims.set_point(0, 0)
     assert isinstance(shown, Labels)
     return shown
-
-
-def new_regions_layer(viewer: napari.Viewer, slide_layer: Image) -> Shapes:
-    """An empty Shapes layer on the slide; each shape carries its tissues as text ("a + b")."""
-    return viewer.add_shapes(
-        ndim=2,
-        name=f"tissue regions ({slide_layer.name})",
-        scale=slide_layer.scale,
-        translate=slide_layer.translate,
-        units=slide_layer.units,
-        features=pd.DataFrame({"tissues": pd.Series([], dtype=str)}),
-        text={"string": "{tissues}", "size": 9, "color": "black", "anchor": "upper_left"},
-        edge_width=6,
-        edge_color="#222222",
-        face_color="#ffffff30",
-        metadata={KEY: {"kind": "regions", "slide": slide_layer.name}},
-    )
-
-
-def add_regions(layer: Shapes, regions: list[Region], classes: tuple[TissueClass, ...]) -> None:
-    """Draw `regions` (level-0 pixels) into a regions layer of the same slide."""
-    defaults = {"tissues": ""}
-    for region in regions:
-        layer.feature_defaults = {"tissues": " + ".join(region.tissues)}
-        layer.add_polygons([region.vertices - 0.5], edge_color=tissue_color(region.tissues, classes))
-    layer.feature_defaults = defaults
-
-
-def tissue_color(tissues: tuple[str, ...], classes: tuple[TissueClass, ...]) -> str:
-    """Colour of a region: its first tissue's, dark grey without one."""
-    return next((tissue.color for tissue in classes if tissues and tissue.name == tissues[0]), "#222222")
-
-
-def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
-    """The shapes of a layer as regions in level-0 pixels of the slide.
-
-    Raises:
-        DataError: no shapes, or shapes without tissue names.
-    """
-    if not len(layer.data):
-        raise DataError(f"{layer.name} is empty: outline at least one region per tissue")
-    tissues = [tuple(name.strip() for name in str(text).split("+") if name.strip()) for text in layer.features["tissues"]]
-    unnamed = sum(not names for names in tissues)
-    if unnamed:
-        raise DataError(f"{unnamed} of {len(tissues)} regions carry no tissue: select them and press a tissue's button")
-    regions = []
-    for shape, names in zip(layer.data, tissues, strict=True):
-        world = np.array([layer.data_to_world(vertex) for vertex in np.asarray(shape)[:, -2:]])
-        in_pixels = (world - slide_layer.translate[-2:]) / slide_layer.scale[-2:] + 0.5
-        regions.append(Region(in_pixels, tuple(name for name in names if name != "none")))
-    return regions

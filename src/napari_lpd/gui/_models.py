@@ -16,21 +16,21 @@ class RecentModels(QObject):
 
     changed = Signal(str)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._settings = QSettings("napari-lpd", "napari-lpd")
-
     def paths(self) -> list[Path]:
         """Existing model files, newest first; the embedded sample model is always among them."""
-        stored = self._settings.value("recent_models", []) or []
+        stored = _store().value("recent_models", []) or []
         found = [Path(path) for path in ([stored] if isinstance(stored, str) else stored)]
         return [path for path in dict.fromkeys([*found, samples.model_path()]) if path.is_file()]
 
     def add(self, path: Path) -> None:
         """Put `path` first."""
         newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MOST]
-        self._settings.setValue("recent_models", newest)
+        _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
+
+
+def _store() -> QSettings:
+    return QSettings("napari-lpd", "napari-lpd")
 
 
 recent_models = RecentModels()

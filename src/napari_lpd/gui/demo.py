@@ -1,62 +1,79 @@
-"""Show a slide with its prediction in napari; or save a picture of the window and close it."""
+"""Show a slide with its prediction in napari, with the widgets docked; or take pictures of that and leave.
+
+``python -m napari_lpd.gui.demo --slide SLIDE --prediction NAME.zarr [--screenshot PNG]``
+
+With ``--screenshot x.png`` two pictures of the window are saved: ``x.png`` with the mask, and ``x_prototypes.png``
+with a prototype's heatmap.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import napari
+import numpy as np
 from qtpy.QtWidgets import QApplication
 
+from napari_lpd.errors import LpdError
+from napari_lpd.gui._io import read_slide
+from napari_lpd.gui._layers import show_prediction
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.gui.predict import PredictWidget
 from napari_lpd.prediction import Prediction
-from napari_lpd.samples import slide_layer_data
 
-DRAWING_S = 4.0
-
-
-def open_demo(slide: Path, prediction: Prediction) -> tuple[napari.Viewer, PredictWidget, ExploreWidget]:
-    """A viewer with the slide, the mask, the prototypes, and both widgets."""
-    viewer = napari.Viewer(title="napari-lpd")
-    data, options, _ = slide_layer_data(slide)
-    viewer.add_image(data, **options)
-    predict, explore = PredictWidget(viewer), ExploreWidget(viewer)
-    viewer.window.add_dock_widget(explore, name="Explore prototypes", area="right")
-    viewer.window.add_dock_widget(predict, name="Predict", area="right")
-    predict.show_result(prediction)
-    viewer.scale_bar.visible = True
-    viewer.reset_view()
-    return viewer, predict, explore
+SIZE = (1500, 940)
+PATIENCE_S = 60.0
+REST_S = 0.4
 
 
-def save_picture(viewer: napari.Viewer, path: Path) -> None:
-    """Wait until the layers are drawn, then save the whole window as PNG."""
-    until = time.monotonic() + DRAWING_S
-    while time.monotonic() < until:
-        QApplication.processEvents()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    viewer.window.screenshot(str(path), canvas_only=False, flash=False)
-
-
-def main() -> None:
-    """Parse the arguments and show."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Parse the arguments and show; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="napari_lpd.gui.demo", description="Show a slide with its prediction.")
     parser.add_argument("--slide", type=Path, required=True)
-    parser.add_argument("--prediction", type=Path, required=True)
-    parser.add_argument("--screenshot", type=Path)
+    parser.add_argument("--prediction", type=Path, required=True, metavar="NAME.zarr")
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save pictures of the window and close it")
     options = parser.parse_args()
-    viewer, _, explore = open_demo(options.slide, Prediction.load(options.prediction))
+    try:
+        slide, prediction = read_slide(str(options.slide))[0], Prediction.load(options.prediction)
+    except LpdError as error:
+        sys.stderr.write(f"napari-lpd: error: {error}\n")
+        return 2
+    viewer = napari.Viewer(title="napari-lpd")
+    viewer.window.resize(*SIZE)
+    show_prediction(viewer, prediction, viewer.add_image(slide[0], **slide[1]))
+    explore = viewer.window.add_dock_widget(ExploreWidget(viewer), name="Explore prototypes", area="right")
+    viewer.window.add_dock_widget(PredictWidget(viewer), name="Predict", area="right", tabify=True).raise_()
+    viewer.canvas.overlays.scale_bar.visible = True
+    viewer.reset_view()
     if options.screenshot is None:
         napari.run()
-        return
-    save_picture(viewer, options.screenshot)
-    explore.show_class(explore.class_box.itemText(1))
-    stem = options.screenshot
-    save_picture(viewer, stem.with_name(f"{stem.stem}_prototypes{stem.suffix}"))
+        return 0
+    picture: Path = options.screenshot
+    take_picture(viewer, picture)
+    explore.raise_()
+    explore.widget().show_heatmap(1)
+    take_picture(viewer, picture.with_name(f"{picture.stem}_prototypes{picture.suffix}"))
     viewer.close()
+    return 0
+
+
+def take_picture(viewer: napari.Viewer, path: Path) -> None:
+    """Save the whole window as PNG once the canvas has come to rest (four equal pictures in a row)."""
+    until = time.monotonic() + PATIENCE_S
+    last, equal = np.empty(0), 0
+    while equal < 3 and time.monotonic() < until:
+        rest = time.monotonic() + REST_S
+        while time.monotonic() < rest:
+            QApplication.processEvents()
+        now = viewer.window.screenshot(flash=False, canvas_only=True)
+        equal = equal + 1 if np.array_equal(now, last) else 0
+        last = now
+    path.parent.mkdir(parents=True, exist_ok=True)
+    viewer.window.screenshot(str(path), flash=False, canvas_only=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

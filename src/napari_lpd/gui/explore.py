@@ -1,105 +1,134 @@
-"""The Explore widget: what every prototype of a class has learned, one heatmap at a time."""
+"""The Explore widget: where each prototype of a class responds on the slide."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.layers import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
 from napari_lpd.gui._layers import KEY, kind
+from napari_lpd.gui._layout import Column, note
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Image
 
-COLORMAPS = ("magma", "viridis", "inferno", "turbo")
+COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
+ABOUT = (
+    "Each class is described by several prototypes, which the model has learned. A heatmap shows the cosine between "
+    "one prototype and the tissue: bright is similar."
+)
+
+
+NONE = "none: the mask alone"
 
 
 class ExploreWidget(QWidget):
-    """Choose a class; the slider goes through its prototypes' heatmaps."""
+    """Choose a class, slide through its prototypes. Until a class is chosen, no layer is touched."""
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self.class_box = QComboBox()
+
+        self.tissue = QComboBox()
+        self.tissue.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.which = QLabel("Prototype")
         self.opacity = QSlider(Qt.Orientation.Horizontal)
         self.opacity.setRange(0, 100)
-        self.opacity.setValue(70)
-        self.colormap_box = QComboBox()
-        self.colormap_box.addItems(COLORMAPS)
-        self.status = QLabel(wordWrap=True)
-        rows = QFormLayout()
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Tissue", self.class_box)
-        rows.addRow("Prototype", self.slider)
-        rows.addRow("Opacity", self.opacity)
-        rows.addRow("Colours", self.colormap_box)
+        self.opacity.setValue(60)
+        self.colormap = QComboBox()
+        self.colormap.addItems(COLORMAPS)
+        self.mask = QCheckBox("show the mask on top")
+        self.missing = note("No prediction in this viewer yet: run Predict, or open a prediction folder (.zarr).")
+
+        self._controls = QWidget()
+        form = QFormLayout(self._controls)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Class", self.tissue)
+        form.addRow(self.which, self.slider)
+        form.addRow("Opacity", self.opacity)
+        form.addRow("Colours", self.colormap)
+        form.addRow("", self.mask)
+        column = Column()
+        column.add(self._controls, self.missing, note(ABOUT), title="Prototypes")
         layout = QVBoxLayout(self)
-        layout.addLayout(rows)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-        self.class_box.currentTextChanged.connect(self._on_class)
-        self.slider.valueChanged.connect(self._on_prototype)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(column)
+
+        self.tissue.currentIndexChanged.connect(self._on_tissue)
+        self.slider.valueChanged.connect(self._on_slider)
         self.opacity.valueChanged.connect(self._on_look)
-        self.colormap_box.currentTextChanged.connect(self._on_look)
-        viewer.layers.events.inserted.connect(self.refresh)
-        viewer.layers.events.removed.connect(self.refresh)
+        self.colormap.currentTextChanged.connect(self._on_look)
+        self.mask.toggled.connect(self._on_look)
+        viewer.layers.events.inserted.connect(self._fill)
+        viewer.layers.events.removed.connect(self._fill)
         viewer.dims.events.current_step.connect(self._on_dims)
-        self.refresh()
+        self._fill()
 
-    def heatmaps(self) -> dict[str, Image]:
-        """The heatmap layers by tissue name."""
-        return {layer.metadata[KEY]["class"]: layer for layer in self._viewer.layers if kind(layer) == "heatmap"}
+    def show_heatmap(self, index: int) -> None:
+        """Show the prototypes of a class, counted from 0, without the mask."""
+        self.tissue.setCurrentIndex(index + 1)
 
-    def refresh(self, _: object = None) -> None:
-        """List the classes that have heatmaps."""
-        chosen = self.class_box.currentText()
-        self.class_box.blockSignals(True)
-        self.class_box.clear()
-        self.class_box.addItems(["(mask only)", *self.heatmaps()])
-        self.class_box.setCurrentIndex(max(self.class_box.findText(chosen), 0))
-        self.class_box.blockSignals(False)
-        if not self.heatmaps():
-            self.status.setText("No heatmaps yet: run Predict, or open a saved prediction.")
-        self._on_class(self.class_box.currentText())
+    def _heatmaps(self) -> list[Image]:
+        return [layer for layer in self._viewer.layers if kind(layer) == "heatmap"]
 
-    def show_class(self, name: str) -> None:
-        """Choose a tissue by name."""
-        self.class_box.setCurrentText(name)
+    def _chosen(self) -> Image | None:
+        heatmaps = self._heatmaps()
+        index = self.tissue.currentIndex() - 1
+        return heatmaps[index] if 0 <= index < len(heatmaps) else None
 
-    def _on_class(self, name: str) -> None:
-        for tissue, layer in self.heatmaps().items():
-            layer.visible = tissue == name
-        layer = self.heatmaps().get(name)
-        if layer is not None:
-            self.slider.setRange(0, layer.data.shape[0] - 1)
-            self._on_look()
-            self._on_prototype(self.slider.value())
-        elif self.heatmaps():
-            self.status.setText("Choose a tissue to see where each of its prototypes responds.")
+    def _axis(self) -> int:
+        return int(self._viewer.dims.ndim) - 3
 
-    def _on_prototype(self, index: int) -> None:
-        layer = self.heatmaps().get(self.class_box.currentText())
-        if layer is None:
-            return
-        self._viewer.dims.set_current_step(0, index)
-        values = layer.data[index]
-        self.status.setText(
-            f"Prototype {index + 1} of {layer.data.shape[0]} of {self.class_box.currentText()}:"
-            f" cosine {_cosine(values.mean()):.2f} on average, {_cosine(values.max()):.2f} at most."
-        )
+    def _fill(self) -> None:
+        chosen = self.tissue.currentText()
+        heatmaps = self._heatmaps()
+        several = len({layer.metadata[KEY]["slide"] for layer in heatmaps}) > 1
+        self.tissue.blockSignals(True)
+        self.tissue.clear()
+        self.tissue.addItem(NONE)
+        for layer in heatmaps:
+            about = layer.metadata[KEY]
+            self.tissue.addItem(f"{about['class']} ({about['slide']})" if several else about["class"])
+        self.tissue.setCurrentText(chosen)
+        self.tissue.blockSignals(False)
+        self._controls.setVisible(bool(heatmaps))
+        self.missing.setVisible(not heatmaps)
+        if self._chosen() is not None:
+            self._on_tissue()
 
-    def _on_dims(self, _: object = None) -> None:
-        if self._viewer.dims.ndim == 3:
-            self.slider.setValue(int(self._viewer.dims.current_step[0]))
+    def _on_tissue(self) -> None:
+        chosen = self._chosen()
+        if chosen is not None:
+            self.slider.setRange(0, chosen.data.shape[0] - 1)
+            self._viewer.dims.set_point(self._axis(), self.slider.value())
+        self._name_prototype()
+        self._on_look()
 
-    def _on_look(self, _: object = None) -> None:
-        for layer in self.heatmaps().values():
-            layer.opacity = self.opacity.value() / 100
-            layer.colormap = self.colormap_box.currentText()
+    def _on_slider(self, index: int) -> None:
+        if self._chosen() is not None:
+            self._viewer.dims.set_point(self._axis(), index)
+        self._name_prototype()
 
+    def _on_dims(self) -> None:
+        if self._chosen() is not None:
+            self.slider.setValue(int(self._viewer.dims.current_step[self._axis()]))
 
-def _cosine(value: float) -> float:
-    return float(value) / 255 * 2 - 1
+    def _name_prototype(self) -> None:
+        shown = f"Prototype {self.slider.value() + 1} of {self.slider.maximum() + 1}"
+        self.which.setText("Prototype" if self._chosen() is None else shown)
+
+    def _on_look(self) -> None:
+        """Show the chosen class's heatmap alone, as the controls say."""
+        chosen = self._chosen()
+        for layer in self._viewer.layers:
+            if kind(layer) == "heatmap":
+                layer.visible = layer is chosen
+            elif kind(layer) == "labels":
+                layer.visible = chosen is None or self.mask.isChecked()
+        if chosen is not None:
+            chosen.opacity = self.opacity.value() / 100
+            chosen.colormap = self.colormap.currentText()

@@ -1,0 +1,45 @@
+"""Live curves of the losses while a model is trained."""
+
+from __future__ import annotations
+
+import pyqtgraph as pg
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+SHOWN = {"loss": "#ffffff", "classification": "#42d4f4", "diversity": "#ff8c1a"}
+
+
+class LossCurves(QWidget):
+    """One curve per loss over the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._points: dict[str, tuple[list[int], list[float]]] = {}
+        self._plot = pg.PlotWidget(background=None)
+        self._plot.setMouseEnabled(False, False)
+        self._plot.hideButtons()
+        self._plot.setMenuEnabled(False)
+        self._plot.showGrid(y=True, alpha=0.2)
+        self._plot.setLabel("bottom", "step")
+        self._plot.addLegend(offset=(-5, 5), labelTextSize="8pt")
+        self._lines = {name: self._plot.plot(pen=pg.mkPen(color, width=2), name=name) for name, color in SHOWN.items()}
+        self.setFixedHeight(170)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._plot)
+
+    def clear(self) -> None:
+        """Start anew."""
+        self._points = {name: ([], []) for name in SHOWN}
+        self._draw()
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Add the losses of a step."""
+        for name, (steps, values) in self._points.items():
+            if name in metrics:
+                steps.append(step)
+                values.append(metrics[name])
+        self._draw()
+
+    def _draw(self) -> None:
+        for name, (steps, values) in self._points.items():
+            self._lines[name].setData(steps, values)

@@ -1,0 +1,83 @@
+"""What every widget of the plugin looks like: titled parts in a column that scrolls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qtpy.QtWidgets import QLayout
+
+WIDTH = 330
+
+
+class Column(QScrollArea):
+    """A column of parts that scrolls when the window is low."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = QWidget()
+        self._column = QVBoxLayout(inner)
+        self._column.setContentsMargins(8, 8, 8, 8)
+        self._column.setSpacing(6)
+        self._column.addStretch(1)
+        self.setWidget(inner)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(WIDTH)
+
+    def add(self, *parts: QWidget, title: str = "") -> None:
+        """Put parts below those that are there, with a title in bold."""
+        heading = [_heading(title)] if title else []
+        for part in [*heading, *parts]:
+            self._column.insertWidget(self._column.count() - 1, part)
+
+
+def _heading(title: str) -> QLabel:
+    label = QLabel(f"<b>{title}</b>")
+    label.setContentsMargins(0, 6, 0, 0)
+    return label
+
+
+def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
+    """A row of buttons: (text, help, what it does)."""
+    made: list[QWidget] = []
+    for text, help_text, action in entries:
+        button = QPushButton(text)
+        button.setToolTip(help_text)
+        button.clicked.connect(lambda _=False, action=action: action())
+        made.append(button)
+    return in_row(made)
+
+
+def in_row(parts: Sequence[QWidget]) -> QWidget:
+    """Parts side by side."""
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        layout.addWidget(part)
+    return row
+
+
+def advanced(part: QWidget) -> QCollapsible:
+    """A part that is folded away at first."""
+    fold = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+    inner: QLayout = fold.content().layout()
+    inner.setContentsMargins(10, 0, 0, 0)
+    fold.addWidget(part)
+    return fold
+
+
+def note(text: str) -> QLabel:
+    """A line of small print."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setStyleSheet("font-size: 11px; color: #9aa0a8;")
+    return label

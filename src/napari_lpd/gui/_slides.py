@@ -1,0 +1,102 @@
+"""Choose the slide: a list of the viewer's RGB layers, with the resolution and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+
+from napari_lpd.errors import SlideError
+from napari_lpd.gui._layers import KEY, UM, set_resolution, slide_layers
+from napari_lpd.gui._layout import note
+from napari_lpd.slide import PLAUSIBLE_MPP
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Image
+
+
+class SlidePicker(QWidget):
+    """Slide combobox; where the resolution is missing, a box to enter it.
+
+    Signals:
+        changed: another slide was chosen, or its resolution was set.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.combo = QComboBox()
+        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.resolution = note("")
+        self._entry = QWidget()
+        self.mpp = QDoubleSpinBox()
+        self.mpp.setDecimals(4)
+        self.mpp.setRange(*PLAUSIBLE_MPP)
+        self.mpp.setValue(0.5)
+        self.mpp.setSuffix(" µm per pixel")
+        use = QPushButton("Use")
+
+        row = QHBoxLayout(self._entry)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.mpp, 1)
+        row.addWidget(use)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for part in (self.combo, self.resolution, self._entry):
+            layout.addWidget(part)
+
+        self.combo.currentIndexChanged.connect(self._on_chosen)
+        use.clicked.connect(self._on_use)
+        for event in ("inserted", "removed", "reordered", "renamed"):
+            getattr(viewer.layers.events, event).connect(self.refresh)
+        self.refresh()
+
+    def find(self) -> Image | None:
+        """The chosen slide layer, if there is one."""
+        layers = slide_layers(self._viewer)
+        index = self.combo.currentIndex()
+        return layers[index] if 0 <= index < len(layers) else None
+
+    def layer(self) -> Image:
+        """The chosen slide layer.
+
+        Raises:
+            SlideError: no slide is open.
+        """
+        layer = self.find()
+        if layer is None:
+            raise SlideError("no slide is open: File ▸ Open File(s)…, or File ▸ Open Sample ▸ napari-lpd")
+        return layer
+
+    def refresh(self) -> None:
+        """Fill the list anew and keep the choice."""
+        chosen = self.combo.currentText()
+        self.combo.blockSignals(True)
+        self.combo.clear()
+        self.combo.addItems([layer.name for layer in slide_layers(self._viewer)])
+        self.combo.setCurrentText(chosen)
+        self.combo.blockSignals(False)
+        self._on_chosen()
+
+    def _on_chosen(self) -> None:
+        layer = self.find()
+        missing = layer is not None and any(str(unit) != UM for unit in layer.units)
+        self._entry.setVisible(missing)
+        if layer is None:
+            self.resolution.setText("Open a slide: File ▸ Open File(s)…, or Open Sample ▸ napari-lpd")
+        else:
+            source = layer.metadata.get(KEY, {}).get("mpp_source", "scale of the layer")
+            found = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
+            self.resolution.setText(f"Resolution missing ({source}): enter it" if missing else found)
+        self.changed.emit()
+
+    def _on_use(self) -> None:
+        layer = self.find()
+        if layer is not None:
+            set_resolution(layer, self.mpp.value())
+            self._on_chosen()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_lpd.errors import SlideError
+from napari_lpd.gui._layers import (
+    KEY,
+    our_layers,
+    set_resolution,
+    show_prediction,
+    shown_prediction,
+    slide_of,
+    visible_box_um,
+)
+
+SLIDE_MPP = 1.0
+CORNER = (-SLIDE_MPP / 2, -SLIDE_MPP / 2)  # world position of the slide's outer corner: its first pixel lies at 0
+
+
+def outer_corners(layer) -> np.ndarray:
+    """World positions (2, 2) of the outer corners of a layer's first and last pixel, y and x."""
+    extent = layer.extent.data[:, -2:]
+    shape = np.array((layer.data[0] if layer.multiscale else layer.data).shape[-2:])
+    assert np.allclose(extent, [[0, 0], shape - 1]) or np.allclose(extent, [[-0.5, -0.5], shape - 0.5])
+    ends = [np.full(2, -0.5), shape - 0.5]
+    return np.array([layer.translate[-2:] + end * layer.scale[-2:] for end in ends])
+
+
+def test_labels_and_heatmaps_lie_on_the_slide_to_the_pixel_edge(viewer, tiny_layer, make_prediction):
+    found = make_prediction()
+    show_prediction(viewer, found, tiny_layer)
+    wanted = np.add(CORNER, [[32, 64], [32 + 64 * 2, 64 + 96 * 2]])
+    for layer in our_layers(viewer, "tiny.tiff", "labels", "heatmap"):
+        assert np.allclose(outer_corners(layer), wanted), layer.name
+
+
+def test_a_large_mask_is_a_pyramid_that_lies_where_a_small_one_would(viewer, tiny_layer, make_prediction):
+    labels = show_prediction(viewer, make_prediction(shape=(64, 2100), mpp=0.1, stride=4), tiny_layer)
+    assert labels.multiscale
+    assert np.allclose(outer_corners(labels), np.add(CORNER, [[32, 64], [38.4, 274]]))
+
+
+def test_a_moved_slide_layer_takes_its_masks_along(viewer, tiny_layer, make_prediction):
+    tiny_layer.translate = (1000, 2000)
+    labels = show_prediction(viewer, make_prediction(), tiny_layer)
+    assert np.allclose(outer_corners(labels)[0], np.add(CORNER, (1032, 2064)))
+
+
+def test_every_layer_is_in_micrometres(viewer, tiny_layer, make_prediction):
+    show_prediction(viewer, make_prediction(), tiny_layer)
+    for layer in viewer.layers:
+        assert [str(unit) for unit in layer.units[-2:]] == ["micrometer", "micrometer"]
+
+
+def test_colours_and_names_are_those_of_the_classes(viewer, make_prediction):
+    labels = show_prediction(viewer, make_prediction())
+    assert list(labels.features["class"]) == ["unlabelled", "dark", "pink"]
+    assert np.allclose(labels.colormap.map(1)[:3], np.array([0x3B, 0x4C, 0xFF]) / 255, atol=0.01)
+    assert labels.colormap.map(0)[3] == 0
+    assert labels.colormap.map(99)[3] == 0
+
+
+def test_the_status_bar_says_the_tissue(viewer, make_prediction):
+    labels = show_prediction(viewer, make_prediction())
+    position = (0, *(labels.translate + 5 * labels.scale))
+    assert "dark" in str(labels.get_status(position, world=True))
+
+
+def test_each_class_has_its_prototypes_on_a_slider(viewer, make_prediction):
+    show_prediction(viewer, make_prediction())
+    pink = next(layer for layer in viewer.layers if layer.metadata[KEY].get("class") == "pink")
+    assert pink.data.shape == (2, 16, 24)
+    assert pink.data[:, 0, 0].tolist() == [152, 153]
+    assert not pink.visible
+
+
+def test_predicting_again_replaces_the_layers_of_that_slide_only(viewer, make_prediction):
+    show_prediction(viewer, make_prediction(slide="a.svs"))
+    show_prediction(viewer, make_prediction(slide="b.svs"))
+    newest = make_prediction(slide="a.svs", origin_um=(0.0, 0.0))
+    show_prediction(viewer, newest)
+    assert len(viewer.layers) == 6
+    assert shown_prediction(viewer, "a.svs") is newest
+    assert shown_prediction(viewer, "c.svs") is None
+
+
+def test_a_layer_from_our_reader_opens_its_file(tiny_layer, tiny_image):
+    with slide_of(tiny_layer) as slide:
+        assert slide.mpp == (1.0, 1.0)
+        assert np.array_equal(slide.read((0, 0), (256, 384), 1.0), tiny_image)
+
+
+def test_an_array_in_micrometres_is_a_slide(viewer, tiny_image):
+    layer = viewer.add_image(tiny_image, scale=(0.5, 0.5), units=("um", "um"), name="array")
+    slide = slide_of(layer)
+    assert (slide.mpp, slide.mpp_source) == ((0.5, 0.5), "scale of the layer")
+
+
+def test_a_resolution_is_asked_for_and_not_guessed(viewer, tiny_image):
+    layer = viewer.add_image(tiny_image, name="array")
+    with pytest.raises(SlideError, match="array has no resolution .*: enter its µm per pixel"):
+        slide_of(layer)
+    set_resolution(layer, 0.25)
+    assert slide_of(layer).mpp == (0.25, 0.25)
+
+
+def test_a_turned_layer_is_refused(tiny_layer):
+    tiny_layer.rotate = 30
+    with pytest.raises(SlideError, match=r"tiny\.tiff is turned"):
+        slide_of(tiny_layer)
+
+
+def test_the_view_is_what_the_canvas_shows_of_the_slide(viewer, tiny_layer):
+    viewer.canvas.size = (400, 800)
+    viewer.camera.zoom = 10
+    viewer.camera.center = (0, 100, 20)
+    assert np.allclose(visible_box_um(viewer, tiny_layer), (80.5, 0, 120.5, 60.5))
+
+
+def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
+    viewer.camera.center = (0, 1e5, 1e5)
+    with pytest.raises(SlideError, match=r"nothing of tiny\.tiff is in view"):
+        visible_box_um(viewer, tiny_layer)

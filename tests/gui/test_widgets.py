@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_lpd import samples
+from napari_lpd.config import PredictSettings, TrainSettings, read_classes
+from napari_lpd.gui._layers import KEY, kind, our_layers, show_prediction
+from napari_lpd.gui._models import recent_models
+from napari_lpd.gui._regions import add_regions, new_regions_layer
+from napari_lpd.gui.explore import ExploreWidget
+from napari_lpd.gui.predict import WHOLE, PredictWidget, export
+from napari_lpd.gui.train import TrainWidget
+
+
+@pytest.fixture
+def train(use_widget, tmp_path, classes):
+    widget = use_widget(TrainWidget)
+    widget.out.setText(str(tmp_path / "models"))
+    widget.classes.set_classes(classes)
+    return widget
+
+
+@pytest.fixture
+def ready(train, viewer, tiny_layer, tiny_regions, classes):
+    """A Train widget with a slide and regions."""
+    add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions, classes)
+    return train
+
+
+def test_opening_the_widgets_imports_no_torch():
+    code = (
+        "import sys, napari\n"
+        "from napari_lpd.gui.train import TrainWidget\n"
+        "from napari_lpd.gui.predict import PredictWidget\n"
+        "from napari_lpd.gui.explore import ExploreWidget\n"
+        "viewer = napari.Viewer(show=False)\n"
+        "for widget in (TrainWidget, PredictWidget, ExploreWidget): viewer.window.add_dock_widget(widget(viewer))\n"
+        "viewer.close()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_train_without_a_slide_says_what_is_missing(train, shown_errors):
+    train.job.button.click()
+    assert shown_errors == ["no slide is open: File ▸ Open File(s)…, or File ▸ Open Sample ▸ napari-lpd"]
+
+
+def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_errors):
+    train.job.button.click()
+    assert shown_errors == ["no regions yet: press New regions layer and outline a few regions per tissue"]
+
+
+def test_train_without_a_folder_of_tiles_says_what_is_missing(train, shown_errors):
+    train.source.setCurrentIndex(1)
+    train.job.button.click()
+    assert shown_errors == ["no folder of tiles given"]
+
+
+def test_a_region_with_a_tissue_that_is_no_class_is_refused(ready, tmp_path, shown_errors):
+    ready.classes.set_classes(read_classes(samples.classes_path()))
+    ready.job.button.click()
+    assert shown_errors == ["regions are marked dark, pink, which is not among the tissue classes"]
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_table_counts_regions_per_class(ready):
+    assert [row.count.text() for row in ready.classes._rows] == ["1 · 0.05 mm²", "1 · 0.05 mm²"]
+
+
+def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, children, qtbot):
+    ready.form.set_value(TrainSettings(epochs=2))
+    ready.job.button.click()
+    qtbot.waitUntil(lambda: len(children) == 1)
+    run = tmp_path / "models" / "tiny-001"
+    assert sorted(path.name for path in run.iterdir()) == ["classes.json", "regions.geojson", "settings.json"]
+    assert json.loads((run / "settings.json").read_text())["epochs"] == 2
+    ready.job.button.click()
+    qtbot.waitUntil(lambda: not ready.job.runner.running)
+    assert ready.job.status.text() == "Stopped."
+
+
+def test_closing_napari_while_a_model_is_trained_leaves_no_child(ready, viewer, children, qtbot):
+    ready.job.button.click()
+    qtbot.waitUntil(lambda: len(children) == 1)
+    viewer.close()
+    qtbot.waitUntil(lambda: children[0].poll() is not None, timeout=2000)
+
+
+def test_loaded_regions_appear_in_their_place(train, skin_layer, viewer):
+    train.classes.set_classes(read_classes(samples.classes_path()))
+    train.load_regions(samples.regions_path("train"))
+    shapes = next(layer for layer in viewer.layers if kind(layer) == "regions")
+    assert len(shapes.data) == 35
+    assert train.job.status.text() == "35 regions from CMU-1_skin_train.geojson."
+
+
+def test_a_slide_without_resolution_asks_for_it(use_widget, viewer, tiny_image, shown_errors):
+    viewer.add_image(tiny_image, name="picture")
+    widget = use_widget(PredictWidget)
+    widget.scope.setCurrentText(WHOLE)
+    widget.job.button.click()
+    assert "picture has no resolution" in shown_errors[0]
+    widget.slides.mpp.setValue(0.25)
+    widget.slides._on_use()
+    assert "0.25 µm per pixel (given by the user)" in widget.slides.resolution.text()
+
+
+def test_export_before_predict_says_what_is_missing(use_widget, shown_errors):
+    use_widget(PredictWidget)._on_export()
+    assert shown_errors == ["nothing to export yet: press Predict first"]
+
+
+def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
+    widget = use_widget(PredictWidget)
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    with widget.job.reporting():
+        widget.use_model(tmp_path / "x.safetensors")
+    assert "not a model file" in shown_errors[0]
+
+
+def test_the_areas_of_a_shown_prediction_are_listed(use_widget, viewer, tiny_layer, make_prediction):
+    show_prediction(viewer, make_prediction(), tiny_layer)
+    table = use_widget(PredictWidget).table
+    texts = [[table.item(row, column).text() for column in range(3)] for row in range(2)]
+    assert texts == [["dark", "0.012", "50.0"], ["pink", "0.012", "50.0"]]
+
+
+def test_export_writes_what_the_name_asks_for(make_prediction, tmp_path):
+    assert export(make_prediction(), tmp_path / "a.zarr").is_dir()
+    assert tifffile.imread(export(make_prediction(), tmp_path / "b")).shape == (64, 96)
+
+
+def test_explore_touches_no_layer_until_a_class_is_chosen(use_widget, viewer, make_prediction):
+    show_prediction(viewer, make_prediction())
+    use_widget(ExploreWidget)
+    assert [layer.visible for layer in viewer.layers] == [False, False, True]
+
+
+def test_explore_shows_the_chosen_class_alone_and_the_mask_again_after_it(use_widget, viewer, make_prediction):
+    show_prediction(viewer, make_prediction())
+    widget = use_widget(ExploreWidget)
+    widget.show_heatmap(1)
+    assert [layer.visible for layer in viewer.layers] == [False, True, False]
+    widget.tissue.setCurrentIndex(0)
+    assert [layer.visible for layer in viewer.layers] == [False, False, True]
+
+
+def test_the_prototype_slider_and_the_viewers_slider_move_together(use_widget, viewer, make_prediction):
+    show_prediction(viewer, make_prediction())
+    widget = use_widget(ExploreWidget)
+    widget.show_heatmap(0)
+    widget.slider.setValue(1)
+    assert viewer.dims.current_step[0] == 1
+    assert widget.which.text() == "Prototype 2 of 2"
+    viewer.dims.set_current_step(0, 0)
+    assert widget.slider.value() == 0
+
+
+def test_explore_without_a_prediction_says_what_to_do(use_widget):
+    widget = use_widget(ExploreWidget)
+    assert not widget.missing.isHidden()
+    assert "run Predict" in widget.missing.text()
+
+
+@pytest.mark.slow
+def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer, qtbot, tmp_path, shown_errors):
+    train, predict = use_widget(TrainWidget), use_widget(PredictWidget)
+    train.out.setText(str(tmp_path / "models"))
+    train.load_regions(samples.regions_path("train"))
+    settings = TrainSettings(mpp=2.0, tile=64, tile_step=256, max_steps=6, batch=4, threads=1)
+    train.form.set_value(settings)
+    train.more.set_value(settings)
+    train.job.button.click()
+    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=180_000)
+    assert shown_errors == []
+    trained = tmp_path / "models" / "CMU-1_skin-001" / "model.safetensors"
+    assert recent_models.paths()[0] == trained.resolve()
+    assert Path(predict.model.currentData()) == trained.resolve()
+    assert train.curves._points["loss"][0] == [1, 2, 3, 4, 5, 6]
+
+    viewer.canvas.size, viewer.camera.zoom, viewer.camera.center = (400, 500), 0.5, (0, 2500, 1000)
+    predict.form.set_value(PredictSettings(threads=1, tile=128, overlap=32))
+    predict.job.button.click()
+    qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
+    assert shown_errors == []
+    [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
+    assert list(labels.features["class"][1:]) == ["epidermis", "naevus nests", "collagen", "fat"]
+    first = labels.translate - labels.scale / 2
+    last = first + np.array(labels.data.shape) * labels.scale
+    stride_um = 32 * labels.scale[0]
+    assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
+    assert ((first <= (2100.5, 500.5)) & (last >= (2899.5, 1499.5))).all()
+    assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
+    assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
+    assert labels.metadata[KEY]["prediction"].model == "model.safetensors"
+    assert predict.table.rowCount() == 4
