@@ -102,8 +102,8 @@ def test_a_wrong_suffix_or_place_writes_nothing(prediction, tmp_path):
 
 def square(y, x, size):
     """A region in level-0 pixels (0.25 µm) around a place in the prediction's pixels."""
-    corners = [*np.array([[0, 0], [0, size], [size, size], [size, 0]], float), y, x]
-    return (corners * 0.5 + [100.0, 50.0]) / 0.25
+    corners = np.array([[0, 0], [0, size], [size, size], [size, 0]], float) + np.array([y, x])
+    return (corners * 0.5 + np.array([100.0, 50.0])) / 0.25
 
 
 def test_recall_counts_the_pixels_of_each_region(prediction):

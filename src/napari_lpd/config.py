@@ -115,9 +115,9 @@ class PredictSettings(Settings):
     mpp: Annotated[
         float, Field(ge=0, le=20, description="Resolution read, in µm per pixel; 0 takes the model's own.")
     ] = 0.0
-    tile: Annotated[int, Field(ge=64, le=4096, description="Edge of a tile, in pixels at mpp.")] = 256
-    overlap: Annotated[int, Field(ge=0, le=2048, description="Overlap of neighbouring tiles, in pixels at mpp.")] = 64
-    batch: Annotated[int, Field(ge=1, le=512, description="Tiles per forward pass.")] = 4
+    tile: Annotated[int, Field(ge=64, le=4096, description="Edge of a tile, in pixels at mpp.")] = 512
+    overlap: Annotated[int, Field(ge=0, le=2048, description="Overlap of neighbouring tiles, in pixels at mpp.")] = 128
+    batch: Annotated[int, Field(ge=1, le=512, description="Tiles per forward pass.")] = 2
     flips: Annotated[bool, Field(description="Average with the mirrored tile (twice the time).")] = False
     presence: Annotated[
         float, Field(ge=0, le=1, description="A class scored below this is absent there; 0 takes the model's own.")

@@ -47,6 +47,14 @@ def test_a_moved_slide_layer_takes_its_masks_along(viewer, tiny_layer, make_pred
     assert np.allclose(outer_corners(labels)[0], np.add(CORNER, (1032, 2064)))
 
 
+def test_a_prediction_leaves_the_view_where_it_was(viewer, tiny_layer, make_prediction):
+    viewer.scene.camera.zoom, viewer.scene.camera.center = 7, (0, 30, 40)
+    for _ in range(2):
+        show_prediction(viewer, make_prediction(), tiny_layer)
+        assert viewer.scene.camera.zoom == 7
+        assert viewer.scene.camera.center[-2:] == (30, 40)
+
+
 def test_every_layer_is_in_micrometres(viewer, tiny_layer, make_prediction):
     show_prediction(viewer, make_prediction(), tiny_layer)
     for layer in viewer.layers:
@@ -113,12 +121,12 @@ def test_a_turned_layer_is_refused(tiny_layer):
 
 def test_the_view_is_what_the_canvas_shows_of_the_slide(viewer, tiny_layer):
     viewer.canvas.size = (400, 800)
-    viewer.camera.zoom = 10
-    viewer.camera.center = (0, 100, 20)
+    viewer.scene.camera.zoom = 10
+    viewer.scene.camera.center = (0, 100, 20)
     assert np.allclose(visible_box_um(viewer, tiny_layer), (80.5, 0, 120.5, 60.5))
 
 
 def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
-    viewer.camera.center = (0, 1e5, 1e5)
+    viewer.scene.camera.center = (0, 1e5, 1e5)
     with pytest.raises(SlideError, match=r"nothing of tiny\.tiff is in view"):
         visible_box_um(viewer, tiny_layer)

@@ -50,7 +50,9 @@ def test_opening_the_widgets_imports_no_torch():
 
 def test_train_without_a_slide_says_what_is_missing(train, shown_errors):
     train.job.button.click()
-    assert shown_errors == ["no slide is open: File ▸ Open File(s)…, or File ▸ Open Sample ▸ napari-lpd"]
+    assert shown_errors == [
+        "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ LPD tissue segmentation"
+    ]
 
 
 def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_errors):
@@ -87,6 +89,12 @@ def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, child
     assert ready.job.status.text() == "Stopped."
 
 
+@pytest.mark.parametrize("name", ["Train", "Predict", "Explore prototypes"])
+def test_napari_opens_every_widget_of_the_manifest(viewer, name):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-lpd", name)
+    assert widget._viewer.title == viewer.title
+
+
 def test_closing_napari_while_a_model_is_trained_leaves_no_child(ready, viewer, children, qtbot):
     ready.job.button.click()
     qtbot.waitUntil(lambda: len(children) == 1)
@@ -111,6 +119,23 @@ def test_a_slide_without_resolution_asks_for_it(use_widget, viewer, tiny_image, 
     widget.slides.mpp.setValue(0.25)
     widget.slides._on_use()
     assert "0.25 µm per pixel (given by the user)" in widget.slides.resolution.text()
+
+
+def test_the_slide_picker_opens_and_chooses_a_slide(use_widget, viewer):
+    widget = use_widget(PredictWidget)
+    widget.slides.open(samples.skin_slide_path())
+    widget.slides.open(samples.small_region_path())
+    assert widget.slides.layer().name == "CMU-1-Small-Region.svs"
+    assert widget.slides.resolution.text() == "0.499 µm per pixel (aperio metadata)"
+
+
+def test_the_slide_picker_shows_an_unreadable_slide_as_one_line(use_widget, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("napari_lpd.gui._slides.show_error", shown.append)
+    (tmp_path / "x.svs").write_bytes(b"no slide")
+    use_widget(PredictWidget).slides.open(tmp_path / "x.svs")
+    assert len(shown) == 1
+    assert shown[0].startswith("x.svs: ")
 
 
 def test_export_before_predict_says_what_is_missing(use_widget, shown_errors):
@@ -186,7 +211,7 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert Path(predict.model.currentData()) == trained.resolve()
     assert train.curves._points["loss"][0] == [1, 2, 3, 4, 5, 6]
 
-    viewer.canvas.size, viewer.camera.zoom, viewer.camera.center = (400, 500), 0.5, (0, 2500, 1000)
+    viewer.canvas.size, viewer.scene.camera.zoom, viewer.scene.camera.center = (400, 500), 0.5, (0, 2500, 1000)
     predict.form.set_value(PredictSettings(threads=1, tile=128, overlap=32))
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pyqtgraph as pg
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-SHOWN = {"loss": "#ffffff", "classification": "#42d4f4", "diversity": "#ff8c1a"}
+SHOWN = {"loss": "#c8c8c8", "classification": "#42d4f4", "diversity": "#ff8c1a"}
 
 
 class LossCurves(QWidget):
@@ -20,11 +20,13 @@ class LossCurves(QWidget):
         self._plot.setMenuEnabled(False)
         self._plot.showGrid(y=True, alpha=0.2)
         self._plot.setLabel("bottom", "step")
-        self._plot.addLegend(offset=(-5, 5), labelTextSize="8pt")
-        self._lines = {name: self._plot.plot(pen=pg.mkPen(color, width=2), name=name) for name, color in SHOWN.items()}
-        self.setFixedHeight(170)
+        self._lines = {name: self._plot.plot(pen=pg.mkPen(color, width=2)) for name, color in SHOWN.items()}
+        legend = QLabel(" ".join(f'<span style="color:{color}">● {name}</span>' for name, color in SHOWN.items()))
+        self.setFixedHeight(190)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(legend)
         layout.addWidget(self._plot)
 
     def clear(self) -> None:

@@ -151,6 +151,7 @@ class JobBar(QWidget):
         self.status = QLabel()
 
         self.bar.setVisible(False)
+        self.status.setVisible(False)
         self.status.setWordWrap(True)
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QVBoxLayout(self)
@@ -181,6 +182,7 @@ class JobBar(QWidget):
     def say(self, text: str) -> None:
         """Show a line of text."""
         self.status.setText(text)
+        self.status.setVisible(bool(text))
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

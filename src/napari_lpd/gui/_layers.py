@@ -91,8 +91,8 @@ def visible_box_um(viewer: napari.Viewer, layer: Image) -> tuple[float, float, f
     Raises:
         SlideError: nothing of it is in view.
     """
-    half = np.array(viewer.canvas.size) / viewer.camera.zoom / 2
-    middle = np.array(viewer.camera.center[-2:]) - corner(layer)
+    half = np.array(viewer.canvas.size) / viewer.scene.camera.zoom / 2
+    middle = np.array(viewer.scene.camera.center[-2:]) - corner(layer)
     size = np.array((layer.data[0] if layer.multiscale else layer.data).shape[:2]) * layer.scale[-2:]
     low, high = np.clip(middle - half, 0, size), np.clip(middle + half, 0, size)
     if (high <= low).any():
@@ -167,7 +167,11 @@ def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Predict
 
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
+    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer.
+
+    The view stays where it is: napari fits all layers into it when their number of dimensions changes.
+    """
+    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
     for layer in our_layers(viewer, prediction.slide, "labels", "heatmap"):
         viewer.layers.remove(layer)
     slide_corner = None if slide_layer is None else corner(slide_layer)
@@ -175,5 +179,6 @@ def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: 
     for data, options, layer_type in prediction_layers(prediction, slide_corner):
         shown = getattr(viewer, f"add_{layer_type}")(data, **options)
     viewer.dims.set_point(0, 0)
+    viewer.scene.camera.update(camera)
     assert isinstance(shown, Labels)
     return shown

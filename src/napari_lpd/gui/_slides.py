@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
-from napari_lpd.errors import SlideError
+from napari_lpd.errors import LpdError, SlideError
+from napari_lpd.gui._io import read_slide
 from napari_lpd.gui._layers import KEY, UM, set_resolution, slide_layers
-from napari_lpd.gui._layout import note
-from napari_lpd.slide import PLAUSIBLE_MPP
+from napari_lpd.gui._layout import buttons, in_row, note
+from napari_lpd.slide import PLAUSIBLE_MPP, TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:
     import napari
@@ -47,7 +50,12 @@ class SlidePicker(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        for part in (self.combo, self.resolution, self._entry):
+        browse = buttons(
+            ("Open…", "Open a slide file with napari-lpd, without napari asking which reader", self._on_open)
+        )
+        chosen = in_row([self.combo, browse])
+        chosen.layout().setStretch(0, 1)
+        for part in (chosen, self.resolution, self._entry):
             layout.addWidget(part)
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
@@ -70,7 +78,9 @@ class SlidePicker(QWidget):
         """
         layer = self.find()
         if layer is None:
-            raise SlideError("no slide is open: File ▸ Open File(s)…, or File ▸ Open Sample ▸ napari-lpd")
+            raise SlideError(
+                "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ LPD tissue segmentation"
+            )
         return layer
 
     def refresh(self) -> None:
@@ -83,12 +93,28 @@ class SlidePicker(QWidget):
         self.combo.blockSignals(False)
         self._on_chosen()
 
+    def open(self, path: Path) -> None:
+        """Open a slide file as a layer and choose it; an error is shown."""
+        try:
+            data, options, _ = read_slide(str(path))[0]
+        except LpdError as error:
+            show_error(str(error))
+            return
+        layer = self._viewer.add_image(data, **options)
+        self.combo.setCurrentText(layer.name)
+
+    def _on_open(self) -> None:
+        patterns = " ".join(f"*{suffix}" for suffix in (*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
+        path, _ = QFileDialog.getOpenFileName(self, "Open slide", "", f"Slides ({patterns});;All files (*)")
+        if path:
+            self.open(Path(path))
+
     def _on_chosen(self) -> None:
         layer = self.find()
         missing = layer is not None and any(str(unit) != UM for unit in layer.units)
         self._entry.setVisible(missing)
         if layer is None:
-            self.resolution.setText("Open a slide: File ▸ Open File(s)…, or Open Sample ▸ napari-lpd")
+            self.resolution.setText("Press Open…, or take File ▸ Open Sample ▸ LPD tissue segmentation")
         else:
             source = layer.metadata.get(KEY, {}).get("mpp_source", "scale of the layer")
             found = f"{layer.scale[-1]:.4g} µm per pixel ({source})"

@@ -11,7 +11,7 @@ from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import Column, note
 
 if TYPE_CHECKING:
-    import napari
+    import napari.viewer
     from napari.layers import Image
 
 COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
@@ -27,7 +27,7 @@ NONE = "none: the mask alone"
 class ExploreWidget(QWidget):
     """Choose a class, slide through its prototypes. Until a class is chosen, no layer is touched."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
 

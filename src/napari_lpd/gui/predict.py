@@ -31,7 +31,7 @@ from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.samples import model_path
 
 if TYPE_CHECKING:
-    import napari
+    import napari.viewer
 
     from napari_lpd.prediction import Prediction
 
@@ -43,7 +43,7 @@ VIEW, WHOLE, REGIONS = "this view", "whole slide", "around the selected regions"
 class PredictWidget(QWidget):
     """Predict a view, regions or a whole slide; show areas; export."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self._models = ModelCache()

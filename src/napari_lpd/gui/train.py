@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QLineEdit, QStackedWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.config import TrainSettings, read_classes
@@ -33,7 +33,7 @@ from napari_lpd.jobs import Progress, in_subprocess
 from napari_lpd.regions import read_regions, write_regions
 
 if TYPE_CHECKING:
-    import napari
+    import napari.viewer
     from napari.layers import Shapes
 
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {"default": {}, "quick look": {"epochs": 2,
 class TrainWidget(QWidget):
     """Choose data and classes, train in a child process, watch the losses."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
 
@@ -63,14 +63,14 @@ class TrainWidget(QWidget):
         self.curves = LossCurves()
         self.curves.setVisible(False)
 
-        self._pages = QStackedWidget()
+        self._pages = (QWidget(), QWidget())
         self._lay_out()
         self._connect()
+        self._on_source(0)
         self._fill_regions()
 
     def _lay_out(self) -> None:
-        on_slide = QWidget()
-        page = QVBoxLayout(on_slide)
+        page = QVBoxLayout(self._pages[0])
         page.setContentsMargins(0, 0, 0, 0)
         page.setSpacing(4)
         page.addWidget(self.slides)
@@ -81,11 +81,12 @@ class TrainWidget(QWidget):
                 ("Load regions…", "Regions from GeoJSON, QuPath's too", self._on_load_regions),
             )
         )
-        browse = buttons(("Browse…", "Choose the folder of tiles", self._on_folder))
-        for page_widget in (on_slide, in_row([self.folder, browse])):
-            self._pages.addWidget(page_widget)
+        page = QHBoxLayout(self._pages[1])
+        page.setContentsMargins(0, 0, 0, 0)
+        page.addWidget(self.folder)
+        page.addWidget(buttons(("Browse…", "Choose the folder of tiles", self._on_folder)))
         column = Column()
-        column.add(self.source, self._pages, title="Data")
+        column.add(self.source, *self._pages, title="Data")
         glass = "Mark the selected regions as glass or anything that is none of the classes"
         column.add(
             self.classes,
@@ -140,7 +141,8 @@ class TrainWidget(QWidget):
         self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in found.items()})
 
     def _on_source(self, index: int) -> None:
-        self._pages.setCurrentIndex(index)
+        for number, page in enumerate(self._pages):
+            page.setVisible(number == index)
 
     def _on_new_regions(self) -> None:
         with self.job.reporting():
