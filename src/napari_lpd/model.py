@@ -40,6 +40,11 @@ def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Te
     return (grouped * grouped.softmax(2)).sum(2)
 
 
+def presence_scores(stage_scores: list[Tensor]) -> Tensor:
+    """Probability that each class occurs: sigmoid of the mean of the stage-3 and stage-4 scores (the trained ones)."""
+    return torch.sigmoid((stage_scores[-2] + stage_scores[-1]) / 2)
+
+
 class Maps(NamedTuple):
     """What the network gives for B images and N prototypes.
 

@@ -16,11 +16,10 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from napari_lpd.errors import SettingsError
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride
+from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction import Prediction
 from napari_lpd.slide import Slide, um_box_to_pixels
 from napari_lpd.tiles import Stitcher, TileGrid
-from napari_lpd.train import presence_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,7 +22,7 @@ from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import class_regions, classification_loss, diversity_loss, image_scores
-from napari_lpd.model import LPD, STAGES_USED, choose_device, merge_prototypes
+from napari_lpd.model import LPD, STAGES_USED, choose_device, merge_prototypes, presence_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,11 +180,6 @@ def calibrate(
     probability = torch.cat(scores)
     thresholds = tuple(_best_threshold(probability[:, c].numpy(), held[:, c].numpy()) for c in range(held.shape[1]))
     return scale, thresholds
-
-
-def presence_scores(stage_scores: list[Tensor]) -> Tensor:
-    """Probability that each class occurs: sigmoid of the mean of the stage-3 and stage-4 scores (the trained ones)."""
-    return torch.sigmoid((stage_scores[-2] + stage_scores[-1]) / 2)
 
 
 def _best_threshold(probability: np.ndarray, held: np.ndarray) -> float:

@@ -79,7 +79,7 @@ class SlidePicker(QWidget):
         layer = self.find()
         if layer is None:
             raise SlideError(
-                "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ LPD tissue segmentation"
+                "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd"
             )
         return layer
 
@@ -114,7 +114,7 @@ class SlidePicker(QWidget):
         missing = layer is not None and any(str(unit) != UM for unit in layer.units)
         self._entry.setVisible(missing)
         if layer is None:
-            self.resolution.setText("Press Open…, or take File ▸ Open Sample ▸ LPD tissue segmentation")
+            self.resolution.setText("Press Open…, or take File ▸ Open Sample ▸ napari-lpd")
         else:
             source = layer.metadata.get(KEY, {}).get("mpp_source", "scale of the layer")
             found = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
