@@ -76,6 +76,9 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     result: dict[str, Any] | None = None
     try:
         while (line := _next_line(lines)) is not None:
+            if line and not line.startswith('{"event"'):
+                last_words.append(line)  # a library that prints
+                continue
             event = json.loads(line) if line else {"event": "progress", **asdict(latest)}
             kind = event.pop("event")
             if kind == "error":

@@ -50,9 +50,7 @@ def test_opening_the_widgets_imports_no_torch():
 
 def test_train_without_a_slide_says_what_is_missing(train, shown_errors):
     train.job.button.click()
-    assert shown_errors == [
-        "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd"
-    ]
+    assert shown_errors == ["no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd"]
 
 
 def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_errors):

@@ -78,9 +78,7 @@ class SlidePicker(QWidget):
         """
         layer = self.find()
         if layer is None:
-            raise SlideError(
-                "no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd"
-            )
+            raise SlideError("no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd")
         return layer
 
     def refresh(self) -> None:
