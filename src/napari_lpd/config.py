@@ -7,8 +7,9 @@ and prediction stores the object it was made with.
 
 from __future__ import annotations
 
+import copy
 import json
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -67,6 +68,31 @@ class ModelSettings(Settings):
     hidden_ratio: Annotated[
         float, Field(gt=0, le=4, description="Hidden width of the adaptive layers, as a share of prototype_dim.")
     ] = 0.5
+    bank: Annotated[
+        Literal["learned", "seeded", "clustered", "random", "linear"],
+        Field(
+            description="How the prototypes are had: learned from a random start (LPD), seeded (learned from the"
+            " clusters), clustered (fixed k-means centres, PBIP), random (fixed, a control), or linear (no"
+            " prototypes: a plain CAM, a control)."
+        ),
+    ] = "learned"
+    normalise_prototypes: Annotated[
+        bool, Field(description="Compare with projected prototypes of unit length; PBIP's code does not (P8).")
+    ] = True
+    merge_train: Annotated[
+        Literal["mean", "soft"], Field(description="How a class's prototypes are merged in training (L10).")
+    ] = "mean"
+    merge_predict: Annotated[
+        Literal["mean", "soft"], Field(description="How a class's prototypes are merged in prediction (L10).")
+    ] = "soft"
+    channel_order: Annotated[
+        Literal["rgb", "bgr"],
+        Field(description="Channel order that the encoder sees; the published code's is bgr (L30)."),
+    ] = "rgb"
+    input_statistics: Annotated[
+        Literal["encoder", "tissue"],
+        Field(description="Mean and deviation taken off the input: the encoder's own, or those of H&E tissue (L30)."),
+    ] = "encoder"
 
 
 class TrainSettings(Settings):
@@ -95,10 +121,84 @@ class TrainSettings(Settings):
     stage_weights: Annotated[
         tuple[float, float, float, float], Field(description="Weight of each stage's classification loss (L9).")
     ] = (0.0, 0.1, 1.0, 1.0)
+    region_encoder: Annotated[
+        str, Field(description="Frozen image encoder of the contrastive loss and of clustered banks: a timm name.")
+    ] = EMBEDDED_ENCODER
+    region_encoder_weights: Annotated[
+        str, Field(description="Its weights: 'embedded', 'random', 'hub' (downloads), or a file's path.")
+    ] = "embedded"
+    region_size: Annotated[
+        int, Field(ge=0, le=1024, description="Edge to which regions are resized for it, in pixels; 0: as the tile.")
+    ] = 112
+    region_map: Annotated[
+        Literal["stage4", "fused"],
+        Field(description="Maps that cut out regions: stage-4 prototypes, or the fused CAM (L11)."),
+    ] = "stage4"
+    region_input: Annotated[
+        Literal["unit", "raw", "rescaled"],
+        Field(
+            description="Maps in 0..1 with a threshold per map, or as published: raw logits (LPD's code), or their"
+            " product rescaled per channel (PBIP's code), with a threshold per image (L12-L14)."
+        ),
+    ] = "unit"
+    region_threshold: Annotated[
+        float, Field(ge=0, le=1, description="Share α of a map's maximum from which a place is foreground.")
+    ] = 0.5
+    region_projection: Annotated[
+        Literal["fixed", "learned"],
+        Field(description="Region embeddings are compared as they are, or through a linear ψ (L17)."),
+    ] = "fixed"
+    max_regions: Annotated[
+        int, Field(ge=0, description="Most (image, prototype) pairs contrasted per step, drawn at random; 0: all.")
+    ] = 16
+    contrast: Annotated[
+        Literal["infonce", "pooled", "sums"],
+        Field(
+            description="InfoNCE per region (LPD), pooled over the batch (PBIP's code), or of summed similarities (PBIP's paper)."
+        ),
+    ] = "infonce"
+    negatives: Annotated[
+        Literal["other-classes", "all"],
+        Field(description="Prototypes to be told from: other classes', or all others (L18)."),
+    ] = "other-classes"
+    contrast_weight: Annotated[float, Field(ge=0, description="Weight of the contrastive loss, λ_sim; 0: off.")] = 0.1
+    contrast_background: Annotated[
+        float, Field(ge=0, description="Weight of the background part of the contrastive loss, θ2.")
+    ] = 1.0
+    contrast_temperature: Annotated[float, Field(gt=0, description="Temperature of the contrastive loss.")] = 0.07
+    area_weight: Annotated[
+        float, Field(ge=0, description="Weight, inside the contrastive loss, of the stage-4 maps' mean (L21).")
+    ] = 0.0
+    diversity: Annotated[
+        Literal["projected", "official-head", "official-first-commit", "off"],
+        Field(
+            description="Diversity loss: on projected prototypes (the paper's equations), or one of two published codes."
+        ),
+    ] = "projected"
     diversity_weight: Annotated[float, Field(ge=0, description="Weight of the diversity loss, λ_div.")] = 0.5
     diversity_temperature: Annotated[
         float, Field(gt=0, description="Temperature τ_div of the cosines in the diversity loss (L6).")
     ] = 0.07
+    decay_all: Annotated[
+        bool, Field(description="Decay biases, norms, scales and prototypes too, as the published code does (L42).")
+    ] = False
+    lr_warm_up: Annotated[float, Field(ge=0, lt=1, description="Share of the run over which the rate rises.")] = 0.0
+    lr_power: Annotated[float, Field(gt=0, le=10, description="Power of the polynomial decay of the rate.")] = 1.0
+    cluster_members: Annotated[
+        int, Field(ge=0, description="Clustered bank: tiles nearest a centre that make its prototype; 0: all (P3).")
+    ] = 0
+    white_limit: Annotated[
+        float, Field(gt=0, le=1, description="Clustered bank: tiles with a larger share of white are left out (P4).")
+    ] = 0.5
+    valid_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of the tiles, by source image, kept apart to choose the best epoch"
+            " where the data bring no validation masks.",
+        ),
+    ] = 0.1
     freeze_norm: Annotated[
         bool, Field(description="Keep the encoder's batch statistics as pretrained (steadier with small batches).")
     ] = True
@@ -139,6 +239,123 @@ class PredictSettings(Settings):
         return self
 
 
+class CrfSettings(Settings):
+    """The dense CRF that sharpens a mask along the image's edges (method.md §7.7; Krähenbühl & Koltun 2011)."""
+
+    gaussian_sigma: Annotated[float, Field(gt=0, description="Reach of the smoothness kernel, in pixels.")] = 15.0
+    gaussian_weight: Annotated[float, Field(ge=0, description="Weight of the smoothness kernel.")] = 30.0
+    bilateral_sigma: Annotated[float, Field(gt=0, description="Reach of the appearance kernel, in pixels.")] = 10.0
+    colour_sigma: Annotated[float, Field(gt=0, description="Width of the appearance kernel in colour, 0..255.")] = 20.0
+    bilateral_weight: Annotated[float, Field(ge=0, description="Weight of the appearance kernel.")] = 50.0
+    iterations: Annotated[int, Field(ge=1, le=100, description="Mean-field iterations.")] = 5
+
+
+Gate = Literal["predicted", "none", "truth"]
+Refiner = Literal["none", "lattice", "pydensecrf"]
+
+
+class EvaluateSettings(Settings):
+    """How a model is measured on images with masks (method.md §7)."""
+
+    gates: Annotated[
+        tuple[Gate, ...],
+        Field(min_length=1, description="Which classes may be painted: those predicted, all, or those in the truth."),
+    ] = ("predicted", "none", "truth")
+    refiners: Annotated[
+        tuple[Refiner, ...], Field(min_length=1, description="Masks as they are (none), or after a dense CRF.")
+    ] = ("none", "lattice")
+    crf: CrfSettings = CrfSettings()
+    background: Annotated[
+        Literal["exclude", "count", "predict"],
+        Field(
+            description="Pixels outside all classes: left out, counted as errors when painted, or a label of their own"
+            " that the model must predict."
+        ),
+    ] = "exclude"
+    views: Annotated[
+        Literal["one", "flips", "official"],
+        Field(description="Averaged views: one, with its mirror image, or the published six."),
+    ] = "one"
+    normalise: Annotated[
+        Literal["training", "image"],
+        Field(description="Class maps made 0..1 by constants of the training tiles, or per image (as published)."),
+    ] = "training"
+    stage_fusion: Annotated[
+        tuple[float, float, float], Field(description="Weights of the maps of stages 2, 3 and 4.")
+    ] = (0.3, 0.3, 0.4)
+    background_power: Annotated[
+        float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
+    ] = 10.0
+    boundary_share: Annotated[
+        float, Field(gt=0, le=0.2, description="Width of the band of the boundary IoU, as a share of the diagonal.")
+    ] = 0.02
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
+    threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+
+
+_PUBLISHED_CODE = {
+    "model": {"channel_order": "bgr", "input_statistics": "tissue"},
+    "region_encoder": "swin_tiny_patch4_window7_224.ms_in1k",
+    "region_size": 0,
+    "max_regions": 0,
+    "negatives": "all",
+    "area_weight": 0.0005,
+    "decay_all": True,
+}
+_PUBLISHED_PAPERS = {
+    "region_map": "fused",
+    "region_threshold": 0.15,
+    "region_size": 0,
+    "max_regions": 0,
+    "lr": 1e-5,
+    "weight_decay": 3e-3,
+    "epochs": 10,
+}
+_PBIP = {"diversity": "off", "warm_up": 0.0}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": _PUBLISHED_PAPERS
+    | {
+        "model": {"merge_train": "soft"},
+        "stage_weights": (1.0, 1.0, 1.0, 1.0),
+        "region_projection": "learned",
+        "diversity_temperature": 1.0,
+    },
+    "official-code": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-head"},
+    "official-first-commit": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-first-commit"},
+    "pbip": _PBIP | {"model": {"bank": "clustered"}},
+    "pbip-paper": _PUBLISHED_PAPERS
+    | _PBIP
+    | {
+        "model": {"bank": "clustered"},
+        "stage_weights": (0.0, 1.0, 1.0, 1.0),
+        "cluster_members": 100,
+        "contrast": "sums",
+        "contrast_temperature": 1.0,
+        "contrast_weight": 0.5,
+        "contrast_background": 0.5,
+    },
+    "pbip-official-code": _PUBLISHED_CODE
+    | _PBIP
+    | {
+        "model": {
+            "bank": "clustered",
+            "normalise_prototypes": False,
+            "channel_order": "bgr",
+            "input_statistics": "tissue",
+        },
+        "region_input": "rescaled",
+        "contrast": "pooled",
+    },
+    "random": _PBIP | {"model": {"bank": "random"}},
+    "cam": _PBIP | {"model": {"bank": "linear", "prototypes_per_class": 1}, "contrast_weight": 0.0},
+}
+"""Training settings by name: what differs from the defaults (method.md §12; docs/method.md)."""
+
+
 def read_classes(path: Path) -> tuple[TissueClass, ...]:
     """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``.
 
@@ -163,17 +380,17 @@ def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
         raise DataError(f"{source}: {len(names)} tissue class given ({', '.join(names)}); training needs at least two")
 
 
-def read_settings(cls: type[S], path: Path | None, overrides: list[str]) -> S:
-    """Read settings from a JSON file, then apply ``name=value`` overrides (dots reach into nested settings).
+def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset: str = "default") -> S:
+    """Put settings together: a preset, then a JSON file, then ``name=value`` (dots reach into nested settings).
 
     Raises:
         SettingsError: a file that is not JSON, an unknown name or a value out of its limits.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = copy.deepcopy(PRESETS[preset])
     if path is not None:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            _merge(values, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
             raise SettingsError(f"{path}: settings are not readable as JSON ({error})") from error
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -188,3 +405,11 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str]) -> S:
         except ValueError:
             target[leaf] = text
     return cls.build(values)
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
