@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from napari_lpd.config import ModelSettings
 from napari_lpd.encoder import build_encoder, rename_mit
+from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
 from napari_lpd.losses import diversity_loss
 from napari_lpd.model import LPD, merge_prototypes
 
@@ -94,3 +95,31 @@ def test_merging_prototypes(k, how, published):
     for part in ("cams", "preds"):
         merged = merge_prototypes(oracle[f"k{k}_{part}"], k, how)
         assert torch.allclose(merged, oracle[f"k{k}_{part}_{published}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["normal", "with_ignore", "absent_class"])
+def test_the_metrics_of_masks(case):
+    """Published code turns all means to NaN where a class is absent; we leave it out and name it."""
+    with np.load(ORACLE / "confusion.npz") as arrays:
+        oracle = dict(arrays)
+    confusion = confusion_matrix(oracle[f"{case}_gt"], oracle[f"{case}_pred"], 4)
+    assert np.array_equal(confusion, oracle[f"{case}_mat"])
+    names = ("TUM", "STR", "LYM", "NEC")
+    nothing = np.zeros((4, 2), np.int64), np.zeros(4), np.zeros(4, bool)
+    scores = metrics([ImageResult("all", "all", confusion, *nothing)], names, "predict")
+    iou, dice, recall = (oracle[f"{case}_{key}"] for key in ("iu", "dice", "acc"))
+    np.testing.assert_allclose([*scores.iou, scores.background_iou], iou, rtol=1e-6)
+    np.testing.assert_allclose(scores.dice, dice[:4], rtol=1e-6)
+    np.testing.assert_allclose(scores.recall, recall[:4], rtol=1e-6)
+    assert scores.pixel_accuracy == pytest.approx(float(oracle[f"{case}_acc_global"]), rel=1e-6)
+    means = {"mIoU_pct": 100 * scores.mean_iou, "mDice_pct": 100 * scores.mean_dice}
+    means["fw_iu"] = scores.frequency_weighted_iou
+    if case == "absent_class":
+        assert scores.absent == ("NEC",)
+        assert all(np.isnan(oracle[f"{case}_{name}"]) for name in means)
+        frequency = oracle[f"{case}_mat"].sum(1) / oracle[f"{case}_mat"].sum()
+        expected = [100 * np.nanmean(iou[:4]), 100 * np.nanmean(dice[:4]), np.nansum(frequency * iou)]
+    else:
+        assert scores.absent == ()
+        expected = [oracle[f"{case}_{name}"] for name in means]
+    np.testing.assert_allclose(list(means.values()), expected, rtol=1e-6)

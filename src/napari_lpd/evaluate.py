@@ -1,21 +1,88 @@
-"""How good a prediction is. Today: recall inside regions that were outlined for checking."""
+"""How good a prediction is: recall inside check regions, and the metrics of images that have pixel masks.
+
+Two conventions of labels meet here. A `Prediction` stores 0 = unlabelled, c + 1 = class c. Pixel masks (and everything
+from `confusion_matrix` on) have classes 0..C-1, background C, and values above C (as 255) for pixels to be ignored.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from scipy.ndimage import minimum_filter  # type: ignore[import-untyped]
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.special import logit  # type: ignore[import-untyped]
 from skimage.draw import polygon2mask
 
+from napari_lpd.checkpoint import file_hash
 from napari_lpd.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_lpd.prediction import Prediction
     from napari_lpd.regions import Region
+
+Background = Literal["exclude", "count", "predict"]
+"""Truth-background pixels: left out; errors where a class was painted; or a label that must be predicted."""
+
+PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
+HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
+FEWEST_SOURCES = 3
+HASH_BYTES = 8
+TEMPERATURES = (0.05, 20.0)
+
+logger = logging.getLogger(__name__)
+
+
+class ImageResult(NamedTuple):
+    """What is kept of one image; sums of it give every metric."""
+
+    name: str
+    source: str  # slide or patient: the unit of resampling
+    confusion: NDArray[np.int64]  # (C + 1, C + 1) from `confusion_matrix`
+    boundary: NDArray[np.int64]  # (C, 2) from `boundary_counts`
+    presence: NDArray[np.floating[Any]]  # (C,) probability that the class is in the image
+    present: NDArray[np.bool_]  # (C,) whether it is
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Metrics of a set of images, in 0..1; NaN where there is nothing to divide by. TP, FP, FN are pixels."""
+
+    class_names: tuple[str, ...]  # C, without background
+    background: Background
+    images: int
+    sources: int
+    confusion: NDArray[np.int64]  # (C + 1, C + 1) summed, rows = truth; "exclude" does not use the last row
+    pixels: NDArray[np.int64]  # (C,) of the truth
+    iou: NDArray[np.float64]  # (C,) TP / (TP + FP + FN)
+    dice: NDArray[np.float64]  # (C,) 2 TP / (2 TP + FP + FN)
+    recall: NDArray[np.float64]  # (C,) TP / (TP + FN)
+    precision: NDArray[np.float64]  # (C,) TP / (TP + FP)
+    boundary_iou: NDArray[np.float64]  # (C,) IoU of the boundary bands
+    mean_iou: float  # this and the next two: over the classes that are not `absent`
+    mean_dice: float
+    mean_boundary_iou: float
+    frequency_weighted_iou: float  # weights: pixels of the truth; over classes, with "predict" over background too
+    pixel_accuracy: float  # share of counted pixels; unpainted background is right unless it is excluded
+    background_iou: float  # with "predict", else NaN; in no mean
+    absent: tuple[str, ...]  # classes in neither truth nor prediction: NaN, in no mean
+    not_in_truth: tuple[str, ...]  # classes that are predicted only: IoU 0, in the means
+
+
+class Intervals(NamedTuple):
+    """95 % percentile intervals of a bootstrap over sources, in 0..1."""
+
+    resamplings: int
+    headline: dict[str, tuple[float, float]]  # low and high of each of `HEADLINES`
+    iou: NDArray[np.float64]  # (C, 2) low and high, from the resamples that have the class
+    missing: NDArray[np.int64]  # (C,) resamples without the class, in truth and prediction
 
 
 def region_mask(region: Region, prediction: Prediction) -> NDArray[np.bool_]:
@@ -55,3 +122,276 @@ def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[s
     recalls = {f"recall {names[i]}": float(confusion[i, i + 1] / confusion[i].sum()) for i in outlined}
     mean = float(np.mean(list(recalls.values())))
     return {**recalls, "mean recall": mean, "mean recall of a majority guess": 1 / len(outlined)}
+
+
+def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], class_count: int) -> NDArray[np.int64]:
+    """Pixel counts of one image or a stack: (C + 1, C + 1), rows = truth, columns = prediction, index C = background.
+
+    Args:
+        truth: Integers, any shape; 0..C-1 classes, C background, anything else (as 255) is ignored.
+        predicted: Integers 0..C of the same shape.
+        class_count: C.
+
+    Raises:
+        DataError: the shapes differ, or a predicted value is not in 0..C.
+    """
+    if truth.shape != predicted.shape:
+        raise DataError(f"truth has shape {truth.shape}, the prediction {predicted.shape}; wanted the same")
+    if predicted.size and not 0 <= int(predicted.min()) <= int(predicted.max()) <= class_count:
+        raise DataError(f"predicted labels are {predicted.min()}..{predicted.max()}, wanted 0..{class_count}")
+    counted = (truth >= 0) & (truth <= class_count)
+    size = class_count + 1
+    pairs = truth[counted].astype(np.int64) * size + predicted[counted].astype(np.int64)
+    return np.bincount(pairs, minlength=size**2).reshape(size, size)
+
+
+def boundary_counts(
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    class_count: int,
+    share: float,
+    background: Background = "exclude",
+) -> NDArray[np.int64]:
+    """Intersection and union of the boundary bands of truth and prediction: (C, 2) pixels of one image.
+
+    The band of a mask is its pixels within d = max(1, round(share · diagonal)) of its contour, in chessboard distance;
+    where the image cuts a mask, that edge is contour (Boundary IoU, Cheng et al., CVPR 2021, and its published code).
+    Ignored pixels, and background where it is excluded, are like pixels beyond the edge, for truth and prediction.
+
+    Args:
+        truth: (H, W) as in `confusion_matrix`.
+        predicted: (H, W) as in `confusion_matrix`.
+        class_count: C.
+        share: d as a share of the image's diagonal; the paper takes 0.02.
+        background: As in `metrics`, to which the counts go.
+    """
+    distance = max(1, round(share * float(np.hypot(*truth.shape))))
+    last = class_count - 1 if background == "exclude" else class_count
+    counted = (truth >= 0) & (truth <= last)
+    counts = np.zeros((class_count, 2), np.int64)
+    for c in range(class_count):
+        of_truth = _boundary_band((truth == c) & counted, distance)
+        of_prediction = _boundary_band((predicted == c) & counted, distance)
+        counts[c] = (of_truth & of_prediction).sum(), (of_truth | of_prediction).sum()
+    return counts
+
+
+def _boundary_band(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    if not mask.any():
+        return mask
+    inside = minimum_filter(mask.view(np.uint8), 2 * distance + 1, mode="constant", cval=0)
+    return mask & (inside == 0)
+
+
+def metrics(results: Sequence[ImageResult], class_names: Sequence[str], background: Background) -> Scores:
+    """Metrics of the pixel counts summed over `results` (one matrix for the whole set, as published).
+
+    Args:
+        results: At least one image.
+        class_names: The C classes, without background.
+        background: "exclude" drops truth-background pixels. "count" keeps them as false positives of the class painted
+            there. "predict" makes background a label: painted as background, it is right; FWIoU runs over all
+            C + 1 labels, as in the published code, but its IoU is in no mean.
+
+    Raises:
+        DataError: there are no results.
+    """
+    if not results:
+        raise DataError("no images with masks to compute metrics from; wanted at least one")
+    confusion = np.sum([result.confusion for result in results], axis=0)
+    boundary = np.sum([result.boundary for result in results], axis=0)
+    rates = _rates(confusion, boundary, background)
+    absent, not_in_truth = np.isnan(rates["iou"]), np.isnan(rates["recall"]) & ~np.isnan(rates["iou"])
+    return Scores(
+        class_names=tuple(class_names),
+        background=background,
+        images=len(results),
+        sources=len({result.source for result in results}),
+        confusion=confusion,
+        pixels=confusion[:-1].sum(1),
+        absent=tuple(name for name, there in zip(class_names, absent, strict=True) if there),
+        not_in_truth=tuple(name for name, there in zip(class_names, not_in_truth, strict=True) if there),
+        **{name: values[()] for name, values in rates.items()},  # 0-d arrays become numbers
+    )
+
+
+def bootstrap_intervals(
+    results: Sequence[ImageResult],
+    class_names: Sequence[str],
+    background: Background,
+    resamplings: int,
+    seed: int,
+) -> Intervals | None:
+    """95 % percentile intervals of `metrics`, from resampling sources (not images) with replacement.
+
+    A resample without a class leaves it out of that resample's means and of that class's interval.
+    `results`, `class_names` and `background` as in `metrics`; `resamplings` may be 0, for none.
+
+    Returns:
+        None where there are fewer than 3 sources or no resamplings (the report then says which).
+    """
+    sources, index = np.unique([result.source for result in results], return_inverse=True)
+    if len(sources) < FEWEST_SOURCES or resamplings < 1:
+        return None
+    size = len(class_names) + 1
+    confusion, boundary = np.zeros((len(sources), size, size)), np.zeros((len(sources), size - 1, 2))
+    np.add.at(confusion, index, np.stack([result.confusion for result in results]))
+    np.add.at(boundary, index, np.stack([result.boundary for result in results]))
+    chances = np.full(len(sources), 1 / len(sources))
+    draws = np.random.default_rng(seed).multinomial(len(sources), chances, resamplings).astype(float)  # (R, S)
+    rates = _rates(np.tensordot(draws, confusion, 1), np.tensordot(draws, boundary, 1), background)
+    return Intervals(
+        resamplings,
+        {name: _limits(rates[name]) for name in HEADLINES},
+        np.array([_limits(values) for values in rates["iou"].T]),
+        np.isnan(rates["iou"]).sum(0),
+    )
+
+
+def _rates(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
+    """The rates in `Scores`, of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
+    counted = confusion.copy()
+    if background == "exclude":
+        counted[..., -1, :] = 0
+    right = np.diagonal(counted, axis1=-2, axis2=-1)  # (..., C + 1)
+    in_truth, painted = counted.sum(-1), counted.sum(-2)
+    iou = _ratio(right, in_truth + painted - right)
+    dice = _ratio(2 * right, in_truth + painted)[..., :-1]
+    boundary_iou = _ratio(boundary[..., 0], boundary[..., 1])
+    labels = slice(None) if background == "predict" else slice(-1)
+    weighted = np.nansum(in_truth[..., labels] * iou[..., labels], axis=-1)
+    return {
+        "iou": iou[..., :-1],
+        "dice": dice,
+        "recall": _ratio(right, in_truth)[..., :-1],
+        "precision": _ratio(right, painted)[..., :-1],
+        "boundary_iou": boundary_iou,
+        "mean_iou": _mean(iou[..., :-1]),
+        "mean_dice": _mean(dice),
+        "mean_boundary_iou": _mean(boundary_iou),
+        "frequency_weighted_iou": _ratio(weighted, in_truth[..., labels].sum(-1)),
+        "pixel_accuracy": _ratio(right.sum(-1), in_truth.sum(-1)),
+        "background_iou": iou[..., -1] if background == "predict" else np.full(iou.shape[:-1], np.nan),
+    }
+
+
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis without NaN; NaN (and no warning) where nothing is left."""
+    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def calibration(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -> dict[str, Any]:
+    """How far presence probabilities of images are from frequencies: expected calibration error and Brier score.
+
+    ECE is that of the probability of "present" in bins of equal width, Σ_b n_b / n · |mean probability - frequency|
+    (Naeini et al., AAAI 2015). Overall values are means over classes, so that errors of two classes cannot cancel.
+
+    Args:
+        presence: (n, C) in 0..1.
+        present: (n, C) bool.
+        bins: Number of bins.
+
+    Returns:
+        images, bins, ece, brier, and lists of C: class_ece, class_brier.
+    """
+    presence, present = _check_presence(presence, present)
+    excess = presence - present
+    squares = excess**2
+    class_ece = [_calibration_error(p, e, bins) for p, e in zip(presence.T, excess.T, strict=True)]
+    return {
+        "images": len(presence),
+        "bins": bins,
+        "ece": float(np.mean(class_ece)),
+        "brier": float(squares.mean()),
+        "class_ece": class_ece,
+        "class_brier": squares.mean(0).tolist(),
+    }
+
+
+def _calibration_error(presence: NDArray[np.float64], excess: NDArray[np.float64], bins: int) -> float:
+    index = np.minimum((presence * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(index, excess, bins)).sum() / len(presence))
+
+
+def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:
+    """The T in 0.05..20 with the least negative log-likelihood of sigmoid(logit(presence) / T), one for all classes.
+
+    Temperature scaling (Guo et al., ICML 2017). For validation images only, never for those that are reported on.
+    `presence` and `present` as in `calibration`.
+    """
+    presence, present = _check_presence(presence, present)
+    logits = logit(np.clip(presence, 1e-7, 1 - 1e-7)) * np.where(present, 1, -1)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -logits / np.exp(log_temperature)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def choose_thresholds(presence: NDArray[Any], present: NDArray[Any]) -> NDArray[np.float64]:
+    """Per class the threshold t whose rule presence >= t has the best balanced accuracy: (C,).
+
+    Of thresholds that are equally good the middle one. A class that is in all images or in none gets 0.5, and a warning
+    in the log that names its index. For validation images only, never for those that are reported on.
+    `presence` and `present` as in `calibration`.
+    """
+    presence, present = _check_presence(presence, present)
+    chosen = np.full(presence.shape[1], 0.5)
+    for c, (probabilities, held) in enumerate(zip(presence.T, present.T, strict=True)):
+        if held.all() or not held.any():
+            logger.warning("class %d is in %d of %d images: threshold 0.5", c, int(held.sum()), len(held))
+        else:
+            chosen[c] = _best_threshold(probabilities, held)
+    return chosen
+
+
+def _best_threshold(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
+    steps = np.concatenate([[0.0], np.unique(presence), [1.0]])
+    thresholds = (steps[1:] + steps[:-1]) / 2
+    missed = np.searchsorted(np.sort(presence[present]), thresholds) / present.sum()
+    rejected = np.searchsorted(np.sort(presence[~present]), thresholds) / (~present).sum()
+    balanced = (1 - missed + rejected) / 2
+    best = np.flatnonzero(np.isclose(balanced, balanced.max()))
+    return float(thresholds[best[len(best) // 2]])
+
+
+def _check_presence(presence: NDArray[Any], present: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    presence, present = np.asarray(presence, np.float64), np.asarray(present, np.bool_)
+    if presence.shape != present.shape or presence.ndim != 2 or not presence.size:
+        raise DataError(f"presence {presence.shape} and labels {present.shape}: wanted two filled (n, C) arrays")
+    if not ((presence >= 0) & (presence <= 1)).all():
+        raise DataError(f"presence probabilities are {presence.min()}..{presence.max()}, wanted 0..1")
+    return presence, present
+
+
+def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """The first 8 bytes of each file's SHA-256: (n, 8).
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    hashes = np.zeros((len(paths), HASH_BYTES), np.uint8)
+    for row, path in zip(hashes, paths, strict=True):
+        try:
+            row[:] = list(bytes.fromhex(file_hash(path))[:HASH_BYTES])
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return hashes
+
+
+def overlap(train_hashes: NDArray[np.uint8], test_paths: Sequence[Path]) -> list[Path]:
+    """The files of `test_paths` that were trained on, byte for byte, by `train_hashes` (n, 8) from `file_hashes`."""
+    known = {row.tobytes() for row in train_hashes}
+    return [path for path, row in zip(test_paths, file_hashes(test_paths), strict=True) if row.tobytes() in known]
