@@ -9,7 +9,8 @@ import tifffile
 
 from napari_lpd import samples
 from napari_lpd.checkpoint import read_card
-from napari_lpd.cli import main, sample_training
+from napari_lpd.cli import main
+from napari_lpd.commands import sample_training
 from napari_lpd.jobs import in_subprocess, run
 from napari_lpd.prediction import Prediction
 from napari_lpd.regions import write_regions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_lpd.cli import sample_training
+from napari_lpd.commands import sample_training
 from napari_lpd.jobs import in_subprocess, run
 
 

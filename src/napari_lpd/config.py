@@ -1,7 +1,7 @@
 """Everything a user can set: frozen, checked where built, one source for form, flag and file.
 
 Each field carries its help (`description`), its unit (in the help) and its limits. `gui/_forms.py` makes
-forms of these classes, `cli.py` reads them from a file and from ``--set name=value``, and every checkpoint
+forms of these classes, `commands.py` reads them from a file and from ``--set name=value``, and every checkpoint
 and prediction stores the object it was made with.
 """
 
@@ -94,6 +94,12 @@ class ModelSettings(Settings):
         Field(description="Mean and deviation taken off the input: the encoder's own, or those of H&E tissue (L30)."),
     ] = "encoder"
 
+    @model_validator(mode="after")
+    def _linear_has_one(self) -> ModelSettings:
+        if self.bank == "linear" and self.prototypes_per_class != 1:
+            raise ValueError("bank=linear has no prototypes: set prototypes_per_class=1")
+        return self
+
 
 class TrainSettings(Settings):
     """How a model is trained (method.md §12, default column, unless said otherwise)."""
@@ -154,7 +160,8 @@ class TrainSettings(Settings):
     contrast: Annotated[
         Literal["infonce", "pooled", "sums"],
         Field(
-            description="InfoNCE per region (LPD), pooled over the batch (PBIP's code), or of summed similarities (PBIP's paper)."
+            description="InfoNCE per region (LPD), pooled over the batch (PBIP's code), or of summed similarities"
+            " (PBIP's paper)."
         ),
     ] = "infonce"
     negatives: Annotated[
@@ -171,9 +178,7 @@ class TrainSettings(Settings):
     ] = 0.0
     diversity: Annotated[
         Literal["projected", "official-head", "official-first-commit", "off"],
-        Field(
-            description="Diversity loss: on projected prototypes (the paper's equations), or one of two published codes."
-        ),
+        Field(description="Diversity loss: on projected prototypes (the paper's equations), or a published code."),
     ] = "projected"
     diversity_weight: Annotated[float, Field(ge=0, description="Weight of the diversity loss, λ_div.")] = 0.5
     diversity_temperature: Annotated[
@@ -207,6 +212,12 @@ class TrainSettings(Settings):
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
+
+    @model_validator(mode="after")
+    def _terms_fit_bank(self) -> TrainSettings:
+        if self.model.bank == "linear" and (self.contrast_weight or self.diversity != "off"):
+            raise ValueError("bank=linear has no prototypes: set contrast_weight=0 and diversity=off, or preset cam")
+        return self
 
 
 class PredictSettings(Settings):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from shapely import STRtree, unary_union
 from shapely.geometry import box
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
+from napari_lpd.images import image_files, read_image, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from napari_lpd.regions import Region
     from napari_lpd.slide import Slide
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MIN_TISSUE_SHARE = 0.1
 
 # Ruifrok & Johnston 2001: optical density per stain (rows: haematoxylin, eosin, residual) and colour (R, G, B).
@@ -35,6 +34,13 @@ _HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]
 
 class TileSet(Dataset[tuple[Tensor, Tensor]]):
     """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float in {0, 1}).
+
+    Attributes:
+        classes: The tissue classes.
+        labels: (n, C) in {0, 1}.
+        source: What the tiles come from, for messages.
+        slides: Per tile: the slide or patient it comes from.
+        files: The files that the tiles were read from.
 
     Raises:
         DataError: fewer than two classes occur, or one of `classes` never does.
@@ -46,10 +52,15 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         labels: NDArray[np.float32],
         read: Callable[[int], NDArray[np.uint8]],
         source: str,
+        *,
+        slides: Sequence[str],
+        files: Sequence[Path],
     ) -> None:
         self.classes = classes
         self.labels = labels
         self.source = source
+        self.slides = tuple(slides)
+        self.files = tuple(files)
         self._read = read
         self._check()
 
@@ -80,31 +91,50 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         image = np.ascontiguousarray(self._read(index).transpose(2, 0, 1))
         return torch.from_numpy(image), torch.from_numpy(self.labels[index])
 
+    def name(self, index: int) -> str:
+        """What a tile is called in messages."""
+        return self.files[index].name if len(self.files) == len(self) else f"{self.source} #{index}"
 
-def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...]) -> TileSet:
+    def hold_out(self, share: float, seed: int) -> tuple[list[int], list[int]]:
+        """Indices for training and for validation; whole slides go to validation, in random order, up to `share`.
+
+        A slide stays in training where its loss would leave a class without tiles; so nothing is held out of one slide.
+        """
+        order = np.random.RandomState(seed).permutation(sorted(set(self.slides)))
+        kept = np.ones(len(self), bool)
+        for slide in order:
+            without = kept & (np.array(self.slides) != slide)
+            if (~without).sum() <= share * len(self) and self.labels[without].any(0).all():
+                kept = without
+        return np.flatnonzero(kept).tolist(), np.flatnonzero(~kept).tolist()
+
+
+def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
     """Tiles in BCSS-WSSS layout: ``train/NAME[1010].png``, one digit per class in the last brackets of the name.
 
     Blanks between the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
+
+    Args:
+        folder: The folder, or the one that holds ``train``.
+        classes: The classes, in the digits' order.
+        source: How a tile's name gives its slide or patient (see `images.source_of`).
 
     Raises:
         DataError: no tiles, a name without digits, or digits that do not fit `classes`.
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
-    if not root.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DataError(f"{root}: no tiles; wanted images named like NAME[1010].png")
+    paths = image_files(root)
     labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
-    size = _tile_image(paths[0]).shape
+    size = read_image(paths[0]).shape
 
     def read(index: int) -> NDArray[np.uint8]:
-        image = _tile_image(paths[index])
+        image = read_image(paths[index])
         if image.shape != size:
             raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
         return image
 
-    return TileSet(classes, labels, read, str(root))
+    slides = [source_of(path.stem, source) for path in paths]
+    return TileSet(classes, labels, read, str(root), slides=slides, files=paths)
 
 
 def _labels_in_name(path: Path, class_count: int) -> list[int]:
@@ -114,14 +144,6 @@ def _labels_in_name(path: Path, class_count: int) -> list[int]:
         found = f"[{groups[-1]}]" if groups else "no brackets"
         raise DataError(f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class")
     return digits
-
-
-def _tile_image(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: not readable as an image ({error})") from error
 
 
 def tiles_from_regions(
@@ -156,7 +178,14 @@ def tiles_from_regions(
         )
     shape = (settings.tile, settings.tile)
     images = [slide.read(origin, shape, settings.mpp) for origin in origins]
-    return TileSet(classes, np.array(labels, np.float32), images.__getitem__, slide.name)
+    return TileSet(
+        classes,
+        np.array(labels, np.float32),
+        images.__getitem__,
+        slide.name,
+        slides=[slide.name] * len(labels),
+        files=[slide.path] if slide.path else [],
+    )
 
 
 def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:

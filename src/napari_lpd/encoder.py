@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import ModelError
 
 MIT = {"mit_b0": "pvt_v2_b0", "mit_b1": "pvt_v2_b1", "mit_b2": "pvt_v2_b2"}
 STAGES = 4
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, RGB, of 0..1
+IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TISSUE_STATISTICS: Statistics = ((0.70623304, 0.47791372, 0.66791496), (0.19820057, 0.22564577, 0.1736589))  # L30
 
 # MiT's parameter names → timm's PVTv2 (features_only) names.
 _MIT_RULES = (
@@ -32,41 +37,127 @@ _MIT_RULES = (
 
 
 class Encoder(nn.Module):
-    """A timm backbone with four feature maps; takes RGB in 0..1 and applies its own input statistics.
+    """A timm backbone with four feature maps; takes RGB in 0..1 and applies its input statistics and channel order.
 
     Attributes:
         widths: Channels of the four stages.
         strides: Input pixels per feature-map pixel, of the four stages.
+        rgb_mean: (3, 1, 1) mean of its input statistics, in RGB order.
     """
 
-    mean: Tensor
-    std: Tensor
+    rgb_mean: Tensor
+    rgb_std: Tensor
 
-    def __init__(
-        self, backbone: nn.Module, strides: list[int], mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, backbone: nn.Module, strides: list[int], statistics: Statistics, bgr: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         info: Any = backbone.feature_info
         self.widths: list[int] = info.channels()[-STAGES:]
         self.strides = strides
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.bgr = bgr
+        self.register_buffer("rgb_mean", torch.tensor(statistics[0]).view(3, 1, 1), persistent=False)
+        self.register_buffer("rgb_std", torch.tensor(statistics[1]).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in 0..1 → what the backbone sees: statistics taken off, channels in its order."""
+        normalised = (images - self.rgb_mean) / self.rgb_std
+        return normalised.flip(1) if self.bgr else normalised
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in 0..1 → four feature maps (B, widths[i], H / strides[i], W / strides[i])."""
-        normalised = (images - self.mean) / self.std
-        features: list[Tensor] = self.backbone(normalised)
+        features: list[Tensor] = self.backbone(self.normalise(images))
         return features[-STAGES:]
 
 
-def build_encoder(name: str, weights: str = "random") -> Encoder:
+class RegionEncoder(nn.Module):
+    """A frozen image encoder with a fixed projection to the prototypes' space (method.md L15-L17).
+
+    It never trains, whatever `train` is asked; gradients flow through it to its input.
+
+    Attributes:
+        projection: Linear, width → dim, no bias.
+        input_size: (H, W) to which images are resized first, or None where any size is taken.
+    """
+
+    rgb_mean: Tensor
+    rgb_std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, projection: nn.Linear, statistics: Statistics, input_size: tuple[int, int] | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.input_size = input_size
+        self.register_buffer("rgb_mean", torch.tensor(statistics[0]).view(3, 1, 1), persistent=False)
+        self.register_buffer("rgb_std", torch.tensor(statistics[1]).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> RegionEncoder:
+        """Stays in evaluation mode."""
+        del mode
+        return super().train(False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in 0..1 → the encoder's own input; 0 is its mean colour: nothing to be seen."""
+        return (images - self.rgb_mean) / self.rgb_std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (M, 3, H, W) → embeddings (M, dim), not of unit length."""
+        if self.input_size and images.shape[2:] != self.input_size:
+            images = interpolate(images, size=self.input_size, mode="bilinear", align_corners=False)
+        embedded: Tensor = self.projection(self.backbone(images))
+        return embedded
+
+    def projection_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it: the projection."""
+        return {"projection.weight": self.projection.weight}
+
+
+def build_region_encoder(name: str, weights: str, dim: int, seed: int = 42) -> RegionEncoder:
+    """Build a frozen region encoder.
+
+    Args:
+        name: Any timm image encoder (CNN, Swin, ViT, CLIP-type tower).
+        weights: As for `build_encoder`; of a file with MedCLIP's names its own projection is taken too.
+        dim: Length of an embedding.
+        seed: Seed of the projection.
+
+    Raises:
+        ModelError: unknown name, or weights that are missing or do not fit.
+    """
+    try:
+        backbone = timm.create_model(name, num_classes=0, pretrained=weights == "hub")
+    except (RuntimeError, AttributeError) as error:
+        raise ModelError(f"region encoder {name!r}: timm cannot build it ({error})") from error
+    if weights not in ("random", "hub"):
+        _load_weights(backbone, embedded_weights(name) if weights == "embedded" else Path(weights), name)
+    width = backbone.head_hidden_size if hasattr(backbone, "head_hidden_size") else backbone.num_features
+    projection = nn.Linear(width, dim, bias=False)
+    with torch.no_grad():
+        bound = width**-0.5
+        projection.weight.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+    config = backbone.pretrained_cfg
+    fixed = tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
+    return RegionEncoder(backbone, projection, (config["mean"], config["std"]), fixed)
+
+
+def build_encoder(
+    name: str,
+    weights: str = "random",
+    *,
+    statistics: Literal["encoder", "tissue"] = "encoder",
+    channel_order: Literal["rgb", "bgr"] = "rgb",
+) -> Encoder:
     """Build an encoder.
 
     Args:
         name: ``mit_b0``..``mit_b2`` or any timm model with four or more feature stages.
         weights: ``random``, ``embedded`` (only for the encoder that is installed with the package), ``hub``
             (timm's download), or the path of a safetensors or ``.pth`` file (timm's or MiT's own names).
+        statistics: Mean and deviation taken off the input: the encoder's own, or those of H&E tissue (L30).
+        channel_order: What the backbone sees; images are RGB in either case.
 
     Raises:
         ModelError: unknown name, or weights that are missing or do not fit.
@@ -86,9 +177,9 @@ def build_encoder(name: str, weights: str = "random") -> Encoder:
         path = embedded_weights(name) if weights == "embedded" else Path(weights)
         _load_weights(backbone, path, name)
     config = timm.get_pretrained_cfg("pvt_v2_b1" if mit else name)
-    mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    own = (config.mean, config.std) if config else IMAGENET_STATISTICS
     strides = [4, 8, 16, 16] if mit else backbone.feature_info.reduction()[-STAGES:]
-    return Encoder(backbone, strides, mean, std)
+    return Encoder(backbone, strides, own if statistics == "encoder" else TISSUE_STATISTICS, channel_order == "bgr")
 
 
 def _create_dense(name: str, pretrained: bool) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.config import ModelSettings
 
 INITIAL_SCALE = 1 / 0.07
+TRAINING_ONLY = "training."  # checkpoint tensors that prediction leaves alone
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
 
 
@@ -60,15 +61,30 @@ class Maps(NamedTuple):
 
 
 class LPD(nn.Module):
-    """Encoder, prototype bank, one adaptive layer and one scale per stage (method.md §2)."""
+    """Encoder, prototype bank, one adaptive layer and one scale per stage (method.md §2).
+
+    The bank is a parameter where it learns and a buffer where it is fixed (clustered: PBIP; random: a control). With
+    ``bank="linear"`` there are no prototypes but one linear classifier per stage: the plain CAM control.
+    """
+
+    prototypes: Tensor
 
     def __init__(self, settings: ModelSettings, class_count: int, encoder: Encoder) -> None:
         super().__init__()
+        self.settings = settings
         self.k = settings.prototypes_per_class
         self.class_count = class_count
         self.encoder = encoder
+        if settings.bank == "linear":
+            self.classifiers = nn.ModuleList(nn.Conv2d(width, class_count, 1) for width in encoder.widths)
+            self.register_buffer("scales", torch.full((STAGES,), INITIAL_SCALE))  # only for display as cosines
+            return
         dim, hidden = settings.prototype_dim, int(settings.prototype_dim * settings.hidden_ratio)
-        self.prototypes = nn.Parameter(torch.randn(class_count * self.k, dim))
+        bank = torch.randn(class_count * self.k, dim)
+        if settings.bank in ("learned", "seeded"):
+            self.prototypes = nn.Parameter(bank)
+        else:
+            self.register_buffer("prototypes", normalize(bank, dim=1))
         self.adapters = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in encoder.widths
         )
@@ -83,12 +99,39 @@ class LPD(nn.Module):
         """N = classes · prototypes per class."""
         return self.class_count * self.k
 
+    @torch.no_grad()
+    def fill_bank(self, prototypes: Tensor) -> None:
+        """Put `prototypes` (N, D) into the bank."""
+        self.prototypes.copy_(prototypes)
+
+    def projected(self, stage: int) -> Tensor:
+        """The bank in the features' space of a stage (0-based): (N, D_i), not normalised."""
+        if self.settings.bank == "linear":
+            weight: Tensor = self.classifiers[stage].get_parameter("weight")
+            return weight[:, :, 0, 0]
+        return self.adapters[stage](self.prototypes)
+
+    def stage_logits(self, features: Tensor, stage: int) -> Tensor:
+        """Features of a stage (B, D_i, h, w) → scaled cosines (B, N, h, w)."""
+        if self.settings.bank == "linear":
+            return self.classifiers[stage](features)
+        projected = self.projected(stage)
+        if self.settings.normalise_prototypes:
+            return self.scales[stage] * cosine_maps(features, projected)
+        return self.scales[stage] * torch.einsum("bdhw,nd->bnhw", normalize(features, dim=1), projected)
+
     def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
         """(B, 3, H, W) RGB in 0..1 → the maps of the asked-for stages (0-based)."""
         features = self.encoder(images)
-        projected = {i: self.adapters[i](self.prototypes) for i in {*stages, STAGES - 1}}
-        logits = [self.scales[i] * cosine_maps(features[i], projected[i]) for i in stages]
-        return Maps(logits, features[-1], projected[STAGES - 1])
+        logits = [self.stage_logits(features[i], i) for i in stages]
+        return Maps(logits, features[-1], self.projected(STAGES - 1))
+
+
+def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
+    """The encoder that `settings` describe, with the given weights."""
+    return build_encoder(
+        settings.encoder, weights, statistics=settings.input_statistics, channel_order=settings.channel_order
+    )
 
 
 class LoadedModel(NamedTuple):
@@ -109,9 +152,10 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
     """
     card = read_card(path)
     settings = card.settings.model
-    network = LPD(settings, len(card.classes), build_encoder(settings.encoder))
+    network = LPD(settings, len(card.classes), encoder_of(settings, "random"))
+    tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
     try:
-        network.load_state_dict(load_tensors(path))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
     chosen = choose_device(device)[0]

@@ -7,7 +7,7 @@ The rules (merge, gate, normalise, fuse, background) are the pure functions of t
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STRIP = 512
 
 
-def class_presence(stages: Sequence[Tensor], k: int, window: int) -> Tensor:
+def class_presence(stages: Sequence[Tensor], k: int, window: int, how: Literal["mean", "soft"] = "mean") -> Tensor:
     """The model's own score that a class occurs around each place.
 
     What training calls the score of a tile (mean over the tile, mean over prototypes), taken in a window of a
@@ -41,15 +41,16 @@ def class_presence(stages: Sequence[Tensor], k: int, window: int) -> Tensor:
         stages: Per used stage (C·k, h, w) scaled cosines.
         k: Prototypes per class.
         window: Edge of the window in map pixels, odd.
+        how: How training merged the prototypes.
 
     Returns:
         (C, h, w) in 0..1.
     """
     scores = []
     for maps in stages:
-        merged = merge_prototypes(maps[None], k, "mean")
         half = window // 2
-        scores.append(avg_pool2d(pad(merged, [half] * 4, mode="replicate"), window, stride=1)[0])
+        means = avg_pool2d(pad(maps[None], [half] * 4, mode="replicate"), window, stride=1)
+        scores.append(merge_prototypes(means, k, how)[0])
     return presence_scores(scores)
 
 
@@ -64,7 +65,7 @@ def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) ->
     Args:
         stages: Per used stage (C, h, w) in 0..1.
         weights: One weight per stage.
-        present: (C, h, w) bool, the predicted gate.
+        present: (C, h, w) or (C, 1, 1) bool, the gate.
     """
     fused = torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
     return fused.masked_fill(~present, -torch.inf)
@@ -72,13 +73,14 @@ def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) ->
 
 def background(fused: Tensor, power: float) -> Tensor:
     """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
-    return (1 - fused.amax(0).clamp(0, 1)) ** power
+    return (1 - fused.amax(-3).clamp(0, 1)) ** power
 
 
 def label_scores(stages: Sequence[Tensor], presence: Tensor, model: LoadedModel, settings: PredictSettings) -> Tensor:
     """Blended cosine maps of a region → (C + 1, h, w) scores; index 0 is the background."""
     thresholds = settings.presence or torch.tensor(model.card.presence)[:, None, None]
-    merged = [merge_prototypes(maps[None], model.network.k, "soft")[0] for maps in stages]
+    how = model.network.settings.merge_predict
+    merged = [merge_prototypes(maps[None], model.network.k, how)[0] for maps in stages]
     normalised = [normalise(m, scale) for m, scale in zip(merged, model.card.map_scale, strict=True)]
     fused = fuse(normalised, settings.stage_fusion, presence >= thresholds)
     return torch.cat([background(fused, settings.background_power)[None], fused])
@@ -119,7 +121,7 @@ def predict_region(
         yield Progress(done, len(grid), "tiles")
     blended = torch.from_numpy(stitcher.result())
     stages = blended.reshape(len(STAGES_USED), -1, *blended.shape[1:])
-    presence = class_presence(list(stages), model.network.k, window)
+    presence = class_presence(list(stages), model.network.k, window, model.network.settings.merge_train)
     scores = label_scores(list(stages), presence, model, settings)
     yield Progress(done, len(grid), "putting the map together")
     return _finish(slide, model, settings, mpp, box, wanted, stages, presence, scores)

@@ -1,118 +1,404 @@
-"""Training: `fit` is a generator of Progress that returns the path of the finished checkpoint.
+"""Training: `fit` is a generator of Progress that returns the path of the best checkpoint.
 
-A cancelled training leaves nothing but what it had finished: the checkpoint is written once, whole, at the end.
+The run's folder holds ``model.safetensors`` (best), ``last.safetensors`` and ``history.csv``; all are written, whole,
+after every epoch. A cancelled training leaves what its last finished epoch wrote, and nothing else.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
+import logging
 import math
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Subset
 
 from napari_lpd import __version__
+from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, save_checkpoint
 from napari_lpd.data import TileSet, augment
-from napari_lpd.encoder import build_encoder
-from napari_lpd.errors import DataError, LpdError
+from napari_lpd.encoder import RegionEncoder, build_region_encoder
+from napari_lpd.errors import DataError, LpdError, SettingsError
+from napari_lpd.evaluate import choose_thresholds, file_hashes
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.losses import class_regions, classification_loss, diversity_loss, image_scores
-from napari_lpd.model import LPD, STAGES_USED, choose_device, merge_prototypes, presence_scores
+from napari_lpd.losses import (
+    class_map_regions,
+    class_regions,
+    classification_loss,
+    contrastive_loss,
+    cut_regions,
+    diversity_loss,
+    image_scores,
+    official_first_commit_diversity,
+    official_head_diversity,
+    official_pseudo_mask,
+    prototype_regions,
+    responding_prototypes,
+    to_unit_range,
+)
+from napari_lpd.model import (
+    LPD,
+    STAGES_USED,
+    TRAINING_ONLY,
+    LoadedModel,
+    choose_device,
+    encoder_of,
+    merge_prototypes,
+    presence_scores,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari_lpd.config import TrainSettings
+    from napari_lpd.losses import Regions
+
+    Validation = Callable[[LoadedModel], dict[str, float]]
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_TILES = 256
+THRESHOLDS = (0.2, 0.8)  # range of the presence thresholds
+LR_WARM_UP_RATIO = 1e-6
+FUSION = (0.3, 0.3, 0.4)  # weights of stages 2, 3, 4 in the fused map (method.md §7.3)
 
 
 class StepLosses(NamedTuple):
-    """The terms of one step, unweighted, and their weighted sum."""
+    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out."""
 
     total: Tensor
     classification: Tensor
+    foreground: Tensor
+    background: Tensor
+    area: Tensor
     diversity: Tensor
+    regions: int = 0
+    left_out: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """What a step reports."""
+        return {
+            "loss": self.total.item(),
+            "classification": self.classification.item(),
+            "contrast": (self.foreground + self.background).item(),
+            "diversity": self.diversity.item(),
+            "regions": float(self.regions),
+            "regions left out": float(self.left_out),
+        }
 
 
-def step_losses(network: LPD, images: Tensor, labels: Tensor, settings: TrainSettings, warm: bool) -> StepLosses:
-    """The losses of one batch (B, 3, H, W) in 0..1 with labels (B, C); `warm`: classification alone."""
-    stages = [i for i, weight in enumerate(settings.stage_weights) if weight]
-    maps = network(images, stages)
-    scores = [image_scores(logits, network.k) for logits in maps.logits]
-    classification = classification_loss(scores, labels, [settings.stage_weights[i] for i in stages])
-    if warm or not settings.diversity_weight:
-        return StepLosses(classification, classification, classification.new_zeros(()))
-    with torch.no_grad():
-        regions = class_regions(merge_prototypes(maps.logits[-1], network.k, "mean"), labels)
-    diversity = diversity_loss(maps.features, maps.prototypes, regions, settings.diversity_temperature)
-    return StepLosses(classification + settings.diversity_weight * diversity, classification, diversity)
+class Objective(nn.Module):
+    """The training loss and what it needs beside the network: the frozen region encoder, ψ, the cap on regions.
+
+    Args:
+        settings: Which terms, which forms, which weights.
+        region_encoder: Frozen encoder of the contrastive loss, or None where that is off.
+        generator: Source of randomness for the choice of regions.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, region_encoder: RegionEncoder | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.region_encoder = region_encoder
+        dim = settings.model.prototype_dim
+        self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
+        self._generator = generator
+
+    def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
+        """The losses of one batch (B, 3, H, W) in 0..1 with labels (B, C); `warm`: classification alone."""
+        settings = self.settings
+        weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
+        fused = settings.region_map == "fused"
+        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
+        maps = network(images, stages)
+        logits = dict(zip(stages, maps.logits, strict=True))
+        scores = [image_scores(logits[i], network.k, settings.model.merge_train) for i in weights]
+        classification = classification_loss(scores, labels, list(weights.values()))
+        zero = classification.new_zeros(())
+        terms = StepLosses(classification, classification, zero, zero, zero, zero)
+        if warm:
+            return terms
+        class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")
+        if self.region_encoder is not None and settings.contrast_weight:
+            terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
+        if settings.diversity != "off" and settings.diversity_weight:
+            diversity = self._diversity(network, maps.features, maps.prototypes, class_maps.detach(), labels)
+            terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
+        return terms
+
+    def _fused(self, network: LPD, logits: dict[int, Tensor]) -> Tensor:
+        """The papers' fused class map with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
+        size = logits[STAGES_USED[0]].shape[2:]
+        merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
+        same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
+        return torch.stack([weight * maps for weight, maps in zip(FUSION, same, strict=True)]).sum(0)
+
+    def _add_contrast(
+        self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
+    ) -> StepLosses:
+        settings = self.settings
+        assert self.region_encoder is not None
+        if settings.region_map == "fused":
+            maps, regions = class_maps, class_map_regions(labels, network.k)
+        else:
+            responding = responding_prototypes(stage4.mean((2, 3)), labels, network.k)
+            maps, regions = stage4, prototype_regions(responding, network.k, settings.negatives)
+        found = len(regions.images)
+        if not found:
+            return terms
+        regions = self._capped(regions)
+        own_statistics = settings.region_input == "unit"
+        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
+        if settings.region_size:
+            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
+        cut = cut_regions(seen, maps, regions, settings.region_threshold, settings.region_input)
+        foreground, background = self.psi(self.region_encoder(torch.cat(cut))).chunk(2)
+        contrast = contrastive_loss(
+            (foreground, background), network.prototypes, regions, settings.contrast_temperature, settings.contrast
+        )
+        area = stage4.mean()
+        weighted = (
+            contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
+        )
+        return terms._replace(
+            total=terms.total + settings.contrast_weight * weighted,
+            foreground=contrast.foreground,
+            background=contrast.background,
+            area=area,
+            regions=len(regions.images),
+            left_out=found - len(regions.images),
+        )
+
+    def _capped(self, regions: Regions) -> Regions:
+        found, most = len(regions.images), self.settings.max_regions
+        if not most or found <= most:
+            return regions
+        chosen = torch.randperm(found, generator=self._generator)[:most].sort().values
+        return regions.take(chosen.to(regions.images.device))
+
+    def _diversity(
+        self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor
+    ) -> Tensor:
+        settings = self.settings
+        if settings.diversity == "projected":
+            size = features.shape[2:]
+            maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
+            return diversity_loss(features, projected, class_regions(maps, labels), settings.diversity_temperature)
+        if network.prototypes.shape[1] != features.shape[1]:
+            raise SettingsError(
+                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
+                f" model.prototype_dim={features.shape[1]}, the encoder's last width, instead of"
+                f" {network.prototypes.shape[1]}"
+            )
+        published = {
+            "official-head": official_head_diversity,
+            "official-first-commit": official_first_commit_diversity,
+        }[settings.diversity]
+        return published(features, network.prototypes, official_pseudo_mask(class_maps), network.k)
 
 
-def fit(tiles: TileSet, settings: TrainSettings, out: Path, command: str = "") -> Job[Path]:
-    """Train on `tiles` and write ``out/model.safetensors``.
+def fit(
+    tiles: TileSet, settings: TrainSettings, out: Path, command: str = "", validation: Validation | None = None
+) -> Job[Path]:
+    """Train on `tiles`; returns the path of the best checkpoint, ``out/model.safetensors``.
 
-    Yields one Progress per step with the metrics ``loss``, ``classification``, ``diversity`` and ``lr``.
+    Yields one Progress per step with the losses' values, and per epoch one with the validation's ``valid …`` metrics.
+
+    Args:
+        tiles: Training tiles.
+        settings: All settings.
+        out: Folder of the run.
+        command: The command that trains it again, for the card.
+        validation: Figures of a model on other data, among them ``score``: the epoch where it is highest is kept as
+            best. Without it a share of the slides (`TrainSettings.valid_share`) is held out and scored by its
+            classification loss; where all tiles come from one slide the best is the last.
 
     Raises:
-        DataError: tiles too small for the encoder.
-        LpdError: the loss became NaN or infinite; the message names step and epoch.
+        DataError: tiles too small for the encoder, or too few for the clustered bank.
+        LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
+            before that step.
     """
     device = choose_device(settings.device)[0]
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    network = LPD(
-        settings.model, len(tiles.classes), build_encoder(settings.model.encoder, settings.model.encoder_weights)
+    kept, held = (
+        tiles.hold_out(settings.valid_share, settings.seed) if validation is None else (list(range(len(tiles))), [])
     )
+    if held:
+        validation = held_out_validation(tiles, held)
+    network = LPD(settings.model, len(tiles.classes), encoder_of(settings.model, settings.model.encoder_weights))
     network.to(device)
-    loader = DataLoader(tiles, settings.batch, shuffle=True, num_workers=settings.workers, generator=generator)
-    total = settings.epochs * len(loader)
+    run = _Run(tiles, kept, settings, out, command, network, _region_encoder(settings, device), generator)
+    if settings.model.bank in ("clustered", "seeded"):
+        assert run.region_encoder is not None
+        network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, device)))
+    steps_per_epoch = math.ceil(len(kept) / settings.batch)
+    total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
-    optimiser = torch.optim.AdamW(parameter_groups(network, settings), betas=(0.9, 0.999), eps=1e-8)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / total)
-    _set_training(network, settings)
-    for step, (raw, labels) in enumerate(_endless(loader, total)):
-        images = raw.to(device).float() / 255
-        if settings.augment:
-            images = augment(images, generator)
-        losses = step_losses(network, images, labels.to(device), settings, warm=step < settings.warm_up * total)
-        if not torch.isfinite(losses.total):
-            raise LpdError(f"loss became {losses.total.item()} at step {step} of {total}; try a smaller lr")
-        optimiser.zero_grad(set_to_none=True)
+    yield from run.epochs(total, math.ceil(total / steps_per_epoch), validation)
+    return out / "model.safetensors"
+
+
+def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
+    if not settings.contrast_weight and settings.model.bank not in ("clustered", "seeded"):
+        return None
+    built = build_region_encoder(settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim)
+    return built.to(device)
+
+
+class _Run:
+    """One training run: its network, optimiser and what it has written."""
+
+    def __init__(
+        self,
+        tiles: TileSet,
+        kept: list[int],
+        settings: TrainSettings,
+        out: Path,
+        command: str,
+        network: LPD,
+        region_encoder: RegionEncoder | None,
+        generator: torch.Generator,
+    ) -> None:
+        self.tiles, self.kept, self.settings, self.out, self.command = tiles, kept, settings, out, command
+        self.network, self.region_encoder, self.generator = network, region_encoder, generator
+        self.device = next(network.parameters()).device
+        self.objective = Objective(settings, region_encoder, generator).to(self.device)
+        self.history: list[dict[str, float]] = []
+        self.best = -math.inf
+        self._hashes = torch.from_numpy(file_hashes(tiles.files))
+
+    def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
+        """Train for `count` epochs of at most `total` steps together; after each validate and save."""
+        settings = self.settings
+        groups = parameter_groups(self.network, settings)
+        groups.append({"params": list(self.objective.psi.parameters()), "lr": settings.lr})
+        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
+        warm_up = round(settings.lr_warm_up * total)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
+        )
+        step = 0
+        for epoch in range(count):
+            message = f"epoch {epoch + 1} of {count}"
+            sums: dict[str, float] = {}
+            _set_training(self.network, settings)
+            for indices, (raw, labels) in self._batches(total - step):
+                losses = self._step(raw, labels, indices, step, total)
+                optimiser.step()
+                metrics = losses.metrics() | {"lr": float(schedule.get_last_lr()[0])}
+                schedule.step()
+                step += 1
+                sums = {name: sums.get(name, 0.0) + value * len(indices) for name, value in metrics.items()}
+                sums["tiles"] = sums.get("tiles", 0.0) + len(indices)
+                yield Progress(step, total, message, metrics)
+            means = {name: value / sums["tiles"] for name, value in sums.items() if name != "tiles"}
+            if means["regions left out"]:
+                logger.info(
+                    "%s: %.1f regions per step over max_regions were left out", message, means["regions left out"]
+                )
+            yield Progress(step, total, f"{message}: validation", self._end_epoch(epoch, step, means, validation))
+
+    def _step(self, raw: Tensor, labels: Tensor, indices: list[int], step: int, total: int) -> StepLosses:
+        """Losses and gradients of one batch; the weights are still those before it."""
+        images = raw.to(self.device).float() / 255
+        if self.settings.augment:
+            images = augment(images, self.generator)
+        warm = step < self.settings.warm_up * total
+        losses: StepLosses = self.objective(self.network, images, labels.to(self.device), warm)
+        self.network.zero_grad(set_to_none=True)
+        self.objective.psi.zero_grad(set_to_none=True)
         losses.total.backward()
-        optimiser.step()
-        lr = float(schedule.get_last_lr()[0])
-        schedule.step()
-        metrics = {
-            "loss": losses.total.item(),
-            "classification": losses.classification.item(),
-            "diversity": losses.diversity.item(),
-            "lr": lr,
-        }
-        yield Progress(step + 1, total, f"epoch {step // len(loader) + 1} of {math.ceil(total / len(loader))}", metrics)
-    network.eval()
-    map_scale, presence = calibrate(network, tiles, settings, device)
-    card = Card(
-        classes=tiles.classes,
-        settings=settings,
-        tiles_per_class=tiles.tiles_per_class,
-        tiles=len(tiles),
-        steps=total,
-        map_scale=map_scale,
-        presence=presence,
-        command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions={"napari-lpd": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "timm")},
-    )
-    return save_checkpoint(out / "model.safetensors", network.state_dict(), card)
+        norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
+        if not torch.isfinite(losses.total + norm):
+            self._save("last.safetensors", self._card(step))
+            names = ", ".join(self.tiles.name(i) for i in indices)
+            raise LpdError(
+                f"loss became {losses.total.item():g} (gradient {norm.item():g}) at step {step + 1} of {total},"
+                f" tiles {names}; the state before it is kept in {self.out / 'last.safetensors'};"
+                " look at these tiles, or try a smaller lr"
+            )
+        return losses
+
+    def _batches(self, most: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
+        order = torch.randperm(len(self.kept), generator=self.generator).tolist()
+        size = self.settings.batch
+        batches = [[self.kept[i] for i in order[start : start + size]] for start in range(0, len(order), size)][:most]
+        loader = DataLoader(self.tiles, batch_sampler=batches, num_workers=self.settings.workers)
+        yield from zip(batches, loader, strict=True)
+
+    def _end_epoch(
+        self, epoch: int, step: int, means: dict[str, float], validation: Validation | None
+    ) -> dict[str, float]:
+        self.network.eval()
+        card = self._card(step)
+        figures = validation(LoadedModel(self.network, card, "", "", self.device)) if validation else {}
+        card = card.model_copy(update={"metrics": {f"valid {name}": value for name, value in figures.items()}})
+        self._save("last.safetensors", card)
+        score = figures.get("score", float(epoch))
+        if score > self.best:
+            self.best = score
+            self._save("model.safetensors", card)
+        self.history.append({"epoch": epoch + 1, "step": step, **means, **card.metrics})
+        _write_history(self.out / "history.csv", self.history)
+        return card.metrics
+
+    def _card(self, step: int) -> Card:
+        self.network.eval()
+        map_scale, presence = calibrate(self.network, self.tiles, self.kept, self.settings.batch)
+        return Card(
+            classes=self.tiles.classes,
+            settings=self.settings,
+            tiles_per_class=self.tiles.tiles_per_class,
+            tiles=len(self.tiles),
+            steps=step,
+            map_scale=map_scale,
+            presence=presence,
+            command=self.command,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions={"napari-lpd": __version__}
+            | {name: importlib.metadata.version(name) for name in ("torch", "timm")},
+        )
+
+    def _save(self, name: str, card: Card) -> None:
+        tensors = dict(self.network.state_dict())
+        tensors[f"{TRAINING_ONLY}file_hashes"] = self._hashes
+        tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
+        if self.region_encoder is not None:
+            state = self.region_encoder.projection_state()
+            tensors |= {f"{TRAINING_ONLY}region_encoder.{key}": value for key, value in state.items()}
+        save_checkpoint(self.out / name, tensors, card)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(partial, path)
+
+
+def poly_factor(step: int, total: int, warm_up: int = 0, power: float = 1.0, ratio: float = LR_WARM_UP_RATIO) -> float:
+    """Share of the learning rate at a step (0-based), as published (method.md §5): rise from `ratio`, then decay.
+
+    The decay is (1 - (step - warm_up) / total)^power, so with a warm-up it does not reach zero.
+    """
+    if step < warm_up:
+        return 1 - (1 - step / warm_up) * (1 - ratio)
+    return float((1 - (min(step, total - 1) - warm_up) / total) ** power)
 
 
 def parameter_groups(network: LPD, settings: TrainSettings) -> list[dict[str, object]]:
@@ -120,7 +406,7 @@ def parameter_groups(network: LPD, settings: TrainSettings) -> list[dict[str, ob
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         head = not name.startswith("encoder.")
-        decay = parameter.ndim > 1 and name != "prototypes"
+        decay = settings.decay_all or (parameter.ndim > 1 and name != "prototypes")
         groups.setdefault((head, decay), []).append(parameter)
     return [
         {
@@ -140,19 +426,49 @@ def _set_training(network: LPD, settings: TrainSettings) -> None:
                 module.eval()
 
 
-def _endless(loader: DataLoader[tuple[Tensor, Tensor]], total: int) -> Iterator[tuple[Tensor, Tensor]]:
-    done = 0
-    while done < total:
-        for batch in loader:
-            yield batch
-            done += 1
-            if done == total:
-                return
+class TileScores(NamedTuple):
+    """What a network says of n tiles.
+
+    Attributes:
+        class_maps: Per used stage: (n, C, h, w), merged, positive part.
+        stage_scores: (stages, n, C) logits of the used stages.
+        labels: (n, C) bool.
+    """
+
+    class_maps: list[Tensor]
+    stage_scores: Tensor
+    labels: Tensor
 
 
 @torch.inference_mode()
+def score_tiles(network: LPD, tiles: TileSet, indices: list[int], batch: int) -> TileScores:
+    """Run the network (evaluation mode) on some of the tiles."""
+    device = next(network.parameters()).device
+    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
+    scores, labels = [], []
+    for raw, held in DataLoader(Subset(tiles, indices), batch):
+        maps = network(raw.to(device).float() / 255, STAGES_USED)
+        for collected, logits in zip(class_maps, maps.logits, strict=True):
+            collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
+        how = network.settings.merge_train
+        scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
+        labels.append(held > 0)
+    return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
+
+
+def held_out_validation(tiles: TileSet, indices: list[int]) -> Validation:
+    """Validation by the classification loss (stages 3 and 4) of held-out tiles."""
+
+    def validate(model: LoadedModel) -> dict[str, float]:
+        scored = score_tiles(model.network, tiles, indices, model.card.settings.batch)
+        loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
+        return {"score": -loss, "classification": loss, "tiles": float(len(indices))}
+
+    return validate
+
+
 def calibrate(
-    network: LPD, tiles: TileSet, settings: TrainSettings, device: torch.device
+    network: LPD, tiles: TileSet, kept: list[int], batch: int
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
     """Constants of the class maps, measured on up to 256 training tiles, evenly spread.
 
@@ -160,32 +476,16 @@ def calibrate(
         map_scale (3, C): the 99th percentile of the positive part of each class's merged map, on the tiles that hold
         the class; and per class the presence threshold with the best balanced accuracy, within 0.2..0.8.
     """
-    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), CALIBRATION_TILES)).astype(int))
-    loader = DataLoader(Subset(tiles, chosen.tolist()), settings.batch)
-    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
-    scores, all_labels = [], []
-    for raw, labels in loader:
-        maps = network(raw.to(device).float() / 255, STAGES_USED)
-        for collected, logits in zip(class_maps, maps.logits, strict=True):
-            collected.append(merge_prototypes(logits, network.k, "soft").clamp(min=0).cpu())
-        scores.append(presence_scores([image_scores(logits, network.k) for logits in maps.logits]).cpu())
-        all_labels.append(labels)
-    held = torch.cat(all_labels) > 0
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), CALIBRATION_TILES)).astype(int))
+    scored = score_tiles(network, tiles, [kept[i] for i in chosen], batch)
+    held = scored.labels
     if not held.any(0).all():
         raise DataError(f"{tiles.source}: a class is too rare to measure its maps; add tiles of it")
     scale = tuple(
         tuple(max(float(np.percentile(stage[held[:, c], c].numpy(), 99)), 1e-3) for c in range(held.shape[1]))
-        for stage in (torch.cat(collected) for collected in class_maps)
+        for stage in scored.class_maps
     )
-    probability = torch.cat(scores)
-    thresholds = tuple(_best_threshold(probability[:, c].numpy(), held[:, c].numpy()) for c in range(held.shape[1]))
-    return scale, thresholds
-
-
-def _best_threshold(probability: np.ndarray, held: np.ndarray) -> float:
-    if held.all():
-        return 0.2
-    grid = np.linspace(0.2, 0.8, 61)
-    balanced = [((probability[held] >= t).mean() + (probability[~held] < t).mean()) / 2 for t in grid]
-    best = np.flatnonzero(np.isclose(balanced, max(balanced)))
-    return float(grid[best[len(best) // 2]])
+    probability = presence_scores(list(scored.stage_scores)).numpy()
+    chosen = np.clip(choose_thresholds(probability, held.numpy()), *THRESHOLDS)
+    everywhere = held.all(0).numpy()  # nothing can be learned of its absence: let it in easily
+    return scale, tuple(np.where(everywhere, THRESHOLDS[0], chosen).tolist())

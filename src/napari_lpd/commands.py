@@ -1,0 +1,228 @@
+"""What the commands do: settings → job → result. Parsing and printing stand in `cli` and `printing`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_lpd import __version__, samples
+from napari_lpd.config import (
+    EMBEDDED_ENCODER,
+    EvaluateSettings,
+    PredictSettings,
+    TrainSettings,
+    read_classes,
+    read_settings,
+)
+from napari_lpd.errors import DataError, LpdError
+from napari_lpd.jobs import run
+
+if TYPE_CHECKING:
+    import argparse
+
+    from napari_lpd.printing import Printer, Result
+
+
+def train(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd train``: returns the model's path and, with check regions, its recalls."""
+    overrides = list(options.set)
+    overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
+    overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
+    settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
+    classes = read_classes(options.classes)
+    names = [tissue.name for tissue in classes]
+    if (options.data is None) == (options.slide is None):
+        raise DataError("train needs either --slide with --regions, or --data")
+    if options.slide is not None and options.regions is None:
+        raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
+    if options.check_regions is not None and options.slide is None:
+        raise DataError("--check-regions needs --slide")
+    from napari_lpd.data import tiles_from_folder, tiles_from_regions
+    from napari_lpd.images import masked_images
+    from napari_lpd.regions import read_regions
+    from napari_lpd.slide import open_slide
+    from napari_lpd.train import fit
+    from napari_lpd.validate import mask_validation
+
+    validation = None
+    check = read_regions(options.check_regions, names) if options.check_regions else None
+    _check_folder(options.out)
+    if options.data is not None:
+        tiles = tiles_from_folder(options.data, classes, options.source)
+        if (options.data / "valid" / "img").is_dir():
+            validation = mask_validation(masked_images(options.data / "valid", options.source))
+    else:
+        with open_slide(options.slide, options.slide_mpp) as slide:
+            tiles = tiles_from_regions(slide, read_regions(options.regions, names), classes, settings)
+    command = "napari-lpd " + shlex.join(options.given)
+    model = run(fit(tiles, settings, options.out, command, validation), printer.progress)
+    result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
+    if check is not None:
+        result["metrics"] = _measure(options, model, check, settings, printer)
+    return result
+
+
+def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:
+    """Predict the slide, measure recall on the check regions, and add the figures to the model's card."""
+    from napari_lpd.checkpoint import load_tensors, read_card, save_checkpoint
+    from napari_lpd.evaluate import recall_metrics, region_confusion
+    from napari_lpd.model import load_model
+    from napari_lpd.predict import predict_region
+    from napari_lpd.slide import open_slide
+
+    loaded = load_model(model, settings.device)
+    with open_slide(options.slide, options.slide_mpp) as slide:
+        prediction = run(predict_region(slide, loaded, PredictSettings()), printer.progress)
+    metrics = recall_metrics(region_confusion(prediction, check), [tissue.name for tissue in prediction.classes])
+    card = read_card(model).model_copy(update={"metrics": metrics})
+    save_checkpoint(model, load_tensors(model), card)
+    return metrics
+
+
+def predict(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd predict``: one folder and one OME-TIFF per slide; refuses to start if a slide is missing."""
+    settings = read_settings(PredictSettings, options.settings, options.set)
+    from napari_lpd.checkpoint import read_card
+    from napari_lpd.slide import open_slide
+
+    read_card(options.model)
+    for path in options.slides:  # every slide is opened before the first is predicted: errors come early
+        with open_slide(path, options.mpp) as slide:
+            slide.shape_at(1.0)
+    _check_folder(options.out)
+    from napari_lpd.export import write_ome_tiff
+    from napari_lpd.model import load_model
+    from napari_lpd.predict import predict_region
+
+    model = load_model(options.model, settings.device)
+    slides = []
+    for path in options.slides:
+        with open_slide(path, options.mpp) as slide:
+            prediction = run(predict_region(slide, model, settings), printer.progress)
+        folder = prediction.save(options.out / f"{path.stem}.zarr")
+        mask = write_ome_tiff(prediction, options.out / f"{path.stem}.ome.tif")
+        slides.append({"slide": str(path), "mm²": prediction.area_mm2(), "prediction": str(folder), "mask": str(mask)})
+    return {"slides": slides}
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise DataError now, not after an hour, if `folder` cannot be written."""
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
+    if created:
+        folder.rmdir()
+
+
+def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd evaluate``: measures a model on images with masks and writes a report."""
+    settings = read_settings(EvaluateSettings, options.settings, options.set)
+    from napari_lpd.images import masked_images
+    from napari_lpd.model import load_model
+    from napari_lpd.validate import evaluate as evaluate_model
+    from napari_lpd.validate import refuse_training_tiles
+
+    images = masked_images(options.data, options.source)
+    tuning = masked_images(options.choose_on, options.source) if options.choose_on else []
+    model = load_model(options.model, settings.device)
+    refuse_training_tiles(options.model, images, options.data)
+    _check_folder(options.out)
+    return run(evaluate_model(model, images, settings, options.out, tuning), printer.progress)
+
+
+def import_official(options: argparse.Namespace, _: Printer) -> Result:
+    """``napari-lpd import``: takes over a checkpoint of the published code."""
+    from napari_lpd.importer import import_official as take_over
+
+    classes = read_classes(options.classes) if options.classes else ()
+    model = take_over(options.checkpoint, options.out, classes, options.prototypes)
+    return {
+        "model": str(model),
+        "note": "thresholds and map levels are uncalibrated (0.5; cosine 1); weights tuned from NVIDIA's MiT are"
+        " non-commercial",
+    }
+
+
+def export(options: argparse.Namespace, _: Printer) -> Result:
+    """``napari-lpd export``."""
+    from napari_lpd.export import write_ome_tiff
+    from napari_lpd.prediction import Prediction
+
+    return {"written": str(write_ome_tiff(Prediction.load(options.prediction), options.to))}
+
+
+def demo(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd demo``: (train,) predict the sample slide, then show it in napari."""
+    model = samples.model_path()
+    skin = samples.skin_slide_path()
+    if options.train:
+        arguments = ["train", *sample_training(options.out / "model")]
+        trained = train(options.parse(arguments), printer)
+        printer.result(trained)
+        model = Path(trained["model"])
+    predicted = predict(
+        options.parse(["predict", str(skin), "--model", str(model), "--out", str(options.out)]), printer
+    )
+    printer.result(predicted)
+    viewer = [
+        sys.executable,
+        "-m",
+        "napari_lpd.gui.demo",
+        "--slide",
+        str(skin),
+        "--prediction",
+        predicted["slides"][0]["prediction"],
+    ]
+    viewer += ["--screenshot", str(options.screenshot)] if options.screenshot else []
+    if subprocess.run(viewer, check=False).returncode:
+        raise LpdError(
+            "napari could not show the result: is a screen there, and a Qt binding (pip install 'napari-lpd[all]')?"
+        )
+    return {"screenshot": str(options.screenshot)} if options.screenshot else {"demo": "done"}
+
+
+def sample_training(out: Path) -> list[str]:
+    """The arguments with which the shipped sample model was trained."""
+    return [
+        *("--slide", str(samples.skin_slide_path()), "--regions", str(samples.regions_path("train"))),
+        *("--check-regions", str(samples.regions_path("check")), "--classes", str(samples.classes_path())),
+        *("--settings", str(samples.FOLDER / "train_settings.json"), "--out", str(out)),
+    ]
+
+
+def doctor(_: argparse.Namespace, __: Printer) -> Result:
+    """``napari-lpd doctor``."""
+    from napari_lpd.encoder import embedded_weights
+    from napari_lpd.model import choose_device
+
+    device, reason = choose_device("auto")
+    packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
+    optional = ("pydensecrf2", "rasterio")
+    return {
+        "napari-lpd": __version__,
+        "python": platform.python_version(),
+        "device": f"{device} ({reason})",
+        "cores": os.cpu_count(),
+        **{name: _version(name) for name in (*packages, *optional)},
+        "embedded encoder": f"{EMBEDDED_ENCODER}, {embedded_weights()}",
+        "sample model": str(samples.model_path()) if samples.model_path().exists() else "missing",
+        "note": "research use only",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

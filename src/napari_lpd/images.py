@@ -1,0 +1,142 @@
+"""Reading tiles and masks from files, whatever their kind, and pairing them by name."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from napari_lpd.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.config import TissueClass
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IGNORE = 255  # truth that belongs to no class and is not counted
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name.
+
+    Raises:
+        DataError: no such folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB: grey is repeated, transparent is white, 16 bit becomes 8.
+
+    Raises:
+        DataError: not readable as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in _SIXTEEN_BIT:
+                grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            if "A" in image.getbands() or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as an image ({error})") from error
+
+
+def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+    """Read a mask as (H, W) uint8: c = class c, C = background (no class), 255 = not counted.
+
+    Palette and grey masks hold these numbers themselves. RGB masks hold the classes' colours; white is background
+    and black is not counted.
+
+    Raises:
+        DataError: not readable, or holding a value or colour that means nothing here.
+    """
+    count = len(classes)
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as a mask ({error})") from error
+    if values.ndim == 3:
+        return _labels_of_colours(path, values, classes)
+    foreign = np.unique(values[(values > count) & (values != IGNORE)])
+    if len(foreign):
+        raise DataError(
+            f"{path}: mask value {foreign[0]}; wanted 0..{count - 1} for {', '.join(t.name for t in classes)},"
+            f" {count} for background, {IGNORE} for pixels that are not counted"
+        )
+    return values.astype(np.uint8)
+
+
+def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+    meaning = {(255, 255, 255): len(classes), (0, 0, 0): IGNORE} | {t.rgb: c for c, t in enumerate(classes)}
+    codes = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    labels = np.full(codes.shape, IGNORE, np.uint8)
+    known = np.zeros(codes.shape, bool)
+    for (red, green, blue), label in meaning.items():
+        here = codes == red * 65536 + green * 256 + blue
+        labels[here], known = label, known | here
+    if not known.all():
+        colour = f"#{int(codes[~known][0]):06x}"
+        wanted = ", ".join(f"{tissue.name} {tissue.color}" for tissue in classes)
+        raise DataError(f"{path}: colour {colour} is no class's; wanted {wanted}, white background, black not counted")
+    return labels
+
+
+class MaskedImage(NamedTuple):
+    """An image file with its mask file and the slide or patient it comes from."""
+
+    image: Path
+    mask: Path
+    source: str
+
+
+def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
+    """Pairs of ``folder/img/*`` and ``folder/mask/*`` with the same stem, whatever the file types.
+
+    Args:
+        folder: Folder with img and mask.
+        source: Regular expression whose first group, found in the stem, names the slide or patient; see `source_of`.
+
+    Raises:
+        DataError: a folder is missing, or an image or mask has no partner; the message names one.
+    """
+    images = {path.stem: path for path in image_files(folder / "img")}
+    masks = {path.stem: path for path in image_files(folder / "mask")}
+    for here, there, kind in ((images, masks, "mask"), (masks, images, "image")):
+        lonely = sorted(here.keys() - there.keys())
+        if lonely:
+            raise DataError(
+                f"{here[lonely[0]]}: no {kind} of the same name ({len(lonely)} such files); rename or remove them"
+            )
+    return [MaskedImage(path, masks[stem], source_of(stem, source)) for stem, path in images.items()]
+
+
+def source_of(stem: str, pattern: str = "") -> str:
+    """The slide or patient a tile comes from: the pattern's first group, else the name before ``+`` or ``[``.
+
+    Raises:
+        SettingsError: not a regular expression with a group.
+    """
+    if pattern:
+        try:
+            match = re.search(pattern, stem)
+            if match:
+                return str(match[1])
+        except (re.error, IndexError) as error:
+            raise SettingsError(f"source pattern {pattern!r}: wanted a regular expression with a group") from error
+    return re.split(r"[+\[]", stem, maxsplit=1)[0].strip()

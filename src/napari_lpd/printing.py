@@ -1,0 +1,62 @@
+"""Progress, results and errors on the command line: text for people, JSON lines for a parent process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from napari_lpd.jobs import Progress, to_json_line
+
+Result = dict[str, Any]
+
+
+class Printer:
+    """Prints progress: JSON lines for a parent process, else a line that is rewritten about twice a second."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._started = self._printed = time.monotonic()
+        self._live = sys.stderr.isatty()
+
+    def progress(self, progress: Progress) -> None:
+        """Show one step."""
+        if self.as_json:
+            print(to_json_line("progress", progress), flush=True)
+            return
+        now = time.monotonic()
+        if progress.done < progress.total and now - self._printed < (0.5 if self._live else 10):
+            return
+        self._printed = now
+        left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
+        line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}"
+        print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def result(self, result: Result) -> None:
+        """Show a command's result."""
+        if self.as_json:
+            print(to_json_line("result", result), flush=True)
+            return
+        if self._live:
+            print(file=sys.stderr)
+        _print_nested(result)
+
+    def error(self, message: str) -> None:
+        """Show an error as one line."""
+        if self.as_json:
+            print(to_json_line("error", {"message": message}), flush=True)
+        else:
+            print(f"napari-lpd: error: {message}", file=sys.stderr)
+
+
+def _print_nested(result: Result, indent: str = "") -> None:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            _print_nested(value, indent + "  ")
+        elif isinstance(value, list):
+            for entry in value:
+                _print_nested(entry, indent)
+        else:
+            print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")

@@ -1,0 +1,260 @@
+"""Measuring a model on images with masks: the CAM rules under each gate, with and without a refiner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import expit, logit
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from napari_lpd.checkpoint import load_tensors
+from napari_lpd.config import EvaluateSettings
+from napari_lpd.errors import DataError
+from napari_lpd.evaluate import (
+    ImageResult,
+    bootstrap_intervals,
+    boundary_counts,
+    calibration,
+    choose_thresholds,
+    confusion_matrix,
+    fit_temperature,
+    metrics,
+    overlap,
+)
+from napari_lpd.images import IGNORE, MaskedImage, read_image, read_mask
+from napari_lpd.jobs import Job, Progress, run
+from napari_lpd.losses import image_scores
+from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.predict import background, normalise
+from napari_lpd.report import ReportRow, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.config import Gate, Refiner
+
+    Cell = tuple[Gate, Refiner]
+
+BRIGHTNESS = (0.9, 1.0, 1.1)  # factors of the published views, on the normalised image (L29)
+
+
+class Views(NamedTuple):
+    """Views of one image that are scored and averaged: mirrored or not, and a contrast factor."""
+
+    flips: tuple[bool, ...]
+    factors: tuple[float, ...]
+
+
+VIEWS = {
+    "one": Views((False,), (1.0,)),
+    "flips": Views((False, True), (1.0,)),
+    "official": Views((False, True), BRIGHTNESS),
+}
+
+
+@torch.inference_mode()
+def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) -> tuple[Tensor, Tensor]:
+    """Fused class maps of one image and the model's own presence scores.
+
+    Per view and stage: merge, positive part, 0..1, upsample; mean over views; weighted sum of stages (method.md §7).
+
+    Args:
+        model: The model.
+        image: (3, H, W) RGB in 0..1.
+        settings: Views, normalisation and stage weights.
+
+    Returns:
+        (C, H, W) in 0..1, not gated; (C,) presence probability of the plain view.
+    """
+    views = VIEWS[settings.views]
+    size = (image.shape[1], image.shape[2])
+    mean = model.network.encoder.rgb_mean
+    total, presence = torch.zeros(()), torch.zeros(())
+    for flip in views.flips:
+        for factor in views.factors:
+            seen = (image - mean) * factor + mean if factor != 1 else image
+            seen = seen.flip(2) if flip else seen
+            logits = model.network(seen[None].to(model.device), STAGES_USED).logits
+            if not flip and factor == 1:
+                how = model.network.settings.merge_train
+                presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
+            fused = _fused(model, logits, settings, size)
+            total = total + (fused.flip(2) if flip else fused)
+    return total / (len(views.flips) * len(views.factors)), presence
+
+
+def _fused(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings, size: tuple[int, int]) -> Tensor:
+    per_image = settings.normalise == "image"
+    stages = []
+    for maps, scale in zip(logits, model.card.map_scale, strict=True):
+        merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
+        unit = min_max(merged) if per_image else normalise(merged, scale)
+        stages.append(interpolate(unit[None], size=size, mode="bilinear", align_corners=per_image)[0])
+    return torch.stack([weight * maps for weight, maps in zip(settings.stage_fusion, stages, strict=True)]).sum(0)
+
+
+def min_max(class_maps: Tensor) -> Tensor:
+    """Published normalisation (L28): positive part of (..., h, w), each map stretched to 0..1 by itself."""
+    positive = class_maps.clamp(min=0)
+    low, high = positive.amin((-2, -1), keepdim=True), positive.amax((-2, -1), keepdim=True)
+    return (positive - low) / (high - low + 1e-6)
+
+
+def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings) -> Tensor:
+    """Gate the fused maps (C, H, W) and make probabilities (L, H, W); with background predicted, L = C + 1, last.
+
+    An absent class is -inf, so it can neither win nor be spread by the CRF; in the published form (per-image
+    normalisation) it is 0, which the softmax over 0..1 values then lifts (L27).
+    """
+    absent = ~present[:, None, None]
+    gated = fused * present[:, None, None]
+    scores = gated if settings.normalise == "image" else fused.masked_fill(absent, -torch.inf)
+    if settings.background == "predict" or not present.any():
+        scores = torch.cat([scores, background(gated, settings.background_power)[None]])
+    return scores.softmax(0)
+
+
+def predicted_labels(
+    image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings
+) -> NDArray[np.uint8]:
+    """Winner at every pixel, after the refiner: (H, W) uint8, C = background."""
+    if refiner == "none":
+        return probability.argmax(0).to(torch.uint8).numpy()
+    from napari_lpd.refine import dense_crf
+
+    return dense_crf(image, probability.numpy(), settings.crf, refiner).argmax(0).astype(np.uint8)
+
+
+def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
+    """Which classes occur in a mask: (C,) bool."""
+    return np.bincount(mask[mask < class_count], minlength=class_count) > 0
+
+
+def measure(
+    model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[dict[tuple[Gate, Refiner], list[ImageResult]]]:
+    """Predict every image under every gate and refiner, and count against its mask.
+
+    Raises:
+        DataError: an image and its mask differ in size, or a mask holds a foreign value.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    cells: dict[Cell, list[ImageResult]] = {
+        (gate, refiner): [] for gate in settings.gates for refiner in settings.refiners
+    }
+    classes = model.card.classes
+    thresholds = torch.tensor(model.card.presence)
+    for done, item in enumerate(images, start=1):
+        image, mask = read_image(item.image), read_mask(item.mask, classes)
+        if image.shape[:2] != mask.shape:
+            raise DataError(f"{item.mask}: {mask.shape} pixels, but its image has {image.shape[:2]}")
+        tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+        fused, presence = fused_maps(model, tensor, settings)
+        truth = present_classes(mask, len(classes))
+        gates = {
+            "predicted": presence >= thresholds,
+            "none": torch.ones(len(classes), dtype=torch.bool),
+            "truth": torch.from_numpy(truth),
+        }
+        counted = np.where(mask == len(classes), IGNORE, mask) if settings.background == "exclude" else mask
+        for (gate, refiner), results in cells.items():
+            probability = class_probability(fused, gates[gate], settings)
+            labels = predicted_labels(image, probability, refiner, settings)
+            results.append(
+                ImageResult(
+                    name=item.image.name,
+                    source=item.source,
+                    confusion=confusion_matrix(counted, labels, len(classes)),
+                    boundary=boundary_counts(
+                        counted, labels, len(classes), settings.boundary_share, settings.background
+                    ),
+                    presence=presence.numpy(),
+                    present=truth,
+                )
+            )
+        yield Progress(done, len(images), "images")
+    return cells
+
+
+def mask_validation(images: Sequence[MaskedImage]) -> Callable[[LoadedModel], dict[str, float]]:
+    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; class by class too."""
+    settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=0)
+
+    def validate(model: LoadedModel) -> dict[str, float]:
+        (results,) = run(measure(model, images, settings)).values()
+        names = [tissue.name for tissue in model.card.classes]
+        scores = metrics(results, names, settings.background)
+        per_class = {f"IoU {name}": float(value) for name, value in zip(names, scores.iou, strict=True)}
+        return {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+
+    return validate
+
+
+def refuse_training_tiles(model: Path, images: Sequence[MaskedImage], folder: Path) -> None:
+    """Raise DataError if any of `images` was trained on, by file hash."""
+    hashes = load_tensors(model).get(f"{TRAINING_ONLY}file_hashes")
+    seen = overlap(hashes.numpy(), [item.image for item in images]) if hashes is not None else []
+    if seen:
+        raise DataError(
+            f"{folder}: {len(seen)} of {len(images)} images were trained on, first {seen[0].name}; such a figure means"
+            " nothing: measure on other images"
+        )
+
+
+def evaluate(
+    model: LoadedModel,
+    images: Sequence[MaskedImage],
+    settings: EvaluateSettings,
+    out: Path,
+    tuning: Sequence[MaskedImage] = (),
+) -> Job[dict[str, Any]]:
+    """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
+
+    Args:
+        model: The model.
+        images: What to measure on.
+        settings: Gates, refiners, treatment of background and the like.
+        out: The report's folder.
+        tuning: Other images, on which the presence thresholds and the temperature of the presence scores are chosen;
+            without them the thresholds are the model's own and the temperature is 1.
+    """
+    notes = [f"Model {model.name}, {model.card.tiles} training tiles; {len(images)} images."]
+    temperature = 1.0
+    if tuning:
+        quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
+        (tuned,) = (yield from measure(model, tuning, quick)).values()
+        presence, present = _presence(tuned)
+        temperature = fit_temperature(presence, present)
+        thresholds = tuple(choose_thresholds(presence, present).tolist())
+        model = model._replace(card=model.card.model_copy(update={"presence": thresholds}))
+        notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
+    else:
+        notes.append("Presence thresholds are the model's own, from its training tiles; temperature 1.")
+    shown = zip(model.card.classes, model.card.presence, strict=True)
+    notes.append("Thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
+    cells = yield from measure(model, images, settings)
+    names = [tissue.name for tissue in model.card.classes]
+    rows = [
+        ReportRow(
+            gate,
+            refiner,
+            metrics(results, names, settings.background),
+            bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed),
+        )
+        for (gate, refiner), results in cells.items()
+    ]
+    presence, present = _presence(next(iter(cells.values())))
+    scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
+    path = write_report(out, f"Evaluation of {model.name}", rows, notes, calibration(scaled, present))
+    return {"report": str(path)} | {f"mIoU {row.gate} / {row.refiner}": row.scores.mean_iou for row in rows}
+
+
+def _presence(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    return np.stack([r.presence for r in results]), np.stack([r.present for r in results])
