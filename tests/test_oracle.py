@@ -19,12 +19,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
 from napari_lpd.checkpoint import Card
-from napari_lpd.config import PRESETS, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.config import CLASSES, PRESETS, EvaluateSettings, ModelSettings, TrainSettings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.encoder import build_encoder
 from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
 from napari_lpd.images import read_mask
-from napari_lpd.importer import BCSS_CLASSES, rename_official
+from napari_lpd.importer import rename_official
 from napari_lpd.losses import (
     Regions,
     contrastive_loss,
@@ -502,14 +502,14 @@ def test_the_published_data_reading(tmp_path):
     encoder = build_encoder("mit_b0", statistics="tissue", channel_order="bgr")
     for j, name in enumerate(names):
         Image.fromarray(oracle[f"train{j}_rgb"].numpy()).save(tmp_path / name)
-    tiles = tiles_from_folder(tmp_path, BCSS_CLASSES)
+    tiles = tiles_from_folder(tmp_path, CLASSES["bcss"])
     for j in range(3):
         image, labels = tiles[j]
         assert torch.allclose(encoder.normalise(image[None] / 255)[0], oracle[f"train{j}_tensor"], atol=1e-5)
         assert torch.equal(labels.long(), oracle[f"train{j}_label"])
         mask_path = tmp_path / f"mask{j}.tif"
         Image.fromarray(oracle[f"valid{j}_mask"].numpy()).save(mask_path)
-        mask = read_mask(mask_path, BCSS_CLASSES)
+        mask = read_mask(mask_path, CLASSES["bcss"])
         assert np.array_equal(mask, oracle[f"valid{j}_mask_out"].numpy())
         assert np.array_equal(present_classes(mask, 4), oracle[f"valid{j}_label"].numpy() > 0)
 
@@ -526,7 +526,7 @@ def test_the_published_validation(name):
         network = network_of(state, oracle)
         settings = TrainSettings(model=network.settings)
         card = Card(
-            classes=BCSS_CLASSES,
+            classes=CLASSES["bcss"],
             settings=settings,
             tiles_per_class={},
             tiles=0,
@@ -565,7 +565,7 @@ def check_validation(model, oracle):
             assert (labels == oracle[f"img{i}_{label}"].numpy()).mean() >= 0.98
             if views == "official":
                 results.append(image_result(i, confusion_matrix(mask, labels, 4)))
-    scores = metrics(results, [tissue.name for tissue in BCSS_CLASSES], "predict")
+    scores = metrics(results, [tissue.name for tissue in CLASSES["bcss"]], "predict")
     assert 100 * scores.mean_iou == pytest.approx(oracle["mIoU"].item(), abs=1.0)
     assert 100 * scores.mean_dice == pytest.approx(oracle["mean_dice"].item(), abs=1.0)
     assert 100 * scores.frequency_weighted_iou == pytest.approx(oracle["fw_iu"].item(), abs=1.0)

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _import_options(
         add("import", commands.import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code.")
     )
+    _reproduce_options(add("reproduce", commands.reproduce, "Train and measure all rows of a table of the papers."))
     export = add("export", commands.export, "Write a prediction's mask for other programs.")
     export.add_argument("prediction", type=Path, metavar="NAME.zarr")
     export.add_argument("--to", type=Path, required=True, metavar="FILE.ome.tif")
@@ -116,6 +117,22 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     )
     _source_option(evaluate)
     _settings_options(evaluate)
+
+
+def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
+    reproduce.add_argument("table", choices=("table1", "table2", "variants"))
+    reproduce.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
+    )
+    reproduce.add_argument("--classes", required=True, metavar="JSON", help="names and colours; or bcss, luad")
+    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for models and table")
+    reproduce.add_argument("--seeds", type=int, default=3, help="seeds per row (default: %(default)s)")
+    reproduce.add_argument("--rows", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
+    reproduce.add_argument(
+        "--evaluate-set", action="append", default=[], metavar="NAME=VALUE", help="one setting of the evaluation"
+    )
+    _source_option(reproduce)
+    _settings_options(reproduce)
 
 
 def _import_options(take_over: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
 from napari_lpd.config import (
+    CLASSES,
     EMBEDDED_ENCODER,
     EvaluateSettings,
     PredictSettings,
@@ -139,6 +140,24 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     refuse_training_tiles(options.model, images, options.data)
     _check_folder(options.out)
     return run(evaluate_model(model, images, settings, options.out, tuning), printer.progress)
+
+
+def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd reproduce``: the papers' tables on the user's data, row by row."""
+    from napari_lpd.reproduce import Protocol
+    from napari_lpd.reproduce import reproduce as make_table
+
+    _check_folder(options.out)
+    protocol = Protocol(
+        data=options.data,
+        classes=CLASSES[options.classes] if options.classes in CLASSES else read_classes(Path(options.classes)),
+        source=options.source,
+        settings=options.settings,
+        overrides=tuple(options.set),
+        seeds=options.seeds,
+        measured=read_settings(EvaluateSettings, None, options.evaluate_set),
+    )
+    return {"table": str(run(make_table(options.table, protocol, options.out, options.rows), printer.progress))}
 
 
 def import_official(options: argparse.Namespace, _: Printer) -> Result:

@@ -56,6 +56,23 @@ class TissueClass(Settings):
         return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
 
 
+CLASSES: dict[str, tuple[TissueClass, ...]] = {
+    "bcss": (
+        TissueClass(name="tumour", color="#ff0000"),
+        TissueClass(name="stroma", color="#00ff00"),
+        TissueClass(name="lymphocytic infiltrate", color="#0000ff"),
+        TissueClass(name="necrosis", color="#9900ff"),
+    ),
+    "luad": (
+        TissueClass(name="tumour epithelium", color="#ff0000"),
+        TissueClass(name="necrosis", color="#9900ff"),
+        TissueClass(name="lymphocytes", color="#0000ff"),
+        TissueClass(name="tumour-associated stroma", color="#00ff00"),
+    ),
+}
+"""Classes of the papers' data sets, in the order of the digits in their tiles' names (BCSS-WSSS, LUAD-HistoSeg)."""
+
+
 class ModelSettings(Settings):
     """The network: encoder and prototype head."""
 

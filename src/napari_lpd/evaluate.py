@@ -200,7 +200,7 @@ def metrics(results: Sequence[ImageResult], class_names: Sequence[str], backgrou
         raise DataError("no images with masks to compute metrics from; wanted at least one")
     confusion = np.sum([result.confusion for result in results], axis=0)
     boundary = np.sum([result.boundary for result in results], axis=0)
-    rates = _rates(confusion, boundary, background)
+    rates = rates_of(confusion, boundary, background)
     absent, not_in_truth = np.isnan(rates["iou"]), np.isnan(rates["recall"]) & ~np.isnan(rates["iou"])
     return Scores(
         class_names=tuple(class_names),
@@ -230,25 +230,47 @@ def bootstrap_intervals(
     Returns:
         None where there are fewer than 3 sources or no resamplings (the report then says which).
     """
-    sources, index = np.unique([result.source for result in results], return_inverse=True)
-    if len(sources) < FEWEST_SOURCES or resamplings < 1:
+    counts = sums_per_source(results)
+    if len(counts.sources) < FEWEST_SOURCES or resamplings < 1:
         return None
-    size = len(class_names) + 1
-    confusion, boundary = np.zeros((len(sources), size, size)), np.zeros((len(sources), size - 1, 2))
-    np.add.at(confusion, index, np.stack([result.confusion for result in results]))
-    np.add.at(boundary, index, np.stack([result.boundary for result in results]))
-    chances = np.full(len(sources), 1 / len(sources))
-    draws = np.random.default_rng(seed).multinomial(len(sources), chances, resamplings).astype(float)  # (R, S)
-    rates = _rates(np.tensordot(draws, confusion, 1), np.tensordot(draws, boundary, 1), background)
+    rates = resampled_rates(counts, background, resamplings, seed)
     return Intervals(
         resamplings,
-        {name: _limits(rates[name]) for name in HEADLINES},
-        np.array([_limits(values) for values in rates["iou"].T]),
+        {name: limits_of(rates[name]) for name in HEADLINES},
+        np.array([limits_of(values) for values in rates["iou"].T]),
         np.isnan(rates["iou"]).sum(0),
     )
 
 
-def _rates(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
+class SourceCounts(NamedTuple):
+    """Pixel counts summed per source: S sources, sorted by name."""
+
+    sources: NDArray[np.str_]
+    confusion: NDArray[np.float64]  # (S, C + 1, C + 1)
+    boundary: NDArray[np.float64]  # (S, C, 2)
+
+
+def sums_per_source(results: Sequence[ImageResult]) -> SourceCounts:
+    """Sum the counts of the images of each source."""
+    sources, index = np.unique([result.source for result in results], return_inverse=True)
+    size = len(results[0].confusion)
+    confusion, boundary = np.zeros((len(sources), size, size)), np.zeros((len(sources), size - 1, 2))
+    np.add.at(confusion, index, np.stack([result.confusion for result in results]))
+    np.add.at(boundary, index, np.stack([result.boundary for result in results]))
+    return SourceCounts(sources, confusion, boundary)
+
+
+def resampled_rates(counts: SourceCounts, background: Background, resamplings: int, seed: int) -> dict[str, Any]:
+    """`rates_of` R resamples of the sources with replacement: (R, C) or (R,) each.
+
+    The same seed draws the same sources, so that models measured on the same images are compared pair by pair.
+    """
+    count = len(counts.sources)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
+    return rates_of(np.tensordot(draws, counts.confusion, 1), np.tensordot(draws, counts.boundary, 1), background)
+
+
+def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
     """The rates in `Scores`, of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
     counted = confusion.copy()
     if background == "exclude":
@@ -284,7 +306,8 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
 
 
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+def limits_of(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from napari_lpd import __version__
 from napari_lpd.checkpoint import Card, save_checkpoint
-from napari_lpd.config import ModelSettings, TissueClass, TrainSettings, check_classes
+from napari_lpd.config import CLASSES, ModelSettings, TrainSettings, check_classes
 from napari_lpd.encoder import MIT, STAGES, build_encoder, rename_mit
 from napari_lpd.errors import ModelError
 from napari_lpd.model import LPD, STAGES_USED
@@ -28,18 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-BCSS_CLASSES = (
-    TissueClass(name="tumour", color="#ff0000"),
-    TissueClass(name="stroma", color="#00ff00"),
-    TissueClass(name="lymphocytic infiltrate", color="#0000ff"),
-    TissueClass(name="necrosis", color="#9900ff"),
-)
-LUAD_CLASSES = (
-    TissueClass(name="tumour epithelium", color="#ff0000"),
-    TissueClass(name="necrosis", color="#9900ff"),
-    TissueClass(name="lymphocytes", color="#0000ff"),
-    TissueClass(name="tumour-associated stroma", color="#00ff00"),
-)
+    from napari_lpd.config import TissueClass
+
 PUBLISHED_MPP = 0.5  # both data sets: 224 px at about 20x
 
 
@@ -161,10 +151,9 @@ def _plain(node: object) -> Any:
 
 def _classes_of(path: Path, config: Any) -> tuple[TissueClass, ...]:
     name = str(((config or {}).get("dataset") or {}).get("name", "")).lower()
-    if "bcss" in name:
-        return BCSS_CLASSES
-    if "luad" in name:
-        return LUAD_CLASSES
+    for known, classes in CLASSES.items():
+        if known in name:
+            return classes
     raise ModelError(f"{path}: data set {name!r} has no known class names: pass --classes JSON, in its order")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ from napari_lpd.predict import background, normalise
 from napari_lpd.report import ReportRow, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -74,11 +75,12 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     """
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
-    mean = model.network.encoder.rgb_mean
+    encoder = model.network.encoder
+    mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = torch.zeros(()), torch.zeros(())
     for flip in views.flips:
         for factor in views.factors:
-            seen = (image - mean) * factor + mean if factor != 1 else image
+            seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
             seen = seen.flip(2) if flip else seen
             logits = model.network(seen[None].to(model.device), STAGES_USED).logits
             if not flip and factor == 1:
@@ -252,9 +254,38 @@ def evaluate(
     ]
     presence, present = _presence(next(iter(cells.values())))
     scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
+    save_results(out / "results.npz", cells)
     path = write_report(out, f"Evaluation of {model.name}", rows, notes, calibration(scaled, present))
     return {"report": str(path)} | {f"mIoU {row.gate} / {row.refiner}": row.scores.mean_iou for row in rows}
 
 
 def _presence(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     return np.stack([r.presence for r in results]), np.stack([r.present for r in results])
+
+
+def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> None:
+    """Keep the counts of every image: names, sources, and per gate and refiner confusion and boundary counts."""
+    first = next(iter(cells.values()))
+    arrays: dict[str, Any] = {"names": [r.name for r in first], "sources": [r.source for r in first]}
+    arrays["presence"], arrays["present"] = _presence(first)
+    for (gate, refiner), results in cells.items():
+        arrays[f"confusion {gate} {refiner}"] = np.stack([r.confusion for r in results])
+        arrays[f"boundary {gate} {refiner}"] = np.stack([r.boundary for r in results])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    np.savez_compressed(partial, **arrays)
+    os.replace(partial, path)
+
+
+def load_results(path: Path) -> dict[Cell, list[ImageResult]]:
+    """What `save_results` wrote."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    cells: dict[Any, list[ImageResult]] = {}
+    for name in arrays:
+        kind, _, cell = name.partition(" ")
+        if kind == "confusion":
+            columns = (arrays["names"], arrays["sources"], arrays[name], arrays[f"boundary {cell}"])
+            rows = zip(*columns, arrays["presence"], arrays["present"], strict=True)
+            cells[tuple(cell.split())] = [ImageResult(str(n), str(s), *rest) for n, s, *rest in rows]
+    return cells

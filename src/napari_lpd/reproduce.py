@@ -1,0 +1,259 @@
+"""The papers' tables on one's own data: train and measure every row, a few seeds each, go on where a run stopped.
+
+A row that is done has its ``report.md``; it is not run again. The table is written anew after every row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_lpd.config import EvaluateSettings, TrainSettings, read_settings
+from napari_lpd.data import tiles_from_folder
+from napari_lpd.errors import SettingsError
+from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
+from napari_lpd.images import masked_images
+from napari_lpd.model import load_model
+from napari_lpd.prototypes import bank_diversity
+from napari_lpd.report import BACKGROUNDS, GATES, NOTICE
+from napari_lpd.train import fit
+from napari_lpd.validate import evaluate, load_results, mask_validation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.config import TissueClass
+    from napari_lpd.evaluate import ImageResult
+    from napari_lpd.images import MaskedImage
+    from napari_lpd.jobs import Job, Progress
+
+
+class Row(NamedTuple):
+    """One row of a table: a preset and what is set differently."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The row's name as a folder's."""
+        return "".join(letter if letter.isalnum() or letter in ".-=" else "_" for letter in self.name)
+
+
+TABLES: dict[str, tuple[Row, ...]] = {
+    "table1": (
+        Row("LPD", "default"),
+        Row("PBIP", "pbip"),
+        Row("CAM", "cam"),
+        Row("random bank", "random"),
+    ),
+    "table2": tuple(
+        Row(f"k={k} λ={weight:g}", "default", (f"model.prototypes_per_class={k}", f"diversity_weight={weight}"))
+        for k in (3, 10)
+        for weight in (0.0, 0.25, 0.5, 0.75)
+    ),
+    "variants": (
+        Row("off", "default", ("diversity=off",)),
+        Row("default", "default"),
+        Row("paper τ=1", "default", ("diversity_temperature=1",)),
+        Row("official-head", "default", ("diversity=official-head",)),
+        Row("official-first-commit", "default", ("diversity=official-first-commit",)),
+    ),
+}
+
+
+class Protocol(NamedTuple):
+    """What a table is made of.
+
+    Attributes:
+        data: Folder with ``train``, ``valid/{img,mask}`` and, if there is one, ``test/{img,mask}``. With a test set the
+            best epoch and the thresholds are chosen on the validation set; without one the validation set is what is
+            measured on, so nothing is chosen there.
+        classes: The classes, in the digits' order.
+        source: How a tile's name gives its slide or patient.
+        settings: Settings file for all rows, or None.
+        overrides: ``name=value`` for all rows; they win over a row's own.
+        seeds: Number of seeds per row.
+        measured: Gates, refiners, background.
+    """
+
+    data: Path
+    classes: tuple[TissueClass, ...]
+    source: str
+    settings: Path | None
+    overrides: tuple[str, ...]
+    seeds: int
+    measured: EvaluateSettings
+
+
+def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = ()) -> Job[Path]:
+    """Run the rows of a table that are not done yet; returns the path of ``out/table.md``.
+
+    Args:
+        table: One of `TABLES`.
+        protocol: Data, settings, seeds.
+        out: Folder of the table; one folder per row and seed in it.
+        only: Names of rows; others are left to another run. Empty: all.
+
+    Raises:
+        SettingsError: a name in `only` is no row.
+    """
+    rows = TABLES[table]
+    unknown = set(only) - {row.name for row in rows}
+    if unknown:
+        raise SettingsError(f"{table} has no row {sorted(unknown)[0]!r}; rows: {', '.join(row.name for row in rows)}")
+    runs = [(row, seed) for seed in range(protocol.seeds) for row in rows if not only or row.name in only]
+    for done, (row, seed) in enumerate(runs):
+        folder = out / row.folder / f"seed{seed}"
+        if not (folder / "report.md").exists():
+            settings = row_settings(row, protocol, seed)
+            for progress in _run(protocol, settings, folder):
+                yield replace(progress, message=f"{row.name}, seed {seed} ({done + 1}/{len(runs)}): {progress.message}")
+        _write_table(out, table, protocol)
+    return _write_table(out, table, protocol)
+
+
+def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
+    """The training settings of a row."""
+    overrides = [*row.overrides, *protocol.overrides, f"seed={seed}"]
+    return read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+
+
+def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
+    tiles = tiles_from_folder(protocol.data, protocol.classes, protocol.source)
+    valid = masked_images(protocol.data / "valid", protocol.source)
+    tested = (protocol.data / "test" / "img").is_dir()
+    test = masked_images(protocol.data / "test", protocol.source) if tested else valid
+    model_path = yield from fit(tiles, settings, folder, "", mask_validation(valid) if tested else None)
+    model = load_model(model_path, settings.device)
+    _write_json(folder / "diversity.json", _diversity(model, test))
+    yield from evaluate(model, test, protocol.measured, folder, valid if tested else ())
+
+
+def _diversity(model: Any, images: Sequence[MaskedImage]) -> dict[str, list[float]]:
+    if model.network.settings.bank == "linear":
+        return {}
+    return bank_diversity(model, images)._asdict()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Summary(NamedTuple):
+    """One row under one gate and refiner, over its seeds.
+
+    Attributes:
+        seeds: Number of seeds that are done.
+        value: Mean over seeds of the mIoU.
+        spread: Standard deviation over seeds (n - 1), NaN of one seed.
+        interval: 95 % of the mean over seeds, by resampling sources.
+        difference: 95 % of the difference to the first row, same resamples; None for the first row itself.
+        iou: (C,) mean over seeds.
+    """
+
+    seeds: int
+    value: float
+    spread: float
+    interval: tuple[float, float]
+    difference: tuple[float, float] | None
+    iou: NDArray[np.float64]
+
+
+def summarise(runs: Sequence[Sequence[ImageResult]], settings: EvaluateSettings) -> tuple[Summary, NDArray[np.float64]]:
+    """Sum up one row's seeds; also returns the resampled means (R,), for paired differences."""
+    counts = [sums_per_source(results) for results in runs]
+    rates = [rates_of(c.confusion.sum(0), c.boundary.sum(0), settings.background) for c in counts]
+    values = np.array([float(rate["mean_iou"]) for rate in rates])
+    resampled = np.full(1, np.nan)
+    if len(counts[0].sources) >= FEWEST_SOURCES and settings.bootstrap:
+        drawn = [resampled_rates(c, settings.background, settings.bootstrap, settings.seed) for c in counts]
+        resampled = np.mean([rate["mean_iou"] for rate in drawn], axis=0)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    iou = np.mean([rate["iou"] for rate in rates], axis=0)
+    return Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, iou), resampled
+
+
+def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str], dict[str, Summary]]:
+    """(gate, refiner) → row name → its summary, from what is done."""
+    cells: dict[tuple[str, str], dict[str, Summary]] = {}
+    first: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for row in TABLES[table]:
+        folders = [out / row.folder / f"seed{seed}" for seed in range(protocol.seeds)]
+        stored = [load_results(f / "results.npz") for f in folders if (f / "report.md").exists()]
+        for cell in stored[0] if stored else ():
+            summary, resampled = summarise([results[cell] for results in stored], protocol.measured)
+            if cell in first:
+                summary = summary._replace(difference=limits_of(resampled - first[cell]))
+            elif row is TABLES[table][0]:
+                first[cell] = resampled
+            cells.setdefault(cell, {})[row.name] = summary
+    return cells
+
+
+def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
+    cells = table_rows(out, table, protocol)
+    names = [tissue.name for tissue in protocol.classes]
+    reference = TABLES[table][0].name
+    lines = [f"# {table}: {protocol.data.name}", "", f"**{NOTICE}**", ""]
+    lines += [f"Background: {BACKGROUNDS[protocol.measured.background]}. mIoU in percent: mean over seeds ± standard"]
+    lines += ["deviation, [95 % interval by resampling sources]; difference: 95 % interval, paired by source."]
+    for (gate, refiner), rows in cells.items():
+        lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
+        lines += [f"| row | seeds | mIoU | minus {reference} | {' | '.join(names)} |", "|---" * (4 + len(names)) + "|"]
+        for name, summary in rows.items():
+            against = (
+                "" if summary.difference is None else f"[{_pct(summary.difference[0])}, {_pct(summary.difference[1])}]"
+            )
+            value = f"{_pct(summary.value)} ± {_pct(summary.spread)} [{_pct(low)}, {_pct(high)}]"
+            per_class = " | ".join(_pct(value) for value in summary.iou)
+            lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
+    diversity = _diversity_lines(out, table, protocol)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text("\n".join([*lines, *diversity]) + "\n", encoding="utf-8")
+    _write_json(
+        out / "table.json",
+        [
+            {"gate": gate, "refiner": refiner, "row": name, **summary._asdict(), "iou": summary.iou.tolist()}
+            for (gate, refiner), rows in cells.items()
+            for name, summary in rows.items()
+        ],
+    )
+    return out / "table.md"
+
+
+def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
+    lines = [
+        "",
+        "## Diversity of the bank",
+        "",
+        "Mean over classes and seeds; prototypes after projection to stage 4.",
+        "",
+    ]
+    lines += ["| row | effective number | spatial divergence (0 same places, 1 disjoint) |", "|---|---|---|"]
+    for row in TABLES[table]:
+        paths = [out / row.folder / f"seed{seed}" / "diversity.json" for seed in range(protocol.seeds)]
+        found = [values for path in paths if path.exists() and (values := json.loads(path.read_text("utf-8")))]
+        if found:
+            number = np.nanmean([values["effective_number"] for values in found])
+            divergence = np.nanmean([values["spatial_divergence"] for values in found])
+            lines += [f"| {row.name} | {number:.2f} | {divergence:.3f} |"]
+    return lines
+
+
+def _pct(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def _interval(limits: tuple[float, float]) -> str:
+    return f"[{_pct(limits[0])}, {_pct(limits[1])}]"
