@@ -212,10 +212,8 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
         lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
         lines += [f"| row | seeds | mIoU | minus {reference} | {' | '.join(names)} |", "|---" * (4 + len(names)) + "|"]
         for name, summary in rows.items():
-            against = (
-                "" if summary.difference is None else f"[{_pct(summary.difference[0])}, {_pct(summary.difference[1])}]"
-            )
-            value = f"{_pct(summary.value)} ± {_pct(summary.spread)} [{_pct(low)}, {_pct(high)}]"
+            against = "" if summary.difference is None else _interval(summary.difference)
+            value = f"{_pct(summary.value)} ± {_pct(summary.spread)} {_interval(summary.interval)}"
             per_class = " | ".join(_pct(value) for value in summary.iou)
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
     diversity = _diversity_lines(out, table, protocol)
