@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
-from napari_lpd.encoder import build_encoder, embedded_weights, read_state, rename_lite0, rename_mit
+from napari_lpd.encoder import build_encoder, embedded_weights, read_state
 from napari_lpd.errors import ModelError
+from napari_lpd.weight_names import rename_lite0, rename_mit
 
 
 def test_the_embedded_encoder_has_the_strides_of_the_method():

