@@ -224,7 +224,13 @@ class TrainSettings(Settings):
     freeze_norm: Annotated[
         bool, Field(description="Keep the encoder's batch statistics as pretrained (steadier with small batches).")
     ] = True
-    augment: Annotated[bool, Field(description="Flips, quarter turns and mild stain jitter of training tiles.")] = True
+    augment: Annotated[bool, Field(description="Flips, quarter turns, stain and size jitter of training tiles.")] = True
+    stain_jitter: Annotated[
+        float, Field(ge=0, le=0.9, description="Half the range of each stain's amount around 1, in training.")
+    ] = 0.1
+    size_jitter: Annotated[
+        float, Field(ge=0, le=0.5, description="Half the range of the tiles' size around 1, in training.")
+    ] = 0.0
     workers: Annotated[int, Field(ge=0, le=64, description="Processes that read tiles from a folder.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

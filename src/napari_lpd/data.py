@@ -11,6 +11,7 @@ import torch
 from shapely import STRtree, unary_union
 from shapely.geometry import box
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
@@ -200,19 +201,32 @@ def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings)
     return [(y, x) for y in starts[0] for x in starts[1]]
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random flips and quarter turns per batch, and mild stain jitter per image.
+def augment(images: Tensor, generator: torch.Generator, stain: float = 0.1, scale: float = 0.0) -> Tensor:
+    """Random flips and quarter turns, and jitter of stains and size, per image.
 
     Args:
         images: (B, 3, H, W) in 0..1, square.
         generator: Source of randomness, on the CPU.
+        stain: Half the range by which each stain's amount is multiplied (haematoxylin, eosin, residual), around 1.
+        scale: Half the range by which the size changes, around 1; what is missing at the border is mirrored.
     """
-    if torch.rand((), generator=generator) < 0.5:
-        images = images.flip(3)
-    images = images.rot90(int(torch.randint(4, (), generator=generator)), (2, 3))
+    count = len(images)
+    turned = _turned(images, 1 + scale * (2 * torch.rand(count, generator=generator) - 1), generator)
+    gain = 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1)
     stains = _HED.to(images.device)
-    gain = 1 + 0.1 * (2 * torch.rand(len(images), 3, generator=generator) - 1).to(images.device)
-    density = -torch.log(images.clamp(min=1 / 255))
+    density = -torch.log(turned.clamp(min=1 / 255))
     amounts = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stains))
-    jittered = torch.einsum("bshw,sc->bchw", amounts * gain[:, :, None, None], stains)
+    jittered = torch.einsum("bshw,sc->bchw", amounts * gain.to(images.device)[:, :, None, None], stains)
     return torch.exp(-jittered).clamp(0, 1)
+
+
+def _turned(images: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image under a random symmetry of the square, `sizes` times as large."""
+    count = len(images)
+    turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
+    mirror = 1 - 2.0 * torch.randint(2, (count,), generator=generator)
+    cos, sin = turn.cos().round() / sizes, turn.sin().round() / sizes
+    rows = torch.stack([torch.stack([mirror * cos, -sin]), torch.stack([mirror * sin, cos])])  # (2, 2, B)
+    maps = torch.cat([rows.permute(2, 0, 1), torch.zeros(count, 2, 1)], dim=2).to(images.device)
+    grid = affine_grid(maps, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -20,7 +20,6 @@ from torch.nn.functional import interpolate
 from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import ModelError
 from napari_lpd.weight_names import match_names, strip_wrappers
-from napari_lpd.weight_names import rename_mit as rename_mit
 
 MIT = {"mit_b0": "pvt_v2_b0", "mit_b1": "pvt_v2_b1", "mit_b2": "pvt_v2_b2"}
 STAGES = 4

@@ -20,9 +20,10 @@ from torch.nn.functional import normalize
 from napari_lpd import __version__
 from napari_lpd.checkpoint import Card, save_checkpoint
 from napari_lpd.config import CLASSES, ModelSettings, TrainSettings, check_classes
-from napari_lpd.encoder import MIT, STAGES, build_encoder, rename_mit
+from napari_lpd.encoder import MIT, STAGES, build_encoder
 from napari_lpd.errors import ModelError
 from napari_lpd.model import LPD, STAGES_USED
+from napari_lpd.weight_names import rename_mit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -278,6 +278,7 @@ class _Run:
         self.objective = Objective(settings, region_encoder, generator).to(self.device)
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
+        self._good: dict[str, Tensor] = {}
         self._hashes = torch.from_numpy(file_hashes(tiles.files))
 
     def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
@@ -293,7 +294,7 @@ class _Run:
         step = 0
         for epoch in range(count):
             message = f"epoch {epoch + 1} of {count}"
-            sums: dict[str, float] = {}
+            seen, sums = 0, dict[str, float]()
             _set_training(self.network, settings)
             for indices, (raw, labels) in self._batches(total - step):
                 losses = self._step(raw, labels, indices, step, total)
@@ -301,10 +302,10 @@ class _Run:
                 metrics = losses.metrics() | {"lr": float(schedule.get_last_lr()[0])}
                 schedule.step()
                 step += 1
+                seen += len(indices)
                 sums = {name: sums.get(name, 0.0) + value * len(indices) for name, value in metrics.items()}
-                sums["tiles"] = sums.get("tiles", 0.0) + len(indices)
                 yield Progress(step, total, message, metrics)
-            means = {name: value / sums["tiles"] for name, value in sums.items() if name != "tiles"}
+            means = {name: value / seen for name, value in sums.items()}
             if means["regions left out"]:
                 logger.info(
                     "%s: %.1f regions per step over max_regions were left out", message, means["regions left out"]
@@ -312,25 +313,28 @@ class _Run:
             yield Progress(step, total, f"{message}: validation", self._end_epoch(epoch, step, means, validation))
 
     def _step(self, raw: Tensor, labels: Tensor, indices: list[int], step: int, total: int) -> StepLosses:
-        """Losses and gradients of one batch; the weights are still those before it."""
+        """Losses and gradients of one batch; the weights that gave them, still those before it, are kept as good."""
         images = raw.to(self.device).float() / 255
         if self.settings.augment:
-            images = augment(images, self.generator)
+            images = augment(images, self.generator, self.settings.stain_jitter, self.settings.size_jitter)
         warm = step < self.settings.warm_up * total
         losses: StepLosses = self.objective(self.network, images, labels.to(self.device), warm)
         self.network.zero_grad(set_to_none=True)
         self.objective.psi.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
-        if not torch.isfinite(losses.total + norm):
+        if torch.isfinite(losses.total + norm):
+            self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            return losses
+        kept = "nothing was learned yet"
+        if self._good:
+            self.network.load_state_dict(self._good)
             self._save("last.safetensors", self._card(step))
-            names = ", ".join(self.tiles.name(i) for i in indices)
-            raise LpdError(
-                f"loss became {losses.total.item():g} (gradient {norm.item():g}) at step {step + 1} of {total},"
-                f" tiles {names}; the state before it is kept in {self.out / 'last.safetensors'};"
-                " look at these tiles, or try a smaller lr"
-            )
-        return losses
+            kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
+        raise LpdError(
+            f"loss became {losses.total.item():g} (gradient {norm.item():g}) at step {step + 1} of {total}, tiles"
+            f" {', '.join(self.tiles.name(i) for i in indices)}; {kept}; look at these tiles, or try a smaller lr"
+        )
 
     def _batches(self, most: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
         order = torch.randperm(len(self.kept), generator=self.generator).tolist()
@@ -378,7 +382,7 @@ class _Run:
         tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
         if self.region_encoder is not None:
             state = self.region_encoder.projection_state()
-            tensors |= {f"{TRAINING_ONLY}region_encoder.{key}": value for key, value in state.items()}
+            tensors |= {f"{TRAINING_ONLY}region_projection.{key}": value for key, value in state.items()}
         save_checkpoint(self.out / name, tensors, card)
 
 
