@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _import_options(
         add("import", commands.import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code.")
     )
+    _stage2_options(add("stage2", commands.stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
     _reproduce_options(add("reproduce", commands.reproduce, "Train and measure all rows of a table of the papers."))
     export = add("export", commands.export, "Write a prediction's mask for other programs.")
     export.add_argument("prediction", type=Path, metavar="NAME.zarr")
@@ -117,6 +118,15 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     )
     _source_option(evaluate)
     _settings_options(evaluate)
+
+
+def _stage2_options(stage2: argparse.ArgumentParser) -> None:
+    stage2.add_argument("--model", type=Path, required=True, help="prototype model that makes the pseudo-masks")
+    stage2.add_argument("--data", type=Path, required=True, metavar="DIR", help="tiles named NAME[1010].png")
+    stage2.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and model")
+    stage2.add_argument("--refiner", choices=("none", "lattice", "pydensecrf"), default="lattice")
+    _source_option(stage2)
+    _settings_options(stage2)
 
 
 def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:

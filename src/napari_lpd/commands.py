@@ -142,6 +142,25 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     return run(evaluate_model(model, images, settings, options.out, tuning), printer.progress)
 
 
+def stage2(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
+    settings = read_settings(TrainSettings, options.settings, options.set)
+    from napari_lpd.data import tiles_from_folder
+    from napari_lpd.model import load_model
+    from napari_lpd.segmenter import fit_segmenter, write_pseudo_masks
+
+    model = load_model(options.model, settings.device)
+    tiles = tiles_from_folder(options.data, model.card.classes, options.source)
+    _check_folder(options.out)
+    masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
+    settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})
+    command = "napari-lpd " + shlex.join(options.given)
+    return {
+        "masks": str(masks),
+        "model": str(run(fit_segmenter(tiles, masks, settings, options.out, command), printer.progress)),
+    }
+
+
 def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd reproduce``: the papers' tables on the user's data, row by row."""
     from napari_lpd.reproduce import Protocol

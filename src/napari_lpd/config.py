@@ -86,11 +86,11 @@ class ModelSettings(Settings):
         float, Field(gt=0, le=4, description="Hidden width of the adaptive layers, as a share of prototype_dim.")
     ] = 0.5
     bank: Annotated[
-        Literal["learned", "seeded", "clustered", "random", "linear"],
+        Literal["learned", "seeded", "clustered", "random", "linear", "supervised"],
         Field(
             description="How the prototypes are had: learned from a random start (LPD), seeded (learned from the"
-            " clusters), clustered (fixed k-means centres, PBIP), random (fixed, a control), or linear (no"
-            " prototypes: a plain CAM, a control)."
+            " clusters), clustered (fixed k-means centres, PBIP), random (fixed, a control), linear (none: a plain"
+            " CAM, a control), or supervised (none: a segmenter trained on masks, as stage2 makes it)."
         ),
     ] = "learned"
     normalise_prototypes: Annotated[
@@ -113,8 +113,8 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _linear_has_one(self) -> ModelSettings:
-        if self.bank == "linear" and self.prototypes_per_class != 1:
-            raise ValueError("bank=linear has no prototypes: set prototypes_per_class=1")
+        if self.bank in ("linear", "supervised") and self.prototypes_per_class != 1:
+            raise ValueError(f"bank={self.bank} has no prototypes: set prototypes_per_class=1")
         return self
 
 
@@ -238,8 +238,10 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _terms_fit_bank(self) -> TrainSettings:
-        if self.model.bank == "linear" and (self.contrast_weight or self.diversity != "off"):
-            raise ValueError("bank=linear has no prototypes: set contrast_weight=0 and diversity=off, or preset cam")
+        if self.model.bank in ("linear", "supervised") and (self.contrast_weight or self.diversity != "off"):
+            raise ValueError(
+                f"bank={self.model.bank} has no prototypes: set contrast_weight=0 and diversity=off, or preset cam"
+            )
         return self
 
 

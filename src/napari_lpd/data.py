@@ -211,22 +211,40 @@ def augment(images: Tensor, generator: torch.Generator, stain: float = 0.1, scal
         scale: Half the range by which the size changes, around 1; what is missing at the border is mirrored.
     """
     count = len(images)
-    turned = _turned(images, 1 + scale * (2 * torch.rand(count, generator=generator) - 1), generator)
-    gain = 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1)
+    turned = _turned(images, _placements(count, scale, generator))
+    return _restained(turned, 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1))
+
+
+def augment_with_masks(
+    images: Tensor, masks: Tensor, generator: torch.Generator, stain: float = 0.1, scale: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`augment` for images with masks (B, H, W) int64, which turn with them (nearest neighbour)."""
+    count = len(images)
+    placements = _placements(count, scale, generator)
+    turned = _turned(images, placements)
+    masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
+    return _restained(turned, 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1)), masks
+
+
+def _restained(images: Tensor, gain: Tensor) -> Tensor:
+    """Each stain's amount multiplied by `gain` (B, 3)."""
     stains = _HED.to(images.device)
-    density = -torch.log(turned.clamp(min=1 / 255))
+    density = -torch.log(images.clamp(min=1 / 255))
     amounts = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stains))
     jittered = torch.einsum("bshw,sc->bchw", amounts * gain.to(images.device)[:, :, None, None], stains)
     return torch.exp(-jittered).clamp(0, 1)
 
 
-def _turned(images: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image under a random symmetry of the square, `sizes` times as large."""
-    count = len(images)
+def _placements(count: int, scale: float, generator: torch.Generator) -> Tensor:
+    """Affine maps (count, 2, 3): a random symmetry of the square, sizes within 1 ± scale."""
+    sizes = 1 + scale * (2 * torch.rand(count, generator=generator) - 1)
     turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
     mirror = 1 - 2.0 * torch.randint(2, (count,), generator=generator)
     cos, sin = turn.cos().round() / sizes, turn.sin().round() / sizes
-    rows = torch.stack([torch.stack([mirror * cos, -sin]), torch.stack([mirror * sin, cos])])  # (2, 2, B)
-    maps = torch.cat([rows.permute(2, 0, 1), torch.zeros(count, 2, 1)], dim=2).to(images.device)
-    grid = affine_grid(maps, list(images.shape), align_corners=False)
-    return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    rows = torch.stack([torch.stack([mirror * cos, -sin]), torch.stack([mirror * sin, cos])])  # (2, 2, count)
+    return torch.cat([rows.permute(2, 0, 1), torch.zeros(count, 2, 1)], dim=2)
+
+
+def _turned(images: Tensor, placements: Tensor, mode: str = "bilinear") -> Tensor:
+    grid = affine_grid(placements.to(images.device), list(images.shape), align_corners=False)
+    return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from napari_lpd.checkpoint import Card, file_hash, load_tensors, read_card
 from napari_lpd.encoder import STAGES, Encoder, build_encoder
@@ -127,6 +127,48 @@ class LPD(nn.Module):
         return Maps(logits, features[-1], self.projected(STAGES - 1))
 
 
+class Supervised(nn.Module):
+    """A segmenter trained on masks (stage 2): torchvision's DeepLabV3 head on the encoder's last stage.
+
+    It stands where an `LPD` stands: its maps, the same for every stage, are class probabilities, one per class.
+    """
+
+    scales: Tensor
+
+    def __init__(self, settings: ModelSettings, class_count: int, encoder: Encoder) -> None:
+        super().__init__()
+        from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+        self.settings = settings
+        self.k = 1
+        self.class_count = self.prototype_count = class_count
+        self.encoder = encoder
+        self.head = DeepLabHead(encoder.widths[-1], class_count)
+        self.register_buffer("scales", torch.ones(STAGES))
+
+    def projected(self, stage: int) -> Tensor:
+        """It has no prototypes: (C, 0)."""
+        del stage
+        return self.scales.new_zeros(self.class_count, 0)
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in 0..1 → class logits at the images' size (B, C, H, W)."""
+        size = [images.shape[2], images.shape[3]]
+        return interpolate(self.head(self.encoder(images)[-1]), size=size, mode="bilinear", align_corners=False)
+
+    def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
+        """(B, 3, H, W) RGB in 0..1 → class probabilities, once per asked-for stage."""
+        features = self.encoder(images)[-1]
+        probability = self.head(features).softmax(1)
+        return Maps([probability for _ in stages], features, self.projected(STAGES - 1))
+
+
+def new_network(settings: ModelSettings, class_count: int, weights: str = "random") -> LPD | Supervised:
+    """The network that `settings` describe, with the encoder weights named."""
+    kind = Supervised if settings.bank == "supervised" else LPD
+    return kind(settings, class_count, encoder_of(settings, weights))
+
+
 def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
     """The encoder that `settings` describe, with the given weights."""
     return build_encoder(
@@ -137,7 +179,7 @@ def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
 class LoadedModel(NamedTuple):
     """A network ready for prediction, with its card and its file's name and hash."""
 
-    network: LPD
+    network: LPD | Supervised
     card: Card
     name: str
     hash: str
@@ -152,7 +194,7 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
     """
     card = read_card(path)
     settings = card.settings.model
-    network = LPD(settings, len(card.classes), encoder_of(settings, "random"))
+    network = new_network(settings, len(card.classes))
     tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
     try:
         network.load_state_dict(tensors)
@@ -185,6 +227,6 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return device, "asked for"
 
 
-def output_stride(network: LPD) -> int:
+def output_stride(network: LPD | Supervised) -> int:
     """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
     return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))

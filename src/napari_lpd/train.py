@@ -48,6 +48,7 @@ from napari_lpd.model import (
     STAGES_USED,
     TRAINING_ONLY,
     LoadedModel,
+    Supervised,
     choose_device,
     encoder_of,
     merge_prototypes,
@@ -295,7 +296,7 @@ class _Run:
         for epoch in range(count):
             message = f"epoch {epoch + 1} of {count}"
             seen, sums = 0, dict[str, float]()
-            _set_training(self.network, settings)
+            set_training(self.network, settings)
             for indices, (raw, labels) in self._batches(total - step):
                 losses = self._step(raw, labels, indices, step, total)
                 optimiser.step()
@@ -405,7 +406,7 @@ def poly_factor(step: int, total: int, warm_up: int = 0, power: float = 1.0, rat
     return float((1 - (min(step, total - 1) - warm_up) / total) ** power)
 
 
-def parameter_groups(network: LPD, settings: TrainSettings) -> list[dict[str, object]]:
+def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list[dict[str, object]]:
     """AdamW groups: encoder and head with their rates; 1-d tensors, scales and prototypes without decay (L42)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -422,7 +423,8 @@ def parameter_groups(network: LPD, settings: TrainSettings) -> list[dict[str, ob
     ]
 
 
-def _set_training(network: LPD, settings: TrainSettings) -> None:
+def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
+    """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`)."""
     network.train()
     if settings.freeze_norm:
         for module in network.encoder.modules():
@@ -445,7 +447,7 @@ class TileScores(NamedTuple):
 
 
 @torch.inference_mode()
-def score_tiles(network: LPD, tiles: TileSet, indices: list[int], batch: int) -> TileScores:
+def score_tiles(network: LPD | Supervised, tiles: TileSet, indices: list[int], batch: int) -> TileScores:
     """Run the network (evaluation mode) on some of the tiles."""
     device = next(network.parameters()).device
     class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
