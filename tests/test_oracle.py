@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
 from napari_lpd.checkpoint import Card
-from napari_lpd.config import CLASSES, PRESETS, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.config import CLASSES, PRESETS, CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.encoder import build_encoder
 from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
@@ -40,6 +40,7 @@ from napari_lpd.losses import (
     upsample,
 )
 from napari_lpd.model import LPD, LoadedModel, merge_prototypes
+from napari_lpd.refine import dense_crf
 from napari_lpd.train import Objective, parameter_groups, poly_factor
 from napari_lpd.validate import (
     class_probability,
@@ -574,3 +575,16 @@ def check_validation(model, oracle):
 
 def image_result(i, confusion):
     return ImageResult(str(i), str(i), confusion, np.zeros((4, 2), np.int64), np.zeros(4), np.zeros(4, bool))
+
+
+@pytest.mark.parametrize("case", ["s24", "s40x32", "zeroclass", "s96"])
+@pytest.mark.parametrize(("backend", "tolerance"), [("lattice", 1e-3), ("pydensecrf", 1e-6)])
+def test_the_dense_crf(backend, tolerance, case):
+    if backend == "pydensecrf":
+        pytest.importorskip("pydensecrf.densecrf", reason="the extra crf is not installed")
+    oracle = {key: value.numpy() for key, value in vectors("crf").items()}
+    q = dense_crf(oracle[f"{case}_image"], oracle[f"{case}_prob"], CrfSettings(), backend)
+    assert np.allclose(q, oracle[f"{case}_crf_q"], atol=tolerance)
+    assert np.array_equal(q.argmax(0), oracle[f"{case}_crf_mask"])
+    if f"{case}_exact_q" in oracle:
+        assert (q.argmax(0) == oracle[f"{case}_exact_q"].argmax(0)).mean() >= 0.98
