@@ -95,6 +95,8 @@ def network_of(state: dict[str, torch.Tensor], arrays: dict[str, torch.Tensor], 
         prototype_dim=dim,
         bank="learned" if learned else "clustered",
         normalise_prototypes=learned,
+        merge_predict="soft",
+        stage_fusion=(0.3, 0.3, 0.4),
         channel_order="bgr",
         input_statistics="tissue",
     )

@@ -101,7 +101,10 @@ class ModelSettings(Settings):
     ] = "mean"
     merge_predict: Annotated[
         Literal["mean", "soft"], Field(description="How a class's prototypes are merged in prediction (L10).")
-    ] = "soft"
+    ] = "mean"
+    stage_fusion: Annotated[
+        tuple[float, float, float], Field(description="Weights of the maps of stages 2, 3 and 4 in the fused map.")
+    ] = (0.0, 0.0, 1.0)
     channel_order: Annotated[
         Literal["rgb", "bgr"],
         Field(description="Channel order that the encoder sees; the published code's is bgr (L30)."),
@@ -133,10 +136,10 @@ class TrainSettings(Settings):
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the training tiles.")] = 8
     max_steps: Annotated[int, Field(ge=0, description="Stop after this many steps; 0 means no limit.")] = 0
     batch: Annotated[int, Field(ge=1, le=512, description="Tiles per step.")] = 10
-    lr: Annotated[float, Field(gt=0, le=1, description="Learning rate of the encoder.")] = 5e-5
+    lr: Annotated[float, Field(gt=0, le=1, description="Learning rate of the encoder.")] = 3e-4
     head_lr_factor: Annotated[
         float, Field(gt=0, le=1000, description="Learning rate of the prototype head, as a multiple of lr.")
-    ] = 1.0
+    ] = 5.0
     weight_decay: Annotated[float, Field(ge=0, le=1, description="AdamW weight decay.")] = 1e-3
     warm_up: Annotated[
         float, Field(ge=0, le=1, description="Share of the run with the classification loss alone (L22).")
@@ -173,7 +176,7 @@ class TrainSettings(Settings):
     ] = "fixed"
     max_regions: Annotated[
         int, Field(ge=0, description="Most (image, prototype) pairs contrasted per step, drawn at random; 0: all.")
-    ] = 16
+    ] = 32
     contrast: Annotated[
         Literal["infonce", "pooled", "sums"],
         Field(
@@ -227,10 +230,10 @@ class TrainSettings(Settings):
     augment: Annotated[bool, Field(description="Flips, quarter turns, stain and size jitter of training tiles.")] = True
     stain_jitter: Annotated[
         float, Field(ge=0, le=0.9, description="Half the range of each stain's amount around 1, in training.")
-    ] = 0.1
+    ] = 0.3
     size_jitter: Annotated[
         float, Field(ge=0, le=0.5, description="Half the range of the tiles' size around 1, in training.")
-    ] = 0.0
+    ] = 0.15
     workers: Annotated[int, Field(ge=0, le=64, description="Processes that read tiles from a folder.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
@@ -258,9 +261,6 @@ class PredictSettings(Settings):
     presence: Annotated[
         float, Field(ge=0, le=1, description="A class scored below this is absent there; 0 takes the model's own.")
     ] = 0.0
-    stage_fusion: Annotated[
-        tuple[float, float, float], Field(description="Weights of the maps of stages 2, 3 and 4.")
-    ] = (0.3, 0.3, 0.4)
     background_power: Annotated[
         float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
     ] = 10.0
@@ -316,9 +316,6 @@ class EvaluateSettings(Settings):
         Literal["training", "image"],
         Field(description="Class maps made 0..1 by constants of the training tiles, or per image (as published)."),
     ] = "training"
-    stage_fusion: Annotated[
-        tuple[float, float, float], Field(description="Weights of the maps of stages 2, 3 and 4.")
-    ] = (0.3, 0.3, 0.4)
     background_power: Annotated[
         float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
     ] = 10.0
@@ -332,7 +329,16 @@ class EvaluateSettings(Settings):
 
 
 _PUBLISHED_CODE = {
-    "model": {"channel_order": "bgr", "input_statistics": "tissue"},
+    "model": {
+        "channel_order": "bgr",
+        "input_statistics": "tissue",
+        "merge_predict": "soft",
+        "stage_fusion": (0.3, 0.3, 0.4),
+    },
+    "lr": 5e-5,
+    "head_lr_factor": 1.0,
+    "stain_jitter": 0.0,
+    "size_jitter": 0.0,
     "region_encoder": "swin_tiny_patch4_window7_224.ms_in1k",
     "region_size": 0,
     "max_regions": 0,
@@ -346,6 +352,9 @@ _PUBLISHED_PAPERS = {
     "region_size": 0,
     "max_regions": 0,
     "lr": 1e-5,
+    "head_lr_factor": 1.0,
+    "stain_jitter": 0.0,
+    "size_jitter": 0.0,
     "weight_decay": 3e-3,
     "epochs": 10,
 }
@@ -353,9 +362,10 @@ _PBIP = {"diversity": "off", "warm_up": 0.0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "quick look": {"epochs": 2, "max_steps": 60},
     "paper": _PUBLISHED_PAPERS
     | {
-        "model": {"merge_train": "soft"},
+        "model": {"merge_train": "soft", "merge_predict": "soft", "stage_fusion": (0.3, 0.3, 0.4)},
         "stage_weights": (1.0, 1.0, 1.0, 1.0),
         "region_projection": "learned",
         "diversity_temperature": 1.0,
@@ -366,7 +376,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pbip-paper": _PUBLISHED_PAPERS
     | _PBIP
     | {
-        "model": {"bank": "clustered"},
+        "model": {"bank": "clustered", "stage_fusion": (0.3, 0.3, 0.4)},
         "stage_weights": (0.0, 1.0, 1.0, 1.0),
         "cluster_members": 100,
         "contrast": "sums",
@@ -382,6 +392,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "normalise_prototypes": False,
             "channel_order": "bgr",
             "input_statistics": "tissue",
+            "merge_predict": "soft",
+            "stage_fusion": (0.3, 0.3, 0.4),
         },
         "region_input": "rescaled",
         "contrast": "pooled",

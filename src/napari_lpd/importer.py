@@ -175,6 +175,8 @@ def _settings_of(
         hidden_ratio=state["l_fc1.fc1.weight"].shape[0] / dim,
         bank="learned" if learned else "clustered",
         normalise_prototypes=learned,
+        merge_predict="soft",
+        stage_fusion=(0.3, 0.3, 0.4),
         channel_order="bgr",
         input_statistics="tissue",
     )

@@ -82,7 +82,7 @@ def label_scores(stages: Sequence[Tensor], presence: Tensor, model: LoadedModel,
     how = model.network.settings.merge_predict
     merged = [merge_prototypes(maps[None], model.network.k, how)[0] for maps in stages]
     normalised = [normalise(m, scale) for m, scale in zip(merged, model.card.map_scale, strict=True)]
-    fused = fuse(normalised, settings.stage_fusion, presence >= thresholds)
+    fused = fuse(normalised, model.network.settings.stage_fusion, presence >= thresholds)
     return torch.cat([background(fused, settings.background_power)[None], fused])
 
 
@@ -182,9 +182,9 @@ def _finish(
     labels = upsampled_labels(scores, stride, (top * stride, left * stride), shape)
     if settings.tissue_only:
         labels[~tissue_at(slide, origin, shape, mpp)] = 0
-    weights = torch.tensor(settings.stage_fusion) / sum(settings.stage_fusion)
+    weights = torch.tensor(model.network.settings.stage_fusion)
     cosines = stages / model.network.scales.detach().cpu()[list(STAGES_USED)][:, None, None, None]
-    heatmaps = (weights[:, None, None, None] * cosines).sum(0)[crop]
+    heatmaps = (weights[:, None, None, None] * cosines).sum(0)[crop] / weights.sum()
     return Prediction(
         labels=labels,
         prototypes=_to_bytes((heatmaps + 1) / 2),

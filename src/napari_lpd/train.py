@@ -26,7 +26,7 @@ from napari_lpd.checkpoint import Card, save_checkpoint
 from napari_lpd.data import TileSet, augment
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
-from napari_lpd.evaluate import choose_thresholds, file_hashes
+from napari_lpd.evaluate import file_hashes
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import (
     class_map_regions,
@@ -52,7 +52,6 @@ from napari_lpd.model import (
     choose_device,
     encoder_of,
     merge_prototypes,
-    presence_scores,
 )
 
 if TYPE_CHECKING:
@@ -67,9 +66,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CALIBRATION_TILES = 256
-THRESHOLDS = (0.2, 0.8)  # range of the presence thresholds
+PRESENCE = 0.5  # score from which a class counts as present
 LR_WARM_UP_RATIO = 1e-6
-FUSION = (0.3, 0.3, 0.4)  # weights of stages 2, 3, 4 in the fused map (method.md §7.3)
 
 
 class StepLosses(NamedTuple):
@@ -142,7 +140,9 @@ class Objective(nn.Module):
         size = logits[STAGES_USED[0]].shape[2:]
         merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
         same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
-        return torch.stack([weight * maps for weight, maps in zip(FUSION, same, strict=True)]).sum(0)
+        return torch.stack(
+            [weight * maps for weight, maps in zip(network.settings.stage_fusion, same, strict=True)]
+        ).sum(0)
 
     def _add_contrast(
         self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
@@ -229,6 +229,8 @@ def fit(
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
     """
+    if settings.model.bank == "supervised":
+        raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
     device = choose_device(settings.device)[0]
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -480,7 +482,8 @@ def calibrate(
 
     Returns:
         map_scale (3, C): the 99th percentile of the positive part of each class's merged map, on the tiles that hold
-        the class; and per class the presence threshold with the best balanced accuracy, within 0.2..0.8.
+        the class; and per class the presence threshold: 0.5, where the classification loss draws the line. A network
+        knows its training tiles too well to choose another one on them; `validate.evaluate` chooses on other data.
     """
     chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), CALIBRATION_TILES)).astype(int))
     scored = score_tiles(network, tiles, [kept[i] for i in chosen], batch)
@@ -491,7 +494,4 @@ def calibrate(
         tuple(max(float(np.percentile(stage[held[:, c], c].numpy(), 99)), 1e-3) for c in range(held.shape[1]))
         for stage in scored.class_maps
     )
-    probability = presence_scores(list(scored.stage_scores)).numpy()
-    chosen = np.clip(choose_thresholds(probability, held.numpy()), *THRESHOLDS)
-    everywhere = held.all(0).numpy()  # nothing can be learned of its absence: let it in easily
-    return scale, tuple(np.where(everywhere, THRESHOLDS[0], chosen).tolist())
+    return scale, (PRESENCE,) * held.shape[1]

@@ -98,7 +98,9 @@ def _fused(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings,
         merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
         unit = min_max(merged) if per_image else normalise(merged, scale)
         stages.append(interpolate(unit[None], size=size, mode="bilinear", align_corners=per_image)[0])
-    return torch.stack([weight * maps for weight, maps in zip(settings.stage_fusion, stages, strict=True)]).sum(0)
+    return torch.stack(
+        [weight * maps for weight, maps in zip(model.network.settings.stage_fusion, stages, strict=True)]
+    ).sum(0)
 
 
 def min_max(class_maps: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLineEdit, QSpinBox
 
 from napari_lpd.config import ModelSettings, PredictSettings, TrainSettings
 from napari_lpd.errors import SettingsError
@@ -29,6 +29,15 @@ def test_help_and_limits_come_from_the_fields(qtbot):
     spin = form.findChild(QSpinBox)
     assert (spin.minimum(), spin.maximum()) == (1, 1000)
     assert spin.toolTip() == "Passes over the training tiles. (≥ 1, ≤ 1000)"
+
+
+def test_a_choice_is_a_list_of_its_values(qtbot):
+    form = SettingsForm(TrainSettings(), only=("negatives",))
+    qtbot.addWidget(form)
+    choice = form.findChild(QComboBox)
+    assert [choice.itemText(i) for i in range(choice.count())] == ["other-classes", "all"]
+    choice.setCurrentText("all")
+    assert form.value() == TrainSettings(negatives="all")
 
 
 def test_a_number_out_of_its_limits_is_named(qtbot):

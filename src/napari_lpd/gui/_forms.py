@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLineEdit, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
 from napari_lpd.config import Settings
 
@@ -104,7 +104,10 @@ def _help(field: FieldInfo) -> str:
 
 def _editor(field: FieldInfo, value: Any) -> QWidget:
     editor: QWidget
-    if isinstance(value, bool):
+    if get_origin(field.annotation) is Literal:
+        editor = QComboBox()
+        editor.addItems(get_args(field.annotation))
+    elif isinstance(value, bool):
         editor = QCheckBox()
     elif isinstance(value, int):
         editor = QSpinBox()
@@ -120,6 +123,8 @@ def _editor(field: FieldInfo, value: Any) -> QWidget:
 def _write(editor: QWidget, value: Any) -> None:
     if isinstance(editor, QCheckBox):
         editor.setChecked(value)
+    elif isinstance(editor, QComboBox):
+        editor.setCurrentText(value)
     elif isinstance(editor, QSpinBox):
         editor.setValue(value)
     elif isinstance(editor, QLineEdit):
@@ -129,6 +134,8 @@ def _write(editor: QWidget, value: Any) -> None:
 def _read(editor: QWidget) -> Any:
     if isinstance(editor, QCheckBox):
         return editor.isChecked()
+    if isinstance(editor, QComboBox):
+        return editor.currentText()
     if isinstance(editor, QSpinBox):
         return editor.value()
     assert isinstance(editor, QLineEdit)

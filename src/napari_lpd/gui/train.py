@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.config import TrainSettings, read_classes
+from napari_lpd.config import PRESETS, TrainSettings, read_classes
 from napari_lpd.errors import DataError
 from napari_lpd.gui._classes import ClassTable
 from napari_lpd.gui._curves import LossCurves
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from napari.layers import Shapes
 
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "quick look": {"epochs": 2, "max_steps": 60}}
 
 
 class TrainWidget(QWidget):
