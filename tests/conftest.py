@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.config import ModelSettings, TissueClass, TrainSettings
@@ -73,3 +74,40 @@ def tiny_settings() -> TrainSettings:
 def skin():
     with open_slide(samples.skin_slide_path()) as slide:
         yield slide
+
+
+@pytest.fixture
+def tile_folder(tmp_path: Path, tiny_image: np.ndarray) -> Path:
+    """A data set in BCSS-WSSS layout: train/NAME[10].png and valid/{img,mask}, 64 px tiles of the tiny slide.
+
+    Four sources a..d in training, three v..x in validation; dark is class 0, pink 1; the mask has a white corner.
+    """
+    folder = tmp_path / "tiles [11]"
+    for part in ("train", "valid/img", "valid/mask"):
+        (folder / part).mkdir(parents=True)
+    for i in range(24):
+        y, x = 64 * (i % 4), (0, 64, 128, 160, 200, 300)[i % 6]
+        digits = f"{int(x < 190)}{int(x + 64 > 194)}"
+        Image.fromarray(tiny_image[y : y + 64, x : x + 64]).save(
+            folder / "train" / f"{'abcd'[i % 4]}+{i}[{digits}].png"
+        )
+    for i, x in enumerate((0, 100, 150, 160, 200, 300)):
+        mask = (np.arange(x, x + 64)[None] >= 192).repeat(64, 0).astype(np.uint8)
+        mask[:8, :8] = 2
+        Image.fromarray(tiny_image[190:254, x : x + 64]).save(folder / "valid" / "img" / f"{'vwx'[i % 3]}+{i}.png")
+        Image.fromarray(mask).save(folder / "valid" / "mask" / f"{'vwx'[i % 3]}+{i}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_slide, tiny_regions, classes, tmp_path):
+    """A model that tells dark from pink, trained for a few steps on the tiny slide."""
+    from napari_lpd.data import tiles_from_regions
+    from napari_lpd.jobs import run
+    from napari_lpd.model import load_model
+    from napari_lpd.train import fit
+
+    head = ModelSettings(prototypes_per_class=2, prototype_dim=32)
+    settings = TrainSettings(model=head, tile=64, tile_step=48, max_steps=6, batch=4, threads=1, warm_up=0.5)
+    tiles = tiles_from_regions(tiny_slide, tiny_regions, classes, settings)
+    return load_model(run(fit(tiles, settings, tmp_path / "tiny_model")))

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from napari_lpd.cli import main
+from napari_lpd.config import EvaluateSettings
+from napari_lpd.errors import DataError
+from napari_lpd.images import masked_images
+from napari_lpd.jobs import run
+from napari_lpd.validate import class_probability, evaluate, fused_maps, load_results, measure, save_results
+
+
+def test_an_absent_class_has_no_probability_and_is_zero_only_in_the_published_form():
+    fused = torch.tensor([[[0.9]], [[0.5]], [[0.1]]])
+    present = torch.tensor([False, True, True])
+    ours = class_probability(fused, present, EvaluateSettings())
+    assert ours[0].item() == 0
+    assert ours.argmax().item() == 1
+    published = class_probability(fused, present, EvaluateSettings(normalise="image", background="predict"))
+    assert published[0].item() == pytest.approx(torch.tensor([0, 0.5, 0.1, 0.5**10]).softmax(0)[0].item())
+
+
+def test_with_no_class_present_there_is_only_background():
+    probability = class_probability(torch.rand(2, 3, 3), torch.zeros(2, dtype=torch.bool), EvaluateSettings())
+    assert (probability.argmax(0) == 2).all()
+
+
+def test_every_gate_and_refiner_is_measured_on_every_image(tiny_model, tile_folder):
+    images = masked_images(tile_folder / "valid")
+    settings = EvaluateSettings(threads=1)
+    cells = run(measure(tiny_model, images, settings))
+    assert set(cells) == {(gate, refiner) for gate in settings.gates for refiner in settings.refiners}
+    for (gate, _), results in cells.items():
+        assert [r.name for r in results] == [item.image.name for item in images]
+        for result in results:
+            counted = result.confusion[:-1].sum()
+            assert counted == 64 * 64 - 64  # the white corner is left out
+            painted = result.confusion.sum(0) > 0
+            if gate == "truth":
+                assert not (painted[:2] & ~result.present).any()
+
+
+@pytest.mark.parametrize(
+    ("background", "pixels"), [("exclude", 64 * 64 - 64), ("count", 64 * 64), ("predict", 64 * 64)]
+)
+def test_background_is_left_out_or_counted(tiny_model, tile_folder, background, pixels):
+    settings = EvaluateSettings(gates=("truth",), refiners=("none",), background=background, threads=1)
+    ((result, *_),) = run(measure(tiny_model, masked_images(tile_folder / "valid"), settings)).values()
+    assert result.confusion.sum() == pixels
+    assert background == "predict" or not result.confusion[:, 2].any()
+
+
+def test_mirrored_views_of_a_mirrored_image_give_the_mirrored_maps(tiny_model, tiny_image):
+    image = torch.from_numpy(tiny_image[:64, 160:224].copy()).permute(2, 0, 1).float() / 255
+    settings = EvaluateSettings(views="flips")
+    fused, _ = fused_maps(tiny_model, image, settings)
+    mirrored, _ = fused_maps(tiny_model, image.flip(2), settings)
+    assert torch.allclose(mirrored.flip(2), fused, atol=1e-4)
+
+
+def test_a_report_says_what_was_chosen_where(tiny_model, tile_folder, tmp_path):
+    images = masked_images(tile_folder / "valid")
+    settings = EvaluateSettings(threads=1, bootstrap=50)
+    result = run(evaluate(tiny_model, images, settings, tmp_path / "own"))
+    assert "the model's own" in (tmp_path / "own" / "report.md").read_text()
+    assert 0 <= result["mIoU predicted / none"] <= 1
+    run(evaluate(tiny_model, images, settings, tmp_path / "tuned", images[:4]))
+    text = (tmp_path / "tuned" / "report.md").read_text()
+    assert "chosen on 4 other images" in text
+    assert "uses labels that a user's slide does not have" in text
+    assert "Research use only" in text
+
+
+def test_stored_results_come_back(tiny_model, tile_folder, tmp_path):
+    settings = EvaluateSettings(gates=("none",), refiners=("none", "lattice"), threads=1)
+    cells = run(measure(tiny_model, masked_images(tile_folder / "valid"), settings))
+    save_results(tmp_path / "results.npz", cells)
+    again = load_results(tmp_path / "results.npz")
+    assert again.keys() == cells.keys()
+    for cell, results in cells.items():
+        for ours, theirs in zip(results, again[cell], strict=True):
+            assert (ours.name, ours.source) == (theirs.name, theirs.source)
+            assert np.array_equal(ours.confusion, theirs.confusion)
+            assert np.array_equal(ours.boundary, theirs.boundary)
+
+
+def test_a_mask_of_another_size_is_named(tiny_model, tile_folder):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tile_folder / "valid" / "mask" / "v+0.png")
+    with pytest.raises(DataError, match=r"v\+0.png: \(9, 9\) pixels, but its image has \(64, 64\)"):
+        run(measure(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)))
+
+
+def test_from_the_command_line_a_folder_trains_and_is_measured_and_training_tiles_are_refused(
+    tile_folder, tmp_path, capsys
+):
+    classes = tmp_path / "classes.json"
+    classes.write_text(
+        json.dumps({"classes": [{"name": "dark", "color": "#0000ff"}, {"name": "pink", "color": "#ff00aa"}]})
+    )
+    small = ["--set", "model.prototype_dim=32", "--set", "max_steps=2", "--set", "threads=1", "--set", "tile=64"]
+    given = ["train", "--data", str(tile_folder), "--classes", str(classes), "--out", str(tmp_path / "m"), *small]
+    assert main(given) == 0
+    model = str(tmp_path / "m" / "model.safetensors")
+    history = (tmp_path / "m" / "history.csv").read_text()
+    assert "valid mIoU" in history
+    report = str(tmp_path / "r")
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 0
+    rows = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert rows
+    seen = sorted((tile_folder / "train").iterdir())[0]
+    (tile_folder / "valid" / "img" / "seen.png").write_bytes(seen.read_bytes())
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tile_folder / "valid" / "mask" / "seen.png")
+    capsys.readouterr()
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 2
+    assert "1 of 7 images were trained on, first seen.png" in capsys.readouterr().err
