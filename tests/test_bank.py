@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_lpd.bank import clustered_bank, is_mostly_white, prototypes_of, spherical_kmeans, unit_rows
-from napari_lpd.config import PRESETS, TrainSettings
+from napari_lpd.config import TrainSettings
 from napari_lpd.data import tiles_from_regions
 from napari_lpd.encoder import build_region_encoder
 from napari_lpd.errors import DataError
 from napari_lpd.jobs import run
+from napari_lpd.presets import PRESETS
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
 from napari_lpd.checkpoint import Card
-from napari_lpd.config import CLASSES, PRESETS, CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.config import CLASSES, CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.encoder import build_encoder
 from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
@@ -40,8 +40,10 @@ from napari_lpd.losses import (
     upsample,
 )
 from napari_lpd.model import LPD, LoadedModel, merge_prototypes
+from napari_lpd.objective import Objective
+from napari_lpd.presets import PRESETS
 from napari_lpd.refine import dense_crf
-from napari_lpd.train import Objective, parameter_groups, poly_factor
+from napari_lpd.train import parameter_groups, poly_factor
 from napari_lpd.validate import (
     class_probability,
     fused_maps,

@@ -6,12 +6,13 @@ import torch
 from PIL import Image
 
 from napari_lpd import checkpoint, samples, train
-from napari_lpd.config import PRESETS, TrainSettings, read_classes, read_settings
+from napari_lpd.config import TrainSettings, read_classes, read_settings
 from napari_lpd.data import TileSet, augment, tiles_from_folder, tiles_from_regions
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 from napari_lpd.model import LPD, load_model
+from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
 from napari_lpd.train import fit, parameter_groups
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd import __version__, commands, samples
-from napari_lpd.config import EMBEDDED_ENCODER, PRESETS
+from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import LpdError
+from napari_lpd.presets import PRESETS
 from napari_lpd.printing import Printer, Result
 
 if TYPE_CHECKING:

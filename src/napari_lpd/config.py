@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.presets import PRESETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +119,12 @@ class ModelSettings(Settings):
     def _linear_has_one(self) -> ModelSettings:
         if self.bank in ("linear", "supervised") and self.prototypes_per_class != 1:
             raise ValueError(f"bank={self.bank} has no prototypes: set prototypes_per_class=1")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_fused(self) -> ModelSettings:
+        if min(self.stage_fusion) < 0 or not sum(self.stage_fusion) > 0:
+            raise ValueError("stage_fusion: wanted three weights, none below 0, not all 0")
         return self
 
 
@@ -326,82 +333,6 @@ class EvaluateSettings(Settings):
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-
-
-_PUBLISHED_CODE = {
-    "model": {
-        "channel_order": "bgr",
-        "input_statistics": "tissue",
-        "merge_predict": "soft",
-        "stage_fusion": (0.3, 0.3, 0.4),
-    },
-    "lr": 5e-5,
-    "head_lr_factor": 1.0,
-    "stain_jitter": 0.0,
-    "size_jitter": 0.0,
-    "region_encoder": "swin_tiny_patch4_window7_224.ms_in1k",
-    "region_size": 0,
-    "max_regions": 0,
-    "negatives": "all",
-    "area_weight": 0.0005,
-    "decay_all": True,
-}
-_PUBLISHED_PAPERS = {
-    "region_map": "fused",
-    "region_threshold": 0.15,
-    "region_size": 0,
-    "max_regions": 0,
-    "lr": 1e-5,
-    "head_lr_factor": 1.0,
-    "stain_jitter": 0.0,
-    "size_jitter": 0.0,
-    "weight_decay": 3e-3,
-    "epochs": 10,
-}
-_PBIP = {"diversity": "off", "warm_up": 0.0}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "quick look": {"epochs": 2, "max_steps": 60},
-    "paper": _PUBLISHED_PAPERS
-    | {
-        "model": {"merge_train": "soft", "merge_predict": "soft", "stage_fusion": (0.3, 0.3, 0.4)},
-        "stage_weights": (1.0, 1.0, 1.0, 1.0),
-        "region_projection": "learned",
-        "diversity_temperature": 1.0,
-    },
-    "official-code": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-head"},
-    "official-first-commit": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-first-commit"},
-    "pbip": _PBIP | {"model": {"bank": "clustered"}},
-    "pbip-paper": _PUBLISHED_PAPERS
-    | _PBIP
-    | {
-        "model": {"bank": "clustered", "stage_fusion": (0.3, 0.3, 0.4)},
-        "stage_weights": (0.0, 1.0, 1.0, 1.0),
-        "cluster_members": 100,
-        "contrast": "sums",
-        "contrast_temperature": 1.0,
-        "contrast_weight": 0.5,
-        "contrast_background": 0.5,
-    },
-    "pbip-official-code": _PUBLISHED_CODE
-    | _PBIP
-    | {
-        "model": {
-            "bank": "clustered",
-            "normalise_prototypes": False,
-            "channel_order": "bgr",
-            "input_statistics": "tissue",
-            "merge_predict": "soft",
-            "stage_fusion": (0.3, 0.3, 0.4),
-        },
-        "region_input": "rescaled",
-        "contrast": "pooled",
-    },
-    "random": _PBIP | {"model": {"bank": "random"}},
-    "cam": _PBIP | {"model": {"bank": "linear", "prototypes_per_class": 1}, "contrast_weight": 0.0},
-}
-"""Training settings by name: what differs from the defaults (method.md §12; docs/method.md)."""
 
 
 def read_classes(path: Path) -> tuple[TissueClass, ...]:

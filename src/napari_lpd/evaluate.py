@@ -6,14 +6,11 @@ from `confusion_matrix` on) have classes 0..C-1, background C, and values above 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.ndimage import minimum_filter  # type: ignore[import-untyped]
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.special import logit  # type: ignore[import-untyped]
 from skimage.draw import polygon2mask
 
 from napari_lpd.checkpoint import file_hash
@@ -35,9 +32,6 @@ PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
 HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
 FEWEST_SOURCES = 3
 HASH_BYTES = 8
-TEMPERATURES = (0.05, 20.0)
-
-logger = logging.getLogger(__name__)
 
 
 class ImageResult(NamedTuple):
@@ -313,90 +307,6 @@ def limits_of(values: NDArray[np.float64]) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def calibration(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -> dict[str, Any]:
-    """How far presence probabilities of images are from frequencies: expected calibration error and Brier score.
-
-    ECE is that of the probability of "present" in bins of equal width, Σ_b n_b / n · |mean probability - frequency|
-    (Naeini et al., AAAI 2015). Overall values are means over classes, so that errors of two classes cannot cancel.
-
-    Args:
-        presence: (n, C) in 0..1.
-        present: (n, C) bool.
-        bins: Number of bins.
-
-    Returns:
-        images, bins, ece, brier, and lists of C: class_ece, class_brier.
-    """
-    presence, present = _check_presence(presence, present)
-    excess = presence - present
-    squares = excess**2
-    class_ece = [_calibration_error(p, e, bins) for p, e in zip(presence.T, excess.T, strict=True)]
-    return {
-        "images": len(presence),
-        "bins": bins,
-        "ece": float(np.mean(class_ece)),
-        "brier": float(squares.mean()),
-        "class_ece": class_ece,
-        "class_brier": squares.mean(0).tolist(),
-    }
-
-
-def _calibration_error(presence: NDArray[np.float64], excess: NDArray[np.float64], bins: int) -> float:
-    index = np.minimum((presence * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(index, excess, bins)).sum() / len(presence))
-
-
-def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:
-    """The T in 0.05..20 with the least negative log-likelihood of sigmoid(logit(presence) / T), one for all classes.
-
-    Temperature scaling (Guo et al., ICML 2017). For validation images only, never for those that are reported on.
-    `presence` and `present` as in `calibration`.
-    """
-    presence, present = _check_presence(presence, present)
-    logits = logit(np.clip(presence, 1e-7, 1 - 1e-7)) * np.where(present, 1, -1)
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -logits / np.exp(log_temperature)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
-
-
-def choose_thresholds(presence: NDArray[Any], present: NDArray[Any]) -> NDArray[np.float64]:
-    """Per class the threshold t whose rule presence >= t has the best balanced accuracy: (C,).
-
-    Of thresholds that are equally good the middle one. A class that is in all images or in none gets 0.5, and a warning
-    in the log that names its index. For validation images only, never for those that are reported on.
-    `presence` and `present` as in `calibration`.
-    """
-    presence, present = _check_presence(presence, present)
-    chosen = np.full(presence.shape[1], 0.5)
-    for c, (probabilities, held) in enumerate(zip(presence.T, present.T, strict=True)):
-        if held.all() or not held.any():
-            logger.warning("class %d is in %d of %d images: threshold 0.5", c, int(held.sum()), len(held))
-        else:
-            chosen[c] = _best_threshold(probabilities, held)
-    return chosen
-
-
-def _best_threshold(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
-    steps = np.concatenate([[0.0], np.unique(presence), [1.0]])
-    thresholds = (steps[1:] + steps[:-1]) / 2
-    missed = np.searchsorted(np.sort(presence[present]), thresholds) / present.sum()
-    rejected = np.searchsorted(np.sort(presence[~present]), thresholds) / (~present).sum()
-    balanced = (1 - missed + rejected) / 2
-    best = np.flatnonzero(np.isclose(balanced, balanced.max()))
-    return float(thresholds[best[len(best) // 2]])
-
-
-def _check_presence(presence: NDArray[Any], present: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    presence, present = np.asarray(presence, np.float64), np.asarray(present, np.bool_)
-    if presence.shape != present.shape or presence.ndim != 2 or not presence.size:
-        raise DataError(f"presence {presence.shape} and labels {present.shape}: wanted two filled (n, C) arrays")
-    if not ((presence >= 0) & (presence <= 1)).all():
-        raise DataError(f"presence probabilities are {presence.min()}..{presence.max()}, wanted 0..1")
-    return presence, present
 
 
 def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:

@@ -101,7 +101,7 @@ def import_official(
         tiles_per_class={tissue.name: 0 for tissue in classes},
         tiles=0,
         steps=int(stored.get("iter", 0)),
-        map_scale=tuple((float(network.scales[stage]),) * len(classes) for stage in STAGES_USED),
+        map_scale=tuple((network.scales.detach()[stage].item(),) * len(classes) for stage in STAGES_USED),
         presence=(0.5,) * len(classes),
         command=f"imported from {path.name}",
         versions={"napari-lpd": __version__},

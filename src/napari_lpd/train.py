@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Subset
 
 from napari_lpd import __version__
@@ -29,19 +28,8 @@ from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import (
-    class_map_regions,
-    class_regions,
     classification_loss,
-    contrastive_loss,
-    cut_regions,
-    diversity_loss,
     image_scores,
-    official_first_commit_diversity,
-    official_head_diversity,
-    official_pseudo_mask,
-    prototype_regions,
-    responding_prototypes,
-    to_unit_range,
 )
 from napari_lpd.model import (
     LPD,
@@ -53,13 +41,13 @@ from napari_lpd.model import (
     encoder_of,
     merge_prototypes,
 )
+from napari_lpd.objective import Objective, StepLosses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari_lpd.config import TrainSettings
-    from napari_lpd.losses import Regions
 
     Validation = Callable[[LoadedModel], dict[str, float]]
 
@@ -68,144 +56,6 @@ logger = logging.getLogger(__name__)
 CALIBRATION_TILES = 256
 PRESENCE = 0.5  # score from which a class counts as present
 LR_WARM_UP_RATIO = 1e-6
-
-
-class StepLosses(NamedTuple):
-    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out."""
-
-    total: Tensor
-    classification: Tensor
-    foreground: Tensor
-    background: Tensor
-    area: Tensor
-    diversity: Tensor
-    regions: int = 0
-    left_out: int = 0
-
-    def metrics(self) -> dict[str, float]:
-        """What a step reports."""
-        return {
-            "loss": self.total.item(),
-            "classification": self.classification.item(),
-            "contrast": (self.foreground + self.background).item(),
-            "diversity": self.diversity.item(),
-            "regions": float(self.regions),
-            "regions left out": float(self.left_out),
-        }
-
-
-class Objective(nn.Module):
-    """The training loss and what it needs beside the network: the frozen region encoder, ψ, the cap on regions.
-
-    Args:
-        settings: Which terms, which forms, which weights.
-        region_encoder: Frozen encoder of the contrastive loss, or None where that is off.
-        generator: Source of randomness for the choice of regions.
-    """
-
-    def __init__(
-        self, settings: TrainSettings, region_encoder: RegionEncoder | None, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.region_encoder = region_encoder
-        dim = settings.model.prototype_dim
-        self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
-        self._generator = generator
-
-    def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
-        """The losses of one batch (B, 3, H, W) in 0..1 with labels (B, C); `warm`: classification alone."""
-        settings = self.settings
-        weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
-        fused = settings.region_map == "fused"
-        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
-        maps = network(images, stages)
-        logits = dict(zip(stages, maps.logits, strict=True))
-        scores = [image_scores(logits[i], network.k, settings.model.merge_train) for i in weights]
-        classification = classification_loss(scores, labels, list(weights.values()))
-        zero = classification.new_zeros(())
-        terms = StepLosses(classification, classification, zero, zero, zero, zero)
-        if warm:
-            return terms
-        class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")
-        if self.region_encoder is not None and settings.contrast_weight:
-            terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
-        if settings.diversity != "off" and settings.diversity_weight:
-            diversity = self._diversity(network, maps.features, maps.prototypes, class_maps.detach(), labels)
-            terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
-        return terms
-
-    def _fused(self, network: LPD, logits: dict[int, Tensor]) -> Tensor:
-        """The papers' fused class map with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
-        size = logits[STAGES_USED[0]].shape[2:]
-        merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
-        same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
-        return torch.stack(
-            [weight * maps for weight, maps in zip(network.settings.stage_fusion, same, strict=True)]
-        ).sum(0)
-
-    def _add_contrast(
-        self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
-    ) -> StepLosses:
-        settings = self.settings
-        assert self.region_encoder is not None
-        if settings.region_map == "fused":
-            maps, regions = class_maps, class_map_regions(labels, network.k)
-        else:
-            responding = responding_prototypes(stage4.mean((2, 3)), labels, network.k)
-            maps, regions = stage4, prototype_regions(responding, network.k, settings.negatives)
-        found = len(regions.images)
-        if not found:
-            return terms
-        regions = self._capped(regions)
-        own_statistics = settings.region_input == "unit"
-        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
-        if settings.region_size:
-            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
-        cut = cut_regions(seen, maps, regions, settings.region_threshold, settings.region_input)
-        foreground, background = self.psi(self.region_encoder(torch.cat(cut))).chunk(2)
-        contrast = contrastive_loss(
-            (foreground, background), network.prototypes, regions, settings.contrast_temperature, settings.contrast
-        )
-        area = stage4.mean()
-        weighted = (
-            contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
-        )
-        return terms._replace(
-            total=terms.total + settings.contrast_weight * weighted,
-            foreground=contrast.foreground,
-            background=contrast.background,
-            area=area,
-            regions=len(regions.images),
-            left_out=found - len(regions.images),
-        )
-
-    def _capped(self, regions: Regions) -> Regions:
-        found, most = len(regions.images), self.settings.max_regions
-        if not most or found <= most:
-            return regions
-        chosen = torch.randperm(found, generator=self._generator)[:most].sort().values
-        return regions.take(chosen.to(regions.images.device))
-
-    def _diversity(
-        self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor
-    ) -> Tensor:
-        settings = self.settings
-        if settings.diversity == "projected":
-            size = features.shape[2:]
-            maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
-            return diversity_loss(features, projected, class_regions(maps, labels), settings.diversity_temperature)
-        if network.prototypes.shape[1] != features.shape[1]:
-            raise SettingsError(
-                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
-                f" model.prototype_dim={features.shape[1]}, the encoder's last width, instead of"
-                f" {network.prototypes.shape[1]}"
-            )
-        published = {
-            "official-head": official_head_diversity,
-            "official-first-commit": official_first_commit_diversity,
-        }[settings.diversity]
-        return published(features, network.prototypes, official_pseudo_mask(class_maps), network.k)
 
 
 def fit(
@@ -231,22 +81,17 @@ def fit(
     """
     if settings.model.bank == "supervised":
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
-    device = choose_device(settings.device)[0]
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    generator = torch.Generator().manual_seed(settings.seed)
     kept, held = (
         tiles.hold_out(settings.valid_share, settings.seed) if validation is None else (list(range(len(tiles))), [])
     )
     if held:
         validation = held_out_validation(tiles, held)
-    network = LPD(settings.model, len(tiles.classes), encoder_of(settings.model, settings.model.encoder_weights))
-    network.to(device)
-    run = _Run(tiles, kept, settings, out, command, network, _region_encoder(settings, device), generator)
+    run = _Run(tiles, kept, settings, out, command)
     if settings.model.bank in ("clustered", "seeded"):
         assert run.region_encoder is not None
-        network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, device)))
+        run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
     steps_per_epoch = math.ceil(len(kept) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
@@ -264,21 +109,15 @@ def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEnco
 class _Run:
     """One training run: its network, optimiser and what it has written."""
 
-    def __init__(
-        self,
-        tiles: TileSet,
-        kept: list[int],
-        settings: TrainSettings,
-        out: Path,
-        command: str,
-        network: LPD,
-        region_encoder: RegionEncoder | None,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, tiles: TileSet, kept: list[int], settings: TrainSettings, out: Path, command: str) -> None:
         self.tiles, self.kept, self.settings, self.out, self.command = tiles, kept, settings, out, command
-        self.network, self.region_encoder, self.generator = network, region_encoder, generator
-        self.device = next(network.parameters()).device
-        self.objective = Objective(settings, region_encoder, generator).to(self.device)
+        torch.manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.device = choose_device(settings.device)[0]
+        encoder = encoder_of(settings.model, settings.model.encoder_weights)
+        self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
+        self.region_encoder = _region_encoder(settings, self.device)
+        self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
         self._good: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from napari_lpd.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.checkpoint import load_tensors
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import DataError
@@ -18,10 +19,7 @@ from napari_lpd.evaluate import (
     ImageResult,
     bootstrap_intervals,
     boundary_counts,
-    calibration,
-    choose_thresholds,
     confusion_matrix,
-    fit_temperature,
     metrics,
     overlap,
 )

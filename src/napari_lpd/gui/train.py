@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.config import PRESETS, TrainSettings, read_classes
+from napari_lpd.config import TrainSettings, read_classes
 from napari_lpd.errors import DataError
 from napari_lpd.gui._classes import ClassTable
 from napari_lpd.gui._curves import LossCurves
@@ -30,6 +30,7 @@ from napari_lpd.gui._regions import (
 )
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import Progress, in_subprocess
+from napari_lpd.presets import PRESETS
 from napari_lpd.regions import read_regions, write_regions
 
 if TYPE_CHECKING:

@@ -1,0 +1,170 @@
+"""What training minimises: classification, contrast and diversity of one batch, put together by the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from napari_lpd.errors import SettingsError
+from napari_lpd.losses import (
+    class_map_regions,
+    class_regions,
+    classification_loss,
+    contrastive_loss,
+    cut_regions,
+    diversity_loss,
+    image_scores,
+    official_first_commit_diversity,
+    official_head_diversity,
+    official_pseudo_mask,
+    prototype_regions,
+    responding_prototypes,
+    to_unit_range,
+)
+from napari_lpd.model import LPD, STAGES_USED, merge_prototypes
+
+if TYPE_CHECKING:
+    from napari_lpd.config import TrainSettings
+    from napari_lpd.encoder import RegionEncoder
+    from napari_lpd.losses import Regions
+
+
+class StepLosses(NamedTuple):
+    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out."""
+
+    total: Tensor
+    classification: Tensor
+    foreground: Tensor
+    background: Tensor
+    area: Tensor
+    diversity: Tensor
+    regions: int = 0
+    left_out: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """What a step reports."""
+        return {
+            "loss": self.total.item(),
+            "classification": self.classification.item(),
+            "contrast": (self.foreground + self.background).item(),
+            "diversity": self.diversity.item(),
+            "regions": float(self.regions),
+            "regions left out": float(self.left_out),
+        }
+
+
+class Objective(nn.Module):
+    """The training loss and what it needs beside the network: the frozen region encoder, ψ, the cap on regions.
+
+    Args:
+        settings: Which terms, which forms, which weights.
+        region_encoder: Frozen encoder of the contrastive loss, or None where that is off.
+        generator: Source of randomness for the choice of regions.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, region_encoder: RegionEncoder | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.region_encoder = region_encoder
+        dim = settings.model.prototype_dim
+        self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
+        self._generator = generator
+
+    def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
+        """The losses of one batch (B, 3, H, W) in 0..1 with labels (B, C); `warm`: classification alone."""
+        settings = self.settings
+        weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
+        fused = settings.region_map == "fused"
+        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
+        maps = network(images, stages)
+        logits = dict(zip(stages, maps.logits, strict=True))
+        scores = [image_scores(logits[i], network.k, settings.model.merge_train) for i in weights]
+        classification = classification_loss(scores, labels, list(weights.values()))
+        zero = classification.new_zeros(())
+        terms = StepLosses(classification, classification, zero, zero, zero, zero)
+        if warm:
+            return terms
+        class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")
+        if self.region_encoder is not None and settings.contrast_weight:
+            terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
+        if settings.diversity != "off" and settings.diversity_weight:
+            diversity = self._diversity(network, maps.features, maps.prototypes, class_maps.detach(), labels)
+            terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
+        return terms
+
+    def _fused(self, network: LPD, logits: dict[int, Tensor]) -> Tensor:
+        """The papers' fused class map with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
+        size = logits[STAGES_USED[0]].shape[2:]
+        merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
+        same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
+        return torch.stack(
+            [weight * maps for weight, maps in zip(network.settings.stage_fusion, same, strict=True)]
+        ).sum(0)
+
+    def _add_contrast(
+        self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
+    ) -> StepLosses:
+        settings = self.settings
+        assert self.region_encoder is not None
+        if settings.region_map == "fused":
+            maps, regions = class_maps, class_map_regions(labels, network.k)
+        else:
+            responding = responding_prototypes(stage4.mean((2, 3)), labels, network.k)
+            maps, regions = stage4, prototype_regions(responding, network.k, settings.negatives)
+        found = len(regions.images)
+        if not found:
+            return terms
+        regions = self._capped(regions)
+        own_statistics = settings.region_input == "unit"
+        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
+        if settings.region_size:
+            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
+        cut = cut_regions(seen, maps, regions, settings.region_threshold, settings.region_input)
+        foreground, background = self.psi(self.region_encoder(torch.cat(cut))).chunk(2)
+        contrast = contrastive_loss(
+            (foreground, background), network.prototypes, regions, settings.contrast_temperature, settings.contrast
+        )
+        area = stage4.mean()
+        weighted = (
+            contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
+        )
+        return terms._replace(
+            total=terms.total + settings.contrast_weight * weighted,
+            foreground=contrast.foreground,
+            background=contrast.background,
+            area=area,
+            regions=len(regions.images),
+            left_out=found - len(regions.images),
+        )
+
+    def _capped(self, regions: Regions) -> Regions:
+        found, most = len(regions.images), self.settings.max_regions
+        if not most or found <= most:
+            return regions
+        chosen = torch.randperm(found, generator=self._generator)[:most].sort().values
+        return regions.take(chosen.to(regions.images.device))
+
+    def _diversity(
+        self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor
+    ) -> Tensor:
+        settings = self.settings
+        if settings.diversity == "projected":
+            size = features.shape[2:]
+            maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
+            return diversity_loss(features, projected, class_regions(maps, labels), settings.diversity_temperature)
+        if network.prototypes.shape[1] != features.shape[1]:
+            raise SettingsError(
+                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
+                f" model.prototype_dim={features.shape[1]}, the encoder's last width, instead of"
+                f" {network.prototypes.shape[1]}"
+            )
+        published = {
+            "official-head": official_head_diversity,
+            "official-first-commit": official_first_commit_diversity,
+        }[settings.diversity]
+        return published(features, network.prototypes, official_pseudo_mask(class_maps), network.k)
