@@ -168,6 +168,15 @@ def test_the_best_epoch_is_kept_beside_the_last(tiles, tiny_settings, tmp_path):
     assert len(history) == 4
 
 
+def test_classes_may_be_names_alone(tmp_path):
+    (tmp_path / "classes.json").write_text('{"classes": ["tumour", {"name": "stroma", "color": "#112233"}]}')
+    tumour, stroma = read_classes(tmp_path / "classes.json")
+    assert (tumour.name, stroma.name, stroma.color) == ("tumour", "stroma", "#112233")
+    (tmp_path / "classes.json").write_text('{"classes": ["tumour", "tumour"]}')
+    with pytest.raises(LpdError, match=r"classes.json: a tissue name occurs twice"):
+        read_classes(tmp_path / "classes.json")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_and_its_model_loads(preset, tiles, tiny_settings, tmp_path):
     small = {"prototype_dim": 320, "encoder": tiny_settings.model.encoder, "encoder_weights": "embedded"}

@@ -57,6 +57,9 @@ class TissueClass(Settings):
         return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
 
 
+COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
+"""Colours of classes that come without one."""
+
 CLASSES: dict[str, tuple[TissueClass, ...]] = {
     "bcss": (
         TissueClass(name="tumour", color="#ff0000"),
@@ -336,14 +339,17 @@ class EvaluateSettings(Settings):
 
 
 def read_classes(path: Path) -> tuple[TissueClass, ...]:
-    """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``.
+    """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``, or names alone.
 
     Raises:
         DataError: the file is missing, is not JSON, or names a class twice.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        classes = tuple(TissueClass.build(entry) for entry in entries)
+        classes = tuple(
+            TissueClass.build({"name": entry, "color": COLORS[i % len(COLORS)]} if isinstance(entry, str) else entry)
+            for i, entry in enumerate(entries)
+        )
     except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
         raise DataError(f'{path}: no class list ({error}); wanted {{"classes": [{{"name", "color"}}, ...]}}') from error
     check_classes(classes, str(path))

@@ -8,12 +8,11 @@ from qtpy.QtCore import QSize, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from napari_lpd.config import TissueClass, check_classes
+from napari_lpd.config import COLORS, TissueClass, check_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NEW_COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
 SWATCH = 14
 
 
@@ -103,7 +102,7 @@ class ClassTable(QWidget):
     def add(self) -> None:
         """Add a class with a free colour."""
         taken = {row.color for row in self._rows}
-        color = next((color for color in NEW_COLORS if color not in taken), NEW_COLORS[0])
+        color = next((color for color in COLORS if color not in taken), COLORS[0])
         self._add(TissueClass(name=f"tissue {len(self._rows) + 1}", color=color))
         self.changed.emit()
 
