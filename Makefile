@@ -5,18 +5,22 @@ XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 SCREEN := $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname -s)))
 DEMO := $(BIN)/napari-lpd demo $(if $(TRAIN),--train)
 
-.PHONY: demo test check clean system-libraries
+.PHONY: demo test check bench clean system-libraries
 
 demo: .venv/installed $(if $(SCREEN),,system-libraries)
 	$(if $(SCREEN),$(DEMO),$(XVFB) $(DEMO) --screenshot demo_out/demo.png)
 
-test: .venv/installed system-libraries
+test: .venv/installed .venv/crf system-libraries
 	$(XVFB) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed .venv/crf
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/refinement.py
 
 system-libraries:
 	@sh tools/system-libraries.sh
@@ -27,6 +31,13 @@ system-libraries:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install -e ".[all,dev]"
+	@touch $@
+
+# The published CRF, with which tests and benchmarks compare ours, is compiled on the spot.
+.venv/crf: .venv/installed
+	@command -v c++ >/dev/null || sh tools/system-libraries.sh g++
+	@$(BIN)/python -c 'import os, sysconfig as s; raise SystemExit(not os.path.exists(s.get_path("include") + "/Python.h"))' || sh tools/system-libraries.sh python3-dev
+	$(BIN)/python -m pip install -e ".[crf]"
 	@touch $@
 
 clean:

@@ -1,12 +1,14 @@
 #!/bin/sh
-# Install the system libraries that napari needs without a screen (tests, demo screenshots), or say which are missing.
+# Install the system libraries that napari needs without a screen (tests, demo screenshots), or the packages that are
+# named as arguments, or say which are missing.
 set -eu
-packages="xvfb xauth libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4
+screenless="xvfb xauth libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4
 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-xinerama0 libxcb-shape0 libdbus-1-3"
+packages="${*:-$screenless}"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
-    command -v xvfb-run >/dev/null 2>&1 && exit 0
-    echo "xvfb-run is missing and this is not a Debian system: install Xvfb, Mesa (EGL, GL) and the xcb libraries of Qt 6" >&2
+    [ $# = 0 ] && command -v xvfb-run >/dev/null 2>&1 && exit 0
+    echo "This is not a Debian system: install by hand what Debian calls $packages" >&2
     exit 1
 fi
 missing=""
