@@ -60,6 +60,9 @@ def test_images_and_masks_are_paired_by_stem_in_folders_with_brackets(tmp_path):
     save(folder / "img" / "c+0.jpg", grey)
     with pytest.raises(DataError, match=r"c\+0.jpg: no mask of the same name"):
         masked_images(folder)
+    save(folder / "img" / "a+0.png", grey)
+    with pytest.raises(DataError, match=r"a\+0.png: a\+0.jpg has the same name; keep one"):
+        masked_images(folder)
 
 
 def test_the_source_is_the_name_before_plus_or_bracket_or_what_a_pattern_finds():

@@ -34,6 +34,8 @@ def test_a_table_goes_on_where_it_stopped(protocol, tmp_path):
     assert {(row["gate"], row["row"]) for row in rows} >= {("truth", "PBIP"), ("predicted", "random bank")}
     assert next(row for row in rows if row["row"] == "LPD")["difference"] is None
     assert "effective number" in (out / "table.md").read_text()
+    with pytest.raises(SettingsError, match=r"LPD.seed0.model.safetensors was trained with lr=0.0003, not 0.1; choose"):
+        run(reproduce("table1", protocol._replace(overrides=(*SMALL, "lr=0.1")), out))
 
 
 def test_with_a_test_set_the_validation_set_is_for_choosing(protocol, tmp_path):
@@ -46,6 +48,12 @@ def test_with_a_test_set_the_validation_set_is_for_choosing(protocol, tmp_path):
     run(reproduce("table1", protocol, out, ["LPD"]))
     assert "chosen on 6 other images" in (out / "LPD" / "seed0" / "report.md").read_text()
     assert "valid mIoU" in (out / "LPD" / "seed0" / "history.csv").read_text()
+
+
+def test_the_folders_may_be_called_as_in_luad_histoseg(protocol, tmp_path):
+    (protocol.data / "train").rename(protocol.data / "training")
+    (protocol.data / "valid").rename(protocol.data / "val")
+    assert "| CAM | 1 |" in run(reproduce("table1", protocol, tmp_path / "table", ["CAM"])).read_text()
 
 
 def test_every_row_has_its_own_settings(protocol):

@@ -135,8 +135,12 @@ def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     reproduce.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
     )
-    reproduce.add_argument("--classes", required=True, metavar="JSON", help="names and colours; or bcss, luad")
-    reproduce.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for models and table")
+    reproduce.add_argument(
+        "--classes", metavar="JSON", help="bcss, luad, or a file with names and colours (default: DIR/classes.json)"
+    )
+    reproduce.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for models and table (default: TABLE-NAME here)"
+    )
     reproduce.add_argument("--seeds", type=int, default=3, help="seeds per row (default: %(default)s)")
     reproduce.add_argument("--rows", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
     reproduce.add_argument(

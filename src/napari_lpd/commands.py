@@ -28,6 +28,7 @@ from napari_lpd.jobs import run
 if TYPE_CHECKING:
     import argparse
 
+    from napari_lpd.config import TissueClass
     from napari_lpd.printing import Printer, Result
 
 
@@ -46,7 +47,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     if options.check_regions is not None and options.slide is None:
         raise DataError("--check-regions needs --slide")
     from napari_lpd.data import tiles_from_folder, tiles_from_regions
-    from napari_lpd.images import masked_images
+    from napari_lpd.images import masked_images, part_of
     from napari_lpd.regions import read_regions
     from napari_lpd.slide import open_slide
     from napari_lpd.train import fit
@@ -57,8 +58,9 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     _check_folder(options.out)
     if options.data is not None:
         tiles = tiles_from_folder(options.data, classes, options.source)
-        if (options.data / "valid" / "img").is_dir():
-            validation = mask_validation(masked_images(options.data / "valid", options.source))
+        valid = part_of(options.data, "valid")
+        if (valid / "img").is_dir():
+            validation = mask_validation(masked_images(valid, options.source))
     else:
         with open_slide(options.slide, options.slide_mpp) as slide:
             tiles = tiles_from_regions(slide, read_regions(options.regions, names), classes, settings)
@@ -82,7 +84,8 @@ def _measure(options: argparse.Namespace, model: Path, check: Any, settings: Tra
     with open_slide(options.slide, options.slide_mpp) as slide:
         prediction = run(predict_region(slide, loaded, PredictSettings()), printer.progress)
     metrics = recall_metrics(region_confusion(prediction, check), [tissue.name for tissue in prediction.classes])
-    card = read_card(model).model_copy(update={"metrics": metrics})
+    card = read_card(model)
+    card = card.model_copy(update={"metrics": card.metrics | metrics})
     save_checkpoint(model, load_tensors(model), card)
     return metrics
 
@@ -166,17 +169,27 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.reproduce import Protocol
     from napari_lpd.reproduce import reproduce as make_table
 
-    _check_folder(options.out)
+    out = options.out or Path(f"{options.table}-{options.data.resolve().name}")
+    _check_folder(out)
     protocol = Protocol(
         data=options.data,
-        classes=CLASSES[options.classes] if options.classes in CLASSES else read_classes(Path(options.classes)),
+        classes=_classes_of(options.data, options.classes),
         source=options.source,
         settings=options.settings,
         overrides=tuple(options.set),
         seeds=options.seeds,
         measured=read_settings(EvaluateSettings, None, options.evaluate_set),
     )
-    return {"table": str(run(make_table(options.table, protocol, options.out, options.rows), printer.progress))}
+    return {"table": str(run(make_table(options.table, protocol, out, options.rows), printer.progress))}
+
+
+def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
+    if named in CLASSES:
+        return CLASSES[named]
+    path = Path(named) if named else data / "classes.json"
+    if not named and not path.exists():
+        raise DataError(f"{path}: no class list; pass --classes {', '.join(CLASSES)} or a JSON file")
+    return read_classes(path)
 
 
 def import_official(options: argparse.Namespace, _: Printer) -> Result:

@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
-from napari_lpd.images import image_files, read_image, source_of
+from napari_lpd.images import image_files, part_of, read_image, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +123,8 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
     Raises:
         DataError: no tiles, a name without digits, or digits that do not fit `classes`.
     """
-    root = folder / "train" if (folder / "train").is_dir() else folder
+    train = part_of(folder, "train")
+    root = train if train.is_dir() else folder
     paths = image_files(root)
     labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
     size = read_image(paths[0]).shape

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IGNORE = 255  # truth that belongs to no class and is not counted
+PARTS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+"""Names that the folders of a data set go by (BCSS-WSSS: train, valid, test; LUAD-HistoSeg: training, val, test)."""
+
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def part_of(data: Path, part: str) -> Path:
+    """The folder of a data set that holds its `part` (train, valid, test), whatever it is called; it may be absent."""
+    return next((data / name for name in PARTS[part] if (data / name).is_dir()), data / part)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -50,8 +58,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 return np.repeat(grey[..., None], 3, axis=2)
             if "A" in image.getbands() or "transparency" in image.info:
                 rgba = image.convert("RGBA")
-                return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-            return np.asarray(image.convert("RGB"))
+                return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+            return np.array(image.convert("RGB"))  # asarray would not be writable, and torch wants that
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as an image ({error})") from error
 
@@ -115,8 +123,7 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
     Raises:
         DataError: a folder is missing, or an image or mask has no partner; the message names one.
     """
-    images = {path.stem: path for path in image_files(folder / "img")}
-    masks = {path.stem: path for path in image_files(folder / "mask")}
+    images, masks = _by_stem(folder / "img"), _by_stem(folder / "mask")
     for here, there, kind in ((images, masks, "mask"), (masks, images, "image")):
         lonely = sorted(here.keys() - there.keys())
         if lonely:
@@ -124,6 +131,15 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
                 f"{here[lonely[0]]}: no {kind} of the same name ({len(lonely)} such files); rename or remove them"
             )
     return [MaskedImage(path, masks[stem], source_of(stem, source)) for stem, path in images.items()]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in image_files(folder):
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of them")
+        found[path.stem] = path
+    return found
 
 
 def source_of(stem: str, pattern: str = "") -> str:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_lpd.checkpoint import read_card
 from napari_lpd.config import EvaluateSettings, TrainSettings, read_settings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.errors import SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
-from napari_lpd.images import masked_images
-from napari_lpd.model import load_model
+from napari_lpd.images import masked_images, part_of
+from napari_lpd.model import encoder_of, load_model
 from napari_lpd.prototypes import bank_diversity
 from napari_lpd.report import BACKGROUNDS, GATES, NOTICE
 from napari_lpd.train import fit
@@ -104,7 +105,7 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
         only: Names of rows; others are left to another run. Empty: all.
 
     Raises:
-        SettingsError: a name in `only` is no row.
+        SettingsError: a name in `only` is no row, or a row that is done was made with other settings.
     """
     rows = TABLES[table]
     unknown = set(only) - {row.name for row in rows}
@@ -113,8 +114,10 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
     runs = [(row, seed) for seed in range(protocol.seeds) for row in rows if not only or row.name in only]
     for done, (row, seed) in enumerate(runs):
         folder = out / row.folder / f"seed{seed}"
-        if not (folder / "report.md").exists():
-            settings = row_settings(row, protocol, seed)
+        settings = row_settings(row, protocol, seed)
+        if (folder / "report.md").exists():
+            _check_made_with(settings, protocol, folder / "model.safetensors")
+        else:
             for progress in _run(protocol, settings, folder):
                 yield replace(progress, message=f"{row.name}, seed {seed} ({done + 1}/{len(runs)}): {progress.message}")
         _write_table(out, table, protocol)
@@ -122,16 +125,37 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
 
 
 def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
-    """The training settings of a row."""
+    """The training settings of a row.
+
+    The published diversity losses compare raw prototypes with stage-4 features: there prototypes are as long as those.
+    """
     overrides = [*row.overrides, *protocol.overrides, f"seed={seed}"]
-    return read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+    settings = read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+    if settings.diversity.startswith("official"):
+        width = encoder_of(settings.model, "random").widths[-1]
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"prototype_dim": width})})
+    return settings
+
+
+def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) -> None:
+    """Refuse to put rows into one table that were made with other settings or classes."""
+    card = read_card(path)
+    if card.classes != protocol.classes:
+        raise SettingsError(f"{path} was trained with other classes; choose another folder for the table")
+    for name in TrainSettings.model_fields:
+        made, wanted = getattr(card.settings, name), getattr(settings, name)
+        if made != wanted:
+            raise SettingsError(
+                f"{path} was trained with {name}={made}, not {wanted}; choose another folder for the table"
+            )
 
 
 def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
     tiles = tiles_from_folder(protocol.data, protocol.classes, protocol.source)
-    valid = masked_images(protocol.data / "valid", protocol.source)
-    tested = (protocol.data / "test" / "img").is_dir()
-    test = masked_images(protocol.data / "test", protocol.source) if tested else valid
+    valid = masked_images(part_of(protocol.data, "valid"), protocol.source)
+    held_back = part_of(protocol.data, "test")
+    tested = (held_back / "img").is_dir()
+    test = masked_images(held_back, protocol.source) if tested else valid
     model_path = yield from fit(tiles, settings, folder, "", mask_validation(valid) if tested else None)
     model = load_model(model_path, settings.device)
     _write_json(folder / "diversity.json", _diversity(model, test))
