@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_lpd.prototypes import effective_number, spatial_divergence
+from napari_lpd.prototypes import effective_number, position_share, spatial_divergence
 
 
 def test_equal_vectors_are_one_and_orthogonal_ones_are_all():
@@ -37,3 +37,15 @@ def test_equal_maps_diverge_by_nothing_and_disjoint_ones_wholly():
     disjoint = torch.full((3, 9), -1.0)
     disjoint[0, :3] = disjoint[1, 3:6] = disjoint[2, 6:] = 1.0
     assert spatial_divergence(disjoint, 0.02) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_share_of_position_is_found_between_none_and_all():
+    generator = torch.Generator().manual_seed(0)
+    tissue = torch.randn(200, 2, 8, 8, generator=generator)
+    place = torch.randn(1, 2, 8, 8, generator=generator).expand(200, -1, -1, -1)
+    place = place * ((tissue[:, 0] - tissue[:, 1]).std() / (place[:, 0] - place[:, 1]).std())
+    assert position_share(tissue) == pytest.approx(0, abs=0.02)
+    assert position_share(place) == pytest.approx(1)
+    assert position_share(place + tissue) == pytest.approx(0.5, abs=0.08)
+    assert position_share(tissue + tissue.mean(1, keepdim=True) * 9) == pytest.approx(0, abs=0.02)  # what they share
+    assert math.isnan(position_share(torch.ones(3, 2, 4, 4)))

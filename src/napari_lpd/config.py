@@ -214,6 +214,13 @@ class TrainSettings(Settings):
     diversity_temperature: Annotated[
         float, Field(gt=0, description="Temperature τ_div of the cosines in the diversity loss (L6).")
     ] = 0.07
+    diversity_trains: Annotated[
+        Literal["prototypes", "all"],
+        Field(
+            description="What the diversity loss moves: prototypes and their adaptive layers, or the encoder too (as"
+            " published), which then serves it with features of the place in the tile."
+        ),
+    ] = "prototypes"
     decay_all: Annotated[
         bool, Field(description="Decay biases, norms, scales and prototypes too, as the published code does (L42).")
     ] = False

@@ -153,6 +153,8 @@ class Objective(nn.Module):
         self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor
     ) -> Tensor:
         settings = self.settings
+        if settings.diversity_trains == "prototypes":
+            features = features.detach()
         if settings.diversity == "projected":
             size = features.shape[2:]
             maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps

@@ -20,6 +20,7 @@ _PUBLISHED_CODE = {
     "max_regions": 0,
     "negatives": "all",
     "area_weight": 0.0005,
+    "diversity_trains": "all",
     "decay_all": True,
 }
 _PUBLISHED_PAPERS = {
@@ -45,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stage_weights": (1.0, 1.0, 1.0, 1.0),
         "region_projection": "learned",
         "diversity_temperature": 1.0,
+        "diversity_trains": "all",
     },
     "official-code": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-head"},
     "official-first-commit": _PUBLISHED_CODE | {"region_input": "raw", "diversity": "official-first-commit"},

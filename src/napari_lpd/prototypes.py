@@ -41,16 +41,36 @@ def spatial_divergence(cosines: Tensor, temperature: float) -> float:
     return float(divergence.mean() / torch.log(torch.tensor(2.0)))
 
 
+def position_share(maps: Tensor) -> float:
+    """How much of what tells a class's prototypes apart is the place in the tile, not the tissue: 0 none, 1 all.
+
+    A network knows where in a tile it is by the padding at the rims, and prototypes can be told apart by that alone. Of
+    the differences between two prototypes' maps, less their mean over the tile: variance of the mean tile over mean
+    variance, less what as many unrelated tiles would give; mean over pairs.
+
+    Args:
+        maps: (n, k, h, w) cosine maps of n ≥ 2 tiles, k ≥ 2.
+    """
+    first, second = torch.triu_indices(maps.shape[1], maps.shape[1], offset=1)
+    apart = (maps[:, first] - maps[:, second]).double().flatten(2)
+    apart = apart - apart.mean(2, keepdim=True)
+    share = apart.mean(0).square().mean(1) / apart.square().mean((0, 2))
+    return float(((share - 1 / len(maps)) / (1 - 1 / len(maps))).clamp(min=0).nanmean())  # 0 / 0: equal prototypes
+
+
 class BankDiversity(NamedTuple):
     """Diversity of a model's bank, per class: (C,) lists; NaN where k = 1 or the class is in no image.
 
     Attributes:
         effective_number: Of the projected stage-4 prototypes, 1..k.
         spatial_divergence: Mean over images of the pairs' divergence on the class's own pixels, 0..1.
+        position_share: Share of the prototypes' differences that is the place in the tile, 0..1, over the images that
+            hold the class; NaN where there are fewer than two, or they differ in size.
     """
 
     effective_number: list[float]
     spatial_divergence: list[float]
+    position_share: list[float]
 
 
 @torch.inference_mode()
@@ -66,6 +86,7 @@ def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperatur
     prototypes = network.projected(STAGES - 1)
     numbers = [effective_number(part) for part in prototypes.chunk(network.class_count)]
     found: list[list[float]] = [[] for _ in numbers]
+    tiles: list[list[Tensor]] = [[] for _ in numbers]
     for item in images if network.k > 1 else ():
         tensor = torch.from_numpy(read_image(item.image)).permute(2, 0, 1)[None].float() / 255
         features = network(tensor.to(model.device), (STAGES - 1,)).features
@@ -78,5 +99,8 @@ def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperatur
         for c, maps in enumerate(cosines.chunk(network.class_count)):
             if (omega == c).sum() >= 2:
                 found[c].append(spatial_divergence(maps[:, omega == c], temperature))
+                tiles[c].append(maps)
     means = [sum(values) / len(values) if values else float("nan") for values in found]
-    return BankDiversity(numbers, means)
+    alike = [len(maps) > 1 and len({m.shape for m in maps}) == 1 for maps in tiles]
+    shares = [position_share(torch.stack(maps)) if ok else float("nan") for maps, ok in zip(tiles, alike, strict=True)]
+    return BankDiversity(numbers, means, shares)

@@ -19,7 +19,7 @@ from napari_lpd.errors import SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
 from napari_lpd.images import masked_images, part_of
 from napari_lpd.model import encoder_of, load_model
-from napari_lpd.prototypes import bank_diversity
+from napari_lpd.prototypes import BankDiversity, bank_diversity
 from napari_lpd.report import BACKGROUNDS, GATES, NOTICE
 from napari_lpd.train import fit
 from napari_lpd.validate import evaluate, load_results, mask_validation
@@ -64,9 +64,10 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "variants": (
         Row("off", "default", ("diversity=off",)),
         Row("default", "default"),
-        Row("paper τ=1", "default", ("diversity_temperature=1",)),
-        Row("official-head", "default", ("diversity=official-head",)),
-        Row("official-first-commit", "default", ("diversity=official-first-commit",)),
+        Row("encoder too", "default", ("diversity_trains=all",)),
+        Row("paper τ=1", "default", ("diversity_trains=all", "diversity_temperature=1")),
+        Row("official-head", "default", ("diversity=official-head", "diversity_trains=all")),
+        Row("official-first-commit", "default", ("diversity=official-first-commit", "diversity_trains=all")),
     ),
 }
 
@@ -259,17 +260,20 @@ def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
         "",
         "## Diversity of the bank",
         "",
-        "Mean over classes and seeds; prototypes after projection to stage 4.",
+        "Mean over classes and seeds; prototypes after projection to stage 4. Position: 0 where prototypes differ by"
+        " tissue, 1 where only by the place in the tile.",
         "",
     ]
-    lines += ["| row | effective number | spatial divergence (0 same places, 1 disjoint) |", "|---|---|---|"]
+    lines += ["| row | effective number | spatial divergence (0 same places, 1 disjoint) | share told by position |"]
+    lines += ["|---" * 4 + "|"]
     for row in TABLES[table]:
         paths = [out / row.folder / f"seed{seed}" / "diversity.json" for seed in range(protocol.seeds)]
         found = [values for path in paths if path.exists() and (values := json.loads(path.read_text("utf-8")))]
         if found:
-            number = np.nanmean([values["effective_number"] for values in found])
-            divergence = np.nanmean([values["spatial_divergence"] for values in found])
-            lines += [f"| {row.name} | {number:.2f} | {divergence:.3f} |"]
+            number, divergence, share = (
+                np.nanmean([values[name] for values in found]) for name in BankDiversity._fields
+            )
+            lines += [f"| {row.name} | {number:.2f} | {divergence:.3f} | {share:.2f} |"]
     return lines
 
 
