@@ -83,3 +83,26 @@ def test_regions_belong_to_present_classes_and_to_one_class_each():
     assert not regions[1, [0, 2]].any()
     assert regions.sum(1).max() <= 1
     assert regions[1, 1].any()
+
+
+def test_centred_diversity_is_blind_to_what_depends_on_the_place_alone():
+    torch.manual_seed(0)
+    place = torch.randn(1, 8, 4, 4).repeat(3, 1, 1, 1)
+    prototypes = torch.randn(2, 8)
+    inside = regions_everywhere(3, 1, 4, 4)
+    assert diversity_loss(place, prototypes, inside, 0.07) < 0.3
+    assert diversity_loss(place, prototypes, inside, 0.07, centred=True).item() == pytest.approx(1, abs=1e-4)
+    tissue = torch.randn(3, 8, 4, 4)
+    assert diversity_loss(tissue, prototypes, inside, 0.07, centred=True) < 0.3
+
+
+def test_centred_diversity_leaves_out_a_class_in_one_image_only():
+    torch.manual_seed(0)
+    features, prototypes = torch.randn(2, 8, 4, 4), torch.randn(4, 8)
+    inside = regions_everywhere(2, 2, 4, 4)
+    inside[1, 1] = False
+    both = diversity_loss(features, prototypes, inside, 0.07, centred=True)
+    inside[0, 1] = False
+    assert both.item() == pytest.approx(diversity_loss(features, prototypes, inside, 0.07, centred=True).item())
+    inside[1, 0] = False
+    assert diversity_loss(features, prototypes, inside, 0.07, centred=True).item() == 0

@@ -207,9 +207,12 @@ class TrainSettings(Settings):
         float, Field(ge=0, description="Weight, inside the contrastive loss, of the stage-4 maps' mean (L21).")
     ] = 0.0
     diversity: Annotated[
-        Literal["projected", "official-head", "official-first-commit", "off"],
-        Field(description="Diversity loss: on projected prototypes (the paper's equations), or a published code."),
-    ] = "projected"
+        Literal["centred", "projected", "official-head", "official-first-commit", "off"],
+        Field(
+            description="Diversity loss: the paper's equations on projected prototypes, as they are or centred (less"
+            " what depends only on the place in the tile), or one of the published codes."
+        ),
+    ] = "centred"
     diversity_weight: Annotated[float, Field(ge=0, description="Weight of the diversity loss, λ_div.")] = 0.5
     diversity_temperature: Annotated[
         float, Field(gt=0, description="Temperature τ_div of the cosines in the diversity loss (L6).")

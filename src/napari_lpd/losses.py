@@ -254,17 +254,24 @@ def official_pseudo_mask(class_maps: Tensor) -> Tensor:
     return torch.cat([plane, class_maps], dim=1).argmax(1)
 
 
-def diversity_loss(features: Tensor, prototypes: Tensor, regions: Tensor, temperature: float) -> Tensor:
+def diversity_loss(
+    features: Tensor, prototypes: Tensor, regions: Tensor, temperature: float, centred: bool = False
+) -> Tensor:
     """Penalty on prototypes of a class that look at the same places: LPD eqs. 3-5.
 
     v_u = softmax over Ω_c of cos(f(x), p_u) / τ; J = Σ_x (v_u - v_w)(log v_u - log v_w); the loss is the mean of
     exp(-J) over pairs u < w, then over all (image, class) pairs with two or more places. Computed in float32.
+
+    A network knows by the padding at the rims where in a tile it is, and telling prototypes apart by that alone
+    satisfies the equations. `centred` takes that way out away: from every cosine its mean at the same place of the
+    tile, over the batch's images of the class, is taken off. A class that is in one image only gives no term then.
 
     Args:
         features: (B, D, h, w).
         prototypes: (C·k, D), projected to the features' space (L5).
         regions: (B, C, h, w) bool, Ω_c of each image.
         temperature: τ; the paper uses 1, our default is 0.07 (L6).
+        centred: Compare what is left of the cosines after their mean tile.
 
     Returns:
         A scalar in [0, 1]; zero, still joined to the graph, when k = 1 or no class has a region.
@@ -274,6 +281,11 @@ def diversity_loss(features: Tensor, prototypes: Tensor, regions: Tensor, temper
     cosines = cosine_maps(features, prototypes).reshape(*regions.shape[:2], k, -1)  # (B, C, k, h·w)
     inside = regions.flatten(2)  # (B, C, h·w)
     valid = inside.sum(2) >= 2
+    if centred:
+        held = valid.to(cosines.dtype)[:, :, None, None]
+        count = held.sum(0)
+        cosines = cosines - (cosines * held).sum(0) / count.clamp(min=1)
+        valid = valid & (count.flatten() >= 2)
     if k == 1 or not valid.any():
         return cosines.sum() * 0
     omega = inside[valid][:, None]  # (P, 1, h·w), P valid (image, class) pairs

@@ -155,10 +155,11 @@ class Objective(nn.Module):
         settings = self.settings
         if settings.diversity_trains == "prototypes":
             features = features.detach()
-        if settings.diversity == "projected":
+        if settings.diversity in ("centred", "projected"):
             size = features.shape[2:]
             maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
-            return diversity_loss(features, projected, class_regions(maps, labels), settings.diversity_temperature)
+            regions, centred = class_regions(maps, labels), settings.diversity == "centred"
+            return diversity_loss(features, projected, regions, settings.diversity_temperature, centred)
         if network.prototypes.shape[1] != features.shape[1]:
             raise SettingsError(
                 f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"

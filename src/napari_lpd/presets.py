@@ -45,6 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": {"merge_train": "soft", "merge_predict": "soft", "stage_fusion": (0.3, 0.3, 0.4)},
         "stage_weights": (1.0, 1.0, 1.0, 1.0),
         "region_projection": "learned",
+        "diversity": "projected",
         "diversity_temperature": 1.0,
         "diversity_trains": "all",
     },

@@ -63,9 +63,14 @@ TABLES: dict[str, tuple[Row, ...]] = {
     ),
     "variants": (
         Row("off", "default", ("diversity=off",)),
-        Row("default", "default"),
-        Row("encoder too", "default", ("diversity_trains=all",)),
-        Row("paper τ=1", "default", ("diversity_trains=all", "diversity_temperature=1")),
+        Row("centred", "default", ("diversity=centred",)),
+        Row("projected", "default", ("diversity=projected",)),
+        Row("projected, encoder too", "default", ("diversity=projected", "diversity_trains=all")),
+        Row(
+            "projected, encoder too, τ=1",
+            "default",
+            ("diversity=projected", "diversity_trains=all", "diversity_temperature=1"),
+        ),
         Row("official-head", "default", ("diversity=official-head", "diversity_trains=all")),
         Row("official-first-commit", "default", ("diversity=official-first-commit", "diversity_trains=all")),
     ),
