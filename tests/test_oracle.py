@@ -79,17 +79,20 @@ def weights_for(name: str) -> list[dict[str, torch.Tensor]]:
     method = "pbip" if "pbip" in parts else "lpd"
     files = [path for path in sorted(ORACLE.glob("weights_*.safetensors")) if "stub" not in path.name]
     wanted = [part for part in parts if part != "pbip"]
-    fitting = [path for path in files if method in path.stem and all(part in path.stem for part in wanted)]
+    fitting = [path for path in files if all(part in path.stem for part in wanted)]
+    fitting = [path for path in fitting if method in path.stem] or fitting
     assert fitting, f"no weights for {name} in {ORACLE}"
     return [weights(path) for path in fitting]
 
 
-def network_of(state: dict[str, torch.Tensor], arrays: dict[str, torch.Tensor], class_count: int = 4) -> LPD:
-    """The published network of `state` as ours; PBIP's prototypes stand outside its weights."""
-    learned = "prototypes" in state
+def network_of(
+    state: dict[str, torch.Tensor], arrays: dict[str, torch.Tensor], name: str = "", class_count: int = 4
+) -> LPD:
+    """The published network of `state` as ours; PBIP's prototypes stand outside its weights, with the vectors."""
+    learned = "prototypes" in state and "pbip" not in name
     if not learned:
         found = [value for key, value in arrays.items() if "proto" in key and value.ndim == 2 and "grad" not in key]
-        state = {**state, "prototypes": found[0]}
+        state = {**state, "prototypes": found[0].float()}
     count, dim = state["prototypes"].shape
     settings = ModelSettings(
         encoder={32: "mit_b0", 64: "mit_b1"}[len(state["encoder.norm1.weight"])],
@@ -146,8 +149,11 @@ def test_the_networks_maps_and_scores(name):
         pytest.skip(f"no {name}_*.npz")
     oracle = vectors(name)
     assert sizes_in(oracle)
-    (state,) = weights_for(name)
-    network = network_of(state, oracle)
+    networks = [network_of(state, oracle, name) for state in weights_for(name)]
+    size = sizes_in(oracle)[0]
+    with torch.inference_mode():  # of several weights that fit the name, one made these vectors
+        apart = [(n(rgb_of(n, oracle[size])).logits[0] - oracle[f"{size}_cam1"]).abs().max().item() for n in networks]
+    network = networks[apart.index(min(apart))]
     for size in sizes_in(oracle):
         with torch.inference_mode():
             maps = network(rgb_of(network, oracle[size]))
@@ -429,7 +435,7 @@ def test_a_training_step_with_gradients_and_three_optimiser_steps(name, prefix):
     with np.load(ORACLE / f"{name}.npz") as arrays:
         param_names = arrays[f"{prefix}param_names"].tolist()
     (state,) = weights_for(name)
-    network = network_of(state, oracle)
+    network = network_of(state, oracle, name)
     preset = PRESET_OF_PREFIX[prefix.rstrip("_") or "pbip"]
     settings = TrainSettings.build({**PRESETS[preset], "model": network.settings.model_dump(), "warm_up": 0.0})
     objective = Objective(settings, RegionStub(network.prototypes.shape[1]), torch.Generator())
@@ -528,7 +534,7 @@ def test_the_published_validation(name):
     oracle = vectors(name)
 
     def agrees(state):
-        network = network_of(state, oracle)
+        network = network_of(state, oracle, name)
         settings = TrainSettings(model=network.settings)
         card = Card(
             classes=CLASSES["bcss"],
