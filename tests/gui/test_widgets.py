@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from superqt import QCollapsible
 
 from napari_lpd import samples
 from napari_lpd.config import PredictSettings, TrainSettings, read_classes
 from napari_lpd.gui._layers import KEY, kind, our_layers, show_prediction
+from napari_lpd.gui._layout import WIDTH, Column
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import add_regions, new_regions_layer
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.gui.predict import WHOLE, PredictWidget, export
 from napari_lpd.gui.train import TrainWidget
+from napari_lpd.presets import PRESETS
 
 
 @pytest.fixture
@@ -73,6 +76,24 @@ def test_a_region_with_a_tissue_that_is_no_class_is_refused(ready, tmp_path, sho
 
 def test_the_table_counts_regions_per_class(ready):
     assert [row.count.text() for row in ready.classes._rows] == ["1 · 0.05 mm²", "1 · 0.05 mm²"]
+
+
+@pytest.mark.parametrize("widget", [TrainWidget, PredictWidget, ExploreWidget])
+def test_a_widget_fits_its_width(use_widget, widget):
+    column = use_widget(widget).findChild(Column)
+    for fold in column.findChildren(QCollapsible):
+        fold.expand(animate=False)
+    assert column.widget().minimumSizeHint().width() <= WIDTH
+
+
+def test_every_preset_goes_through_the_form_and_back(train):
+    for name, values in PRESETS.items():
+        train.preset.setCurrentText(name)
+        assert train.settings() == TrainSettings.build(values), name
+    train.preset.setCurrentText("pbip")
+    train.form.set_value(train.settings().model_copy(update={"epochs": 3}))
+    assert train.settings().model.bank == "clustered"
+    assert train.settings().epochs == 3
 
 
 def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, children, qtbot):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
 from napari_lpd.config import Settings
+from napari_lpd.gui._layout import chooser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ class SettingsForm(QWidget, Generic[S]):
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         for name, field, value in _leaves(settings):
             if (only and name not in only) or name in without:
                 continue
@@ -105,8 +107,7 @@ def _help(field: FieldInfo) -> str:
 def _editor(field: FieldInfo, value: Any) -> QWidget:
     editor: QWidget
     if get_origin(field.annotation) is Literal:
-        editor = QComboBox()
-        editor.addItems(get_args(field.annotation))
+        editor = chooser(get_args(field.annotation))
     elif isinstance(value, bool):
         editor = QCheckBox()
     elif isinstance(value, int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ def advanced(part: QWidget) -> QCollapsible:
     inner.setContentsMargins(10, 0, 0, 0)
     fold.addWidget(part)
     return fold
+
+
+def chooser(entries: Sequence[str] = ()) -> QComboBox:
+    """A combo box that takes the width it is given, however long its entries are."""
+    box = QComboBox()
+    box.addItems(entries)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(6)
+    return box
 
 
 def note(text: str) -> QLabel:

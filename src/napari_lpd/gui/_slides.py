@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.errors import LpdError, SlideError
 from napari_lpd.gui._io import read_slide
 from napari_lpd.gui._layers import KEY, UM, set_resolution, slide_layers
-from napari_lpd.gui._layout import buttons, in_row, note
+from napari_lpd.gui._layout import buttons, chooser, in_row, note
 from napari_lpd.slide import PLAUSIBLE_MPP, TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class SlidePicker(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self.combo = QComboBox()
-        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.combo = chooser()
         self.resolution = note("")
         self._entry = QWidget()
         self.mpp = QDoubleSpinBox()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
 from napari_lpd.gui._layers import KEY, kind
-from napari_lpd.gui._layout import Column, note
+from napari_lpd.gui._layout import Column, chooser, note
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -31,14 +31,13 @@ class ExploreWidget(QWidget):
         super().__init__()
         self._viewer = viewer
 
-        self.tissue = QComboBox()
-        self.tissue.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.tissue = chooser()
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.which = QLabel("Prototype")
         self.opacity = QSlider(Qt.Orientation.Horizontal)
         self.opacity.setRange(0, 100)
         self.opacity.setValue(60)
-        self.colormap = QComboBox()
+        self.colormap = chooser()
         self.colormap.addItems(COLORMAPS)
         self.mask = QCheckBox("show the mask on top")
         self.missing = note("No prediction in this viewer yet: run Predict, or open a prediction folder (.zarr).")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QHeaderView,
     QTableWidget,
@@ -24,7 +23,7 @@ from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, predict_job
 from napari_lpd.gui._job import JobBar
 from napari_lpd.gui._layers import show_prediction, shown_prediction, slide_of, visible_box_um
-from napari_lpd.gui._layout import Column, advanced, buttons, in_row, note
+from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import regions_layers, selected_box_um
 from napari_lpd.gui._slides import SlidePicker
@@ -50,11 +49,9 @@ class PredictWidget(QWidget):
         self._target: Any = None
 
         self.slides = SlidePicker(viewer)
-        self.model = QComboBox()
-        self.model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.model = chooser()
         self.card = note("")
-        self.scope = QComboBox()
-        self.scope.addItems([VIEW, WHOLE, REGIONS])
+        self.scope = chooser([VIEW, WHOLE, REGIONS])
         self.form = SettingsForm(PredictSettings())
         self.job = JobBar("Predict")
         self.table = QTableWidget(0, 3)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.config import TrainSettings, read_classes
@@ -16,7 +16,7 @@ from napari_lpd.gui._curves import LossCurves
 from napari_lpd.gui._forms import SettingsForm, merged
 from napari_lpd.gui._job import JobBar
 from napari_lpd.gui._layers import KEY, slide_of, slide_path
-from napari_lpd.gui._layout import Column, advanced, buttons, in_row, note
+from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import (
     NONE,
@@ -47,15 +47,13 @@ class TrainWidget(QWidget):
         super().__init__()
         self._viewer = viewer
 
-        self.source = QComboBox()
-        self.source.addItems(["regions drawn on a slide", "folder of labelled tiles"])
+        self.source = chooser(["regions drawn on a slide", "folder of labelled tiles"])
         self.slides = SlidePicker(viewer)
-        self.regions = QComboBox()
+        self.regions = chooser()
         self.folder = QLineEdit()
         self.folder.setPlaceholderText("folder with tiles named NAME[1010].png")
         self.classes = ClassTable(read_classes(samples.classes_path()))
-        self.preset = QComboBox()
-        self.preset.addItems(list(PRESETS))
+        self.preset = chooser(list(PRESETS))
         self.form = SettingsForm(TrainSettings(), only=MAIN)
         self.more = SettingsForm(TrainSettings(), without=MAIN)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
