@@ -47,6 +47,8 @@ def test_a_prototype_is_the_centre_or_the_mean_of_its_nearest():
     one = prototypes_of(vectors, clusters, 1)
     unit = unit_rows(vectors)
     assert all(np.allclose(row, unit[(unit @ c).argmax()]) for row, c in zip(one, clusters.centres, strict=True))
+    many = prototypes_of(vectors, clusters, 1000)  # more than there are: a cluster's own, not its neighbours'
+    assert np.allclose(many, clusters.centres, atol=1e-3)
 
 
 def test_white_is_where_the_darkest_channel_is_bright():

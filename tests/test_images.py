@@ -70,6 +70,7 @@ def test_the_source_is_the_name_before_plus_or_bracket_or_what_a_pattern_finds()
     assert source_of("TCGA-A1 [1 0 0 1]") == "TCGA-A1"
     assert source_of("GLAS-testA_10-p10+25", r"-(p\d+)") == "p10"
     assert source_of("LUAD-t45+0", r"-(p\d+)") == "LUAD-t45"
+    assert source_of("LUAD-t45+0", r"(x)?LUAD") == "LUAD-t45"
     with pytest.raises(SettingsError, match="regular expression with a group"):
         source_of("GLAS-p10", r"p\d+")
 

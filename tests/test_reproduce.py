@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import SettingsError
@@ -34,6 +35,9 @@ def test_a_table_goes_on_where_it_stopped(protocol, tmp_path):
     assert {(row["gate"], row["row"]) for row in rows} >= {("truth", "PBIP"), ("predicted", "random bank")}
     assert next(row for row in rows if row["row"] == "LPD")["difference"] is None
     assert "effective number" in (out / "table.md").read_text()
+    with pytest.raises(SettingsError, match="was made with measured"):
+        other = protocol.measured.model_copy(update={"background": "count"})
+        run(reproduce("table1", protocol._replace(measured=other), out))
     with pytest.raises(SettingsError, match=r"LPD.seed0.model.safetensors was trained with lr=0.0003, not 0.1; choose"):
         run(reproduce("table1", protocol._replace(overrides=(*SMALL, "lr=0.1")), out))
 
@@ -43,7 +47,8 @@ def test_with_a_test_set_the_validation_set_is_for_choosing(protocol, tmp_path):
     for kind in ("img", "mask"):
         (protocol.data / "test" / kind).mkdir(parents=True)
         for path in sorted((valid / kind).iterdir())[:4]:
-            (protocol.data / "test" / kind / path.name).write_bytes(path.read_bytes())
+            with Image.open(path) as image:  # other images
+                image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(protocol.data / "test" / kind / path.name)
     out = tmp_path / "table"
     run(reproduce("table1", protocol, out, ["LPD"]))
     assert "chosen on 6 other images" in (out / "LPD" / "seed0" / "report.md").read_text()
@@ -67,3 +72,11 @@ def test_every_row_has_its_own_settings(protocol):
 def test_a_row_that_is_not_there_is_named(protocol, tmp_path):
     with pytest.raises(SettingsError, match="table1 has no row 'LPG'; rows: LPD, PBIP"):
         run(reproduce("table1", protocol, tmp_path, ["LPG"]))
+
+
+def test_a_settings_file_does_not_undo_a_row(protocol, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"model": {"bank": "learned"}, "epochs": 3}')
+    assert row_settings(TABLES["table1"][0], protocol._replace(settings=path), 0).epochs == 3
+    with pytest.raises(SettingsError, match="its bank contradicts preset pbip"):
+        row_settings(TABLES["table1"][1], protocol._replace(settings=path), 0)

@@ -11,10 +11,10 @@ from napari_lpd.data import TileSet, augment, tiles_from_folder, tiles_from_regi
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
-from napari_lpd.model import LPD, load_model
+from napari_lpd.model import LPD, encoder_of, load_model
 from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
-from napari_lpd.train import fit, parameter_groups
+from napari_lpd.train import Validation, calibrate, fit, parameter_groups
 
 
 @pytest.fixture
@@ -152,15 +152,42 @@ def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     slides = [f"s{i % 4}" for i in range(len(tiles))]
     spread = TileSet(tiles.classes, tiles.labels, tiles._read, "four", slides=slides, files=[])
     kept, held = spread.hold_out(0.3, 0)
-    assert len({slides[i] for i in held}) == 1
-    assert sorted(kept + held) == list(range(len(tiles)))
-    assert tiles.hold_out(0.3, 0) == (list(range(len(tiles))), [])  # one slide cannot be split
+    assert len(set(held.slides)) == 1
+    assert not set(held.slides) & set(kept.slides)
+    assert len(kept) + len(held) == len(tiles)
+    first = slides.index(held.slides[0])
+    assert torch.equal(held[0][0], tiles[first][0])
+    assert torch.equal(held[0][1], tiles[first][1])
+    assert tiles.hold_out(0.3, 0) == (tiles, None)  # one slide cannot be split
+
+
+def test_a_rare_class_among_many_tiles_is_calibrated_too(tiles, tiny_settings):
+    many = tiles.subset([i % len(tiles) for i in range(2000)])
+    many.labels = np.repeat([[1.0, 0.0]], 2000, axis=0).astype(np.float32)
+    many.labels[[777, 1333]] = (0, 1)
+    network = LPD(tiny_settings.model, 2, encoder_of(tiny_settings.model, "embedded")).eval()
+    assert np.array(calibrate(network, many, 32)).shape == (3, 2)
+
+
+def test_a_random_encoder_learns_its_batch_statistics(tiles, tiny_settings, tmp_path):
+    for weights in ("embedded", "random"):
+        model = tiny_settings.model.model_copy(update={"encoder_weights": weights})
+        paths = [
+            run(
+                fit(
+                    tiles, tiny_settings.model_copy(update={"model": model, "max_steps": n}), tmp_path / f"{weights}{n}"
+                )
+            )
+            for n in (1, 3)
+        ]
+        means = [checkpoint.load_tensors(path)["encoder.backbone.bn1.running_mean"] for path in paths]
+        assert torch.equal(*means) == (weights == "embedded")
 
 
 def test_the_best_epoch_is_kept_beside_the_last(tiles, tiny_settings, tmp_path):
     scores = iter([0.5, 0.9, 0.1])
     settings = tiny_settings.model_copy(update={"epochs": 3, "max_steps": 0})
-    path = run(fit(tiles, settings, tmp_path, validation=lambda _: {"score": next(scores)}))
+    path = run(fit(tiles, settings, tmp_path, validation=Validation(lambda _: {"score": next(scores)})))
     assert load_model(path).card.metrics == {"valid score": 0.9}
     assert load_model(tmp_path / "last.safetensors").card.metrics == {"valid score": 0.1}
     history = (tmp_path / "history.csv").read_text().splitlines()

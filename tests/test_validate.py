@@ -7,12 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
+from napari_lpd.checkpoint import read_card
 from napari_lpd.cli import main
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import DataError
 from napari_lpd.images import masked_images
 from napari_lpd.jobs import run
-from napari_lpd.validate import class_probability, evaluate, fused_maps, load_results, measure, save_results
+from napari_lpd.validate import (
+    class_probability,
+    evaluate,
+    fused_maps,
+    load_results,
+    mask_validation,
+    measure,
+    save_results,
+)
 
 
 def test_an_absent_class_has_no_probability_and_is_zero_only_in_the_published_form():
@@ -66,12 +75,17 @@ def test_mirrored_views_of_a_mirrored_image_give_the_mirrored_maps(tiny_model, t
 def test_a_report_says_what_was_chosen_where(tiny_model, tile_folder, tmp_path):
     images = masked_images(tile_folder / "valid")
     settings = EvaluateSettings(threads=1, bootstrap=50)
-    result = run(evaluate(tiny_model, images, settings, tmp_path / "own"))
-    assert "the model's own" in (tmp_path / "own" / "report.md").read_text()
+    result = run(evaluate(tiny_model, images, settings, tmp_path / "own", notes=["A note."]))
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert "thresholds: dark 0.50, pink 0.50." in text
+    assert "- A note." in text
     assert 0 <= result["mIoU predicted / none"] <= 1
-    run(evaluate(tiny_model, images, settings, tmp_path / "tuned", images[:4]))
+    run(evaluate(tiny_model, images[4:], settings, tmp_path / "tuned", images[:4]))
     text = (tmp_path / "tuned" / "report.md").read_text()
     assert "chosen on 4 other images" in text
+    with pytest.raises(DataError, match="among the images to choose on and among those to measure on"):
+        run(evaluate(tiny_model, images, settings, tmp_path / "leak", images[:1]))
+    assert not (tmp_path / "leak").exists()
     assert "uses labels that a user's slide does not have" in text
     assert "Research use only" in text
 
@@ -102,19 +116,43 @@ def test_from_the_command_line_a_folder_trains_and_is_measured_and_training_tile
     classes.write_text(
         json.dumps({"classes": [{"name": "dark", "color": "#0000ff"}, {"name": "pink", "color": "#ff00aa"}]})
     )
-    small = ["--set", "model.prototype_dim=32", "--set", "max_steps=2", "--set", "threads=1", "--set", "tile=64"]
+    small = ["--set", "model.prototype_dim=32", "--set", "max_steps=2", "--set", "threads=1"]
     given = ["train", "--data", str(tile_folder), "--classes", str(classes), "--out", str(tmp_path / "m"), *small]
-    assert main(given) == 0
+    assert main(given) == 2
+    assert "pass --set mpp= (µm per pixel)" in capsys.readouterr().err
+    assert main([*given, "--set", "mpp=0.5"]) == 0
+    assert read_card(tmp_path / "m" / "model.safetensors").settings.tile == 64
     model = str(tmp_path / "m" / "model.safetensors")
     history = (tmp_path / "m" / "history.csv").read_text()
     assert "valid mIoU" in history
     report = str(tmp_path / "r")
     assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 0
-    rows = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert rows
+    assert "6 of the images chose the best epoch" in (tmp_path / "r" / "report.md").read_text()
     seen = sorted((tile_folder / "train").iterdir())[0]
     (tile_folder / "valid" / "img" / "seen.png").write_bytes(seen.read_bytes())
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tile_folder / "valid" / "mask" / "seen.png")
     capsys.readouterr()
     assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 2
-    assert "1 of 7 images were trained on, first seen.png" in capsys.readouterr().err
+    assert "seen.png: trained on, as 1 of 7 images were" in capsys.readouterr().err
+
+
+def test_masks_without_a_class_cannot_choose_an_epoch(tiny_model, tile_folder):
+    for path in (tile_folder / "valid" / "mask").iterdir():
+        Image.fromarray(np.full((64, 64), 2, np.uint8)).save(path)
+    with pytest.raises(DataError, match="mask: no pixel of any class in the masks"):
+        mask_validation(masked_images(tile_folder / "valid")).figures(tiny_model)
+
+
+def test_a_class_that_no_mask_has_gives_no_figure_that_cannot_be_stored(tiny_model, tile_folder):
+    for path in (tile_folder / "valid" / "mask").iterdir():
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
+    blind = tiny_model._replace(card=tiny_model.card.model_copy(update={"presence": (0.0, 1.1)}))
+    figures = mask_validation(masked_images(tile_folder / "valid")).figures(blind)
+    assert set(figures) == {"score", "mIoU", "IoU dark"}
+
+
+def test_an_absent_class_never_wins_in_the_published_normalisation_either():
+    fused = torch.tensor([[[0.0, 0.0]], [[0.5, 0.0]]])
+    settings = EvaluateSettings(normalise="image")
+    probability = class_probability(fused, torch.tensor([False, True]), settings)
+    assert probability.argmax(0).tolist() == [[1, 1]]

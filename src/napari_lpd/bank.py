@@ -87,13 +87,17 @@ def prototypes_of(vectors: NDArray[np.floating], clusters: Clusters, members: in
     Args:
         vectors: (n, D), as clustered.
         clusters: Their clusters.
-        members: How many of the vectors nearest a centre make its prototype; 0 takes the centre of all.
+        members: How many of a cluster's vectors nearest to its centre make its prototype; 0 takes the centre of all.
     """
     if not members:
         return clusters.centres
     unit = unit_rows(vectors)
-    nearest = [np.argsort(-(unit @ centre), kind="stable")[:members] for centre in clusters.centres]
-    return unit_rows(np.stack([unit[rows].mean(0) for rows in nearest]))
+    prototypes = clusters.centres.copy()  # an empty cluster keeps its centre
+    for u in np.unique(clusters.labels):
+        own = np.flatnonzero(clusters.labels == u)
+        nearest = own[np.argsort(-clusters.similarity[own], kind="stable")[:members]]
+        prototypes[u] = unit[nearest].mean(0)
+    return unit_rows(prototypes)
 
 
 def is_mostly_white(image: Tensor, limit: float) -> bool:

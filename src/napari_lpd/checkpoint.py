@@ -6,13 +6,16 @@ torch before tensors are really saved or loaded.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import importlib.metadata
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import safetensors
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from napari_lpd import __version__
 from napari_lpd.config import Settings, TissueClass, TrainSettings
 from napari_lpd.errors import ModelError, SettingsError
 
@@ -38,11 +41,21 @@ class Card(Settings):
         Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
     ]
     presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: Annotated[
+        dict[str, float],
+        BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
+    ] = Field(default_factory=dict)
     command: str = ""
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = "Research use only; not for diagnosis."
+
+
+def provenance() -> dict[str, Any]:
+    """A card's ``created`` and ``versions``, for now and here."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"created": now, "versions": {"napari-lpd": __version__} | versions}
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:

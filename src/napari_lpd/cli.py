@@ -80,7 +80,7 @@ def _source_option(sub: argparse.ArgumentParser) -> None:
         "--source",
         default="",
         metavar="REGEX",
-        help="how a tile's name gives its slide or patient: first group (default: the name before + or [)",
+        help="how a tile's name gives its slide or patient: first group; else the name before + or [",
     )
 
 

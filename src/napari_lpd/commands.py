@@ -22,7 +22,7 @@ from napari_lpd.config import (
     read_classes,
     read_settings,
 )
-from napari_lpd.errors import DataError, LpdError
+from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     names = [tissue.name for tissue in classes]
     if (options.data is None) == (options.slide is None):
         raise DataError("train needs either --slide with --regions, or --data")
+    unused = ("regions", "check_regions", "slide_mpp") if options.slide is None else ("source",)
+    if names_unused := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
+        raise DataError(f"{names_unused[0]} goes with --{'slide' if options.slide is None else 'data'} only")
     if options.slide is not None and options.regions is None:
         raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
-    if options.check_regions is not None and options.slide is None:
-        raise DataError("--check-regions needs --slide")
     from napari_lpd.data import tiles_from_folder, tiles_from_regions
     from napari_lpd.images import masked_images, part_of
     from napari_lpd.regions import read_regions
@@ -57,7 +58,10 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     check = read_regions(options.check_regions, names) if options.check_regions else None
     _check_folder(options.out)
     if options.data is not None:
+        if "mpp" not in settings.model_fields_set:
+            raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
         tiles = tiles_from_folder(options.data, classes, options.source)
+        settings = settings.model_copy(update={"tile": tiles.edge})
         valid = part_of(options.data, "valid")
         if (valid / "img").is_dir():
             validation = mask_validation(masked_images(valid, options.source))
@@ -97,6 +101,9 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.slide import open_slide
 
     read_card(options.model)
+    stems = [path.stem for path in options.slides]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
+        raise DataError(f"two slides are called {twice}: their results would be one folder; predict them into two")
     for path in options.slides:  # every slide is opened before the first is predicted: errors come early
         with open_slide(path, options.mpp) as slide:
             slide.shape_at(1.0)
@@ -134,15 +141,15 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     settings = read_settings(EvaluateSettings, options.settings, options.set)
     from napari_lpd.images import masked_images
     from napari_lpd.model import load_model
+    from napari_lpd.validate import check_unseen
     from napari_lpd.validate import evaluate as evaluate_model
-    from napari_lpd.validate import refuse_training_tiles
 
     images = masked_images(options.data, options.source)
     tuning = masked_images(options.choose_on, options.source) if options.choose_on else []
     model = load_model(options.model, settings.device)
-    refuse_training_tiles(options.model, images, options.data)
+    notes = check_unseen(options.model, images)
     _check_folder(options.out)
-    return run(evaluate_model(model, images, settings, options.out, tuning), printer.progress)
+    return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
 
 
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:

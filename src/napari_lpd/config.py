@@ -77,6 +77,11 @@ CLASSES: dict[str, tuple[TissueClass, ...]] = {
 """Classes of the papers' data sets, in the order of the digits in their tiles' names (BCSS-WSSS, LUAD-HistoSeg)."""
 
 
+def _check_weights(name: str, weights: tuple[float, ...]) -> None:
+    if min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"{name}: wanted {len(weights)} weights, none below 0, not all 0")
+
+
 class ModelSettings(Settings):
     """The network: encoder and prototype head."""
 
@@ -87,7 +92,7 @@ class ModelSettings(Settings):
     prototypes_per_class: Annotated[int, Field(ge=1, le=64, description="Prototypes per class, k.")] = 3
     prototype_dim: Annotated[int, Field(ge=8, le=4096, description="Length of a prototype vector.")] = 512
     hidden_ratio: Annotated[
-        float, Field(gt=0, le=4, description="Hidden width of the adaptive layers, as a share of prototype_dim.")
+        float, Field(ge=0.125, le=4, description="Hidden width of the adaptive layers, as a share of prototype_dim.")
     ] = 0.5
     bank: Annotated[
         Literal["learned", "seeded", "clustered", "random", "linear", "supervised"],
@@ -126,8 +131,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _something_is_fused(self) -> ModelSettings:
-        if min(self.stage_fusion) < 0 or not sum(self.stage_fusion) > 0:
-            raise ValueError("stage_fusion: wanted three weights, none below 0, not all 0")
+        _check_weights("stage_fusion", self.stage_fusion)
         return self
 
 
@@ -260,6 +264,13 @@ class TrainSettings(Settings):
     seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
 
     @model_validator(mode="after")
+    def _something_is_classified(self) -> TrainSettings:
+        _check_weights("stage_weights", self.stage_weights)
+        if self.negatives == "all" and (self.region_map == "fused" or self.contrast == "sums"):
+            raise ValueError("negatives=all: whole classes are contrasted by region_map=fused and contrast=sums")
+        return self
+
+    @model_validator(mode="after")
     def _terms_fit_bank(self) -> TrainSettings:
         if self.model.bank in ("linear", "supervised") and (self.contrast_weight or self.diversity != "off"):
             raise ValueError(
@@ -376,17 +387,18 @@ def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
 
 
 def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset: str = "default") -> S:
-    """Put settings together: a preset, then a JSON file, then ``name=value`` (dots reach into nested settings).
+    """Put settings together: a JSON file, a preset, then ``name=value`` (dots reach into nested settings).
 
     Raises:
-        SettingsError: a file that is not JSON, an unknown name or a value out of its limits.
+        SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
     """
-    values: dict[str, Any] = copy.deepcopy(PRESETS[preset])
+    values: dict[str, Any] = {}
     if path is not None:
         try:
-            _merge(values, json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError) as error:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise SettingsError(f"{path}: settings are not readable as JSON ({error})") from error
+    _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -395,6 +407,8 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
         *parents, leaf = name.split(".")
         for parent in parents:
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise SettingsError(f"--set {override}: {parent} has no parts")
         try:
             target[leaf] = json.loads(text)
         except ValueError:
@@ -402,9 +416,11 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
     return cls.build(values)
 
 
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(name), dict):
-            _merge(values[name], value)
+            _merge(values[name], value, contradiction)
+        elif name in values and json.dumps(values[name]) != json.dumps(value):
+            raise SettingsError(contradiction % name)
         else:
             values[name] = value

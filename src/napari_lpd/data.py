@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
-from napari_lpd.images import image_files, part_of, read_image, source_of
+from napari_lpd.images import by_stem, part_of, read_image, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,22 +93,38 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         image = np.ascontiguousarray(self._read(index).transpose(2, 0, 1))
         return torch.from_numpy(image), torch.from_numpy(self.labels[index])
 
+    @property
+    def edge(self) -> int:
+        """Edge of the tiles, in pixels."""
+        return int(self._read(0).shape[0])
+
     def name(self, index: int) -> str:
         """What a tile is called in messages."""
         return self.files[index].name if len(self.files) == len(self) else f"{self.source} #{index}"
 
-    def hold_out(self, share: float, seed: int) -> tuple[list[int], list[int]]:
-        """Indices for training and for validation; whole slides go to validation, in random order, up to `share`.
+    def subset(self, indices: Sequence[int]) -> TileSet:
+        """The tiles at `indices`, in their order."""
+        part = copy.copy(self)
+        part.labels = self.labels[list(indices)]
+        part.slides = tuple(self.slides[i] for i in indices)
+        part.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
+        part._read = lambda index: self._read(indices[index])
+        return part
+
+    def hold_out(self, share: float, seed: int) -> tuple[TileSet, TileSet | None]:
+        """Tiles for training and for validation; whole slides go to validation, in random order, up to `share`.
 
         A slide stays in training where its loss would leave a class without tiles; so nothing is held out of one slide.
         """
-        order = np.random.RandomState(seed).permutation(sorted(set(self.slides)))
+        names, slide_of = np.unique(self.slides, return_inverse=True)
         kept = np.ones(len(self), bool)
-        for slide in order:
-            without = kept & (np.array(self.slides) != slide)
+        for slide in np.random.RandomState(seed).permutation(len(names)):
+            without = kept & (slide_of != slide)
             if (~without).sum() <= share * len(self) and self.labels[without].any(0).all():
                 kept = without
-        return np.flatnonzero(kept).tolist(), np.flatnonzero(~kept).tolist()
+        if kept.all():
+            return self, None
+        return self.subset(np.flatnonzero(kept).tolist()), self.subset(np.flatnonzero(~kept).tolist())
 
 
 def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
@@ -125,9 +142,11 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
     """
     train = part_of(folder, "train")
     root = train if train.is_dir() else folder
-    paths = image_files(root)
+    paths = list(by_stem(root).values())
     labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
     size = read_image(paths[0]).shape
+    if size[0] != size[1]:
+        raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
 
     def read(index: int) -> NDArray[np.uint8]:
         image = read_image(paths[index])
@@ -140,9 +159,10 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
 
 
 def _labels_in_name(path: Path, class_count: int) -> list[int]:
-    groups = re.findall(r"\[([01 ]+)\]", path.stem)
-    digits = [int(digit) for digit in groups[-1].replace(" ", "")] if groups else []
-    if len(digits) != class_count:
+    groups = re.findall(r"\[([^\]]*)\]", path.stem)
+    text = groups[-1].replace(" ", "") if groups else ""
+    digits = [int(digit) for digit in text if digit in "01"]
+    if len(digits) != class_count or len(text) != class_count:
         found = f"[{groups[-1]}]" if groups else "no brackets"
         raise DataError(f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class")
     return digits

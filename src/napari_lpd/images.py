@@ -91,6 +91,8 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
 
 
 def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+    if len({tissue.rgb for tissue in classes}) < len(classes):
+        raise DataError(f"{path}: an RGB mask, but two classes have one colour; give each its own")
     meaning = {(255, 255, 255): len(classes), (0, 0, 0): IGNORE} | {t.rgb: c for c, t in enumerate(classes)}
     codes = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
     labels = np.full(codes.shape, IGNORE, np.uint8)
@@ -123,7 +125,7 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
     Raises:
         DataError: a folder is missing, or an image or mask has no partner; the message names one.
     """
-    images, masks = _by_stem(folder / "img"), _by_stem(folder / "mask")
+    images, masks = by_stem(folder / "img"), by_stem(folder / "mask")
     for here, there, kind in ((images, masks, "mask"), (masks, images, "image")):
         lonely = sorted(here.keys() - there.keys())
         if lonely:
@@ -133,7 +135,12 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
     return [MaskedImage(path, masks[stem], source_of(stem, source)) for stem, path in images.items()]
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by name without suffix, sorted.
+
+    Raises:
+        DataError: no such folder, no images, or two of one name.
+    """
     found: dict[str, Path] = {}
     for path in image_files(folder):
         if path.stem in found:
@@ -143,7 +150,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def source_of(stem: str, pattern: str = "") -> str:
-    """The slide or patient a tile comes from: the pattern's first group, else the name before ``+`` or ``[``.
+    """The slide or patient a tile comes from: the pattern's first group; where it is not found, the name before + or [.
 
     Raises:
         SettingsError: not a regular expression with a group.
@@ -151,8 +158,9 @@ def source_of(stem: str, pattern: str = "") -> str:
     if pattern:
         try:
             match = re.search(pattern, stem)
-            if match:
-                return str(match[1])
+            found = match[1] if match else None
         except (re.error, IndexError) as error:
             raise SettingsError(f"source pattern {pattern!r}: wanted a regular expression with a group") from error
+        if found:
+            return found
     return re.split(r"[+\[]", stem, maxsplit=1)[0].strip()

@@ -65,8 +65,8 @@ def import_official(
     """Write the published checkpoint `path` as ``out/model.safetensors``.
 
     Class order, channel order (BGR), input statistics and merging stay as the published code has them. The file says
-    nothing of map levels or thresholds: until the model is calibrated on tiles, a cosine of 1 is a full map, and a
-    class counts as present from a score of 0.5.
+    nothing of map levels or thresholds: a cosine of 1 is a full map, and a class counts as present from a score of 0.5;
+    `evaluate` chooses better thresholds on images with masks.
 
     Args:
         path: ``.pth`` of LPD or PBIP.

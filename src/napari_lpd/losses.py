@@ -63,7 +63,7 @@ class Regions(NamedTuple):
     others: Tensor
 
     def take(self, chosen: Tensor) -> Regions:
-        """The regions at the indices `chosen`."""
+        """The regions at the indices, or of the mask, `chosen`."""
         return Regions(*(part[chosen] for part in self))
 
 

@@ -222,7 +222,8 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
-    if (device.type == "cuda" and not cuda) or (device.type == "mps" and not mps):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
     return device, "asked for"
 

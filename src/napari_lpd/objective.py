@@ -116,6 +116,8 @@ class Objective(nn.Module):
         else:
             responding = responding_prototypes(stage4.mean((2, 3)), labels, network.k)
             maps, regions = stage4, prototype_regions(responding, network.k, settings.negatives)
+        if settings.region_input == "unit":  # a map without a positive place cuts nothing out
+            regions = regions.take(maps[regions.images, regions.channels].flatten(1).amax(1) > 0)
         found = len(regions.images)
         if not found:
             return terms

@@ -84,7 +84,7 @@ def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperatur
     """
     network = model.network
     prototypes = network.projected(STAGES - 1)
-    numbers = [effective_number(part) for part in prototypes.chunk(network.class_count)]
+    numbers = [effective_number(part) for part in prototypes.cpu().chunk(network.class_count)]
     found: list[list[float]] = [[] for _ in numbers]
     tiles: list[list[Tensor]] = [[] for _ in numbers]
     for item in images if network.k > 1 else ():

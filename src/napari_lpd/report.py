@@ -67,7 +67,7 @@ def write_report(
         title: Of the report, without "#".
         rows: At least one; one per gate and refiner, those of one treatment of background together.
         notes: Sentences for the reader: data, model, overlap of training and test files, and the like.
-        calibration: From `evaluate.calibration`, of the classes in `rows`.
+        calibration: From `calibration.calibration`, of the classes in `rows`.
 
     Returns:
         The path of report.md.
@@ -227,15 +227,15 @@ def _json(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibrati
         ],
         "calibration": calibration,
     }
-    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays as lists and NaN as null, which JSON knows."""
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -20,9 +20,9 @@ from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_r
 from napari_lpd.images import masked_images, part_of
 from napari_lpd.model import encoder_of, load_model
 from napari_lpd.prototypes import BankDiversity, bank_diversity
-from napari_lpd.report import BACKGROUNDS, GATES, NOTICE
+from napari_lpd.report import BACKGROUNDS, GATES, NOTICE, plain
 from napari_lpd.train import fit
-from napari_lpd.validate import evaluate, load_results, mask_validation
+from napari_lpd.validate import check_unseen, evaluate, load_results, mask_validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from napari_lpd.evaluate import ImageResult
     from napari_lpd.images import MaskedImage
     from napari_lpd.jobs import Job, Progress
+
+
+FREE = ("threads", "workers", "device")
+"""Settings that may differ between the rows of a table."""
 
 
 class Row(NamedTuple):
@@ -114,6 +118,7 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
         SettingsError: a name in `only` is no row, or a row that is done was made with other settings.
     """
     rows = TABLES[table]
+    _check_protocol(table, protocol, out)
     unknown = set(only) - {row.name for row in rows}
     if unknown:
         raise SettingsError(f"{table} has no row {sorted(unknown)[0]!r}; rows: {', '.join(row.name for row in rows)}")
@@ -143,12 +148,29 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
     return settings
 
 
+def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
+    """Note what the table is made of; refuse to go on with something else."""
+    measured = protocol.measured.model_dump(mode="json", exclude=set(FREE))
+    wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
+    path = out / "protocol.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(path, wanted)
+        return
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name, value in wanted.items() if made.get(name) != value]:
+        raise SettingsError(
+            f"{out}: was made with {different[0]} {made.get(different[0])}, not {wanted[different[0]]}; choose another"
+            " folder for the table"
+        )
+
+
 def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) -> None:
     """Refuse to put rows into one table that were made with other settings or classes."""
     card = read_card(path)
     if card.classes != protocol.classes:
         raise SettingsError(f"{path} was trained with other classes; choose another folder for the table")
-    for name in TrainSettings.model_fields:
+    for name in set(TrainSettings.model_fields) - set(FREE):
         made, wanted = getattr(card.settings, name), getattr(settings, name)
         if made != wanted:
             raise SettingsError(
@@ -163,9 +185,10 @@ def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[
     tested = (held_back / "img").is_dir()
     test = masked_images(held_back, protocol.source) if tested else valid
     model_path = yield from fit(tiles, settings, folder, "", mask_validation(valid) if tested else None)
+    notes = check_unseen(model_path, test)
     model = load_model(model_path, settings.device)
     _write_json(folder / "diversity.json", _diversity(model, test))
-    yield from evaluate(model, test, protocol.measured, folder, valid if tested else ())
+    yield from evaluate(model, test, protocol.measured, folder, valid if tested else (), notes)
 
 
 def _diversity(model: Any, images: Sequence[MaskedImage]) -> dict[str, list[float]]:
@@ -175,8 +198,12 @@ def _diversity(model: Any, images: Sequence[MaskedImage]) -> dict[str, list[floa
 
 
 def _write_json(path: Path, value: Any) -> None:
+    _write_whole(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -248,7 +275,7 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
     diversity = _diversity_lines(out, table, protocol)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text("\n".join([*lines, *diversity]) + "\n", encoding="utf-8")
+    _write_whole(out / "table.md", "\n".join([*lines, *diversity]) + "\n")
     _write_json(
         out / "table.json",
         [
@@ -275,11 +302,15 @@ def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
         paths = [out / row.folder / f"seed{seed}" / "diversity.json" for seed in range(protocol.seeds)]
         found = [values for path in paths if path.exists() and (values := json.loads(path.read_text("utf-8")))]
         if found:
-            number, divergence, share = (
-                np.nanmean([values[name] for values in found]) for name in BankDiversity._fields
-            )
-            lines += [f"| {row.name} | {number:.2f} | {divergence:.3f} | {share:.2f} |"]
+            means = (_mean([values[name] for values in found]) for name in BankDiversity._fields)
+            lines += [f"| {row.name} | {' | '.join(means)} |"]
     return lines
+
+
+def _mean(values: list[list[float | None]]) -> str:
+    """Mean of what is a number; a class that gave none (one prototype, no image) does not count."""
+    numbers = np.array(values, float)
+    return f"{np.nanmean(numbers):.2f}" if np.isfinite(numbers).any() else "–"
 
 
 def _pct(value: float) -> str:

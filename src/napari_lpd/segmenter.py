@@ -6,8 +6,9 @@ The network is torchvision's DeepLabV3 head, the maintained descendant of the pa
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
+import json
+import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +18,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from napari_lpd import __version__
-from napari_lpd.checkpoint import Card, save_checkpoint
+from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.data import augment_with_masks
-from napari_lpd.errors import DataError, LpdError
+from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes
 from napari_lpd.images import IGNORE, read_image, read_mask
 from napari_lpd.jobs import Job, Progress
@@ -44,14 +44,15 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
     """Write ``folder/STEM.png`` for every tile: the classes that its label names, by the model's fused maps.
 
     Palette images: c = class c, in the classes' colours; 255 where background wins. Masks that are there are kept, so
-    that a stopped run goes on.
+    that a stopped run goes on; ``folder/made_with.json`` says what made them.
 
     Raises:
-        DataError: the tiles do not come from files of their own.
+        DataError: the tiles do not come from files of their own, or masks are there that something else made.
     """
     if len(tiles.files) != len(tiles):
         raise DataError(f"{tiles.source}: pseudo-masks need tiles in files; cut regions are trained on directly")
     folder.mkdir(parents=True, exist_ok=True)
+    _check_made_with({"model": model.hash, "refiner": refiner, "tiles": tiles.source}, folder)
     settings = EvaluateSettings(background="predict", views="flips")
     for done, (path, labels) in enumerate(zip(tiles.files, tiles.labels, strict=True), start=1):
         target = folder / f"{path.stem}.png"
@@ -65,12 +66,21 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
     return folder
 
 
+def _check_made_with(wanted: dict[str, str], folder: Path) -> None:
+    path = folder / "made_with.json"
+    if not path.exists():
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if made != wanted:
+        other = next(name for name, value in wanted.items() if made.get(name) != value)
+        raise DataError(f"{folder}: holds masks of another {other}; choose another folder, or delete them")
+
+
 def _write_mask(path: Path, mask: NDArray[np.uint8], classes: Sequence[TissueClass]) -> None:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = [tissue.rgb for tissue in classes]
     palette[IGNORE] = 255
-    image = Image.fromarray(mask).convert("P")
-    image.putdata(mask.ravel().tolist())
+    image = Image.fromarray(mask)
     image.putpalette(palette.ravel().tolist())
     partial = path.with_name(f".{path.name}")
     image.save(partial, format="PNG")
@@ -95,6 +105,8 @@ class MaskedTiles(Dataset[tuple[Tensor, Tensor]]):
 def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Path, command: str = "") -> Job[Path]:
     """Train a segmenter on tiles and their masks ``masks/STEM.png``; returns ``out/model.safetensors``.
 
+    The model is saved, whole, after every epoch.
+
     Args:
         tiles: The tiles, in files.
         masks: Folder of the pseudo-masks.
@@ -103,8 +115,11 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
         command: The command that trains it again, for the card.
 
     Raises:
-        LpdError: the loss became NaN or infinite.
+        SettingsError: batches of one tile.
+        LpdError: the loss became NaN or infinite; the last epoch's model stays.
     """
+    if settings.batch < 2:
+        raise SettingsError("batch=1: the segmenter's head needs two or more tiles per step")
     device = choose_device(settings.device)[0]
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -123,12 +138,16 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
         generator=generator,
     )
     total = settings.epochs * len(loader)
+    total = min(total, settings.max_steps) if settings.max_steps else total
     optimiser = torch.optim.AdamW(parameter_groups(network, settings))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: poly_factor(step, total))
-    set_training(network, settings)
-    step = 0
-    for epoch in range(settings.epochs):
-        for raw, mask in loader:
+    warm_up = round(settings.lr_warm_up * total)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
+    )
+    step, count = 0, math.ceil(total / len(loader))
+    for epoch in range(count):
+        set_training(network, settings)
+        for raw, mask in islice(loader, total - step):
             images = raw.to(device).float() / 255
             if settings.augment:
                 images, mask = augment_with_masks(images, mask, generator, settings.stain_jitter, settings.size_jitter)
@@ -140,21 +159,25 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
             optimiser.step()
             schedule.step()
             step += 1
-            yield Progress(step, total, f"epoch {epoch + 1} of {settings.epochs}", {"loss": loss.item()})
+            yield Progress(step, total, f"epoch {epoch + 1} of {count}", {"loss": loss.item()})
+        _save(network, tiles, settings, step, command, out / "model.safetensors")
+    return out / "model.safetensors"
+
+
+def _save(network: Supervised, tiles: TileSet, settings: TrainSettings, steps: int, command: str, path: Path) -> None:
     card = Card(
         classes=tiles.classes,
         settings=settings,
         tiles_per_class=tiles.tiles_per_class,
         tiles=len(tiles),
-        steps=total,
+        steps=steps,
         map_scale=((1.0,) * len(tiles.classes),) * len(STAGES_USED),
         presence=(0.0,) * len(tiles.classes),  # its maps are probabilities: nothing to gate
         command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions={"napari-lpd": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "timm")},
+        **provenance(),
     )
     hashes = {f"{TRAINING_ONLY}file_hashes": torch.from_numpy(file_hashes(tiles.files))}
-    return save_checkpoint(out / "model.safetensors", dict(network.state_dict()) | hashes, card)
+    save_checkpoint(path, dict(network.state_dict()) | hashes, card)
 
 
 def masked_loss(logits: Tensor, mask: Tensor) -> Tensor:

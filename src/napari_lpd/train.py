@@ -7,8 +7,6 @@ after every epoch. A cancelled training leaves what its last finished epoch wrot
 from __future__ import annotations
 
 import csv
-import datetime
-import importlib.metadata
 import logging
 import math
 import os
@@ -17,14 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from napari_lpd import __version__
 from napari_lpd.bank import clustered_bank
-from napari_lpd.checkpoint import Card, save_checkpoint
+from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.data import TileSet, augment
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
-from napari_lpd.errors import DataError, LpdError, SettingsError
+from napari_lpd.errors import LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import (
@@ -44,18 +41,27 @@ from napari_lpd.model import (
 from napari_lpd.objective import Objective, StepLosses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from napari_lpd.config import TrainSettings
+    from numpy.typing import NDArray
 
-    Validation = Callable[[LoadedModel], dict[str, float]]
+    from napari_lpd.config import TrainSettings
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_TILES = 256
-PRESENCE = 0.5  # score from which a class counts as present
+PRESENCE = 0.5
+"""Score from which a class counts as present: where the classification loss draws the line. A network knows its
+training tiles too well to choose another one on them; `validate.evaluate` chooses on other data."""
 LR_WARM_UP_RATIO = 1e-6
+
+
+class Validation(NamedTuple):
+    """What tells which epoch is best: figures of a model, among them ``score``, and the files they are measured on."""
+
+    figures: Callable[[LoadedModel], dict[str, float]]
+    files: Sequence[Path] = ()
 
 
 def fit(
@@ -70,12 +76,12 @@ def fit(
         settings: All settings.
         out: Folder of the run.
         command: The command that trains it again, for the card.
-        validation: Figures of a model on other data, among them ``score``: the epoch where it is highest is kept as
-            best. Without it a share of the slides (`TrainSettings.valid_share`) is held out and scored by its
-            classification loss; where all tiles come from one slide the best is the last.
+        validation: Figures of a model on other data; the epoch with the highest score is kept as best.
+            Without it a share of the slides (`TrainSettings.valid_share`) is held out and scored by its classification
+            loss; where all tiles come from one slide the best is the last.
 
     Raises:
-        DataError: tiles too small for the encoder, or too few for the clustered bank.
+        DataError: too few tiles for the clustered bank.
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
     """
@@ -83,16 +89,16 @@ def fit(
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    kept, held = (
-        tiles.hold_out(settings.valid_share, settings.seed) if validation is None else (list(range(len(tiles))), [])
-    )
-    if held:
-        validation = held_out_validation(tiles, held)
-    run = _Run(tiles, kept, settings, out, command)
+    files = tiles.files
+    if validation is None:
+        tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
+        validation = held_out_validation(held) if held else None
+    seen = {"file_hashes": files, "validation_hashes": validation.files if validation else ()}
+    run = _Run(tiles, settings, out, command, {name: file_hashes(paths) for name, paths in seen.items()})
     if settings.model.bank in ("clustered", "seeded"):
         assert run.region_encoder is not None
         run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
-    steps_per_epoch = math.ceil(len(kept) / settings.batch)
+    steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), validation)
@@ -109,8 +115,16 @@ def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEnco
 class _Run:
     """One training run: its network, optimiser and what it has written."""
 
-    def __init__(self, tiles: TileSet, kept: list[int], settings: TrainSettings, out: Path, command: str) -> None:
-        self.tiles, self.kept, self.settings, self.out, self.command = tiles, kept, settings, out, command
+    def __init__(
+        self,
+        tiles: TileSet,
+        settings: TrainSettings,
+        out: Path,
+        command: str,
+        hashes: dict[str, NDArray[np.uint8]],
+    ) -> None:
+        self.tiles, self.settings, self.out, self.command = tiles, settings, out, command
+        self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.device = choose_device(settings.device)[0]
@@ -121,7 +135,6 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.best = -math.inf
         self._good: dict[str, Tensor] = {}
-        self._hashes = torch.from_numpy(file_hashes(tiles.files))
 
     def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
         """Train for `count` epochs of at most `total` steps together; after each validate and save."""
@@ -179,9 +192,9 @@ class _Run:
         )
 
     def _batches(self, most: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-        order = torch.randperm(len(self.kept), generator=self.generator).tolist()
+        order = torch.randperm(len(self.tiles), generator=self.generator).tolist()
         size = self.settings.batch
-        batches = [[self.kept[i] for i in order[start : start + size]] for start in range(0, len(order), size)][:most]
+        batches = [order[start : start + size] for start in range(0, len(order), size)][:most]
         loader = DataLoader(self.tiles, batch_sampler=batches, num_workers=self.settings.workers)
         yield from zip(batches, loader, strict=True)
 
@@ -190,7 +203,7 @@ class _Run:
     ) -> dict[str, float]:
         self.network.eval()
         card = self._card(step)
-        figures = validation(LoadedModel(self.network, card, "", "", self.device)) if validation else {}
+        figures = validation.figures(LoadedModel(self.network, card, "", "", self.device)) if validation else {}
         card = card.model_copy(update={"metrics": {f"valid {name}": value for name, value in figures.items()}})
         self._save("last.safetensors", card)
         score = figures.get("score", float(epoch))
@@ -203,24 +216,21 @@ class _Run:
 
     def _card(self, step: int) -> Card:
         self.network.eval()
-        map_scale, presence = calibrate(self.network, self.tiles, self.kept, self.settings.batch)
         return Card(
             classes=self.tiles.classes,
             settings=self.settings,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
             steps=step,
-            map_scale=map_scale,
-            presence=presence,
+            map_scale=calibrate(self.network, self.tiles, self.settings.batch),
+            presence=(PRESENCE,) * len(self.tiles.classes),
             command=self.command,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            versions={"napari-lpd": __version__}
-            | {name: importlib.metadata.version(name) for name in ("torch", "timm")},
+            **provenance(),
         )
 
     def _save(self, name: str, card: Card) -> None:
         tensors = dict(self.network.state_dict())
-        tensors[f"{TRAINING_ONLY}file_hashes"] = self._hashes
+        tensors |= {f"{TRAINING_ONLY}{name}": value for name, value in self.hashes.items()}
         tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
         if self.region_encoder is not None:
             state = self.region_encoder.projection_state()
@@ -267,7 +277,7 @@ def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list
 def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
     """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`)."""
     network.train()
-    if settings.freeze_norm:
+    if settings.freeze_norm and settings.model.encoder_weights != "random":
         for module in network.encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -288,12 +298,12 @@ class TileScores(NamedTuple):
 
 
 @torch.inference_mode()
-def score_tiles(network: LPD | Supervised, tiles: TileSet, indices: list[int], batch: int) -> TileScores:
-    """Run the network (evaluation mode) on some of the tiles."""
+def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
+    """Run the network (evaluation mode) on tiles."""
     device = next(network.parameters()).device
     class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
     scores, labels = [], []
-    for raw, held in DataLoader(Subset(tiles, indices), batch):
+    for raw, held in DataLoader(tiles, batch):
         maps = network(raw.to(device).float() / 255, STAGES_USED)
         for collected, logits in zip(class_maps, maps.logits, strict=True):
             collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
@@ -303,34 +313,30 @@ def score_tiles(network: LPD | Supervised, tiles: TileSet, indices: list[int], b
     return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
 
 
-def held_out_validation(tiles: TileSet, indices: list[int]) -> Validation:
+def held_out_validation(tiles: TileSet) -> Validation:
     """Validation by the classification loss (stages 3 and 4) of held-out tiles."""
 
-    def validate(model: LoadedModel) -> dict[str, float]:
-        scored = score_tiles(model.network, tiles, indices, model.card.settings.batch)
+    def figures(model: LoadedModel) -> dict[str, float]:
+        scored = score_tiles(model.network, tiles, model.card.settings.batch)
         loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
-        return {"score": -loss, "classification": loss, "tiles": float(len(indices))}
+        return {"score": -loss, "classification": loss, "tiles": float(len(tiles))}
 
-    return validate
+    return Validation(figures, tiles.files)
 
 
-def calibrate(
-    network: LPD, tiles: TileSet, kept: list[int], batch: int
-) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
-    """Constants of the class maps, measured on up to 256 training tiles, evenly spread.
+def calibrate(network: LPD, tiles: TileSet, batch: int) -> tuple[tuple[float, ...], ...]:
+    """Constants of the class maps, measured on up to 256 training tiles, evenly spread over every class's tiles.
 
     Returns:
         map_scale (3, C): the 99th percentile of the positive part of each class's merged map, on the tiles that hold
-        the class; and per class the presence threshold: 0.5, where the classification loss draws the line. A network
-        knows its training tiles too well to choose another one on them; `validate.evaluate` chooses on other data.
+        the class.
     """
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), CALIBRATION_TILES)).astype(int))
-    scored = score_tiles(network, tiles, [kept[i] for i in chosen], batch)
+    of_class = [np.flatnonzero(held) for held in tiles.labels.T > 0]
+    share = CALIBRATION_TILES // len(of_class)
+    spread = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
+    scored = score_tiles(network, tiles.subset(np.unique(np.concatenate(spread)).tolist()), batch)
     held = scored.labels
-    if not held.any(0).all():
-        raise DataError(f"{tiles.source}: a class is too rare to measure its maps; add tiles of it")
-    scale = tuple(
+    return tuple(
         tuple(max(float(np.percentile(stage[held[:, c], c].numpy(), 99)), 1e-3) for c in range(held.shape[1]))
         for stage in scored.class_maps
     )
-    return scale, (PRESENCE,) * held.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +15,13 @@ from torch.nn.functional import interpolate
 from napari_lpd.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.checkpoint import load_tensors
 from napari_lpd.config import EvaluateSettings
-from napari_lpd.errors import DataError
+from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.evaluate import (
     ImageResult,
     bootstrap_intervals,
     boundary_counts,
     confusion_matrix,
+    file_hashes,
     metrics,
     overlap,
 )
@@ -29,9 +31,10 @@ from napari_lpd.losses import image_scores
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
 from napari_lpd.predict import background, normalise
 from napari_lpd.report import ReportRow, write_report
+from napari_lpd.train import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -112,12 +115,13 @@ def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings
     """Gate the fused maps (C, H, W) and make probabilities (L, H, W); with background predicted, L = C + 1, last.
 
     An absent class is -inf, so it can neither win nor be spread by the CRF; in the published form (per-image
-    normalisation) it is 0, which the softmax over 0..1 values then lifts (L27).
+    normalisation, background predicted) it is 0, which the softmax over 0..1 values then lifts (L27).
     """
     absent = ~present[:, None, None]
     gated = fused * present[:, None, None]
-    scores = gated if settings.normalise == "image" else fused.masked_fill(absent, -torch.inf)
-    if settings.background == "predict" or not present.any():
+    predicts = settings.background == "predict"
+    scores = gated if settings.normalise == "image" and predicts else fused.masked_fill(absent, -torch.inf)
+    if predicts or not present.any():
         scores = torch.cat([scores, background(gated, settings.background_power)[None]])
     return scores.softmax(0)
 
@@ -185,29 +189,44 @@ def measure(
     return cells
 
 
-def mask_validation(images: Sequence[MaskedImage]) -> Callable[[LoadedModel], dict[str, float]]:
-    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; class by class too."""
+def mask_validation(images: Sequence[MaskedImage]) -> Validation:
+    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
+
+    Raises (when it is used):
+        DataError: no pixel of any class in the masks.
+    """
     settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=0)
 
-    def validate(model: LoadedModel) -> dict[str, float]:
+    def figures(model: LoadedModel) -> dict[str, float]:
         (results,) = run(measure(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
-        per_class = {f"IoU {name}": float(value) for name, value in zip(names, scores.iou, strict=True)}
+        if math.isnan(scores.mean_iou):
+            raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks; validation needs some")
+        found = zip(names, scores.iou, strict=True)
+        per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
         return {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
 
-    return validate
+    return Validation(figures, [item.image for item in images])
 
 
-def refuse_training_tiles(model: Path, images: Sequence[MaskedImage], folder: Path) -> None:
-    """Raise DataError if any of `images` was trained on, by file hash."""
-    hashes = load_tensors(model).get(f"{TRAINING_ONLY}file_hashes")
-    seen = overlap(hashes.numpy(), [item.image for item in images]) if hashes is not None else []
-    if seen:
+def check_unseen(model: Path, images: Sequence[MaskedImage]) -> list[str]:
+    """What a report has to say of images that the model has met, by file hash.
+
+    Raises:
+        DataError: some were trained on.
+    """
+    tensors, files = load_tensors(model), [item.image for item in images]
+    trained, validated = (tensors.get(f"{TRAINING_ONLY}{name}") for name in ("file_hashes", "validation_hashes"))
+    if trained is None:
+        return ["The model does not know its training files: whether it was trained on these images was not checked."]
+    if seen := overlap(trained.numpy(), files):
         raise DataError(
-            f"{folder}: {len(seen)} of {len(images)} images were trained on, first {seen[0].name}; such a figure means"
-            " nothing: measure on other images"
+            f"{seen[0]}: trained on, as {len(seen)} of {len(images)} images were; such a figure means nothing:"
+            " measure on other images"
         )
+    chosen_by = overlap(validated.numpy(), files) if validated is not None else []
+    return [f"{len(chosen_by)} of the images chose the best epoch: the figures flatter."] if chosen_by else []
 
 
 def evaluate(
@@ -216,8 +235,13 @@ def evaluate(
     settings: EvaluateSettings,
     out: Path,
     tuning: Sequence[MaskedImage] = (),
+    notes: Sequence[str] = (),
 ) -> Job[dict[str, Any]]:
     """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
+
+    Raises:
+        DataError: `images` and `tuning` share a file.
+        SettingsError: `tuning` of a supervised model, which has no presence scores.
 
     Args:
         model: The model.
@@ -226,8 +250,14 @@ def evaluate(
         out: The report's folder.
         tuning: Other images, on which the presence thresholds and the temperature of the presence scores are chosen;
             without them the thresholds are the model's own and the temperature is 1.
+        notes: What else the report shall say of the images.
     """
-    notes = [f"Model {model.name}, {model.card.tiles} training tiles; {len(images)} images."]
+    supervised = model.card.settings.model.bank == "supervised"
+    if tuning and supervised:
+        raise SettingsError(f"{model.name} is a supervised segmenter: it has no presence scores to choose by")
+    if shared := overlap(file_hashes([item.image for item in tuning]), [item.image for item in images]):
+        raise DataError(f"{shared[0]}: among the images to choose on and among those to measure on; keep them apart")
+    notes = [f"Model {model.name}, {model.card.tiles} training tiles; {len(images)} images.", *notes]
     temperature = 1.0
     if tuning:
         quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
@@ -237,10 +267,11 @@ def evaluate(
         thresholds = tuple(choose_thresholds(presence, present).tolist())
         model = model._replace(card=model.card.model_copy(update={"presence": thresholds}))
         notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
-    else:
-        notes.append("Presence thresholds are the model's own, from its training tiles; temperature 1.")
     shown = zip(model.card.classes, model.card.presence, strict=True)
-    notes.append("Thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
+    if not supervised:
+        notes.append("Presence thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
+    if len({item.source for item in images}) == len(images) > 1:
+        notes.append("Every image is a source of its own; if several come from one patient, intervals are too narrow.")
     cells = yield from measure(model, images, settings)
     names = [tissue.name for tissue in model.card.classes]
     rows = [
@@ -255,7 +286,8 @@ def evaluate(
     presence, present = _presence(next(iter(cells.values())))
     scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
     save_results(out / "results.npz", cells)
-    path = write_report(out, f"Evaluation of {model.name}", rows, notes, calibration(scaled, present))
+    judged = None if supervised else calibration(scaled, present)
+    path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
     return {"report": str(path)} | {f"mIoU {row.gate} / {row.refiner}": row.scores.mean_iou for row in rows}
 
 

@@ -230,7 +230,8 @@ class TrainWidget(QWidget):
             data += [] if given is None else ["--slide-mpp", str(given)]
         entries = {"classes": [tissue.model_dump() for tissue in classes]}
         (run / "classes.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        (run / "settings.json").write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+        changed = settings.model_dump(exclude_defaults=True) | {"mpp": settings.mpp}
+        (run / "settings.json").write_text(json.dumps(changed, indent=1), encoding="utf-8")
         files = ["--classes", str(run / "classes.json"), "--settings", str(run / "settings.json")]
         return ["train", *data, *files, "--out", str(run)]
 
