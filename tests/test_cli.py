@@ -91,7 +91,7 @@ def test_one_class_and_empty_regions_leave_nothing_behind(training, tiny_regions
 
 def test_an_unknown_setting_names_the_known_ones(training, capsys):
     assert main([*map(str, training), "--set", "epoch=3"]) == 2
-    assert "known settings" in capsys.readouterr().err
+    assert "did you mean epochs?" in capsys.readouterr().err
 
 
 def test_predicting_a_slide_without_mpp_asks_for_it(tmp_path, tiny_image, capsys):
@@ -152,3 +152,29 @@ def test_the_shipped_model_was_made_by_its_own_command():
     expected = [part.rsplit("/", 1)[-1] for part in sample_training(samples.model_path().parent)]
     assert set(expected) <= set(options)
     assert card.metrics["mean recall"] > 0.9
+
+
+def test_what_is_not_ours_is_not_overwritten_and_that_is_found_first(tiny_tiff, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "tiny.zarr").mkdir(parents=True)
+    assert main(["predict", str(tiny_tiff), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "tiny.zarr exists and is not a prediction" in said
+    assert "tiles" not in said
+    (out / "tiny.zarr").rmdir()
+    (out / "tiny.ome.tif").write_text("mine")
+    assert main(["predict", str(tiny_tiff), "--out", str(out)]) == 2
+    assert "tiny.ome.tif exists and belongs to no prediction" in capsys.readouterr().err
+    assert (out / "tiny.ome.tif").read_text() == "mine"
+    other = tmp_path / "b" / "tiny.tiff"
+    other.parent.mkdir()
+    other.write_bytes(tiny_tiff.read_bytes())
+    assert main(["predict", str(tiny_tiff), str(other), "--out", str(tmp_path / "two")]) == 2
+    assert "two slides are called tiny" in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_names_the_way(tmp_path, tiny_tiff, capsys):
+    (tmp_path / "a.pth").write_bytes(b"PK")
+    for given, said in ((tmp_path, "a folder; wanted a model file"), (tmp_path / "a.pth", "napari-lpd import")):
+        assert main(["predict", str(tiny_tiff), "--model", str(given), "--out", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err

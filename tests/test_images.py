@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.images import IGNORE, masked_images, read_image, read_mask, source_of
+from napari_lpd.images import IGNORE, masked_images, read_image, read_mask, source_of, sources_of
 
 
 def save(path, values):
@@ -81,3 +81,27 @@ def test_what_is_no_image_is_named(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="no such folder"):
         masked_images(tmp_path / "absent")
+
+
+def test_a_palette_in_another_order_than_the_classes_is_refused(tmp_path, classes):
+    image = Image.fromarray(np.zeros((2, 2), np.uint8))
+    image.putpalette([*classes[1].rgb, *classes[0].rgb])
+    image.save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match="number 0, dark, has pink's colour"):
+        read_mask(tmp_path / "mask.png", classes)
+    image.putpalette([*classes[0].rgb, *classes[1].rgb])
+    image.save(tmp_path / "mask.png")
+    assert not read_mask(tmp_path / "mask.png", classes).any()
+
+
+def test_an_rgb_mask_needs_a_colour_per_class(tmp_path, classes):
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "mask.png")
+    alike = (classes[0], classes[1].model_copy(update={"color": classes[0].color}))
+    with pytest.raises(DataError, match="two classes have one colour"):
+        read_mask(tmp_path / "mask.png", alike)
+
+
+def test_a_source_pattern_that_is_in_no_name_is_refused():
+    assert sources_of(["GLAS-p10+1", "LUAD+2"], r"-(p\d+)") == ["p10", "LUAD"]
+    with pytest.raises(SettingsError, match="found in none of 2 names, first GLAS-p10"):
+        sources_of(["GLAS-p10+1", "LUAD+2"], r"(zzz)")

@@ -30,9 +30,9 @@ def test_a_table_goes_on_where_it_stopped(protocol, tmp_path):
     seen = []
     run(reproduce("table1", protocol, out), seen.append)
     assert (out / "LPD" / "seed0" / "model.safetensors").stat().st_mtime_ns == before
-    assert {progress.message.split(",")[0] for progress in seen} == {"PBIP", "random bank"}
+    assert {progress.message.split(",")[0] for progress in seen} == {"PBIP", "random"}
     rows = json.loads((out / "table.json").read_text())
-    assert {(row["gate"], row["row"]) for row in rows} >= {("truth", "PBIP"), ("predicted", "random bank")}
+    assert {(row["gate"], row["row"]) for row in rows} >= {("truth", "PBIP"), ("predicted", "random")}
     assert next(row for row in rows if row["row"] == "LPD")["difference"] is None
     assert "effective number" in (out / "table.md").read_text()
     with pytest.raises(SettingsError, match="was made with measured"):
@@ -72,6 +72,12 @@ def test_every_row_has_its_own_settings(protocol):
 def test_a_row_that_is_not_there_is_named(protocol, tmp_path):
     with pytest.raises(SettingsError, match="table1 has no row 'LPG'; rows: LPD, PBIP"):
         run(reproduce("table1", protocol, tmp_path, ["LPG"]))
+    with pytest.raises(SettingsError, match="seeds=0: wanted one or more"):
+        run(reproduce("table1", protocol._replace(seeds=0), tmp_path))
+    bad = protocol._replace(overrides=(*SMALL, "contrast_weight=0.3"))
+    with pytest.raises(SettingsError, match="^row CAM: model.bank=linear has no prototypes"):
+        run(reproduce("table1", bad, tmp_path / "bad"))
+    assert not list((tmp_path / "bad").glob("LPD"))  # found before the first row
 
 
 def test_a_settings_file_does_not_undo_a_row(protocol, tmp_path):

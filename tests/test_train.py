@@ -144,8 +144,22 @@ def test_an_encoder_that_is_missing_is_named(tiles, tiny_settings, tmp_path):
 def test_settings_out_of_limits_name_the_setting(tiny_settings):
     with pytest.raises(SettingsError, match="epochs=0"):
         type(tiny_settings).build({"epochs": 0})
-    with pytest.raises(SettingsError, match="known settings"):
+    with pytest.raises(SettingsError, match="there is no setting epoch; did you mean epochs?"):
         type(tiny_settings).build({"epoch": 3})
+    with pytest.raises(SettingsError, match="no setting model.prototypes; did you mean model.prototypes_per_class?"):
+        type(tiny_settings).build({"model": {"prototypes": 3}})
+    with pytest.raises(SettingsError, match="no setting bank; did you mean model.bank?"):
+        type(tiny_settings).build({"bank": "random"})
+    with pytest.raises(SettingsError, match="no setting xyzzy; known settings: model.encoder, "):
+        type(tiny_settings).build({"xyzzy": 3})
+    with pytest.raises(SettingsError, match="contrast_weight=inf: Input should be a finite number"):
+        type(tiny_settings).build({"contrast_weight": float("inf")})
+    with pytest.raises(SettingsError, match="^model.bank=linear has no prototypes: it goes with contrast_weight=0"):
+        type(tiny_settings).build({"model": {"bank": "linear", "prototypes_per_class": 1}})
+    with pytest.raises(SettingsError, match="^stage_weights: wanted 4 weights, none below 0, not all 0"):
+        type(tiny_settings).build({"stage_weights": [0, 0, 0, 0]})
+    with pytest.raises(SettingsError, match="--set stage_weights.x=1: stage_weights has no parts"):
+        read_settings(TrainSettings, None, ["stage_weights.x=1"], "paper")
 
 
 def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):

@@ -14,6 +14,7 @@ from napari_lpd.errors import DataError
 from napari_lpd.images import masked_images
 from napari_lpd.jobs import run
 from napari_lpd.validate import (
+    check_masks,
     class_probability,
     evaluate,
     fused_maps,
@@ -79,7 +80,9 @@ def test_a_report_says_what_was_chosen_where(tiny_model, tile_folder, tmp_path):
     text = (tmp_path / "own" / "report.md").read_text()
     assert "thresholds: dark 0.50, pink 0.50." in text
     assert "- A note." in text
-    assert 0 <= result["mIoU predicted / none"] <= 1
+    assert result["mIoU, predicted classes, no CRF"].endswith(" %")
+    assert "Too few sources" not in text
+    assert "in 6 images of 3 sources" in text or "in 5 images of 3 sources" in text
     run(evaluate(tiny_model, images[4:], settings, tmp_path / "tuned", images[:4]))
     text = (tmp_path / "tuned" / "report.md").read_text()
     assert "chosen on 4 other images" in text
@@ -121,6 +124,8 @@ def test_from_the_command_line_a_folder_trains_and_is_measured_and_training_tile
     assert main(given) == 2
     assert "pass --set mpp= (µm per pixel)" in capsys.readouterr().err
     assert main([*given, "--set", "mpp=0.5"]) == 0
+    assert main([*given, "--set", "mpp=0.5"]) == 2
+    assert "m: holds a model, which is not overwritten" in capsys.readouterr().err
     assert read_card(tmp_path / "m" / "model.safetensors").settings.tile == 64
     model = str(tmp_path / "m" / "model.safetensors")
     history = (tmp_path / "m" / "history.csv").read_text()
@@ -140,7 +145,7 @@ def test_masks_without_a_class_cannot_choose_an_epoch(tiny_model, tile_folder):
     for path in (tile_folder / "valid" / "mask").iterdir():
         Image.fromarray(np.full((64, 64), 2, np.uint8)).save(path)
     with pytest.raises(DataError, match="mask: no pixel of any class in the masks"):
-        mask_validation(masked_images(tile_folder / "valid")).figures(tiny_model)
+        check_masks(masked_images(tile_folder / "valid"), tiny_model.card.classes)
 
 
 def test_a_class_that_no_mask_has_gives_no_figure_that_cannot_be_stored(tiny_model, tile_folder):
@@ -156,3 +161,32 @@ def test_an_absent_class_never_wins_in_the_published_normalisation_either():
     settings = EvaluateSettings(normalise="image")
     probability = class_probability(fused, torch.tensor([False, True]), settings)
     assert probability.argmax(0).tolist() == [[1, 1]]
+
+
+def test_an_epoch_is_not_chosen_on_training_tiles(tile_folder, tmp_path, capsys):
+    seen = sorted((tile_folder / "train").iterdir())[0]
+    (tile_folder / "valid" / "img" / "seen.png").write_bytes(seen.read_bytes())
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tile_folder / "valid" / "mask" / "seen.png")
+    (tmp_path / "classes.json").write_text('{"classes": ["dark", "pink"]}')
+    given = ["train", "--data", str(tile_folder), "--classes", str(tmp_path / "classes.json"), "--set", "mpp=1"]
+    assert main([*given, "--out", str(tmp_path / "m"), "--set", "threads=1"]) == 2
+    assert "seen.png: among the training tiles, too" in capsys.readouterr().err
+
+
+def test_a_class_without_validation_masks_leaves_a_model_that_can_be_used(tile_folder, tmp_path):
+    for path in (tile_folder / "valid" / "mask").iterdir():
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
+    (tmp_path / "classes.json").write_text('{"classes": ["dark", "pink"]}')
+    given = ["train", "--data", str(tile_folder), "--classes", str(tmp_path / "classes.json"), "--set", "mpp=1"]
+    small = ["--set", "model.prototype_dim=32", "--set", "max_steps=1", "--set", "threads=1"]
+    assert main([*given, "--out", str(tmp_path / "m"), *small]) == 0
+    model = str(tmp_path / "m" / "model.safetensors")
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", str(tmp_path / "r")]) == 0
+
+
+def test_what_cannot_be_measured_is_found_before_the_first_image(tiny_model, tile_folder):
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(sorted((tile_folder / "valid" / "mask").iterdir())[-1])
+    seen = []
+    with pytest.raises(DataError, match="mask value 9"):
+        run(measure(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)), seen.append)
+    assert not seen

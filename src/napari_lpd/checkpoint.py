@@ -87,8 +87,12 @@ def read_card(path: Path) -> Card:
     Raises:
         ModelError: the file is missing, is no safetensors file, or was not written by napari-lpd.
     """
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; wanted a model file, as {path / 'model.safetensors'}")
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
+    if path.suffix in (".pth", ".pt"):
+        raise ModelError(f"{path}: no model of ours; take it over with napari-lpd import")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(KEY)

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printer.error(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        printer.error("stopped by the user")
+        printer.error("stopped by the user; whatever was finished is kept")
         return 130
     return 0
 
@@ -97,7 +97,9 @@ def _train_options(train: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="instead of a slide: tiles DIR/train/NAME[1010].png; DIR/valid/img and mask choose the best epoch",
     )
-    train.add_argument("--classes", type=Path, required=True, metavar="JSON", help="tissue names and colours")
+    train.add_argument(
+        "--classes", type=Path, required=True, metavar="JSON", help="tissue names and colours; or bcss, luad"
+    )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     train.add_argument("--preset", choices=PRESETS, default="default", help="settings to start from")
     train.add_argument("--encoder", help=f"timm name or mit_b0..b2 (default {EMBEDDED_ENCODER})")
@@ -142,7 +144,13 @@ def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="folder for models and table (default: TABLE-NAME here)"
     )
     reproduce.add_argument("--seeds", type=int, default=3, help="seeds per row (default: %(default)s)")
-    reproduce.add_argument("--rows", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
+    reproduce.add_argument(
+        "--rows",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this row; may be repeated (docs/method.md lists them)",
+    )
     reproduce.add_argument(
         "--evaluate-set", action="append", default=[], metavar="NAME=VALUE", help="one setting of the evaluation"
     )

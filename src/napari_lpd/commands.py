@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +41,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
     overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
-    classes = read_classes(options.classes)
+    classes = CLASSES[str(options.classes)] if str(options.classes) in CLASSES else read_classes(options.classes)
     names = [tissue.name for tissue in classes]
     if (options.data is None) == (options.slide is None):
         raise DataError("train needs either --slide with --regions, or --data")
@@ -52,8 +55,10 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.regions import read_regions
     from napari_lpd.slide import open_slide
     from napari_lpd.train import fit
-    from napari_lpd.validate import mask_validation
+    from napari_lpd.validate import check_masks, mask_validation
 
+    if (options.out / "model.safetensors").exists():
+        raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
     validation = None
     check = read_regions(options.check_regions, names) if options.check_regions else None
     _check_folder(options.out)
@@ -64,7 +69,9 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         settings = settings.model_copy(update={"tile": tiles.edge})
         valid = part_of(options.data, "valid")
         if (valid / "img").is_dir():
-            validation = mask_validation(masked_images(valid, options.source))
+            images = masked_images(valid, options.source)
+            check_masks(images, classes)
+            validation = mask_validation(images)
     else:
         with open_slide(options.slide, options.slide_mpp) as slide:
             tiles = tiles_from_regions(slide, read_regions(options.regions, names), classes, settings)
@@ -111,6 +118,13 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.export import write_ome_tiff
     from napari_lpd.model import load_model
     from napari_lpd.predict import predict_region
+    from napari_lpd.prediction import check_place
+
+    for stem in stems:
+        folder, mask = options.out / f"{stem}.zarr", options.out / f"{stem}.ome.tif"
+        check_place(folder)
+        if mask.exists() and not folder.exists():
+            raise DataError(f"{mask} exists and belongs to no prediction here: choose another folder")
 
     model = load_model(options.model, settings.device)
     slides = []
@@ -126,6 +140,8 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
 def _check_folder(folder: Path) -> None:
     """Raise DataError now, not after an hour, if `folder` cannot be written."""
     created = not folder.exists()
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file, not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -147,7 +163,10 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     images = masked_images(options.data, options.source)
     tuning = masked_images(options.choose_on, options.source) if options.choose_on else []
     model = load_model(options.model, settings.device)
-    notes = check_unseen(options.model, images)
+    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
+    notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
+    notes += check_unseen(options.model, images)
+    check_unseen(options.model, tuning)
     _check_folder(options.out)
     return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
 
@@ -178,16 +197,25 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
 
     out = options.out or Path(f"{options.table}-{options.data.resolve().name}")
     _check_folder(out)
+    with_mpp = any(override.startswith("mpp=") for override in options.set) or options.settings
+    mpp = None if with_mpp else _mpp_of(options.data)
     protocol = Protocol(
         data=options.data,
         classes=_classes_of(options.data, options.classes),
         source=options.source,
         settings=options.settings,
-        overrides=tuple(options.set),
+        overrides=(*([] if mpp is None else [f"mpp={mpp}"]), *options.set),
         seeds=options.seeds,
         measured=read_settings(EvaluateSettings, None, options.evaluate_set),
     )
     return {"table": str(run(make_table(options.table, protocol, out, options.rows), printer.progress))}
+
+
+def _mpp_of(data: Path) -> float | None:
+    """The resolution that DIR/classes.json gives, if any."""
+    path = data / "classes.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("mpp") if path.exists() else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
@@ -201,12 +229,17 @@ def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
 
 def import_official(options: argparse.Namespace, _: Printer) -> Result:
     """``napari-lpd import``: takes over a checkpoint of the published code."""
+    from napari_lpd.checkpoint import read_card
     from napari_lpd.importer import import_official as take_over
 
     classes = read_classes(options.classes) if options.classes else ()
     model = take_over(options.checkpoint, options.out, classes, options.prototypes)
+    card = read_card(model)
+    names = ", ".join(tissue.name for tissue in card.classes)
     return {
         "model": str(model),
+        "classes": f"{names} ({card.settings.model.prototypes_per_class} prototypes each); if wrong, pass --classes",
+        "resolution": f"{card.settings.mpp:g} µm per pixel, as the published tiles",
         "note": "thresholds and map levels are uncalibrated (0.5; cosine 1); weights tuned from NVIDIA's MiT are"
         " non-commercial",
     }
@@ -225,7 +258,8 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
     model = samples.model_path()
     skin = samples.skin_slide_path()
     if options.train:
-        arguments = ["train", *sample_training(options.out / "model")]
+        folder = next(f for i in count(1) if not (f := options.out / f"model-{i}").exists())
+        arguments = ["train", *sample_training(folder)]
         trained = train(options.parse(arguments), printer)
         printer.result(trained)
         model = Path(trained["model"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +28,7 @@ S = TypeVar("S", bound="Settings")
 class Settings(BaseModel):
     """Base of the settings: frozen, no unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def build(cls: type[S], values: dict[str, Any]) -> S:
@@ -40,9 +41,30 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            known = f"; known settings: {', '.join(cls.model_fields)}" if first["type"] == "extra_forbidden" else ""
-            raise SettingsError(f"setting {name}={first['input']!r}: {first['msg']}{known}") from error
+            name, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                known = cls.names()
+                close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
+                close = close or get_close_matches(name, known, 1)
+                message = f"did you mean {close[0]}?" if close else f"known settings: {', '.join(known)}"
+                raise SettingsError(f"there is no setting {name}; {message}") from error
+            if first["type"] == "tuple_type":
+                message += f"; write a list: {name}=[…]"
+            if not isinstance(first["input"], dict):  # else a contradiction of several settings, which names them
+                message = f"setting {name}={first['input']!r}: {message}"
+            raise SettingsError(message) from error
+
+    @classmethod
+    def names(cls, prefix: str = "") -> list[str]:
+        """All settings by name, nested ones with dots."""
+        found: list[str] = []
+        for name, field in cls.model_fields.items():
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, Settings):
+                found += nested.names(f"{prefix}{name}.")
+            else:
+                found.append(prefix + name)
+        return found
 
 
 class TissueClass(Settings):
@@ -126,7 +148,7 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _linear_has_one(self) -> ModelSettings:
         if self.bank in ("linear", "supervised") and self.prototypes_per_class != 1:
-            raise ValueError(f"bank={self.bank} has no prototypes: set prototypes_per_class=1")
+            raise ValueError(f"model.bank={self.bank} has no prototypes: it goes with model.prototypes_per_class=1")
         return self
 
     @model_validator(mode="after")
@@ -274,7 +296,7 @@ class TrainSettings(Settings):
     def _terms_fit_bank(self) -> TrainSettings:
         if self.model.bank in ("linear", "supervised") and (self.contrast_weight or self.diversity != "off"):
             raise ValueError(
-                f"bank={self.model.bank} has no prototypes: set contrast_weight=0 and diversity=off, or preset cam"
+                f"model.bank={self.model.bank} has no prototypes: it goes with contrast_weight=0 and diversity=off"
             )
         return self
 

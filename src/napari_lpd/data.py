@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
-from napari_lpd.images import by_stem, part_of, read_image, source_of
+from napari_lpd.images import by_stem, part_of, read_image, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,6 +145,8 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
     paths = list(by_stem(root).values())
     labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
     size = read_image(paths[0]).shape
+    if not 64 <= size[0] <= 1024:
+        raise DataError(f"{paths[0]}: {size[0]} pixels; wanted tiles of 64 to 1024")
     if size[0] != size[1]:
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
 
@@ -154,7 +156,7 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
             raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
         return image
 
-    slides = [source_of(path.stem, source) for path in paths]
+    slides = sources_of([path.stem for path in paths], source)
     return TileSet(classes, labels, read, str(root), slides=slides, files=paths)
 
 

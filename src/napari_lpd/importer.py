@@ -132,7 +132,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(allowed):
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; all mean that the file is not taken
-        raise ModelError(f"{path}: not taken as a checkpoint ({' '.join(str(error).split())[:300]})") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelError(f"{path}: not taken as a checkpoint of LPD's or PBIP's code ({reason})") from error
     if not isinstance(stored, dict):
         raise ModelError(f"{path}: not a checkpoint of the published code")
     return stored

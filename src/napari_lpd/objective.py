@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_lpd.errors import SettingsError
 from napari_lpd.losses import (
     class_map_regions,
     class_regions,
@@ -162,12 +161,6 @@ class Objective(nn.Module):
             maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
             regions, centred = class_regions(maps, labels), settings.diversity == "centred"
             return diversity_loss(features, projected, regions, settings.diversity_temperature, centred)
-        if network.prototypes.shape[1] != features.shape[1]:
-            raise SettingsError(
-                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
-                f" model.prototype_dim={features.shape[1]}, the encoder's last width, instead of"
-                f" {network.prototypes.shape[1]}"
-            )
         published = {
             "official-head": official_head_diversity,
             "official-first-commit": official_first_commit_diversity,

@@ -88,8 +88,7 @@ class Prediction:
         Raises:
             ExportError: the place cannot be written, or holds something that is not a prediction.
         """
-        if folder.exists() and not is_prediction(folder):
-            raise ExportError(f"{folder} exists and is not a prediction: choose another place")
+        check_place(folder)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -159,6 +158,12 @@ _PLAIN_FIELDS = (
     "model_hash",
     "settings",
 )
+
+
+def check_place(folder: Path) -> None:
+    """Raise ExportError where `folder` exists and is not a prediction, which may be replaced."""
+    if folder.exists() and not is_prediction(folder):
+        raise ExportError(f"{folder} exists and is not a prediction: choose another place")
 
 
 def is_prediction(folder: Path) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOTICE = "Research use only; not for diagnosis."
 GATES: dict[Gate, str] = {
     "predicted": "predicted classes",
-    "none": "none (all classes)",
+    "none": "all classes (no gate)",
     "truth": "ground truth (uses labels that a user's slide does not have)",
 }
 BACKGROUNDS: dict[Background, str] = {
@@ -145,7 +145,10 @@ def _remarks(row: ReportRow) -> Iterator[str]:
     else:
         counts = zip(row.scores.class_names, row.intervals.missing, strict=True)
         if missing := [f"{name} {count}" for name, count in counts if count and name not in row.scores.absent]:
-            yield f"Of {row.intervals.resamplings} resamples, those without a class: {', '.join(missing)}."
+            yield (
+                f"The interval of a class leaves out the resamples without it (of {row.intervals.resamplings}:"
+                f" {', '.join(missing)})."
+            )
 
 
 def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:

@@ -58,10 +58,10 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("LPD", "default"),
         Row("PBIP", "pbip"),
         Row("CAM", "cam"),
-        Row("random bank", "random"),
+        Row("random", "random"),
     ),
     "table2": tuple(
-        Row(f"k={k} λ={weight:g}", "default", (f"model.prototypes_per_class={k}", f"diversity_weight={weight}"))
+        Row(f"k{k}-diversity{weight:g}", "default", (f"model.prototypes_per_class={k}", f"diversity_weight={weight}"))
         for k in (3, 10)
         for weight in (0.0, 0.25, 0.5, 0.75)
     ),
@@ -69,9 +69,9 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("off", "default", ("diversity=off",)),
         Row("centred", "default", ("diversity=centred",)),
         Row("projected", "default", ("diversity=projected",)),
-        Row("projected, encoder too", "default", ("diversity=projected", "diversity_trains=all")),
+        Row("projected-all", "default", ("diversity=projected", "diversity_trains=all")),
         Row(
-            "projected, encoder too, τ=1",
+            "projected-all-tau1",
             "default",
             ("diversity=projected", "diversity_trains=all", "diversity_temperature=1"),
         ),
@@ -122,10 +122,16 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
     unknown = set(only) - {row.name for row in rows}
     if unknown:
         raise SettingsError(f"{table} has no row {sorted(unknown)[0]!r}; rows: {', '.join(row.name for row in rows)}")
-    runs = [(row, seed) for seed in range(protocol.seeds) for row in rows if not only or row.name in only]
-    for done, (row, seed) in enumerate(runs):
+    if protocol.seeds < 1:
+        raise SettingsError(f"seeds={protocol.seeds}: wanted one or more")
+    runs = [
+        (row, seed, row_settings(row, protocol, seed))
+        for seed in range(protocol.seeds)
+        for row in rows
+        if not only or row.name in only
+    ]
+    for done, (row, seed, settings) in enumerate(runs):
         folder = out / row.folder / f"seed{seed}"
-        settings = row_settings(row, protocol, seed)
         if (folder / "report.md").exists():
             _check_made_with(settings, protocol, folder / "model.safetensors")
         else:
@@ -141,7 +147,10 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
     The published diversity losses compare raw prototypes with stage-4 features: there prototypes are as long as those.
     """
     overrides = [*row.overrides, *protocol.overrides, f"seed={seed}"]
-    settings = read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+    try:
+        settings = read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+    except SettingsError as error:
+        raise SettingsError(f"row {row.name}: {error}") from error
     if settings.diversity.startswith("official"):
         width = encoder_of(settings.model, "random").widths[-1]
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"prototype_dim": width})})
@@ -215,7 +224,8 @@ class Summary(NamedTuple):
         value: Mean over seeds of the mIoU.
         spread: Standard deviation over seeds (n - 1), NaN of one seed.
         interval: 95 % of the mean over seeds, by resampling sources.
-        difference: 95 % of the difference to the first row, same resamples; None for the first row itself.
+        difference: The mean's difference to the first row; None for the first row itself.
+        difference_interval: 95 % of it, same resamples.
         iou: (C,) mean over seeds.
     """
 
@@ -223,7 +233,8 @@ class Summary(NamedTuple):
     value: float
     spread: float
     interval: tuple[float, float]
-    difference: tuple[float, float] | None
+    difference: float | None
+    difference_interval: tuple[float, float]
     iou: NDArray[np.float64]
 
 
@@ -238,22 +249,25 @@ def summarise(runs: Sequence[Sequence[ImageResult]], settings: EvaluateSettings)
         resampled = np.mean([rate["mean_iou"] for rate in drawn], axis=0)
     spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     iou = np.mean([rate["iou"] for rate in rates], axis=0)
-    return Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, iou), resampled
+    nothing = limits_of(np.full(1, np.nan))
+    return Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, nothing, iou), resampled
 
 
 def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str], dict[str, Summary]]:
     """(gate, refiner) → row name → its summary, from what is done."""
     cells: dict[tuple[str, str], dict[str, Summary]] = {}
-    first: dict[tuple[str, str], NDArray[np.float64]] = {}
+    first: dict[tuple[str, str], tuple[float, NDArray[np.float64]]] = {}
     for row in TABLES[table]:
         folders = [out / row.folder / f"seed{seed}" for seed in range(protocol.seeds)]
         stored = [load_results(f / "results.npz") for f in folders if (f / "report.md").exists()]
         for cell in stored[0] if stored else ():
             summary, resampled = summarise([results[cell] for results in stored], protocol.measured)
             if cell in first:
-                summary = summary._replace(difference=limits_of(resampled - first[cell]))
+                value, reference = first[cell]
+                interval = limits_of(resampled - reference)
+                summary = summary._replace(difference=summary.value - value, difference_interval=interval)
             elif row is TABLES[table][0]:
-                first[cell] = resampled
+                first[cell] = summary.value, resampled
             cells.setdefault(cell, {})[row.name] = summary
     return cells
 
@@ -264,13 +278,20 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
     reference = TABLES[table][0].name
     lines = [f"# {table}: {protocol.data.name}", "", f"**{NOTICE}**", ""]
     lines += [f"Background: {BACKGROUNDS[protocol.measured.background]}. mIoU in percent: mean over seeds ± standard"]
-    lines += ["deviation, [95 % interval by resampling sources]; difference: 95 % interval, paired by source."]
+    lines += ["deviation, [95 % interval by resampling sources]; difference with its 95 % interval, paired by source."]
+    runs = [out / row.folder / f"seed{seed}" for row in TABLES[table] for seed in range(protocol.seeds)]
+    done = sum((folder / "report.md").exists() for folder in runs)
+    lines += [f"{done} of {len(runs)} runs are done; the report of each, with images and sources, is in its folder."]
     for (gate, refiner), rows in cells.items():
         lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
-        lines += [f"| row | seeds | mIoU | minus {reference} | {' | '.join(names)} |", "|---" * (4 + len(names)) + "|"]
+        columns = ["row", "seeds", "mIoU", f"minus {reference}", *(f"IoU {name}" for name in names)]
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for name, summary in rows.items():
-            against = "" if summary.difference is None else _interval(summary.difference)
-            value = f"{_pct(summary.value)} ± {_pct(summary.spread)} {_interval(summary.interval)}"
+            against = ""
+            if summary.difference is not None:
+                against = f"{100 * summary.difference:+.1f} {_interval(summary.difference_interval)}"
+            spread = f" ± {_pct(summary.spread)}" if summary.seeds > 1 else ""
+            value = f"{_pct(summary.value)}{spread} {_interval(summary.interval)}"
             per_class = " | ".join(_pct(value) for value in summary.iou)
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
     diversity = _diversity_lines(out, table, protocol)

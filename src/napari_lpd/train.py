@@ -21,8 +21,8 @@ from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.data import TileSet, augment
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
-from napari_lpd.errors import LpdError, SettingsError
-from napari_lpd.evaluate import file_hashes
+from napari_lpd.errors import DataError, LpdError, SettingsError
+from napari_lpd.evaluate import file_hashes, overlap
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.losses import (
     classification_loss,
@@ -81,7 +81,8 @@ def fit(
             loss; where all tiles come from one slide the best is the last.
 
     Raises:
-        DataError: too few tiles for the clustered bank.
+        DataError: too few tiles for the clustered bank, or validation on training tiles.
+        SettingsError: a published diversity loss with prototypes of another length than its features.
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
     """
@@ -89,12 +90,14 @@ def fit(
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    files = tiles.files
+    trained = file_hashes(tiles.files)
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None
-    seen = {"file_hashes": files, "validation_hashes": validation.files if validation else ()}
-    run = _Run(tiles, settings, out, command, {name: file_hashes(paths) for name, paths in seen.items()})
+    elif shared := overlap(trained, validation.files):
+        raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
+    chosen_by = file_hashes(validation.files if validation else ())
+    run = _Run(tiles, settings, out, command, {"file_hashes": trained, "validation_hashes": chosen_by})
     if settings.model.bank in ("clustered", "seeded"):
         assert run.region_encoder is not None
         run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
@@ -130,6 +133,12 @@ class _Run:
         self.device = choose_device(settings.device)[0]
         encoder = encoder_of(settings.model, settings.model.encoder_weights)
         self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
+        width = encoder.widths[-1]
+        if settings.diversity.startswith("official") and settings.model.prototype_dim != width:
+            raise SettingsError(
+                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
+                f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
+            )
         self.region_encoder = _region_encoder(settings, self.device)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
         self.history: list[dict[str, float]] = []
@@ -328,15 +337,17 @@ def calibrate(network: LPD, tiles: TileSet, batch: int) -> tuple[tuple[float, ..
     """Constants of the class maps, measured on up to 256 training tiles, evenly spread over every class's tiles.
 
     Returns:
-        map_scale (3, C): the 99th percentile of the positive part of each class's merged map, on the tiles that hold
-        the class.
+        map_scale (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
+        map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a constant
+        of its own would weaken the class that the network has learned by heart.
     """
     of_class = [np.flatnonzero(held) for held in tiles.labels.T > 0]
     share = CALIBRATION_TILES // len(of_class)
     spread = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
     scored = score_tiles(network, tiles.subset(np.unique(np.concatenate(spread)).tolist()), batch)
     held = scored.labels
-    return tuple(
-        tuple(max(float(np.percentile(stage[held[:, c], c].numpy(), 99)), 1e-3) for c in range(held.shape[1]))
-        for stage in scored.class_maps
-    )
+    scale = []
+    for stage in scored.class_maps:
+        levels = [float(np.percentile(stage[held[:, c], c].numpy(), 99)) for c in range(held.shape[1])]
+        scale.append((max(*levels, 1e-3),) * held.shape[1])
+    return tuple(scale)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,6 +18,7 @@ from napari_lpd.checkpoint import load_tensors
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.evaluate import (
+    FEWEST_SOURCES,
     ImageResult,
     bootstrap_intervals,
     boundary_counts,
@@ -30,7 +32,7 @@ from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
 from napari_lpd.predict import background, normalise
-from napari_lpd.report import ReportRow, write_report
+from napari_lpd.report import GATES, ReportRow, write_report
 from napari_lpd.train import Validation
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import Gate, Refiner
+    from napari_lpd.config import Gate, Refiner, TissueClass
 
     Cell = tuple[Gate, Refiner]
 
@@ -148,8 +150,9 @@ def measure(
     """Predict every image under every gate and refiner, and count against its mask.
 
     Raises:
-        DataError: an image and its mask differ in size, or a mask holds a foreign value.
+        DataError: as `check_masks`, before the first image.
     """
+    check_masks(images, model.card.classes)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cells: dict[Cell, list[ImageResult]] = {
@@ -159,8 +162,6 @@ def measure(
     thresholds = torch.tensor(model.card.presence)
     for done, item in enumerate(images, start=1):
         image, mask = read_image(item.image), read_mask(item.mask, classes)
-        if image.shape[:2] != mask.shape:
-            raise DataError(f"{item.mask}: {mask.shape} pixels, but its image has {image.shape[:2]}")
         tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         fused, presence = fused_maps(model, tensor, settings)
         truth = present_classes(mask, len(classes))
@@ -189,11 +190,28 @@ def measure(
     return cells
 
 
+def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> None:
+    """Read every mask now, not after an hour.
+
+    Raises:
+        DataError: an image and its mask differ in size, a mask holds a foreign value, or none holds a class.
+    """
+    found = False
+    for item in images:
+        mask = read_mask(item.mask, classes)
+        with Image.open(item.image) as image:
+            size = (image.height, image.width)
+        if size != mask.shape:
+            raise DataError(f"{item.mask}: {mask.shape} pixels, but its image has {size}")
+        found = found or bool((mask < len(classes)).any())
+    if not found:
+        raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks")
+
+
 def mask_validation(images: Sequence[MaskedImage]) -> Validation:
     """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
 
-    Raises (when it is used):
-        DataError: no pixel of any class in the masks.
+    The masks hold some pixel of some class (`check_masks`).
     """
     settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=0)
 
@@ -201,8 +219,6 @@ def mask_validation(images: Sequence[MaskedImage]) -> Validation:
         (results,) = run(measure(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
-        if math.isnan(scores.mean_iou):
-            raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks; validation needs some")
         found = zip(names, scores.iou, strict=True)
         per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
         return {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
@@ -267,12 +283,13 @@ def evaluate(
         thresholds = tuple(choose_thresholds(presence, present).tolist())
         model = model._replace(card=model.card.model_copy(update={"presence": thresholds}))
         notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
+    cells = yield from measure(model, images, settings)
     shown = zip(model.card.classes, model.card.presence, strict=True)
     if not supervised:
         notes.append("Presence thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
+    notes.append(_occurrence(model.card.classes, next(iter(cells.values()))))
     if len({item.source for item in images}) == len(images) > 1:
         notes.append("Every image is a source of its own; if several come from one patient, intervals are too narrow.")
-    cells = yield from measure(model, images, settings)
     names = [tissue.name for tissue in model.card.classes]
     rows = [
         ReportRow(
@@ -288,7 +305,23 @@ def evaluate(
     save_results(out / "results.npz", cells)
     judged = None if supervised else calibration(scaled, present)
     path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
-    return {"report": str(path)} | {f"mIoU {row.gate} / {row.refiner}": row.scores.mean_iou for row in rows}
+    result = {"report": str(path)}
+    for row in rows:
+        refined = "no CRF" if row.refiner == "none" else row.refiner
+        result[f"mIoU, {GATES[row.gate]}, {refined}"] = f"{100 * row.scores.mean_iou:.1f} %"
+    return result
+
+
+def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) -> str:
+    """How much there is of every class, with a warning of those from too few slides or patients."""
+    counts, few = [], []
+    for c, tissue in enumerate(classes):
+        sources = {result.source for result in results if result.present[c]}
+        images = sum(bool(result.present[c]) for result in results)
+        counts.append(f"{tissue.name} in {images} images of {len(sources)} sources")
+        few += [tissue.name] if 0 < len(sources) < FEWEST_SOURCES else []
+    warning = f" Too few sources to tell much: {', '.join(few)}." if few else ""
+    return f"Classes: {', '.join(counts)}.{warning}"
 
 
 def _presence(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
