@@ -87,7 +87,7 @@ def test_a_palette_in_another_order_than_the_classes_is_refused(tmp_path, classe
     image = Image.fromarray(np.zeros((2, 2), np.uint8))
     image.putpalette([*classes[1].rgb, *classes[0].rgb])
     image.save(tmp_path / "mask.png")
-    with pytest.raises(DataError, match="number 0, dark, has pink's colour"):
+    with pytest.raises(DataError, match="number 0, dark, has the colour of pink"):
         read_mask(tmp_path / "mask.png", classes)
     image.putpalette([*classes[0].rgb, *classes[1].rgb])
     image.save(tmp_path / "mask.png")

