@@ -284,3 +284,30 @@ def test_a_folder_of_200_tiles_starts_contrast_and_diversity(skin, tmp_path):
     assert steps[-1]["classification"] < steps[0]["classification"]
     assert (tmp_path / "run" / "last.safetensors").exists()
     assert load_model(path).card.metrics["valid tiles"] > 0
+
+
+def test_one_prototype_per_class_is_contrasted_and_trains(tiles, tiny_settings, tmp_path):
+    model = tiny_settings.model.model_copy(update={"prototypes_per_class": 1})
+    seen = []
+    path = run(fit(tiles, tiny_settings.model_copy(update={"model": model, "warm_up": 0.0}), tmp_path), seen.append)
+    steps = [progress.metrics for progress in seen if "loss" in progress.metrics]
+    assert any(step["regions"] > 0 and step["contrast"] > 0 for step in steps)
+    assert all(step["diversity"] == 0 for step in steps)
+    assert load_model(path).network.k == 1
+
+
+def test_one_tile_with_both_classes_trains_and_with_one_class_says_why_not(tiles, tiny_settings, tmp_path, classes):
+    one = tiles.subset([0])
+    one.labels = np.ones((1, 2), np.float32)
+    assert run(fit(one, tiny_settings, tmp_path)).exists()
+    (tmp_path / "tiles").mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "tiles" / "a[10].png")
+    with pytest.raises(LpdError, match="1 tiles hold only dark; training needs tiles of at least two classes"):
+        tiles_from_folder(tmp_path / "tiles", classes)
+
+
+@pytest.mark.parametrize(("size", "said"), [((6, 6), "6 pixels; wanted tiles of 64"), ((64, 96), "have to be square")])
+def test_tiles_that_cannot_be_trained_on_are_named(classes, tmp_path, size, said):
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "a[11].png")
+    with pytest.raises(LpdError, match=f"a.11..png: .*{said}"):
+        tiles_from_folder(tmp_path, classes)
