@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.checkpoint import read_card
@@ -178,3 +180,12 @@ def test_a_model_of_another_kind_names_the_way(tmp_path, tiny_tiff, capsys):
     for given, said in ((tmp_path, "a folder; wanted a model file"), (tmp_path / "a.pth", "napari-lpd import")):
         assert main(["predict", str(tiny_tiff), "--model", str(given), "--out", str(tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_tiles_smaller_than_an_encoder_sees_are_refused(tmp_path, capsys):
+    (tmp_path / "tiles").mkdir()
+    Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "tiles" / "a[11].png")
+    (tmp_path / "classes.json").write_text('{"classes": ["dark", "pink"]}')
+    given = ["train", "--data", str(tmp_path / "tiles"), "--classes", str(tmp_path / "classes.json"), "--set", "mpp=1"]
+    assert main([*given, "--out", str(tmp_path / "m")]) == 2
+    assert "tiles of 6 pixels; wanted 64 to 1024" in capsys.readouterr().err

@@ -306,8 +306,7 @@ def test_one_tile_with_both_classes_trains_and_with_one_class_says_why_not(tiles
         tiles_from_folder(tmp_path / "tiles", classes)
 
 
-@pytest.mark.parametrize(("size", "said"), [((6, 6), "6 pixels; wanted tiles of 64"), ((64, 96), "have to be square")])
-def test_tiles_that_cannot_be_trained_on_are_named(classes, tmp_path, size, said):
-    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "a[11].png")
-    with pytest.raises(LpdError, match=f"a.11..png: .*{said}"):
+def test_tiles_that_are_not_square_are_named(classes, tmp_path):
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a[11].png")
+    with pytest.raises(LpdError, match=r"a.11..png: 64 x 96 pixels; tiles have to be square"):
         tiles_from_folder(tmp_path, classes)

@@ -90,6 +90,8 @@ def _labelled_tiles(
     if "mpp" not in settings.model_fields_set:
         raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
     tiles = tiles_from_folder(options.data, classes, options.source)
+    if not 64 <= tiles.edge <= 1024:
+        raise DataError(f"{options.data}: tiles of {tiles.edge} pixels; wanted 64 to 1024")
     settings = settings.model_copy(update={"tile": tiles.edge})
     valid = part_of(options.data, "valid")
     if not (valid / "img").is_dir():

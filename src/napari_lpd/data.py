@@ -145,8 +145,6 @@ def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: st
     paths = list(by_stem(root).values())
     labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
     size = read_image(paths[0]).shape
-    if not 64 <= size[0] <= 1024:
-        raise DataError(f"{paths[0]}: {size[0]} pixels; wanted tiles of 64 to 1024")
     if size[0] != size[1]:
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
 
