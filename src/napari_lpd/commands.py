@@ -85,7 +85,7 @@ def _labelled_tiles(
     """The tiles of a folder, what chooses the best epoch where there are masks, and the settings for these tiles."""
     from napari_lpd.data import tiles_from_folder
     from napari_lpd.images import masked_images, part_of
-    from napari_lpd.validate import check_masks, mask_validation
+    from napari_lpd.validate import mask_validation
 
     if "mpp" not in settings.model_fields_set:
         raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
@@ -96,9 +96,7 @@ def _labelled_tiles(
     valid = part_of(options.data, "valid")
     if not (valid / "img").is_dir():
         return tiles, None, settings
-    images = masked_images(valid, options.source)
-    check_masks(images, classes)
-    return tiles, mask_validation(images), settings
+    return tiles, mask_validation(masked_images(valid, options.source), classes), settings
 
 
 def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:

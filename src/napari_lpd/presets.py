@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+_PUBLISHED_MODEL = {
+    "channel_order": "bgr",
+    "input_statistics": "tissue",
+    "merge_predict": "soft",
+    "stage_fusion": (0.3, 0.3, 0.4),
+}
 _PUBLISHED_CODE = {
-    "model": {
-        "channel_order": "bgr",
-        "input_statistics": "tissue",
-        "merge_predict": "soft",
-        "stage_fusion": (0.3, 0.3, 0.4),
-    },
+    "model": _PUBLISHED_MODEL,
     "lr": 5e-5,
     "head_lr_factor": 1.0,
     "stain_jitter": 0.0,
@@ -66,14 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pbip-official-code": _PUBLISHED_CODE
     | _PBIP
     | {
-        "model": {
-            "bank": "clustered",
-            "normalise_prototypes": False,
-            "channel_order": "bgr",
-            "input_statistics": "tissue",
-            "merge_predict": "soft",
-            "stage_fusion": (0.3, 0.3, 0.4),
-        },
+        "model": _PUBLISHED_MODEL | {"bank": "clustered", "normalise_prototypes": False},
         "region_input": "rescaled",
         "contrast": "pooled",
     },

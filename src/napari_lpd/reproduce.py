@@ -193,7 +193,9 @@ def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[
     held_back = part_of(protocol.data, "test")
     tested = (held_back / "img").is_dir()
     test = masked_images(held_back, protocol.source) if tested else valid
-    model_path = yield from fit(tiles, settings, folder, "", mask_validation(valid) if tested else None)
+    model_path = yield from fit(
+        tiles, settings, folder, "", mask_validation(valid, protocol.classes) if tested else None
+    )
     notes = check_unseen(model_path, test)
     model = load_model(model_path, settings.device)
     _write_json(folder / "diversity.json", _diversity(model, test))

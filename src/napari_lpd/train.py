@@ -239,7 +239,7 @@ class _Run:
 
     def _save(self, name: str, card: Card) -> None:
         tensors = dict(self.network.state_dict())
-        tensors |= {f"{TRAINING_ONLY}{name}": value for name, value in self.hashes.items()}
+        tensors |= {f"{TRAINING_ONLY}{kind}": value for kind, value in self.hashes.items()}
         tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
         if self.region_encoder is not None:
             state = self.region_encoder.projection_state()

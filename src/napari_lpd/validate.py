@@ -153,6 +153,13 @@ def measure(
         DataError: as `check_masks`, before the first image.
     """
     check_masks(images, model.card.classes)
+    return (yield from _measured(model, images, settings))
+
+
+def _measured(
+    model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[dict[Cell, list[ImageResult]]]:
+    """`measure` of masks that are checked already."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cells: dict[Cell, list[ImageResult]] = {
@@ -208,15 +215,17 @@ def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -
         raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks")
 
 
-def mask_validation(images: Sequence[MaskedImage]) -> Validation:
+def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> Validation:
     """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
 
-    The masks hold some pixel of some class (`check_masks`).
+    Raises:
+        DataError: as `check_masks`, now and not after the first epoch.
     """
+    check_masks(images, classes)
     settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=0)
 
     def figures(model: LoadedModel) -> dict[str, float]:
-        (results,) = run(measure(model, images, settings)).values()
+        (results,) = run(_measured(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
         found = zip(names, scores.iou, strict=True)
@@ -276,12 +285,7 @@ def evaluate(
     notes = [f"Model {model.name}, {model.card.tiles} training tiles; {len(images)} images.", *notes]
     temperature = 1.0
     if tuning:
-        quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
-        (tuned,) = (yield from measure(model, tuning, quick)).values()
-        presence, present = _presence(tuned)
-        temperature = fit_temperature(presence, present)
-        thresholds = tuple(choose_thresholds(presence, present).tolist())
-        model = model._replace(card=model.card.model_copy(update={"presence": thresholds}))
+        model, temperature = yield from _tuned(model, tuning, settings)
         notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
     cells = yield from measure(model, images, settings)
     shown = zip(model.card.classes, model.card.presence, strict=True)
@@ -310,6 +314,18 @@ def evaluate(
         refined = "no CRF" if row.refiner == "none" else row.refiner
         result[f"mIoU, {GATES[row.gate]}, {refined}"] = f"{100 * row.scores.mean_iou:.1f} %"
     return result
+
+
+def _tuned(
+    model: LoadedModel, tuning: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[tuple[LoadedModel, float]]:
+    """The model with the presence thresholds that suit `tuning`, and the temperature of its presence scores there."""
+    quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
+    (results,) = (yield from measure(model, tuning, quick)).values()
+    presence, present = _presence(results)
+    thresholds = tuple(choose_thresholds(presence, present).tolist())
+    card = model.card.model_copy(update={"presence": thresholds})
+    return model._replace(card=card), fit_temperature(presence, present)
 
 
 def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) -> str:
