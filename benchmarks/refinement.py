@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 
 from napari_lpd import samples
 from napari_lpd.config import CrfSettings
+from napari_lpd.formats import open_slide
 from napari_lpd.refine import dense_crf
-from napari_lpd.slide import open_slide
 
 LABELS = 5
 EDGES = (224, 512, 1024)

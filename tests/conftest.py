@@ -12,8 +12,9 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.config import ModelSettings, TissueClass, TrainSettings
+from napari_lpd.formats import open_slide
 from napari_lpd.regions import Region
-from napari_lpd.slide import Slide, open_slide
+from napari_lpd.slide import Slide
 
 SHARED = Path(os.environ.get("NAPARI_LPD_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapely
 import torch
 
 from napari_lpd import samples
 from napari_lpd.config import PredictSettings
-from napari_lpd.errors import SettingsError, SlideError
+from napari_lpd.errors import ExportError, SettingsError, SlideError
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
-from napari_lpd.predict import background, class_presence, fuse, normalise, predict_region, upsampled_labels
+from napari_lpd.predict import highest, levels_of_maps, predict_slide, prediction_card, tile_grid, upsampled
 from napari_lpd.slide import Slide
+from napari_lpd.tissue import Mask
 
-BOX = (600.0, 700.0, 1000.0, 1150.0)
+SMALL = PredictSettings(tile=128, overlap=32, block=64, tissue_only=False)
 
 
 @pytest.fixture(scope="module")
@@ -20,93 +22,222 @@ def model():
     return load_model(samples.model_path())
 
 
-def test_normalisation_has_one_constant_per_class():
-    maps = torch.tensor([[[-1.0, 1.0, 2.0, 9.0]]])
-    assert normalise(maps, [4.0]).tolist() == [[[0.0, 0.25, 0.5, 1.0]]]
+@pytest.fixture
+def predict(tmp_path):
+    """Predict a slide into a folder of its own."""
+
+    def predict(slide, model, settings=PredictSettings(), scope=(), tissue=None):
+        folder = tmp_path / f"{len(list(tmp_path.glob('*.zarr')))}.zarr"
+        return run(predict_slide(slide, model, settings, folder, scope, tissue))
+
+    return predict
 
 
-def test_an_absent_class_can_never_win():
-    present = torch.tensor([[[False]], [[True]]])
-    fused = fuse([torch.tensor([[[1.0]], [[0.0]]])], [1.0], present)
-    assert fused[0].item() == -torch.inf
-    assert fused.argmax(0).item() == 1
+def pixels(prediction):
+    return np.asarray(prediction.labels.levels[0])
 
 
-def test_where_all_classes_are_absent_the_background_wins():
-    fused = torch.full((2, 1, 1), -torch.inf)
-    assert background(fused, 10).item() == 1
+def um(x0, y0, x1, y1, mpp=0.998):
+    return shapely.box(x0 * mpp, y0 * mpp, x1 * mpp, y1 * mpp)
 
 
-def test_the_background_follows_its_formula():
-    assert background(torch.tensor([[[0.3]], [[0.1]]]), 10).item() == pytest.approx(0.7**10)
+def test_the_highest_score_is_that_of_argmax():
+    scores = torch.rand(5, 40, 30)
+    scores[3, :10] = scores[1, :10]
+    scores[2, 20:] = -torch.inf
+    assert np.array_equal(highest(scores), scores.argmax(0).numpy())
 
 
-def test_presence_is_the_training_score_in_a_window():
-    maps = torch.zeros(4, 9, 9)
-    maps[:2, 4, 4] = 9.0
-    presence = class_presence([maps, maps, maps], k=2, window=3)
-    assert presence[0, 4, 4].item() == pytest.approx(torch.tensor(1.0).sigmoid().item())
-    assert presence[1, 4, 4].item() == pytest.approx(0.5)
-    assert presence[0, 0, 0].item() == pytest.approx(0.5)
+def test_a_gated_class_does_not_win_between_map_pixels():
+    scores = torch.tensor([[[0.0, 0.0]], [[-torch.inf, 1.0]]])
+    fine = upsampled(scores, 8)
+    assert highest(fine)[:, :11].max() == 0
 
 
-def test_strips_do_not_show():
-    scores = torch.rand(3, 150, 20)
-    whole = torch.nn.functional.interpolate(scores[None], scale_factor=8, mode="bilinear")[0].argmax(0).numpy()
-    assert np.array_equal(upsampled_labels(scores, 8, (0, 0), (1200, 160)), whole)
-    assert np.array_equal(upsampled_labels(scores, 8, (16, 8), (1100, 100)), whole[16:1116, 8:108])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        [um(300, 250, 620, 500)],
+        [shapely.Polygon([(250, 100), (700, 350), (300, 700)])],
+        [um(100, 100, 130, 140), um(500, 600, 800, 700)],
+    ],
+)
+def test_a_region_is_labelled_exactly_like_the_whole_slide(skin, model, predict, scope):
+    slide = Slide.from_levels([skin.read((600, 700), (800, 900), 0.998)], (0.998, 0.998), "crop")
+    settings = PredictSettings(tile=256, overlap=96, block=256)
+    whole, part = predict(slide, model, settings), predict(slide, model, settings, scope)
+    inside = part.wanted((0, 0), part.card.shape)
+    assert inside.any()
+    assert np.array_equal(pixels(part)[inside], pixels(whole)[inside])
+    assert not pixels(part)[~inside].any()
+    cells = np.asarray(part.scores.levels[0]).any(0)
+    for name in ("scores", "uncertainty"):
+        mine, other = (np.asarray(getattr(p, name).levels[0]) for p in (part, whole))
+        assert np.array_equal(mine[..., cells], other[..., cells])
+    assert np.array_equal(
+        np.asarray(part.prototypes[2].levels[0])[:, cells], np.asarray(whole.prototypes[2].levels[0])[:, cells]
+    )
+
+
+def test_a_region_is_refined_exactly_like_the_whole_slide(skin, model, predict):
+    slide = Slide.from_levels([skin.read((600, 700), (400, 500), 0.998)], (0.998, 0.998), "crop")
+    settings = PredictSettings(tile=256, overlap=96, block=256, refiner="lattice")
+    whole, part = predict(slide, model, settings), predict(slide, model, settings, [um(200, 100, 330, 390)])
+    inside = part.wanted((0, 0), part.card.shape)
+    assert np.array_equal(pixels(part)[inside], pixels(whole)[inside])
+    plain = predict(slide, model, settings.model_copy(update={"refiner": "none"}))
+    assert 0.5 < (pixels(plain) == pixels(whole)).mean() < 1
+    assert whole.card.settings.refiner == "lattice"
+
+
+def test_the_blocks_of_the_crf_do_not_show(skin, model, predict):
+    slide = Slide.from_levels([skin.read((600, 700), (500, 500), 0.998)], (0.998, 0.998), "crop")
+    settings = PredictSettings(tile=256, overlap=96, block=256, refiner="lattice")
+    blocks, one = predict(slide, model, settings), predict(slide, model, settings.model_copy(update={"block": 512}))
+    assert (pixels(blocks) == pixels(one)).mean() > 0.998
+
+
+def test_a_prediction_knows_its_place_and_its_classes(skin, model, predict):
+    prediction = predict(skin, model, scope=[um(600, 700, 900, 1000)])
+    card = prediction.card
+    assert card.shape == skin.shape_at(card.mpp) == prediction.labels.levels[0].shape
+    assert prediction.bounds() == (700, 600, 1000, 900)
+    assert [tissue.name for tissue in card.classes] == ["epidermis", "naevus nests", "collagen", "fat"]
+    assert len(prediction.prototypes) == 4
+    assert np.asarray(prediction.prototypes[0].levels[0]).shape == (3, 641, 641)
+    assert pixels(prediction).max() <= 4
+    assert card.settings == PredictSettings()
+    assert prediction.finished
+
+
+def test_glass_stays_unlabelled(skin, model, predict):
+    assert not pixels(predict(skin, model, scope=[um(2810, 700, 3100, 1000)])).any()
+
+
+def test_epidermis_nests_and_collagen_are_told_apart(skin, model, predict):
+    places = {1: (4135, 262, 4230, 330), 2: (160, 780, 340, 880), 3: (4970, 1245, 5080, 1395)}
+    for label, (x0, y0, x1, y1) in places.items():
+        prediction = predict(skin, model, scope=[um(x0, y0, x1, y1)])
+        found = (pixels(prediction)[y0:y1, x0:x1] == label).mean()
+        assert found > 0.7, prediction.card.classes[label - 1].name
+
+
+def test_a_given_tissue_mask_takes_the_place_of_the_found_one(tiny_slide, tiny_model, predict):
+    half = Mask(np.repeat([[True, False]], 2, 0), 192.0)
+    prediction = predict(tiny_slide, tiny_model, SMALL, tissue=half)
+    assert pixels(prediction)[:, :192].all()
+    assert not pixels(prediction)[:, 192:].any()
+    assert prediction.card.tissue.startswith("given (")
+
+
+@pytest.mark.parametrize("box", [(20.0, 10.0, 20.0, 10.0), (99999.0, 0.0, 99999.9, 10.0)])
+def test_an_empty_region_or_one_outside_is_refused(tiny_slide, tiny_model, predict, box):
+    with pytest.raises(SettingsError, match="empty region"):
+        predict(tiny_slide, tiny_model, SMALL, [shapely.box(*box)])
+
+
+def test_a_slide_without_resolution_is_refused(model, predict):
+    slide = Slide.from_levels([np.zeros((300, 300, 3), np.uint8)], None, "bare")
+    with pytest.raises(SlideError, match=r"bare.*pass mpp"):
+        predict(slide, model)
+
+
+def test_a_slide_of_another_resolution_is_resampled(tiny_model, predict):
+    image = np.random.default_rng(0).integers(60, 200, (800, 700, 3), dtype=np.uint8)
+    slide = Slide.from_levels([image], (0.25, 0.5), "fine")
+    prediction = predict(slide, tiny_model, SMALL.model_copy(update={"mpp": 1.0}))
+    assert prediction.card.shape == (200, 350)
+    assert prediction.card.mpp == 1.0
+
+
+def test_another_prediction_in_the_place_is_not_touched(tiny_slide, tiny_model, tmp_path):
+    folder = tmp_path / "a.zarr"
+    run(predict_slide(tiny_slide, tiny_model, SMALL, folder))
+    other = SMALL.model_copy(update={"background_power": 5.0})
+    with pytest.raises(ExportError, match=r"another background_power=5.0.*replace"):
+        run(predict_slide(tiny_slide, tiny_model, other, folder))
+    assert run(predict_slide(tiny_slide, tiny_model, other, folder, replace=True)).card.settings == other
+
+
+def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
+    slide = Slide.from_levels([skin.read((600, 700), (600, 600), 0.998)], (0.998, 0.998), "crop")
+    everything = Mask(np.ones((40, 40), bool), 16.0)
+    settings = PredictSettings(tile=256, overlap=64, normalise="slide")
+    card = prediction_card(slide, model, settings)
+    levels = levels_of_maps(slide, model, card, everything)
+    assert levels == levels_of_maps(slide, model, card, everything)
+    assert np.shape(levels) == (3, 4)
+    assert 0.3 < levels[2][0] / model.card.map_scale[2][0] < 1.5
+    assert levels != [list(scale) for scale in model.card.map_scale]
+
+
+def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_image, tiny_model, predict):
+    slide = Slide.from_levels([tiny_image], (1.0, 1.0), "tiny")
+    intact = slide._read_level
+
+    def damaged(level, y, x, h, w):
+        if y < 200 and y + h > 130 and x < 120 and x + w > 64:
+            raise SlideError("tiny: damaged")
+        return intact(level, y, x, h, w)
+
+    slide._read_level = damaged
+    prediction = predict(slide, tiny_model, SMALL)
+    unreadable = pixels(prediction) == 255
+    assert unreadable[130:200, 64:120].all()
+    assert unreadable.mean() < 0.3
+    assert (pixels(prediction)[:, 192:] == 2).mean() > 0.8
+    assert prediction.unreadable
+
+
+def test_a_damaged_slide_is_predicted_but_for_the_damage(shared_slides, tmp_path, model):
+    from napari_lpd.formats import open_slide
+
+    path = shared_slides / "odd" / "bitrot_CMU-1-Small-Region.svs"
+    with open_slide(path) as slide:
+        prediction = run(predict_slide(slide, model, PredictSettings(), tmp_path / "a.zarr"))
+    assert prediction.unreadable
+    share = (pixels(prediction) == 255).mean()
+    assert 0 < share < 0.5
+    assert sum(prediction.area_mm2().values()) > 0.05
+
+
+def seam_ratio(prediction):
+    """Mean |Δ score| across the rims of tiles over that of everywhere else."""
+    scores = np.asarray(prediction.scores.levels[0]).astype(float)
+    grid, stride = tile_grid(prediction.card.settings, 8), 8
+    at, elsewhere = [], []
+    for axis in (1, 2):
+        change = np.abs(np.diff(scores, axis=axis)).mean(0).mean(2 - axis)
+        starts = grid.starts(0, scores.shape[axis] * stride)
+        rims = {s + part for s in starts for part in (0, grid.border, grid.tile - grid.border, grid.tile)}
+        places = [rim // stride - 1 for rim in rims if 0 < rim // stride < scores.shape[axis]]
+        at.append(change[places].mean())
+        elsewhere.append(np.delete(change, places).mean())
+    return sum(at) / sum(elsewhere)
+
+
+def shifted_agreement(slide, model, settings, predict):
+    """Share of equal labels when the grid lies half a tile further; the seam ratio."""
+    half = (settings.tile - settings.overlap) // 2
+    image = slide.read((0, 0), (3072, 3072), 0.998)
+    whole = predict(Slide.from_levels([image], (0.998, 0.998), "whole"), model, settings)
+    cut = predict(Slide.from_levels([image[half:, half:]], (0.998, 0.998), "cut"), model, settings)
+    inner = (slice(16, -16), slice(16, -16))  # where the slide is cut off, the neighbourhood really is another
+    equal = pixels(whole)[half:, half:][inner] == pixels(cut)[inner]
+    return float(equal.mean()), seam_ratio(whole)
 
 
 @pytest.mark.slow
-def test_a_region_is_labelled_like_the_whole_slide(skin, model):
-    settings = PredictSettings()
-    part = run(predict_region(skin, model, settings, BOX))
-    larger = run(predict_region(skin, model, settings, (200.0, 300.0, 1500.0, 1700.0)))
-    top, left = (round((a - b) / part.mpp) for a, b in zip(part.origin_um, larger.origin_um, strict=True))
-    h, w = part.labels.shape
-    assert (larger.labels[top : top + h, left : left + w] == part.labels).mean() > 0.999
+def test_neither_seams_nor_the_place_of_the_grid_show(skin, model, predict):
+    settings = PredictSettings(tissue_only=False)
+    agreement, ratio = shifted_agreement(skin, model, settings, predict)
+    assert agreement >= 0.97
+    assert ratio <= 1.05
 
 
-def test_a_prediction_knows_its_place_and_its_classes(skin, model):
-    prediction = run(predict_region(skin, model, PredictSettings(), BOX))
-    assert prediction.origin_um[0] <= BOX[0]
-    assert prediction.origin_um[1] <= BOX[1]
-    bottom = prediction.origin_um[0] + prediction.labels.shape[0] * prediction.mpp
-    assert BOX[2] <= bottom < BOX[2] + 2 * prediction.mpp * prediction.stride
-    assert [tissue.name for tissue in prediction.classes] == ["epidermis", "naevus nests", "collagen", "fat"]
-    assert prediction.prototypes.shape[0] == 12
-    assert prediction.presence.shape[0] == 4
-    assert prediction.labels.max() <= 4
-    assert prediction.prototype_maps(1).shape[0] == 3
-
-
-def test_glass_stays_unlabelled(skin, model):
-    prediction = run(predict_region(skin, model, PredictSettings(), (700.0, 2800.0, 1000.0, 3100.0)))
-    assert not prediction.labels.any()
-
-
-def test_epidermis_nests_and_collagen_are_told_apart(skin, model):
-    places = {1: (262, 4135, 330, 4230), 2: (780, 160, 880, 340), 3: (1245, 4970, 1395, 5080)}
-    for label, box in places.items():
-        prediction = run(predict_region(skin, model, PredictSettings(), tuple(v * skin.mpp[0] for v in box)))
-        assert (prediction.labels == label).mean() > 0.7, prediction.classes[label - 1].name
-
-
-@pytest.mark.parametrize("box", [(20.0, 10.0, 10.0, 20.0), (99999.0, 0.0, 99999.9, 10.0)])
-def test_an_empty_region_or_one_outside_is_refused(skin, model, box):
-    with pytest.raises(SettingsError, match="empty region"):
-        run(predict_region(skin, model, PredictSettings(), box))
-
-
-def test_a_slide_without_resolution_is_refused(model):
-    slide = Slide.from_levels([np.zeros((300, 300, 3), np.uint8)], None, "bare")
-    with pytest.raises(SlideError, match=r"bare.*pass mpp"):
-        run(predict_region(slide, model, PredictSettings()))
-
-
-def test_a_slide_of_another_resolution_is_resampled(model):
-    image = np.random.default_rng(0).integers(60, 200, (800, 700, 3), dtype=np.uint8)
-    slide = Slide.from_levels([image], (0.25, 0.25), "fine")
-    prediction = run(predict_region(slide, model, PredictSettings()))
-    assert prediction.labels.shape == (round(800 * 0.25 / 0.998), round(700 * 0.25 / 0.998))
-    assert prediction.mpp == 0.998
+@pytest.mark.slow
+def test_per_tile_normalisation_makes_the_seams_that_this_test_would_find(skin, model, predict):
+    settings = PredictSettings(tissue_only=False, tile=224, overlap=0, normalise="benchmark")
+    agreement, ratio = shifted_agreement(skin, model, settings, predict)
+    assert agreement < 0.97
+    assert ratio > 1.5

@@ -51,12 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     _train_options(
         add("train", commands.train, "Train a model from regions on a slide, or from a folder of labelled tiles.")
     )
-    predict = add("predict", commands.predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each.")
-    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
-    predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
-    predict.add_argument("--out", type=Path, required=True, metavar="DIR")
-    predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if their files give none")
-    _settings_options(predict)
+    _predict_options(
+        add("predict", commands.predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each.")
+    )
     _evaluate_options(add("evaluate", commands.evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
     _import_options(
         add("import", commands.import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code.")
@@ -110,6 +107,23 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     )
     _source_option(train)
     _settings_options(train)
+
+
+def _predict_options(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
+    predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="results; what was half done there is continued"
+    )
+    predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if their files give none")
+    predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
+    predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
+    predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="what is tissue, instead of finding it")
+    predict.add_argument("--replace", action="store_true", help="delete other predictions that are in the place")
+    predict.add_argument(
+        "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
+    )
+    _settings_options(predict)
 
 
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:

@@ -47,8 +47,8 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     classes = CLASSES[str(options.classes)] if str(options.classes) in CLASSES else read_classes(options.classes)
     names = [tissue.name for tissue in classes]
     from napari_lpd.data import tiles_from_regions
+    from napari_lpd.formats import open_slide
     from napari_lpd.regions import read_regions
-    from napari_lpd.slide import open_slide
     from napari_lpd.train import fit
 
     validation = None
@@ -103,54 +103,59 @@ def _measure(options: argparse.Namespace, model: Path, check: Any, settings: Tra
     """Predict the slide, measure recall on the check regions, and add the figures to the model's card."""
     from napari_lpd.checkpoint import load_tensors, read_card, save_checkpoint
     from napari_lpd.evaluate import recall_metrics, region_confusion
+    from napari_lpd.formats import open_slide
     from napari_lpd.model import load_model
-    from napari_lpd.predict import predict_region
-    from napari_lpd.slide import open_slide
+    from napari_lpd.predict import predict_slide
 
     loaded = load_model(model, settings.device)
-    with open_slide(options.slide, options.slide_mpp) as slide:
-        prediction = run(predict_region(slide, loaded, PredictSettings()), printer.progress)
-    metrics = recall_metrics(region_confusion(prediction, check), [tissue.name for tissue in prediction.classes])
+    with open_slide(options.slide, options.slide_mpp) as slide, tempfile.TemporaryDirectory() as folder:
+        prediction = run(predict_slide(slide, loaded, PredictSettings(), Path(folder, "check.zarr")), printer.progress)
+        confusion = region_confusion(prediction, check)
     card = read_card(model)
+    metrics = recall_metrics(confusion, [tissue.name for tissue in card.classes])
     card = card.model_copy(update={"metrics": card.metrics | metrics})
     save_checkpoint(model, load_tensors(model), card)
     return metrics
 
 
 def predict(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd predict``: one folder and one OME-TIFF per slide; refuses to start if a slide is missing."""
+    """``napari-lpd predict``: one folder and one OME-TIFF per slide, and a table; a slide that fails stops no other."""
     settings = read_settings(PredictSettings, options.settings, options.set)
+    from napari_lpd.batch import SlideTask, attempt, on_cluster, summary_line, write_summary
     from napari_lpd.checkpoint import read_card
-    from napari_lpd.slide import open_slide
 
     read_card(options.model)
     stems = [path.stem for path in options.slides]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
         raise DataError(f"two slides are called {twice}: their results would be one folder; predict them into two")
-    for path in options.slides:  # every slide is opened before the first is predicted: errors come early
-        with open_slide(path, options.mpp) as slide:
-            slide.shape_at(1.0)
+    if len(stems) > 1 and (options.regions or options.tissue):
+        raise DataError("--regions and --tissue belong to one slide: predict slides with regions one by one")
     _check_folder(options.out)
-    from napari_lpd.export import write_ome_tiff
-    from napari_lpd.model import load_model
-    from napari_lpd.predict import predict_region
-    from napari_lpd.prediction import check_place
-
-    for stem in stems:
-        folder, mask = options.out / f"{stem}.zarr", options.out / f"{stem}.ome.tif"
-        check_place(folder)
-        if mask.exists() and not folder.exists():
-            raise DataError(f"{mask} exists and belongs to no prediction here: choose another folder")
-
-    model = load_model(options.model, settings.device)
-    slides = []
-    for path in options.slides:
-        with open_slide(path, options.mpp) as slide:
-            prediction = run(predict_region(slide, model, settings), printer.progress)
-        folder = prediction.save(options.out / f"{path.stem}.zarr")
-        mask = write_ome_tiff(prediction, options.out / f"{path.stem}.ome.tif")
-        slides.append({"slide": str(path), "mm²": prediction.area_mm2(), "prediction": str(folder), "mask": str(mask)})
-    return {"slides": slides}
+    tasks = [
+        SlideTask(
+            path.absolute(),
+            options.model.absolute(),
+            options.out.absolute(),
+            settings,
+            options.mpp,
+            options.icc,
+            options.regions and options.regions.absolute(),
+            options.tissue and options.tissue.absolute(),
+            options.replace,
+        )
+        for path in options.slides
+    ]
+    found = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
+    rows = []
+    for row in found:
+        printer.note(summary_line(row))
+        rows.append(row)
+    if len(rows) > 1:
+        printer.note(f"table: {write_summary(rows, options.out / 'summary.csv')}")
+    failed = [row["error"] for row in rows if "error" in row]
+    if failed:
+        raise LpdError(failed[0] if len(rows) == 1 else f"{len(failed)} of {len(rows)} slides failed: {failed[0]}, …")
+    return {"slides": rows}
 
 
 def _check_folder(folder: Path) -> None:
@@ -266,7 +271,7 @@ def export(options: argparse.Namespace, _: Printer) -> Result:
     from napari_lpd.export import write_ome_tiff
     from napari_lpd.prediction import Prediction
 
-    return {"written": str(write_ome_tiff(Prediction.load(options.prediction), options.to))}
+    return {"written": str(write_ome_tiff(Prediction.open(options.prediction), options.to))}
 
 
 def demo(options: argparse.Namespace, printer: Printer) -> Result:
@@ -316,7 +321,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
 
     device, reason = choose_device("auto")
     packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
-    optional = ("pydensecrf2", "rasterio")
+    optional = ("pydensecrf2", "rasterio", "distributed")
     return {
         "napari-lpd": __version__,
         "python": platform.python_version(),

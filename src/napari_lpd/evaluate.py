@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.ndimage import minimum_filter  # type: ignore[import-untyped]
-from skimage.draw import polygon2mask
 
 from napari_lpd.checkpoint import file_hash
 from napari_lpd.errors import DataError
+from napari_lpd.tissue import sampled_polygons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,30 +79,38 @@ class Intervals(NamedTuple):
     missing: NDArray[np.int64]  # (C,) resamples without the class, in truth and prediction
 
 
-def region_mask(region: Region, prediction: Prediction) -> NDArray[np.bool_]:
-    """Pixels of `prediction` whose centres lie in `region`: (H, W) bool."""
-    scale = np.array(prediction.slide_mpp) / prediction.mpp
-    origin = np.array(prediction.origin_um) / prediction.mpp
-    return polygon2mask(prediction.labels.shape, region.vertices * scale - origin - 0.5)
-
-
 def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
     """Pixel counts inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
 
     Raises:
         DataError: no region carries exactly one of the prediction's classes.
     """
-    names = [tissue.name for tissue in prediction.classes]
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
     confusion = np.zeros((len(names), len(names) + 1), np.int64)
     for region in regions:
         if len(region.tissues) == 1 and region.tissues[0] in names:
-            predicted = prediction.labels[region_mask(region, prediction)]
-            confusion[names.index(region.tissues[0])] += np.bincount(predicted, minlength=len(names) + 1)
+            predicted = _labels_inside(prediction, region)
+            counts = np.bincount(predicted, minlength=len(names) + 1)[
+                : len(names) + 1
+            ]  # unreadable places do not count
+            confusion[names.index(region.tissues[0])] += counts
     if not confusion.any():
-        raise DataError(
-            f"{prediction.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction"
-        )
+        raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
     return confusion
+
+
+def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
+    """Labels of the pixels whose centres lie in `region`: (n,)."""
+    mpp, (height, width) = prediction.card.mpp, prediction.card.shape
+    polygon = region.polygon(prediction.card.slide_mpp)
+    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
+    y0, x0, y1, x1 = max(y0, 0), max(x0, 0), min(y1 + 1, height), min(x1 + 1, width)
+    if y0 >= y1 or x0 >= x1:
+        return np.empty(0, np.uint8)
+    inside = sampled_polygons([polygon], (y0, x0), (y1 - y0, x1 - x0), mpp)
+    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][y0:y1, x0:x1])[inside]
+    return labels
 
 
 def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:

@@ -1,237 +1,396 @@
-"""From slide to Prediction: raw cosine maps are blended over the region, then the CAM rules act on the region.
+"""From slide to Prediction: raw cosine maps are blended over the slide, then the CAM rules act block by block.
 
-The rules (merge, gate, normalise, fuse, background) are the pure functions of this module, used in that order by
-`label_scores`. An absent class is switched off in one place: `fuse`.
+Every pixel of the result depends on the slide around it, the model and the settings alone: not on the other blocks, on
+the scope, or on where an earlier run was stopped. Memory does not grow with the height of the slide: maps are held only
+where blocks still wait for them.
 """
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+import hashlib
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import interpolate
 
+from napari_lpd.cam import GATED_BY, class_presence, label_scores, minimum_maximum, probabilities, uncertainty
 from napari_lpd.errors import SettingsError
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
-from napari_lpd.prediction import Prediction
-from napari_lpd.slide import Slide, um_box_to_pixels
-from napari_lpd.tiles import Stitcher, TileGrid
+from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
+from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
+from napari_lpd.tissue import Mask, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_lpd.config import PredictSettings
+    from napari_lpd.slide import Slide
+    from napari_lpd.tiles import Block, Box, Origin
 
-STRIP = 512
-
-
-def class_presence(stages: Sequence[Tensor], k: int, window: int, how: Literal["mean", "soft"] = "mean") -> Tensor:
-    """The model's own score that a class occurs around each place.
-
-    What training calls the score of a tile (mean over the tile, mean over prototypes), taken in a window of a
-    training tile's size around every place.
-
-    Args:
-        stages: Per used stage (C·k, h, w) scaled cosines.
-        k: Prototypes per class.
-        window: Edge of the window in map pixels, odd.
-        how: How training merged the prototypes.
-
-    Returns:
-        (C, h, w) in 0..1.
-    """
-    scores = []
-    for maps in stages:
-        half = window // 2
-        means = avg_pool2d(pad(maps[None], [half] * 4, mode="replicate"), window, stride=1)
-        scores.append(merge_prototypes(means, k, how)[0])
-    return presence_scores(scores)
-
-
-def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:
-    """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
-    return (class_map.clamp(min=0) / torch.tensor(scale)[:, None, None]).clamp(max=1)
-
-
-def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) -> Tensor:
-    """Weighted sum of the normalised class maps; an absent class is -inf, so that it can never win.
-
-    Args:
-        stages: Per used stage (C, h, w) in 0..1.
-        weights: One weight per stage.
-        present: (C, h, w) or (C, 1, 1) bool, the gate.
-    """
-    fused = torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
-    return fused.masked_fill(~present, -torch.inf)
-
-
-def background(fused: Tensor, power: float) -> Tensor:
-    """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
-    return (1 - fused.amax(-3).clamp(0, 1)) ** power
-
-
-def label_scores(stages: Sequence[Tensor], presence: Tensor, model: LoadedModel, settings: PredictSettings) -> Tensor:
-    """Blended cosine maps of a region → (C + 1, h, w) scores; index 0 is the background."""
-    thresholds = settings.presence or torch.tensor(model.card.presence)[:, None, None]
-    how = model.network.settings.merge_predict
-    merged = [merge_prototypes(maps[None], model.network.k, how)[0] for maps in stages]
-    normalised = [normalise(m, scale) for m, scale in zip(merged, model.card.map_scale, strict=True)]
-    fused = fuse(normalised, model.network.settings.stage_fusion, presence >= thresholds)
-    return torch.cat([background(fused, settings.background_power)[None], fused])
+SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
+CRF_REACH = 3  # standard deviations of its kernels
+EVERYTHING_MPP = 64.0
+CPU_BATCH, GPU_BATCH = 1, 16
 
 
 @torch.inference_mode()
-def predict_region(
+def predict_slide(
     slide: Slide,
     model: LoadedModel,
     settings: PredictSettings,
-    box_um: tuple[float, float, float, float] | None = None,
+    folder: Path,
+    scope: Sequence[shapely.Geometry] = (),
+    tissue: Mask | None = None,
+    replace: bool = False,
 ) -> Job[Prediction]:
-    """Predict a whole slide, or the part of it inside `box_um` (y0, x0, y1, x1 in µm from the slide's corner).
+    """Predict a whole slide, or what lies in `scope`, into `folder`; go on where an earlier run was stopped.
+
+    Args:
+        slide: What is read.
+        model: What predicts.
+        settings: How.
+        folder: ``NAME.zarr``; the same prediction, half done, is continued.
+        scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
+        tissue: The tissue; default: as `find_tissue` sees it, or everything where `settings.tissue_only` is off.
+
+        replace: Delete another prediction that is in the place.
 
     Raises:
-        SlideError: no resolution, or a damaged place.
-        SettingsError: the region is empty or lies outside the slide.
+        SlideError: no resolution.
+        SettingsError: a polygon is empty or lies outside the slide.
+        ExportError: the place cannot be written, or holds something else.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    mpp = settings.mpp or model.card.settings.mpp
-    height, width = slide.shape_at(mpp)
-    stride = output_stride(model.network)
-    y0, x0, y1, x1 = (0, 0, height, width) if box_um is None else um_box_to_pixels(box_um, mpp)
-    wanted = (max(y0, 0), max(x0, 0), min(y1, height), min(x1, width))
-    window = model.card.settings.tile // stride | 1
-    if wanted[0] >= wanted[2] or wanted[1] >= wanted[3]:
-        raise SettingsError(f"empty region: y {y0}..{y1}, x {x0}..{x1} of a slide of {height} x {width} pixels")
-    box = _padded_to_stride(wanted, window * stride // 2, stride, (height, width))
-    tile = settings.tile - settings.tile % stride
-    grid = TileGrid(box, tile, settings.overlap - settings.overlap % (2 * stride))
-    stitcher = Stitcher(box, len(STAGES_USED) * model.network.prototype_count, tile, stride)
-    done = 0
-    for origins, maps in score_tiles(slide, grid, mpp, model, settings):
-        for origin, tile_maps in zip(origins, maps, strict=True):
-            stitcher.add(origin, tile_maps)
-        done += len(origins)
-        yield Progress(done, len(grid), "tiles")
-    blended = torch.from_numpy(stitcher.result())
-    stages = blended.reshape(len(STAGES_USED), -1, *blended.shape[1:])
-    presence = class_presence(list(stages), model.network.k, window, model.network.settings.merge_train)
-    scores = label_scores(list(stages), presence, model, settings)
-    yield Progress(done, len(grid), "putting the map together")
-    return _finish(slide, model, settings, mpp, box, wanted, stages, presence, scores)
+    card = prediction_card(slide, model, settings, scope, tissue)
+    yield Progress(0, 0, "looking for tissue")
+
+    def prepare() -> tuple[Mask, list[list[float]]]:
+        found = tissue or (find_tissue(slide) if settings.tissue_only else _everything(slide))
+        return found, levels_of_maps(slide, model, card, found)
+
+    prediction = Prediction.start(folder, card, prepare, replace)
+    if not prediction.finished:
+        yield from _Run(slide, model, prediction).steps()
+        prediction.finish()
+    return prediction
 
 
-def _padded_to_stride(
-    wanted: tuple[int, int, int, int], halo: int, stride: int, limits: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    low = [max(0, value - halo) // stride * stride for value in wanted[:2]]
-    high = [-(-min(limit, value + halo) // stride) * stride for value, limit in zip(wanted[2:], limits, strict=True)]
-    return low[0], low[1], high[0], high[1]
-
-
-def score_tiles(
-    slide: Slide, grid: TileGrid, mpp: float, model: LoadedModel, settings: PredictSettings
-) -> Iterator[tuple[tuple[tuple[int, int], ...], NDArray[np.float32]]]:
-    """Read the grid's tiles in batches and score them.
-
-    Yields:
-        The batch's origins, and its scaled cosines (B, 3·N, tile / stride, tile / stride), stage-major.
-    """
-    shape = (grid.tile, grid.tile)
-    size = grid.tile // output_stride(model.network)
-    remaining = iter(grid)
-    while origins := tuple(islice(remaining, settings.batch)):
-        tiles = np.stack([slide.read(origin, shape, mpp) for origin in origins])
-        images = torch.from_numpy(tiles).to(model.device).permute(0, 3, 1, 2).float() / 255
-        maps = _stacked_maps(model, images, size)
-        if settings.flips:
-            maps = (maps + _stacked_maps(model, images.flip(3), size).flip(3)) / 2
-        yield origins, maps.cpu().numpy()
-
-
-def _stacked_maps(model: LoadedModel, images: Tensor, size: int) -> Tensor:
-    logits = model.network(images, STAGES_USED).logits
-    same = [interpolate(maps, size=(size, size), mode="bilinear", align_corners=False) for maps in logits]
-    return torch.cat(same, dim=1)
-
-
-def _finish(
+def prediction_card(
     slide: Slide,
     model: LoadedModel,
     settings: PredictSettings,
-    mpp: float,
-    box: tuple[int, int, int, int],
-    wanted: tuple[int, int, int, int],
-    stages: Tensor,
-    presence: Tensor,
-    scores: Tensor,
-) -> Prediction:
+    scope: Sequence[shapely.Geometry] = (),
+    tissue: Mask | None = None,
+) -> PredictionCard:
+    """The card of a prediction to come; arguments and errors as for `predict_slide`."""
+    mpp = settings.mpp or model.card.settings.mpp
+    height, width = slide.shape_at(mpp)
+    extent = shapely.box(0, 0, width * mpp, height * mpp)
+    for polygon in scope:
+        if not polygon.intersection(extent).area:
+            x0, y0, x1, y1 = polygon.bounds
+            raise SettingsError(
+                f"{slide.name}: empty region: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f} µm"
+                f" of a slide of {width * mpp:.0f} x {height * mpp:.0f} µm"
+            )
     stride = output_stride(model.network)
-    # Crop the halo on the map grid; the first label pixel is the first pixel of the first map pixel.
-    top, left = (wanted[0] - box[0]) // stride, (wanted[1] - box[1]) // stride
-    origin = (box[0] + top * stride, box[1] + left * stride)
-    shape = (wanted[2] - origin[0], wanted[3] - origin[1])
-    rows, columns = (-(-n // stride) for n in shape)
-    crop = (slice(None), slice(top, top + rows), slice(left, left + columns))
-    labels = upsampled_labels(scores, stride, (top * stride, left * stride), shape)
-    if settings.tissue_only:
-        labels[~tissue_at(slide, origin, shape, mpp)] = 0
-    weights = torch.tensor(model.network.settings.stage_fusion)
-    cosines = stages / model.network.scales.detach().cpu()[list(STAGES_USED)][:, None, None, None]
-    heatmaps = (weights[:, None, None, None] * cosines).sum(0)[crop] / weights.sum()
-    return Prediction(
-        labels=labels,
-        prototypes=_to_bytes((heatmaps + 1) / 2),
-        presence=_to_bytes(presence[crop]),
+    if settings.block % stride:
+        raise SettingsError(f"block={settings.block} is not a multiple of the maps' stride {stride}")
+    source = "found" if settings.tissue_only else "everything"
+    if tissue is not None:
+        source = f"given ({hashlib.sha256(np.packbits(tissue.array).tobytes()).hexdigest()[:16]})"
+    return PredictionCard(
         classes=model.card.classes,
         prototypes_per_class=model.network.k,
         mpp=mpp,
+        shape=(height, width),
         stride=stride,
-        origin_um=(origin[0] * mpp, origin[1] * mpp),
+        block=settings.block,
         slide=slide.name,
         slide_mpp=slide.mpp,
         slide_shape=slide.shape,
+        slide_hash=slide.fingerprint,
         mpp_source=slide.mpp_source,
         model=model.name,
         model_hash=model.hash,
-        settings=settings.model_dump(),
+        settings=settings,
+        tissue=source,
+        scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     )
 
 
-def upsampled_labels(scores: Tensor, stride: int, offset: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Winner of (C + 1, h, w) scores at every pixel of `shape` after bilinear upsampling, strip by strip.
+def tile_grid(settings: PredictSettings, stride: int) -> TileGrid:
+    """The grid of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended."""
+    overlap = settings.overlap - settings.overlap % (2 * stride)
+    return TileGrid(settings.tile - settings.tile % stride, overlap, overlap // 3 // stride * stride)
 
-    Strips overlap by a map pixel, so the result is that of upsampling in one piece. -inf is upsampled as a large
-    negative score: a class wins only where the gate lets it.
+
+def stages_needed(model: LoadedModel) -> list[int]:
+    """Which of the used stages take part: those that are fused and those that gate."""
+    fused = model.network.settings.stage_fusion
+    return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
+
+
+def tile_maps(model: LoadedModel, tiles: NDArray[np.uint8], settings: PredictSettings) -> Tensor:
+    """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride), the needed stages one after the other."""
+    images = torch.from_numpy(tiles).to(model.device).permute(0, 3, 1, 2).float() / 255
+    maps = _stacked_maps(model, images)
+    if settings.flips:
+        maps = (maps + _stacked_maps(model, images.flip(3)).flip(3)) / 2
+    if settings.normalise == "benchmark":
+        stages = maps.unflatten(1, (-1, model.network.prototype_count))
+        maps = torch.stack([torch.cat([minimum_maximum(m, model.network.k) for m in tile]) for tile in stages])
+    return maps.cpu()
+
+
+def _stacked_maps(model: LoadedModel, images: Tensor) -> Tensor:
+    size = [n // output_stride(model.network) for n in images.shape[2:]]
+    logits = model.network(images, [STAGES_USED[i] for i in stages_needed(model)]).logits
+    return torch.cat([interpolate(maps, size=size, mode="bilinear", align_corners=False) for maps in logits], dim=1)
+
+
+def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
+    """(3, C) level that counts as 1 in the class maps: of the training tiles, or of tiles spread over the slide.
+
+    On the slide it is what training takes: the highest over the classes of the 99th percentile of a class's merged map,
+    on those of up to 64 tiles in which the model sees the class; where it sees none, the training's level stays.
     """
-    scores = scores.clamp(min=-1e4)
-    labels = np.empty(shape, np.uint8)
-    columns = slice(offset[1], offset[1] + shape[1])
-    for y in range(0, shape[0], STRIP):
-        first, last = offset[0] + y, offset[0] + min(y + STRIP, shape[0])
-        low, high = max(first // stride - 1, 0), min(-(-last // stride) + 1, scores.shape[1])
-        part = interpolate(scores[None, :, low:high], scale_factor=stride, mode="bilinear", align_corners=False)[
-            0, :, first - low * stride : last - low * stride, columns
+    levels = [list(scale) for scale in model.card.map_scale]
+    if card.settings.normalise == "training":
+        return levels
+    if card.settings.normalise == "benchmark":
+        return [[1.0] * len(card.classes) for _ in levels]
+    grid, how = tile_grid(card.settings, card.stride), model.network.settings
+    tiles = [o for o in grid.touching((0, 0, *card.shape)) if _holds(tissue, grid.kept(o), card.mpp)]
+    spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
+    found: dict[tuple[int, int], list[float]] = {}
+    for index in spread:
+        pixels, _ = slide.read_tolerant(tiles[index], (grid.tile, grid.tile), card.mpp)
+        parts = tile_maps(model, pixels[None], card.settings)[0].split(model.network.prototype_count)
+        stages = dict(zip(stages_needed(model), parts, strict=True))
+        means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
+        there = presence_scores(means) >= torch.tensor(model.card.presence)
+        for i, maps in stages.items():
+            merged = merge_prototypes(maps[None], model.network.k, how.merge_predict)[0].clamp(min=0)
+            for c in torch.nonzero(there).flatten().tolist():
+                found.setdefault((i, c), []).append(float(np.percentile(merged[c].numpy(), 99)))
+    for i, stage in enumerate(levels):
+        seen = [float(np.mean(values)) for (where, _), values in found.items() if where == i]
+        levels[i] = [max(*seen, 1e-3)] * len(stage) if seen else stage
+    return levels
+
+
+def _everything(slide: Slide) -> Mask:
+    return Mask(np.ones([n + 1 for n in slide.shape_at(EVERYTHING_MPP)], np.bool_), EVERYTHING_MPP)
+
+
+def _holds(tissue: Mask, box: Box, mpp: float) -> bool:
+    """Whether any of the mask's pixels that a box touches is tissue."""
+    y0, x0, y1, x1 = (value * mpp / tissue.mpp for value in box)
+    return bool(tissue.array[max(int(y0), 0) : max(math.ceil(y1), 0), max(int(x0), 0) : max(math.ceil(x1), 0)].any())
+
+
+class _Run:
+    """One run over the blocks that are not done yet."""
+
+    def __init__(self, slide: Slide, model: LoadedModel, prediction: Prediction) -> None:
+        card = prediction.card
+        self.slide, self.model, self.prediction, self.card = slide, model, prediction, card
+        self.grid = tile_grid(card.settings, card.stride)
+        self.window = model.card.settings.tile // card.stride | 1
+        self.crf = card.settings.crf.in_pixels(card.mpp)
+        reach = math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma))
+        self.crf_halo = 0 if card.settings.refiner == "none" else reach
+        self.damaged: set[Box] = set()
+        done, limits = prediction.done(), prediction.bounds()
+        rows, columns = (range(limits[i] // card.block, -(-limits[i + 2] // card.block)) for i in (0, 1))
+        self.users: dict[Origin, list[Block]] = {}
+        self.waiting: dict[Block, int] = {}
+        for block in ((y, x) for y in rows for x in columns):
+            if block not in done and _holds(prediction.tissue, self._box(block), card.mpp):
+                self._plan(block)
+
+    def _box(self, block: Block) -> Box:
+        """The pixels of a block, within the slide."""
+        (y, x), size, (h, w) = block, self.card.block, self.card.shape
+        return y * size, x * size, min((y + 1) * size, h), min((x + 1) * size, w)
+
+    def _active(self, block: Block) -> Box:
+        """The map pixels of a block that touch the scope; all of it for the CRF, which sees the block as one."""
+        box, stride = self._box(block), self.card.stride
+        limits = box if self.crf_halo else self.prediction.bounds()
+        y0, x0 = (max(box[i], limits[i]) // stride for i in (0, 1))
+        y1, x1 = (-(-min(box[i], limits[i]) // stride) for i in (2, 3))
+        return y0, x0, y1, x1
+
+    def _needed(self, block: Block) -> Box:
+        """The map pixels on which a block depends: the gate's window, the CRF's reach and one for upsampling."""
+        stride = self.card.stride
+        halo = self.window // 2 + -(-self.crf_halo // stride) + 1
+        h, w = (-(-n // stride) for n in self.card.shape)
+        y0, x0, y1, x1 = self._active(block)
+        return max(y0 - halo, 0), max(x0 - halo, 0), min(y1 + halo, h), min(x1 + halo, w)
+
+    def _plan(self, block: Block) -> None:
+        """Note the tiles that a block waits for; tiles without tissue are not looked at, whatever the scope."""
+        y0, x0, y1, x1 = (value * self.card.stride for value in self._needed(block))
+        tiles = [
+            origin
+            for origin in self.grid.touching((y0, x0, y1, x1))
+            if origin in self.users or _holds(self.prediction.tissue, self.grid.kept(origin), self.card.mpp)
         ]
-        labels[y : y + STRIP] = part.argmax(0).to(torch.uint8).numpy()
-    return labels
+        self.waiting[block] = len(tiles)
+        for origin in tiles:
+            self.users.setdefault(origin, []).append(block)
+
+    def steps(self) -> Iterator[Progress]:
+        """Score the tiles, piece by piece; put every block together and write it once its tiles are there."""
+        network, stride = self.model.network, self.card.stride
+        channels = len(stages_needed(self.model)) * network.prototype_count
+        needed = {block: self._needed(block) for block in self.waiting}
+        stitcher = Stitcher(self.grid, channels, stride, self.card.block, needed.values())
+        pieces, done = pieces_of(self.grid, self.users), 0
+        with ThreadPoolExecutor(1, "napari-lpd-read") as reader:
+            coming = reader.submit(self._read, pieces[0]) if pieces else None
+            for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+                assert coming is not None
+                pixels, (top, left), damaged = coming.result()
+                coming = reader.submit(self._read, following) if following else None
+                self.damaged.update(damaged)
+                for batch in self._batches(piece):
+                    tiles = np.stack([_cut(pixels, (y - top, x - left), self.grid.tile) for y, x in batch])
+                    maps = tile_maps(self.model, tiles, self.card.settings).numpy()
+                    for origin, own in zip(batch, maps, strict=True):
+                        stitcher.add(origin, own)
+                    done += len(batch)
+                    yield Progress(done, len(self.users), "tiles")
+                for block in self._completed(piece):
+                    self.prediction.write_block(block, self._put_together(block, *stitcher.read(needed[block])))
+                    stitcher.release(needed[block])
+                    yield Progress(done, len(self.users), "tiles")
+
+    def _batches(self, piece: list[Origin]) -> Iterator[list[Origin]]:
+        size = self.card.settings.batch or (CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH)
+        for first in range(0, len(piece), size):
+            yield piece[first : first + size]
+
+    def _completed(self, piece: list[Origin]) -> list[Block]:
+        """The blocks for which the tiles of this piece were the last."""
+        completed = []
+        for block in (block for origin in piece for block in self.users[origin]):
+            self.waiting[block] -= 1
+            if not self.waiting[block]:
+                completed.append(block)
+        return completed
+
+    def _read(self, piece: list[Origin]) -> tuple[NDArray[np.uint8], Origin, list[Box]]:
+        """Pixels of the piece in which these tiles lie: all of it, as resampling depends on where one begins."""
+        y0, x0, y1, x1 = self.grid.piece_box(piece[0])
+        pixels, damaged = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
+        return pixels, (y0, x0), damaged
+
+    def _put_together(self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_]) -> BlockResult:
+        """Apply the CAM rules to the blended maps of a block and its halo."""
+        card, network, (y0, x0, y1, x1) = self.card, self.model.network, self._needed(block)
+        tissue = self.prediction.tissue.at((y0, x0), (y1 - y0, x1 - x0), card.mpp * card.stride)
+        parts = torch.from_numpy(maps).split(network.prototype_count)
+        stages = dict(zip(stages_needed(self.model), parts, strict=True))
+        counted = torch.from_numpy(tissue & known)
+        gating = [stages[i] for i in GATED_BY]
+        presence = class_presence(gating, network.k, self.window, counted, network.settings.merge_train)
+        scores = label_scores(stages, presence, self.prediction.map_scale, self.model, card.settings)
+        labels, cells = self._labels(block, scores)
+
+        box, (top, left, bottom, right) = self._box(block), self._active(block)
+        inside = (..., slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+        place = (..., slice(top - box[0] // card.stride, bottom - box[0] // card.stride),
+                 slice(left - box[1] // card.stride, right - box[1] // card.stride))  # fmt: skip
+        cosines = self._cosines(stages)[inside].unflatten(0, (-1, network.k))
+
+        def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
+            """0..1 → `lowest`..255 in the block; 0 where nothing was predicted."""
+            result = np.zeros((*values.shape[:-2], *cells.shape), np.uint8)
+            result[place] = lowest + (values.clamp(0, 1) * (255 - lowest)).round().to(torch.uint8).numpy()
+            return result * cells
+
+        return BlockResult(
+            labels,
+            whole(scores[1:][inside], 0),
+            whole((cosines + 1) / 2, 1),
+            whole(uncertainty(scores)[inside], 1),
+        )
+
+    def _cosines(self, stages: dict[int, Tensor]) -> Tensor:
+        """The prototypes' cosines (C·k, h, w), fused like the class maps."""
+        scales = self.model.network.scales.detach().cpu()
+        fused = self.model.network.settings.stage_fusion
+        total = [weight * stages[i] / scales[STAGES_USED[i]] for i, weight in enumerate(fused) if weight]
+        return torch.stack(total).sum(0) / sum(fused)
+
+    def _labels(self, block: Block, scores: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Labels of a block's pixels (h, w), and which map pixels were predicted (h / stride, w / stride)."""
+        card, (y0, x0, y1, x1), need = self.card, self._box(block), self._needed(block)
+        shape, stride = (y1 - y0, x1 - x0), card.stride
+        scope = self.prediction.in_scope((y0, x0), shape)
+        wanted = self.prediction.tissue.at((y0, x0), shape, card.mpp) & scope
+        top, left, bottom, right = (value * stride for value in self._active(block))
+        halo, (h, w) = self.crf_halo, card.shape
+        seen = (max(top - halo, 0), max(left - halo, 0), min(bottom + halo, h), min(right + halo, w))
+        fine = upsampled(scores, stride)[
+            :,
+            seen[0] - need[0] * stride : seen[2] - need[0] * stride,
+            seen[1] - need[1] * stride : seen[3] - need[1] * stride,
+        ]
+        winner = self._refined(fine, seen) if halo else highest(fine)
+        winner = winner[top - seen[0] : bottom - seen[0], left - seen[1] : right - seen[1]]
+        labels = np.zeros(shape, np.uint8)
+        labels[top - y0 : bottom - y0, left - x0 : right - x0] = winner[: y1 - top, : x1 - left]
+        labels[~wanted] = 0
+        cells = np.zeros([-(-n // stride) * stride for n in wanted.shape], np.bool_)
+        cells[: wanted.shape[0], : wanted.shape[1]] = wanted
+        cells = cells.reshape(cells.shape[0] // stride, stride, -1, stride).any((1, 3))
+        for a, b, c, d in self.damaged:
+            place = (slice(max(a - y0, 0), max(c - y0, 0)), slice(max(b - x0, 0), max(d - x0, 0)))
+            labels[place] = np.where(scope[place], UNREADABLE, labels[place])
+        return labels, cells
+
+    def _refined(self, fine: Tensor, seen: Box) -> NDArray[np.uint8]:
+        """Winner after the dense CRF; a class that the gate shuts out stays out."""
+        from napari_lpd.refine import dense_crf
+
+        y0, x0, y1, x1 = seen
+        image, _ = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
+        shares = probabilities(fine).numpy()
+        refined = dense_crf(
+            image, shares, self.crf, "pydensecrf" if self.card.settings.refiner == "pydensecrf" else "lattice"
+        )
+        return np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
 
 
-def tissue_at(slide: Slide, origin: tuple[int, int], shape: tuple[int, int], mpp: float) -> NDArray[np.bool_]:
-    """The slide's tissue mask, nearest neighbour, at the pixels of a region."""
-    mask, mask_mpp = slide.tissue
-    rows, columns = (
-        np.clip(((np.arange(n) + first + 0.5) * mpp / mask_mpp).astype(int), 0, size - 1)
-        for n, first, size in zip(shape, origin, mask.shape, strict=True)
-    )
-    return mask[np.ix_(rows, columns)]
+def highest(scores: Tensor) -> NDArray[np.uint8]:
+    """Index of the highest of scores (L, h, w), the first of equals: (h, w). Several times as fast as argmax."""
+    best, index = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8)
+    for i, score in enumerate(scores[1:], start=1):
+        index[score > best] = i
+        torch.maximum(best, score, out=best)
+    return index.numpy()
 
 
-def _to_bytes(values: Tensor) -> NDArray[np.uint8]:
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+def _cut(pixels: NDArray[np.uint8], origin: Origin, tile: int) -> NDArray[np.uint8]:
+    y, x = origin
+    return pixels[y : y + tile, x : x + tile]
+
+
+def upsampled(scores: Tensor, stride: int) -> Tensor:
+    """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
+    return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]

@@ -34,6 +34,11 @@ class Printer:
         line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}"
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
+    def note(self, line: str) -> None:
+        """Show a line beside the progress; people only."""
+        if not self.as_json:
+            print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
+
     def result(self, result: Result) -> None:
         """Show a command's result."""
         if self.as_json:

@@ -1,21 +1,21 @@
-"""Slides: open a file, an array or a napari layer; read any rectangle at any resolution.
+"""Slide: a pyramid of RGB levels; read any rectangle at any resolution.
 
-This is the one place where a slide's resolution is decided (`_resolution`) and where levels and (x, y) order are
-spoken. Everywhere else coordinates are (y, x), in pixels of the asked-for µm per pixel (mpp).
+This is the one place where a slide's resolution is decided (`choose_resolution`) and where levels and (x, y) order are
+spoken. Everywhere else coordinates are (y, x), in pixels of the asked-for µm per pixel (mpp). `formats` opens files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-import openslide
-import tifffile
-import zarr
 from PIL import Image
 
 from napari_lpd.errors import SlideError
@@ -25,40 +25,61 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
-TIFF_SUFFIXES = (".tif", ".tiff")
 PLAUSIBLE_MPP = (0.05, 20.0)
 DISPLAY_CHUNK = 1024
-GLASS_SATURATION = (0.03, 0.10)
+DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
+MAX_BLOCK = 2**25  # source pixels that are held at once
+CELL = 128  # edge of the places that are reported as damaged
 
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
+Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
+Found = tuple[tuple[float, float] | None, str]
+Box = tuple[int, int, int, int]
+
+
+class DamagedError(SlideError):
+    """A place of a slide cannot be decoded; the rest may be fine."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Where a slide's pixels come from.
+
+    Attributes:
+        shapes: (H, W) of each level, biggest first.
+        read: (level, y, x, h, w) inside the level → (h, w, 3) uint8; safe to call from several threads.
+        close: Lets go of the file; called once, when nobody reads.
+        icc: What was done about the colour profile.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    read: ReadLevel
+    close: Callable[[], None] = lambda: None
+    icc: str = "as stored"
 
 
 class Slide:
     """A pyramid of RGB levels with a known, or still missing, resolution.
 
     Attributes:
-        name: File name or layer name.
-        path: The file, or None for arrays and layers.
+        name: Name of the file, DICOM folder or layer.
+        path: The file (of a DICOM series the first), or None for arrays and layers.
         level_shapes: (H, W) of each level, biggest first.
         mpp_source: Where the resolution came from, or why there is none.
+        icc: What was done about the colour profile: "as stored", or "sRGB by its profile NAME".
     """
 
-    def __init__(
-        self,
-        name: str,
-        level_shapes: Sequence[tuple[int, int]],
-        read_level: ReadLevel,
-        resolution: tuple[tuple[float, float] | None, str],
-        path: Path | None = None,
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, name: str, levels: Levels, resolution: Found, files: Sequence[Path] = ()) -> None:
         self.name = name
-        self.path = path
-        self.level_shapes = tuple(level_shapes)
-        self._read_level = read_level
+        self.path = files[0] if files else None
+        self.level_shapes = tuple(levels.shapes)
+        self.icc = levels.icc
+        self._levels = levels
         self._mpp, self.mpp_source = resolution
-        self._close = close
+        self._files = tuple(files)
+        self._lock = threading.Lock()
+        self._holders = 1  # the slide itself, and every read that is under way
+        self._closed = False
 
     @classmethod
     def from_levels(
@@ -75,12 +96,7 @@ class Slide:
                     f"{name}: an image of shape {tuple(level.shape)} and type {level.dtype} is not RGB;"
                     " wanted uint8 (H, W, 3)"
                 )
-        shapes = [(int(level.shape[0]), int(level.shape[1])) for level in levels]
-
-        def read_level(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-            return _on_white(np.asarray(levels[level][y : y + h, x : x + w]))
-
-        return cls(name, shapes, read_level, _resolution(name, [(mpp, mpp_source)]))
+        return cls(name, array_levels(levels), choose_resolution(name, [(mpp, mpp_source)]))
 
     def __enter__(self) -> Slide:
         return self
@@ -89,8 +105,12 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        self._close()
+        """Close the file, at the latest when the reads that are under way have ended; later reads raise."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._release()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,17 +142,109 @@ class Slide:
         """Read `shape` (h, w) pixels at `mpp`, first pixel at `origin` (y, x); white outside the slide.
 
         The next finer level is resampled exactly (area-aware filter, sub-pixel position), so neighbouring reads
-        fit together without a seam.
+        fit together without a seam. A large area of a fine level is read and shrunk piece by piece (`MAX_BLOCK`).
 
         Returns:
             (h, w, 3) uint8 RGB.
 
         Raises:
-            SlideError: the file is damaged there; the message names the place.
+            SlideError: the slide is closed, or has no resolution.
+            DamagedError: the file is damaged there; the message names the place.
         """
         scale = np.array([mpp / m for m in self.mpp])  # level-0 pixels per output pixel, (y, x)
         level = self._level_for(float(scale.min()))
         step = scale * np.array(self.level_shapes[level]) / np.array(self.shape)  # level pixels per output pixel
+        rows, columns = _piece(shape, step)
+        if rows >= shape[0] and columns >= shape[1]:
+            return self._read_piece(level, step, origin, shape)
+        image = np.empty((*shape, 3), np.uint8)
+        for y in range(0, shape[0], rows):
+            for x in range(0, shape[1], columns):
+                part = image[y : y + rows, x : x + columns]
+                part[:] = self._read_piece(level, step, (origin[0] + y, origin[1] + x), part.shape[:2])
+        return image
+
+    def read_tolerant(
+        self, origin: tuple[int, int], shape: tuple[int, int], mpp: float
+    ) -> tuple[NDArray[np.uint8], list[Box]]:
+        """Like `read`, but places that cannot be decoded come back white and are listed.
+
+        Damage is looked for in cells of 128 x 128 pixels at `mpp`, counted from the slide's corner. Cells that the
+        area cuts are tested whole, so overlapping reads agree; areas along the cells' borders cost nothing extra.
+
+        Returns:
+            (h, w, 3) uint8 RGB, and the damaged cells in the area, whole but cut off at the slide's edge, sorted:
+            (y0, x0, y1, x1) in pixels of `mpp` from the slide's corner.
+
+        Raises:
+            SlideError: the slide is closed, or has no resolution.
+        """
+        (y, x), (h, w) = origin, shape
+        height, width = self.shape_at(mpp)
+        top, left = y // CELL * CELL, x // CELL * CELL
+        image = np.full((-(-(y + h - top) // CELL) * CELL, -(-(x + w - left) // CELL) * CELL, 3), 255, np.uint8)
+        bottom, right = min(y + h, height), min(x + w, width)
+        cells = (max(y, 0) // CELL, max(x, 0) // CELL, -(-bottom // CELL), -(-right // CELL))
+        waiting = [cells] if cells[0] < cells[2] and cells[1] < cells[3] else []
+        damaged = []
+        while waiting:
+            box = waiting.pop()
+            y0, x0, y1, x1 = (edge * CELL for edge in box)
+            try:
+                part = self.read((y0, x0), (y1 - y0, x1 - x0), mpp)
+            except DamagedError:
+                halves = _halves(box)
+                waiting += halves
+                if not halves:
+                    damaged.append((y0, x0, min(y1, height), min(x1, width)))
+            else:
+                image[y0 - top : y1 - top, x0 - left : x1 - left] = part
+        return image[y - top : y - top + h, x - left : x - left + w], sorted(damaged)
+
+    def pyramid(self) -> list[da.Array]:
+        """The levels as lazy dask arrays (H, W, 3) uint8, biggest first, for display.
+
+        Where the coarsest is larger than `DISPLAY_EDGE`, halvings (every second pixel) follow.
+        """
+        levels = [self._lazy_level(level) for level in range(len(self.level_shapes))]
+        skip = 2
+        while max(levels[-1].shape[:2]) > DISPLAY_EDGE:
+            levels.append(self._lazy_level(len(self.level_shapes) - 1, skip))
+            skip *= 2
+        return levels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this slide from others, whatever its name: 16 hex digits of a SHA-256.
+
+        Of a file's size and 16 samples of its bytes (of all files of a DICOM folder); of arrays, the level shapes and
+        about a megapixel of the coarsest level.
+        """
+        digest = hashlib.sha256()
+        for path in self._files:
+            try:
+                _hash_file(digest, path)
+            except OSError as error:
+                raise SlideError(f"{path}: cannot be read ({error.strerror})") from error
+        if not self._files:
+            level, (h, w) = len(self.level_shapes) - 1, self.level_shapes[-1]
+            skip = max(1, math.ceil(math.sqrt(h * w / 2**20)))
+            rows = max(1, MAX_BLOCK // w // skip) * skip
+            digest.update(repr(self.level_shapes).encode())
+            for y in range(0, h, rows):
+                try:
+                    digest.update(self._read_level(level, y, 0, min(rows, h - y), w)[::skip, ::skip].tobytes())
+                except DamagedError as error:
+                    digest.update(str(error).encode())
+        return digest.hexdigest()[:16]
+
+    def _level_for(self, downsample: float) -> int:
+        fits = [i for i, (h, _) in enumerate(self.level_shapes) if self.shape[0] / h <= downsample * 1.01]
+        return fits[-1] if fits else 0
+
+    def _read_piece(
+        self, level: int, step: NDArray[np.float64], origin: tuple[int, int], shape: tuple[int, int]
+    ) -> NDArray[np.uint8]:
         start, stop = np.array(origin) * step, (np.array(origin) + np.array(shape)) * step
         margin = np.ceil(2 * np.maximum(step, 1)).astype(int)
         first = np.floor(start).astype(int) - margin
@@ -146,33 +258,6 @@ class Slide:
         resized = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
         return np.asarray(resized)
 
-    def pyramid(self) -> list[da.Array]:
-        """The levels as lazy dask arrays (H, W, 3) uint8, biggest first, for display."""
-        return [self._lazy_level(level) for level in range(len(self.level_shapes))]
-
-    @cached_property
-    def tissue(self) -> tuple[NDArray[np.bool_], float]:
-        """(mask, mpp): where there is tissue rather than glass, on the whole slide at about 16 µm per pixel.
-
-        Otsu's threshold on saturation, kept within `GLASS_SATURATION` so that a slide without glass is all tissue;
-        the vacuoles of fat (holes up to 0.05 mm²) count as tissue, specks below 0.005 mm² as glass.
-        """
-        from skimage import color, filters
-        from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
-
-        mpp = max(16.0, *self.mpp)
-        overview = self.read((0, 0), self.shape_at(mpp), mpp)
-        saturation = filters.gaussian(color.rgb2hsv(overview)[..., 1], 1)
-        threshold = np.clip(filters.threshold_otsu(saturation), *GLASS_SATURATION)
-        mask = closing(saturation > threshold, disk(3))
-        pixel_mm2 = (mpp / 1000) ** 2
-        mask = remove_small_holes(mask, max_size=int(0.05 / pixel_mm2))
-        return remove_small_objects(mask, max_size=int(0.005 / pixel_mm2)), mpp
-
-    def _level_for(self, downsample: float) -> int:
-        fits = [i for i, (h, _) in enumerate(self.level_shapes) if self.shape[0] / h <= downsample * 1.01]
-        return fits[-1] if fits else 0
-
     def _read_padded(self, level: int, first: NDArray[np.int_], last: NDArray[np.int_]) -> NDArray[np.uint8]:
         block = np.full((*(last - first).tolist(), 3), 255, np.uint8)
         size = np.array(self.level_shapes[level])
@@ -183,60 +268,59 @@ class Slide:
             block[top : top + h, left : left + w] = self._read_level(level, y, x, h, w)
         return block
 
-    def _lazy_level(self, level: int) -> da.Array:
-        h, w = self.level_shapes[level]
-        chunk = min(DISPLAY_CHUNK, max(h, w))
-        chunks = da.core.normalize_chunks((chunk, chunk, 3), (h, w, 3))
+    def _read_level(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        with self._lock:
+            if self._closed:
+                raise SlideError(f"{self.name} is closed: open it again to read")
+            self._holders += 1
+        try:
+            return self._levels.read(level, y, x, h, w)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Close the file with its last holder: closing it under a reader's feet would crash the process."""
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._levels.close()
+
+    def _lazy_level(self, level: int, skip: int = 1) -> da.Array:
+        h, w = (-(-n // skip) for n in self.level_shapes[level])
+        # Halvings are read in long low blocks, which suit the strips of a flat file.
+        rows, columns = (DISPLAY_CHUNK,) * 2 if skip == 1 else (max(1, 512 // skip), max(1, 16384 // skip))
+        chunks = da.core.normalize_chunks((min(rows, h), min(columns, w), 3), (h, w, 3))
 
         def block(block_info: Any = None) -> NDArray[np.uint8]:
             (y0, y1), (x0, x1), _ = block_info[None]["array-location"]
-            return self._read_level(level, y0, x0, y1 - y0, x1 - x0)
+            y, x, height, width = y0 * skip, x0 * skip, (y1 - y0 - 1) * skip + 1, (x1 - x0 - 1) * skip + 1
+            return self._read_level(level, y, x, height, width)[::skip, ::skip].copy()  # a view would hold the block
 
         return da.map_blocks(block, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
 
 
-def is_slide(path: Path) -> bool:
-    """Whether the file's name ends like a slide's (cheap: the file is not opened)."""
-    return path.name.lower().endswith((*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
+def array_levels(arrays: Sequence[Any], convert: Convert | None = None, icc: str = "as stored") -> Levels:
+    """Arrays (H, W, 3 or 4) uint8, biggest first, as a slide's levels; `convert` changes the colours (h, w, 3)."""
+    held = list(arrays)
+    shapes = [(int(array.shape[0]), int(array.shape[1])) for array in held]
+
+    def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        return on_white(np.asarray(held[level][y : y + h, x : x + w]), convert)
+
+    return Levels(shapes, read, held.clear, icc)
 
 
-def open_slide(path: Path, mpp: float | None = None) -> Slide:
-    """Open a whole-slide image: OpenSlide's formats, or OME-TIFF and plain pyramids through tifffile.
-
-    Args:
-        path: The file; for DICOM any file of the series or their folder.
-        mpp: Resolution in µm per pixel, when the file gives none or a wrong one.
+def choose_resolution(name: str, candidates: Sequence[Found]) -> Found:
+    """Take the first candidate (mpp, source) that is present; say so when it is not plausible.
 
     Raises:
-        SlideError: the file is missing, or neither OpenSlide nor tifffile can read it.
+        SlideError: what the user gave is not plausible.
     """
-    if not path.exists():
-        raise SlideError(f"{path}: no such file")
-    if path.is_dir():
-        series = sorted(path.glob("*.dcm"))
-        if not series:
-            raise SlideError(f"{path}: a folder without .dcm files is not a slide")
-        path = series[0]
-    given = (None if mpp is None else (mpp, mpp), "given by the user")
-    if path.name.lower().endswith((".ome.tif", ".ome.tiff")):
-        return _open_tiff(path, given)
-    try:
-        return _open_openslide(path, given)
-    except openslide.OpenSlideUnsupportedFormatError:
-        return _open_tiff(path, given)
-    except openslide.OpenSlideError as error:
-        raise SlideError(f"{path.name}: damaged or unreadable slide ({error})") from error
-
-
-Found = tuple[tuple[float, float] | None, str]
-
-
-def _resolution(name: str, candidates: list[Found]) -> Found:
-    """Take the first candidate (mpp, source) that is present; say so when it is not plausible."""
+    low, high = PLAUSIBLE_MPP
     for mpp, source in candidates:
         if mpp is None:
             continue
-        low, high = PLAUSIBLE_MPP
         if all(low <= value <= high for value in mpp):
             return (float(mpp[0]), float(mpp[1])), source
         if source == "given by the user":
@@ -245,112 +329,52 @@ def _resolution(name: str, candidates: list[Found]) -> Found:
     return None, "nothing in the file says it"
 
 
-def _open_openslide(path: Path, given: Found) -> Slide:
-    handle = openslide.OpenSlide(path)
-    properties = handle.properties
-    try:
-        found = (float(properties["openslide.mpp-y"]), float(properties["openslide.mpp-x"]))
-    except (KeyError, ValueError):
-        found = None
-    vendor = properties.get("openslide.vendor", "file")
-    source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
-
-    def read_level(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        downsample = handle.level_downsamples[level]
-        location = (round(x * downsample), round(y * downsample))
-        try:
-            return _on_white(np.asarray(handle.read_region(location, level, (w, h))))
-        except openslide.OpenSlideError as error:
-            raise SlideError(
-                f"{path.name}: damaged at level-0 x {location[0]}, y {location[1]} (level {level}, {w}x{h}): {error}"
-            ) from error
-
-    try:
-        resolution = _resolution(path.name, [given, (found, source)])
-    except SlideError:
-        handle.close()
-        raise
-    shapes = [(h, w) for w, h in handle.level_dimensions]
-    return Slide(path.name, shapes, read_level, resolution, path, handle.close)
-
-
-def _open_tiff(path: Path, given: Found) -> Slide:
-    try:
-        tiff = tifffile.TiffFile(path)
-    except (tifffile.TiffFileError, OSError, ValueError) as error:
-        raise SlideError(f"{path.name}: not a slide that OpenSlide or tifffile can read ({error})") from error
-    try:
-        return _tiff_slide(path, tiff, given)
-    except (tifffile.TiffFileError, IndexError, ValueError, KeyError) as error:
-        tiff.close()
-        raise SlideError(f"{path.name}: damaged or unreadable TIFF ({error})") from error
-    except SlideError:
-        tiff.close()
-        raise
-
-
-def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found) -> Slide:
-    series = tiff.series[0]
-    pages = series.levels
-    if series.axes not in ("YXS", "YXC") or series.dtype != np.uint8 or series.shape[2] not in (3, 4):
-        raise SlideError(
-            f"{path.name}: axes {series.axes}, shape {series.shape}, type {series.dtype} is not an RGB slide;"
-            " wanted YXS uint8"
-        )
-    tiff.filehandle.set_lock(True)
-    arrays = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(len(pages))]
-    shapes = [(int(array.shape[0]), int(array.shape[1])) for array in arrays]
-
-    def read_level(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        try:
-            return _on_white(np.asarray(arrays[level][y : y + h, x : x + w]))
-        except (ValueError, RuntimeError, OSError) as error:
-            raise SlideError(f"{path.name}: damaged at x {x}, y {y} of level {level} ({w}x{h}): {error}") from error
-
-    candidates = [given, (_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
-    return Slide(path.name, shapes, read_level, _resolution(path.name, candidates), path, tiff.close)
-
-
-def _ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    if not tiff.ome_metadata:
-        return None
-    pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-    pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
-    to_um = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
-    values = []
-    for axis in "YX":
-        unit = to_um.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = pixels.get(f"PhysicalSize{axis}")
-        if size is None or unit is None:
-            return None
-        values.append(float(size) * unit)
-    return values[0], values[1]
-
-
-def _tag_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
-    tags = tiff.pages.first.tags
-    um_per_unit = {2: 25400.0, 3: 10000.0}.get(int(tags.valueof("ResolutionUnit", default=1)))
-    values = []
-    for axis in "YX":
-        numerator, denominator = tags.valueof(f"{axis}Resolution", default=(0, 1))
-        if um_per_unit is None or not numerator or not denominator:
-            return None
-        values.append(um_per_unit * denominator / numerator)
-    return values[0], values[1]
-
-
-def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h, w, 3 or 4) → (h, w, 3): transparent becomes white."""
+def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArray[np.uint8]:
+    """(h, w, 3 or 4) → (h, w, 3): colours are converted, then transparent becomes white."""
+    colors = pixels[..., :3] if convert is None else convert(pixels[..., :3])
     if pixels.shape[2] == 3:
-        return pixels
+        return colors
     alpha = pixels[..., 3:]
-    if alpha.all() and alpha.min() == 255:
-        return np.ascontiguousarray(pixels[..., :3])
+    if alpha.min() == 255:
+        return np.ascontiguousarray(colors)
     share = alpha.astype(np.float32) / 255
-    return np.rint(pixels[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    return np.rint(colors * share + 255 * (1 - share)).astype(np.uint8)
 
 
-def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> tuple[int, int, int, int]:
+def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> Box:
     """(y0, x0, y1, x1) in µm → whole pixels of `mpp` that cover it."""
     y0, x0, y1, x1 = (value / mpp for value in box_um)
     return math.floor(y0 + 1e-6), math.floor(x0 + 1e-6), math.ceil(y1 - 1e-6), math.ceil(x1 - 1e-6)
+
+
+def _piece(shape: tuple[int, int], step: NDArray[np.float64]) -> tuple[int, int]:
+    """(rows, columns) of the output that are read at once; bands as wide as the area, unless they get too low."""
+    if math.prod(shape) * math.prod(step) <= MAX_BLOCK:
+        return shape
+    rows = int(MAX_BLOCK / (shape[1] * math.prod(step)))
+    if rows * step[0] >= 8 * max(step[0], 1):  # else the margins would be more than half of what is read
+        return rows, shape[1]
+    rows, columns = np.maximum(math.sqrt(MAX_BLOCK) / step, 1).astype(int).tolist()
+    return rows, columns
+
+
+def _halves(box: Box) -> list[Box]:
+    """The two halves of a box of cells, cut across its longer side; none of a single cell."""
+    y0, x0, y1, x1 = box
+    if max(y1 - y0, x1 - x0) == 1:
+        return []
+    y, x = (y0 + y1) // 2, (x0 + x1) // 2
+    if y1 - y0 >= x1 - x0:
+        return [(y0, x0, y, x1), (y, x0, y1, x1)]
+    return [(y0, x0, y1, x), (y0, x, y1, x1)]
+
+
+def _hash_file(digest: hashlib._Hash, path: Path) -> None:
+    size = path.stat().st_size
+    spread = np.linspace(0, size, 16, dtype=np.int64)[1:-1].tolist()
+    samples = [(0, 2**18), (max(0, size - 2**18), 2**18), *((offset, 2**16) for offset in spread)]
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        for offset, length in samples:
+            file.seek(offset)
+            digest.update(file.read(length))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from napari_lpd.calibration import calibration, choose_thresholds, fit_temperature
+from napari_lpd.cam import background, normalise
 from napari_lpd.checkpoint import load_tensors
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import DataError, SettingsError
@@ -31,7 +32,6 @@ from napari_lpd.images import IGNORE, MaskedImage, read_image, read_mask
 from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
-from napari_lpd.predict import background, normalise
 from napari_lpd.report import GATES, ReportRow, write_report
 from napari_lpd.train import Validation
 

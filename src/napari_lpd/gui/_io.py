@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,34 +10,39 @@ import numpy as np
 
 from napari_lpd.errors import ExportError, SlideError
 from napari_lpd.export import write_label_tiff
+from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
 from napari_lpd.prediction import Prediction, is_prediction
 from napari_lpd.samples import slide_layer_data
-from napari_lpd.slide import TIFF_SUFFIXES, VENDOR_SUFFIXES, is_slide, open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LayerData = tuple[Any, dict[str, Any], str]
+WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
     """A reader for a slide or one of our predictions; None leaves the path to other readers.
 
-    Vendor formats are always ours. A TIFF is ours when it is a pyramid: napari reads single images well itself.
+    Vendor formats and DICOM folders are always ours. A TIFF is ours when it is a pyramid or too large for napari's
+    own reader, which loads an image whole.
     """
     first = Path(path if isinstance(path, str) else path[0])
     if first.is_dir():
-        return read_prediction if is_prediction(first) else None
-    if first.name.lower().endswith(VENDOR_SUFFIXES):
-        return read_slide
-    return read_slide if is_slide(first) and first.name.lower().endswith(TIFF_SUFFIXES) and _is_pyramid(first) else None
+        if is_prediction(first):
+            return read_prediction
+        return read_slide if any(first.glob("*.dcm")) else None
+    name = first.name.lower()
+    return read_slide if name.endswith(VENDOR_SUFFIXES) or (name.endswith(TIFF_SUFFIXES) and _is_ours(first)) else None
 
 
-def _is_pyramid(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     try:
         with open_slide(path) as slide:
-            return len(slide.level_shapes) > 1
+            return len(slide.level_shapes) > 1 or math.prod(slide.shape) > WHOLE_LIMIT
+    except TooLargeError:
+        return True  # our reader says why; napari's would fill the memory
     except SlideError:
         return False
 

@@ -16,7 +16,8 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.errors import SlideError
 from napari_lpd.export import halvings
-from napari_lpd.slide import Slide, open_slide
+from napari_lpd.formats import open_slide
+from napari_lpd.slide import Slide
 
 if TYPE_CHECKING:
     import napari

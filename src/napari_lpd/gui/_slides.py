@@ -10,10 +10,11 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.errors import LpdError, SlideError
+from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 from napari_lpd.gui._io import read_slide
 from napari_lpd.gui._layers import KEY, UM, set_resolution, slide_layers
 from napari_lpd.gui._layout import buttons, chooser, in_row, note
-from napari_lpd.slide import PLAUSIBLE_MPP, TIFF_SUFFIXES, VENDOR_SUFFIXES
+from napari_lpd.slide import PLAUSIBLE_MPP
 
 if TYPE_CHECKING:
     import napari

@@ -1,0 +1,120 @@
+"""The CAM rules: merge, gate, normalise, fuse, background, as pure functions of blended cosine maps.
+
+`label_scores` uses them in that order. An absent class is switched off in one place: `fuse`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from napari_lpd.model import LoadedModel, merge_prototypes, presence_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from napari_lpd.config import PredictSettings
+
+GATED_BY = (1, 2)  # of the used stages, those whose scores say whether a class is there
+
+
+def class_presence(
+    stages: Sequence[Tensor], k: int, window: int, counted: Tensor, how: Literal["mean", "soft"] = "mean"
+) -> Tensor:
+    """The model's own score that a class occurs around each place.
+
+    What training calls the score of a tile (mean over the tile, mean over prototypes), taken over the tissue in a
+    window of a training tile's size around every place.
+
+    Args:
+        stages: Of stages 3 and 4: (C·k, h, w) scaled cosines.
+        k: Prototypes per class.
+        window: Edge of the window in map pixels, odd.
+        counted: (h, w) bool, the places that count: tissue.
+        how: How training merged the prototypes.
+
+    Returns:
+        (C, h, w) in 0..1.
+    """
+    half = window // 2
+    share = avg_pool2d(counted[None, None].float(), window, 1, half).clamp(min=1e-6)
+    scores = []
+    for maps in stages:
+        means = avg_pool2d((maps * counted)[None], window, 1, half) / share
+        scores.append(merge_prototypes(means, k, how)[0])
+    return presence_scores(scores)
+
+
+def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:
+    """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
+    return (class_map.clamp(min=0) / torch.tensor(scale)[:, None, None]).clamp(max=1)
+
+
+def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) -> Tensor:
+    """Weighted sum of the normalised class maps; an absent class is -inf, so that it can never win.
+
+    Args:
+        stages: Per used stage (C, h, w) in 0..1.
+        weights: One weight per stage.
+        present: (C, h, w) or (C, 1, 1) bool, the gate.
+    """
+    fused = torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
+    return fused.masked_fill(~present, -torch.inf)
+
+
+def background(fused: Tensor, power: float) -> Tensor:
+    """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
+    return (1 - fused.amax(-3).clamp(0, 1)) ** power
+
+
+def label_scores(
+    stages: Mapping[int, Tensor],
+    presence: Tensor,
+    levels: Sequence[Sequence[float]],
+    model: LoadedModel,
+    settings: PredictSettings,
+) -> Tensor:
+    """Blended cosine maps of a region → (C + 1, h, w) scores; index 0 is the background.
+
+    Args:
+        stages: (C·k, h, w) scaled cosines of the used stages that are needed, by index.
+        presence: (C, h, w) from `class_presence`.
+        levels: (3, C) level that counts as 1 in the class maps.
+        model: Says how prototypes are merged and stages fused, and from which score a class is there.
+        settings: Threshold of the gate and power of the background.
+    """
+    thresholds = settings.presence or torch.tensor(model.card.presence)[:, None, None]
+    gate = torch.ones_like(presence, dtype=torch.bool) if settings.normalise == "benchmark" else presence >= thresholds
+    weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
+    how = model.network.settings.merge_predict
+    merged = [merge_prototypes(stages[i][None], model.network.k, how)[0] for i in weights]
+    normalised = [normalise(maps, levels[i]) for maps, i in zip(merged, weights, strict=True)]
+    fused = fuse(normalised, list(weights.values()), gate)
+    return torch.cat([background(fused, settings.background_power)[None], fused])
+
+
+def probabilities(scores: Tensor) -> Tensor:
+    """Scores (L, …) → shares of their sum; an absent class (-inf) has 0."""
+    positive = scores.clamp(min=0)
+    return positive / positive.sum(0).clamp(min=1e-12)
+
+
+def uncertainty(scores: Tensor) -> Tensor:
+    """Entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
+    entropy: Tensor = torch.special.entr(probabilities(scores)).sum(0)
+    return entropy / math.log(len(scores))
+
+
+def minimum_maximum(maps: Tensor, k: int) -> Tensor:
+    """Every class's maps of one tile (C·k, h, w) on a common scale, so that their mean is 0..1 over that tile.
+
+    The published per-tile normalisation: it makes seams, and stands here for comparison (``normalise=benchmark``).
+    """
+    grouped = maps.unflatten(0, (-1, k))
+    means = grouped.mean(1).clamp(min=0)
+    low, high = means.amin((1, 2)), means.amax((1, 2))
+    return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
