@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from napari_lpd.cli import main
 from napari_lpd.commands import sample_training
 from napari_lpd.jobs import in_subprocess, run
 from napari_lpd.prediction import Prediction
-from napari_lpd.regions import write_regions
+from napari_lpd.regions import Region, write_regions
 
 QUICK = ["--set", "max_steps=2", "--set", "tile=64", "--set", "batch=4", "--set", "model.prototypes_per_class=2"]
 
@@ -43,15 +44,18 @@ def test_train_predict_export(training, tiny_tiff, tmp_path, capsys):
     assert card.command.startswith("napari-lpd train --slide")
     assert card.metrics == result["metrics"]
 
-    assert main(["predict", str(tiny_tiff), "--model", result["model"], "--out", str(tmp_path / "out")]) == 0
-    prediction = Prediction.load(tmp_path / "out" / "tiny.zarr")
-    assert prediction.labels.shape == (256, 384)
+    to = ["--model", result["model"], "--out", str(tmp_path / "out"), "--json"]
+    assert main(["predict", str(tiny_tiff), *to]) == 0
+    *progress, result = lines(capsys)
+    prediction = Prediction.open(tmp_path / "out" / "tiny.zarr")
+    assert prediction.card.shape == (256, 384)
+    assert result["mm²"] == prediction.area_mm2()
     with tifffile.TiffFile(tmp_path / "out" / "tiny.ome.tif") as tiff:
         assert tiff.asarray().shape == (256, 384)
 
     target = tmp_path / "again.ome.tif"
     assert main(["export", str(tmp_path / "out" / "tiny.zarr"), "--to", str(target)]) == 0
-    assert (tifffile.imread(target) == prediction.labels).all()
+    assert np.array_equal(tifffile.imread(target), prediction.labels.levels[0][:])
 
 
 @pytest.mark.parametrize(
@@ -121,11 +125,52 @@ def test_odd_slides_give_one_line(shared_slides, tmp_path, capsys, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_slide_with_a_damaged_place_leaves_no_half_result(shared_slides, tmp_path, capsys):
+def test_a_slide_with_damaged_places_is_done_but_for_them(shared_slides, tmp_path, capsys):
     path = shared_slides / "odd" / "bitrot_CMU-1-Small-Region.svs"
-    assert main(["predict", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert "damaged at level-0 x" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert main(["predict", str(path), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "unreadable places" in said.err
+    assert "unreadable: x " in said.out
+    labels = tifffile.imread(tmp_path / "out" / "bitrot_CMU-1-Small-Region.ome.tif")
+    assert 0 < (labels == 255).mean() < 0.5
+
+
+def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_tiff, tmp_path, capsys):
+    (tmp_path / "broken.svs").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "other.tiff"
+    other.write_bytes(tiny_tiff.read_bytes())
+    slides, out = [str(path) for path in (tmp_path / "broken.svs", tiny_tiff, other)], tmp_path / "out"
+    quick = ["--set", "tile=128", "--set", "overlap=32", "--set", "block=64"]
+    assert main(["predict", *slides, "--out", str(out), *quick]) == 2
+    said = capsys.readouterr().err
+    assert said.count("FAILED  broken.svs") == 1
+    assert said.count("ok  ") == 2
+    assert "1 of 3 slides failed" in said
+    with (out / "summary.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows[1:]] == ["ok", "ok"]
+    assert "not a slide" in rows[0]["state"]
+    assert rows[1]["epidermis mm²"] == rows[2]["epidermis mm²"]
+    before = (out / "tiny.zarr" / "zarr.json").stat().st_mtime_ns
+    assert main(["predict", *slides[1:], "--out", str(out), *quick]) == 0
+    assert (out / "tiny.zarr" / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_only_regions_are_predicted_and_only_what_is_tissue(tiny_tiff, tiny_regions, classes, tmp_path):
+    inner = [Region(np.array([[20, 30], [20, 100], [80, 100], [80, 30]], float), ("dark",))]
+    regions = write_regions(tmp_path / "inner.geojson", inner, classes)
+    tissue = write_regions(tmp_path / "tissue.geojson", tiny_regions[1:], classes)
+    quick = ["--set", "tile=128", "--set", "overlap=32", "--set", "block=64", "--set", "mpp=1", "--replace"]
+    quick += ["--out", str(tmp_path)]
+    assert main(["predict", str(tiny_tiff), "--regions", str(regions), *quick]) == 0
+    prediction = Prediction.open(tmp_path / "tiny.zarr")
+    assert prediction.bounds() == (20, 30, 80, 100)
+    assert prediction.tissue_mm2 == pytest.approx(60 * 70 / 1e6)
+    assert main(["predict", str(tiny_tiff), "--tissue", str(tissue), *quick]) == 0
+    wanted = Prediction.open(tmp_path / "tiny.zarr").wanted((0, 0), (256, 384))
+    assert wanted[:, 194:].all()
+    assert not wanted[:, :194].any()
 
 
 def test_doctor_says_device_reason_and_weights(capsys):

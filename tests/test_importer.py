@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from safetensors.torch import load_file
 
@@ -14,7 +15,7 @@ from napari_lpd.errors import ModelError
 from napari_lpd.importer import import_official, read_prototypes
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
-from napari_lpd.predict import predict_region
+from napari_lpd.predict import predict_slide
 
 ORACLE = Path(os.environ.get("NAPARI_LPD_ORACLE", Path(__file__).parents[2] / "shared" / "spec" / "oracle"))
 CHECKPOINT = ORACLE / "official_format_ckpt_b0_k2.pth"
@@ -39,9 +40,11 @@ def test_a_published_checkpoint_imports_with_its_classes_and_predicts(checkpoint
     assert (settings.encoder, settings.channel_order, settings.prototypes_per_class) == ("mit_b0", "bgr", 2)
     weights = load_file(ORACLE / "weights_lpd_mit_b0_k2_d256.safetensors")
     assert torch.equal(model.network.prototypes, weights["prototypes"].float())
-    box = (1000.0, 1000.0, 1150.0, 1150.0)
-    prediction = run(predict_region(skin, model, PredictSettings(tile=224, overlap=64), box))
-    assert prediction.labels.shape[0] >= 300
+    scope, how = [shapely.box(1000, 1000, 1150, 1150)], PredictSettings(tile=224, overlap=64)
+    prediction = run(predict_slide(skin, model, how, tmp_path / "skin.zarr", scope))
+    y0, x0, y1, x1 = prediction.bounds()
+    assert y1 - y0 >= 300
+    assert (prediction.labels.levels[0][y0:y1, x0:x1] > 0).any()
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from napari_lpd.data import augment_with_masks, tiles_from_folder, tiles_from_re
 from napari_lpd.errors import DataError
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
-from napari_lpd.predict import predict_region
+from napari_lpd.predict import predict_slide
 from napari_lpd.segmenter import fit_segmenter, masked_loss, write_pseudo_masks
 
 
@@ -42,9 +42,10 @@ def test_a_segmenter_learns_the_masks_and_predicts_like_any_model(
     assert seen[-1].metrics["loss"] < seen[0].metrics["loss"]
     model = load_model(path)
     assert model.card.settings.model.bank == "supervised"
-    prediction = run(predict_region(tiny_slide, model, PredictSettings(tile=128, overlap=32, tissue_only=False)))
-    assert (prediction.labels[:, :150] == 1).mean() > 0.8
-    assert (prediction.labels[:, 240:] == 2).mean() > 0.8
+    how = PredictSettings(tile=128, overlap=32, tissue_only=False)
+    labels = run(predict_slide(tiny_slide, model, how, tmp_path / "tiny.zarr")).labels.levels[0][:]
+    assert (labels[:, :150] == 1).mean() > 0.8
+    assert (labels[:, 240:] == 2).mean() > 0.8
 
 
 def test_masks_turn_with_their_images():

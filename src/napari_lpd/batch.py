@@ -137,9 +137,9 @@ def summary_line(row: Row) -> str:
     """A slide's result in one line."""
     if "error" in row:
         return f"FAILED  {row['error']}"
-    areas = ", ".join(f"{name} {area:.2f}" for name, area in row["mm²"].items())
+    areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
-    return f"ok  {row['slide']}: {areas} of {row['tissue mm²']:.2f} mm²{places}  ({row['seconds']:g} s)"
+    return f"ok  {row['slide']}: {areas} of {row['tissue mm²']:.3g} mm²{places}  ({row['seconds']:g} s)"
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:

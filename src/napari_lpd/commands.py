@@ -148,14 +148,17 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     found = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
     rows = []
     for row in found:
-        printer.note(summary_line(row))
         rows.append(row)
-    if len(rows) > 1:
-        printer.note(f"table: {write_summary(rows, options.out / 'summary.csv')}")
-    failed = [row["error"] for row in rows if "error" in row]
+        if len(tasks) == 1 and "error" in row:
+            raise LpdError(row["error"])
+        printer.note(summary_line(row))
+    if len(tasks) == 1:
+        return rows[0]
+    table = write_summary(rows, options.out / "summary.csv")
+    failed = sum("error" in row for row in rows)
     if failed:
-        raise LpdError(failed[0] if len(rows) == 1 else f"{len(failed)} of {len(rows)} slides failed: {failed[0]}, …")
-    return {"slides": rows}
+        raise LpdError(f"{failed} of {len(rows)} slides failed: {table} says why")
+    return {"slides": len(rows), "table": str(table)}
 
 
 def _check_folder(folder: Path) -> None:

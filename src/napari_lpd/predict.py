@@ -356,9 +356,8 @@ class _Run:
         labels = np.zeros(shape, np.uint8)
         labels[top - y0 : bottom - y0, left - x0 : right - x0] = winner[: y1 - top, : x1 - left]
         labels[~wanted] = 0
-        cells = np.zeros([-(-n // stride) * stride for n in wanted.shape], np.bool_)
-        cells[: wanted.shape[0], : wanted.shape[1]] = wanted
-        cells = cells.reshape(cells.shape[0] // stride, stride, -1, stride).any((1, 3))
+        whole = np.pad(wanted, [(0, -n % stride) for n in wanted.shape])
+        cells = np.asarray(whole.reshape(len(whole) // stride, stride, -1, stride).any((1, 3)))
         for a, b, c, d in self.damaged:
             place = (slice(max(a - y0, 0), max(c - y0, 0)), slice(max(b - x0, 0), max(d - x0, 0)))
             labels[place] = np.where(scope[place], UNREADABLE, labels[place])

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from napari_lpd.config import PredictSettings, Settings, TissueClass
 from napari_lpd.errors import ExportError
 from napari_lpd.pyramid import OME_VERSION, Pyramid, level_count
+from napari_lpd.slide import um_box_to_pixels
 from napari_lpd.tissue import Mask, sampled_polygons
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class PredictionCard(Settings):
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
             if one != two and name not in MACHINE:
                 return f"{name}={two}"
-        return next((name.removesuffix("_hash") for name in mine if mine[name] != others[name]), "")
+        return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
 
 
 class BlockResult(NamedTuple):
@@ -159,9 +160,7 @@ class Prediction:
                     leftover.unlink()
                 return cls.open(folder, write=True)
             if not replace:
-                raise ExportError(
-                    f"{folder}: holds a prediction with another {other}; choose another place or replace it"
-                )
+                raise ExportError(f"{folder}: holds a prediction with {other}; choose another place or replace it")
         mask, map_scale = prepare()
         partial = folder.with_name(f".{folder.name}.partial")
         try:
@@ -213,8 +212,8 @@ class Prediction:
         if not self.scope:
             return 0, 0, h, w
         x0, y0, x1, y1 = shapely.GeometryCollection(self.scope).bounds
-        m = self.card.mpp
-        return max(int(y0 / m), 0), max(int(x0 / m), 0), min(int(-(-y1 // m)), h), min(int(-(-x1 // m)), w)
+        y0, x0, y1, x1 = um_box_to_pixels((y0, x0, y1, x1), self.card.mpp)
+        return max(y0, 0), max(x0, 0), min(y1, h), min(x1, w)
 
     def done(self) -> set[Block]:
         """Index (row, column) of every block that is done."""

@@ -17,6 +17,7 @@ class Printer:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self._started = self._printed = time.monotonic()
+        self._at = (-1, -1)
         self._live = sys.stderr.isatty()
 
     def progress(self, progress: Progress) -> None:
@@ -25,9 +26,10 @@ class Printer:
             print(to_json_line("progress", progress), flush=True)
             return
         now = time.monotonic()
-        if progress.done < progress.total and now - self._printed < (0.5 if self._live else 10):
+        at = (progress.done, progress.total)
+        if at == self._at or (progress.done < progress.total and now - self._printed < (0.5 if self._live else 10)):
             return
-        self._printed = now
+        self._printed, self._at = now, at
         left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
         shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
         numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
@@ -35,7 +37,8 @@ class Printer:
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
-        """Show a line beside the progress; people only."""
+        """Show a line that ends a part of the work, to people only; the time left is counted anew."""
+        self._started = time.monotonic()
         if not self.as_json:
             print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
 
@@ -63,6 +66,9 @@ def _print_nested(result: Result, indent: str = "") -> None:
             _print_nested(value, indent + "  ")
         elif isinstance(value, list):
             for entry in value:
-                _print_nested(entry, indent)
+                if isinstance(entry, dict):
+                    _print_nested(entry, indent)
+                else:
+                    print(f"{indent}{name}: {entry}")
         else:
             print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
