@@ -21,6 +21,8 @@ check: .venv/installed
 bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/whole_slide.py
 
 system-libraries:
 	@sh tools/system-libraries.sh

@@ -122,9 +122,9 @@ def test_a_stopped_prediction_goes_on_with_the_same_card_only(card, tmp_path):
     assert again.done() == set(BLOCKS[:2])
     assert not again.finished
     other = card.model_copy(update={"settings": PredictSettings(tile=320, block=BLOCK)})
-    with pytest.raises(ExportError, match=r"a.zarr.*another tile=256"):
+    with pytest.raises(ExportError, match=r"a.zarr.*with tile=256"):
         begin(tmp_path / "a.zarr", other)
-    with pytest.raises(ExportError, match=r"a.zarr.*another model"):
+    with pytest.raises(ExportError, match=r"a.zarr.*with another model"):
         begin(tmp_path / "a.zarr", card.model_copy(update={"model_hash": "01"}))
     assert again.done() == set(BLOCKS[:2])
     assert not begin(tmp_path / "a.zarr", other, replace=True).done()

@@ -40,13 +40,15 @@ def class_presence(
     Returns:
         (C, h, w) in 0..1.
     """
-    half = window // 2
-    share = avg_pool2d(counted[None, None].float(), window, 1, half).clamp(min=1e-6)
-    scores = []
-    for maps in stages:
-        means = avg_pool2d((maps * counted)[None], window, 1, half) / share
-        scores.append(merge_prototypes(means, k, how)[0])
-    return presence_scores(scores)
+    share = _window_mean(counted[None].float(), window).clamp(min=1e-6)
+    means = [_window_mean(maps * counted, window) / share for maps in stages]
+    return presence_scores([merge_prototypes(maps[None], k, how)[0] for maps in means])
+
+
+def _window_mean(maps: Tensor, window: int) -> Tensor:
+    """Mean of (N, h, w) in a window around each place; what lies outside counts as 0."""
+    rows = avg_pool2d(maps[None], (window, 1), 1, (window // 2, 0))
+    return avg_pool2d(rows, (1, window), 1, (0, window // 2))[0]
 
 
 def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from napari_lpd.cam import GATED_BY, class_presence, label_scores, minimum_maximum, probabilities, uncertainty
 from napari_lpd.errors import SettingsError
 from napari_lpd.jobs import Job, Progress
+from napari_lpd.memory import freed_memory_is_kept
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
 from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
@@ -28,6 +29,7 @@ from napari_lpd.tissue import Mask, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,7 +82,8 @@ def predict_slide(
 
     prediction = Prediction.start(folder, card, prepare, replace)
     if not prediction.finished:
-        yield from _Run(slide, model, prediction).steps()
+        with freed_memory_is_kept():
+            yield from _Run(slide, model, prediction).steps()
         prediction.finish()
     return prediction
 
@@ -260,13 +263,14 @@ class _Run:
         needed = {block: self._needed(block) for block in self.waiting}
         stitcher = Stitcher(self.grid, channels, stride, self.card.block, needed.values())
         pieces, done = pieces_of(self.grid, self.users), 0
-        with ThreadPoolExecutor(1, "napari-lpd-read") as reader:
+        written: Future[None] | None = None
+        with ThreadPoolExecutor(1, "napari-lpd-read") as reader, ThreadPoolExecutor(1, "napari-lpd-write") as writer:
             coming = reader.submit(self._read, pieces[0]) if pieces else None
             for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
                 assert coming is not None
                 pixels, (top, left), damaged = coming.result()
                 coming = reader.submit(self._read, following) if following else None
-                self.damaged.update(damaged)
+                self.damaged = self.damaged | set(damaged)  # a new set: the writer may be looking at the old one
                 for batch in self._batches(piece):
                     tiles = np.stack([_cut(pixels, (y - top, x - left), self.grid.tile) for y, x in batch])
                     maps = tile_maps(self.model, tiles, self.card.settings).numpy()
@@ -275,9 +279,14 @@ class _Run:
                     done += len(batch)
                     yield Progress(done, len(self.users), "tiles")
                 for block in self._completed(piece):
-                    self.prediction.write_block(block, self._put_together(block, *stitcher.read(needed[block])))
+                    blended = stitcher.read(needed[block])
                     stitcher.release(needed[block])
+                    if written is not None:
+                        written.result()
+                    written = writer.submit(self._finish, block, *blended, self.damaged)
                     yield Progress(done, len(self.users), "tiles")
+            if written is not None:
+                written.result()
 
     def _batches(self, piece: list[Origin]) -> Iterator[list[Origin]]:
         size = self.card.settings.batch or (CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH)
@@ -299,7 +308,14 @@ class _Run:
         pixels, damaged = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
         return pixels, (y0, x0), damaged
 
-    def _put_together(self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_]) -> BlockResult:
+    @torch.inference_mode()
+    def _finish(self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: set[Box]) -> None:
+        """Put a block together and write it; runs beside the model."""
+        self.prediction.write_block(block, self._put_together(block, maps, known, damaged))
+
+    def _put_together(
+        self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: set[Box]
+    ) -> BlockResult:
         """Apply the CAM rules to the blended maps of a block and its halo."""
         card, network, (y0, x0, y1, x1) = self.card, self.model.network, self._needed(block)
         tissue = self.prediction.tissue.at((y0, x0), (y1 - y0, x1 - x0), card.mpp * card.stride)
@@ -309,7 +325,7 @@ class _Run:
         gating = [stages[i] for i in GATED_BY]
         presence = class_presence(gating, network.k, self.window, counted, network.settings.merge_train)
         scores = label_scores(stages, presence, self.prediction.map_scale, self.model, card.settings)
-        labels, cells = self._labels(block, scores)
+        labels, cells = self._labels(block, scores, damaged)
 
         box, (top, left, bottom, right) = self._box(block), self._active(block)
         inside = (..., slice(top - y0, bottom - y0), slice(left - x0, right - x0))
@@ -337,7 +353,7 @@ class _Run:
         total = [weight * stages[i] / scales[STAGES_USED[i]] for i, weight in enumerate(fused) if weight]
         return torch.stack(total).sum(0) / sum(fused)
 
-    def _labels(self, block: Block, scores: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _labels(self, block: Block, scores: Tensor, damaged: set[Box]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Labels of a block's pixels (h, w), and which map pixels were predicted (h / stride, w / stride)."""
         card, (y0, x0, y1, x1), need = self.card, self._box(block), self._needed(block)
         shape, stride = (y1 - y0, x1 - x0), card.stride
@@ -358,7 +374,7 @@ class _Run:
         labels[~wanted] = 0
         whole = np.pad(wanted, [(0, -n % stride) for n in wanted.shape])
         cells = np.asarray(whole.reshape(len(whole) // stride, stride, -1, stride).any((1, 3)))
-        for a, b, c, d in self.damaged:
+        for a, b, c, d in damaged:
             place = (slice(max(a - y0, 0), max(c - y0, 0)), slice(max(b - x0, 0), max(d - x0, 0)))
             labels[place] = np.where(scope[place], UNREADABLE, labels[place])
         return labels, cells

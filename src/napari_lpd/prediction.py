@@ -316,7 +316,8 @@ def _create(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list
     corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
     cells = tuple(-(-n // card.stride) for n in card.shape)
     edge, mpp = card.block // card.stride, card.mpp * card.stride
-    count = level_count(max(card.shape), edge)  # OME-Zarr wants as many levels of the labels as of the image
+    count = level_count(max(card.shape), edge)  # OME-Zarr wants as many levels of the image as of its labels
+    fewer = level_count(max(cells), edge)
     window = {"start": 0, "end": 255, "min": 0, "max": 255}
     channels = [{"label": c.name, "color": c.color[1:], "active": True, "window": window} for c in card.classes]
     Pyramid.create(group, (len(card.classes), *cells), edge, mpp, corner, count, {"omero": {"channels": channels}})
@@ -342,10 +343,10 @@ def _create(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list
             edge,
             mpp,
             corner,
-            count,
+            fewer,
             {"omero": {"channels": labelled}},
         )
-    Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, count, {})
+    Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, fewer, {})
     group.attrs[KEY] = {
         "format": FORMAT,
         "notice": "Research use only; not for diagnosis.",

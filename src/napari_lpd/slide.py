@@ -331,12 +331,14 @@ def choose_resolution(name: str, candidates: Sequence[Found]) -> Found:
 
 def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArray[np.uint8]:
     """(h, w, 3 or 4) → (h, w, 3): colours are converted, then transparent becomes white."""
-    colors = pixels[..., :3] if convert is None else convert(pixels[..., :3])
-    if pixels.shape[2] == 3:
-        return colors
+    colors = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for channel in range(3):  # several times as fast as copying pixels[..., :3]
+        colors[..., channel] = pixels[..., channel]
+    if convert is not None:
+        colors = convert(colors)
     alpha = pixels[..., 3:]
-    if alpha.min() == 255:
-        return np.ascontiguousarray(colors)
+    if pixels.shape[2] == 3 or alpha.min() == 255:
+        return colors
     share = alpha.astype(np.float32) / 255
     return np.rint(colors * share + 255 * (1 - share)).astype(np.uint8)
 

@@ -40,14 +40,14 @@ class Mask(NamedTuple):
 
     def at(self, origin: tuple[int, int], shape: tuple[int, int], mpp: float) -> NDArray[np.bool_]:
         """The mask of `shape` (h, w) pixels of `mpp` from `origin` (y, x), by pixel centres; False outside."""
-        result = np.zeros(shape, np.bool_)
-        rows, columns = (
-            ((np.arange(n) + first + 0.5) * mpp / self.mpp) for n, first in zip(shape, origin, strict=True)
-        )
-        inside = [(values >= 0) & (values < n) for values, n in zip((rows, columns), self.array.shape, strict=True)]
-        result[np.ix_(*inside)] = self.array[
-            np.ix_(rows[inside[0]].astype(np.intp), columns[inside[1]].astype(np.intp))
+        places = [
+            np.floor((np.arange(n) + first + 0.5) * mpp / self.mpp).astype(np.intp)
+            for n, first in zip(shape, origin, strict=True)
         ]
+        inside = [slice(*np.searchsorted(place, (0, n))) for place, n in zip(places, self.array.shape, strict=True)]
+        rows, columns = (place[part] for place, part in zip(places, inside, strict=True))
+        result = np.zeros(shape, np.bool_)
+        result[tuple(inside)] = self.array[rows].take(columns, axis=1)
         return result
 
 
