@@ -104,7 +104,7 @@ def test_a_prediction_knows_its_place_and_its_classes(skin, model, predict):
     assert prediction.bounds() == (700, 600, 1000, 900)
     assert [tissue.name for tissue in card.classes] == ["epidermis", "naevus nests", "collagen", "fat"]
     assert len(prediction.prototypes) == 4
-    assert np.asarray(prediction.prototypes[0].levels[0]).shape == (3, 641, 641)
+    assert np.asarray(prediction.prototypes[0].levels[0]).shape == (3, 640, 640)
     assert pixels(prediction).max() <= 4
     assert card.settings == PredictSettings()
     assert prediction.finished
@@ -173,6 +173,7 @@ def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
 
 def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_image, tiny_model, predict):
     slide = Slide.from_levels([tiny_image], (1.0, 1.0), "tiny")
+    whole = pixels(predict(slide, tiny_model, SMALL))
     intact = slide._read_level
 
     def damaged(level, y, x, h, w):
@@ -185,7 +186,7 @@ def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_image, 
     unreadable = pixels(prediction) == 255
     assert unreadable[130:200, 64:120].all()
     assert unreadable.mean() < 0.3
-    assert (pixels(prediction)[:, 192:] == 2).mean() > 0.8
+    assert (pixels(prediction) == whole)[:, 256:].mean() > 0.98
     assert prediction.unreadable
 
 
