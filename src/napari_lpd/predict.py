@@ -25,7 +25,7 @@ from napari_lpd.memory import freed_memory_is_kept
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
 from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
-from napari_lpd.tissue import Mask, find_tissue
+from napari_lpd.tissue import Mask, everything, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
 CRF_REACH = 3  # standard deviations of its kernels
-EVERYTHING_MPP = 64.0
 CPU_BATCH, GPU_BATCH = 1, 16
 
 
@@ -77,7 +76,7 @@ def predict_slide(
     yield Progress(0, 0, "looking for tissue")
 
     def prepare() -> tuple[Mask, list[list[float]]]:
-        found = tissue or (find_tissue(slide) if settings.tissue_only else _everything(slide))
+        found = tissue or (find_tissue(slide) if settings.tissue_only else everything(slide))
         return found, levels_of_maps(slide, model, card, found)
 
     prediction = Prediction.start(folder, card, prepare, replace)
@@ -191,10 +190,6 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
         seen = [float(np.mean(values)) for (where, _), values in found.items() if where == i]
         levels[i] = [max(*seen, 1e-3)] * len(stage) if seen else stage
     return levels
-
-
-def _everything(slide: Slide) -> Mask:
-    return Mask(np.ones([n + 1 for n in slide.shape_at(EVERYTHING_MPP)], np.bool_), EVERYTHING_MPP)
 
 
 def _holds(tissue: Mask, box: Box, mpp: float) -> bool:

@@ -19,6 +19,8 @@ of ``labels/tissues/0`` is there: it is written last.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,6 +89,13 @@ class PredictionCard(Settings):
     settings: PredictSettings
     tissue: str
     scope: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that differ where `difference` does."""
+        about = self.model_dump(mode="json")
+        about["settings"] = {name: value for name, value in about["settings"].items() if name not in MACHINE}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def difference(self, other: PredictionCard) -> str:
         """The first thing in which `other` is another prediction; "" where both are the same."""

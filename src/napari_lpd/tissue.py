@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_lpd.slide import Slide
 
 TISSUE_MPP = 16.0  # µm per pixel at which tissue is looked for
+COARSE_MPP = 64.0  # of a mask that says nothing
 STRIP = 256  # rows of the overview that are read at once
 GLASS_SATURATION = (0.03, 0.10)
 GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
@@ -79,6 +80,12 @@ def find_tissue(slide: Slide) -> Mask:
     mask = remove_small_holes(mask, max_size=int(LARGEST_HOLE_MM2 / pixel_mm2)) & ~excluded
     mask = remove_small_objects(mask, max_size=int(SMALLEST_SPECK_MM2 / pixel_mm2))
     return Mask(mask | _amid(damage, mask), mpp)
+
+
+def everything(slide: Slide) -> Mask:
+    """All of a slide, glass too."""
+    mpp = max(COARSE_MPP, *slide.mpp)
+    return Mask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
 
 
 def mask_of_polygons(polygons: Sequence[shapely.Geometry], slide: Slide) -> Mask:

@@ -7,12 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import shapely
 from qtpy.QtCore import QSettings
 
 from napari_lpd import jobs, samples
-from napari_lpd.config import TissueClass
+from napari_lpd.config import PredictSettings, TissueClass
 from napari_lpd.gui._io import read_slide
-from napari_lpd.prediction import Prediction
+from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.tissue import Mask
 
 
 @pytest.fixture(autouse=True)
@@ -81,30 +83,59 @@ def children(monkeypatch):
     return started
 
 
-def _prediction(shape=(64, 96), mpp=2.0, origin_um=(32.0, 64.0), stride=4, slide="tiny.tiff") -> Prediction:
-    labels = np.zeros(shape, np.uint8)
-    labels[:, : shape[1] // 2] = 1
-    labels[:, shape[1] // 2 :] = 2
-    small = (-(-shape[0] // stride), -(-shape[1] // stride))
-    return Prediction(
-        labels=labels,
-        prototypes=np.arange(4, dtype=np.uint8)[:, None, None] + np.full((4, *small), 150, np.uint8),
-        presence=np.full((2, *small), 255, np.uint8),
-        classes=(TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a")),
-        prototypes_per_class=2,
-        mpp=mpp,
-        stride=stride,
-        origin_um=origin_um,
-        slide=slide,
-        slide_mpp=(1.0, 1.0),
-        slide_shape=(256, 384),
-        mpp_source="given",
-        model="m",
-        model_hash="h",
-    )
+MODEL_STRIDE = 4
 
 
 @pytest.fixture
-def make_prediction():
-    """A prediction of the tiny slide: left half dark, right half pink."""
-    return _prediction
+def make_prediction(tmp_path):
+    """A prediction of the tiny slide: left half dark, right half pink, inside a box or everywhere."""
+
+    def make(box=(32, 64, 160, 256), mpp=2.0, slide="tiny.tiff", slide_shape=(256, 384), finish=True, blocks=None):
+        folder = tmp_path / f"made-{len(list(tmp_path.glob('made-*')))}.zarr"
+        classes = (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a"))
+        shape = (-(-slide_shape[0] // mpp), -(-slide_shape[1] // mpp))
+        card = PredictionCard(
+            classes=classes,
+            prototypes_per_class=2,
+            mpp=mpp,
+            shape=(int(shape[0]), int(shape[1])),
+            stride=MODEL_STRIDE,
+            block=256,
+            slide=slide,
+            slide_mpp=(1.0, 1.0),
+            slide_shape=slide_shape,
+            slide_hash="s",
+            mpp_source="given",
+            model="m",
+            model_hash="h",
+            settings=PredictSettings(block=256),
+            tissue="found",
+            scope=() if box is None else (shapely.box(box[1], box[0], box[3], box[2]).wkt,),
+        )
+        mask = Mask(np.ones([int(n // 16) + 2 for n in slide_shape], bool), 16.0)
+        prediction = Prediction.start(folder, card, lambda: (mask, [[1.0] * 2] * 3))
+        h, w = card.shape
+        for y in range(0, h, 256):
+            for x in range(0, w, 256):
+                if blocks is None or (y // 256, x // 256) in blocks:
+                    prediction.write_block((y // 256, x // 256), _block(prediction, (y, x)))
+        if finish:
+            prediction.finish()
+        return Prediction.open(folder)
+
+    return make
+
+
+def _block(prediction, origin) -> BlockResult:
+    """Left half of the slide dark, right half pink."""
+    h, w = (min(256, n - start) for n, start in zip(prediction.card.shape, origin, strict=True))
+    columns = np.arange(origin[1], origin[1] + w)
+    labels = np.where(columns < prediction.card.shape[1] / 2, 1, 2)[None].repeat(h, 0).astype(np.uint8)
+    labels[~prediction.in_scope(origin, (h, w))] = 0
+    cells = tuple(-(-n // MODEL_STRIDE) for n in (h, w))
+    inside = np.pad(labels > 0, [(0, -n % MODEL_STRIDE) for n in (h, w)])
+    there = inside.reshape(cells[0], MODEL_STRIDE, cells[1], MODEL_STRIDE).any((1, 3))
+    values = np.array([[150, 151], [152, 153]], np.uint8)[..., None, None]
+    return BlockResult(
+        labels, (there * np.full((2, 1, 1), 200)).astype(np.uint8), there * values, there.astype(np.uint8)
+    )

@@ -6,13 +6,18 @@ import pytest
 from napari_lpd.errors import SlideError
 from napari_lpd.gui._layers import (
     KEY,
-    our_layers,
     set_resolution,
-    show_prediction,
-    shown_prediction,
     slide_of,
     visible_box_um,
 )
+from napari_lpd.gui._results import (
+    KINDS,
+    our_layers,
+    refresh_prediction,
+    show_prediction,
+    shown_prediction,
+)
+from napari_lpd.prediction import BlockResult, Prediction
 
 SLIDE_MPP = 1.0
 CORNER = (-SLIDE_MPP / 2, -SLIDE_MPP / 2)  # world position of the slide's outer corner: its first pixel lies at 0
@@ -31,14 +36,55 @@ def test_labels_and_heatmaps_lie_on_the_slide_to_the_pixel_edge(viewer, tiny_lay
     found = make_prediction()
     show_prediction(viewer, found, tiny_layer)
     wanted = np.add(CORNER, [[32, 64], [32 + 64 * 2, 64 + 96 * 2]])
-    for layer in our_layers(viewer, "tiny.tiff", "labels", "heatmap"):
+    for layer in our_layers(viewer, "tiny.tiff", "labels", "heatmap", "uncertainty"):
         assert np.allclose(outer_corners(layer), wanted), layer.name
 
 
-def test_a_large_mask_is_a_pyramid_that_lies_where_a_small_one_would(viewer, tiny_layer, make_prediction):
-    labels = show_prediction(viewer, make_prediction(shape=(64, 2100), mpp=0.1, stride=4), tiny_layer)
-    assert labels.multiscale
-    assert np.allclose(outer_corners(labels), np.add(CORNER, [[32, 64], [38.4, 274]]))
+@pytest.mark.parametrize("slide_shape", [(256, 384), (301, 385)])
+def test_a_large_prediction_is_a_pyramid_that_lies_on_the_slide(viewer, tiny_layer, make_prediction, slide_shape):
+    found = make_prediction(box=None, mpp=0.125, slide_shape=slide_shape)
+    show_prediction(viewer, found, tiny_layer)
+    for layer in our_layers(viewer, "tiny.tiff", "labels"):
+        assert layer.multiscale
+        assert np.allclose(outer_corners(layer), np.add(CORNER, [[0, 0], slide_shape]), atol=0.5)
+
+
+def test_every_level_shows_the_border_in_the_same_place(viewer, tiny_layer, make_prediction):
+    labels = show_prediction(viewer, make_prediction(box=None, mpp=0.125), tiny_layer)
+    for level, scale in zip(labels.data, labels.downsample_factors, strict=True):
+        row = np.asarray(level[level.shape[0] // 2])
+        assert np.argmax(row == 2) * scale[-1] * 0.125 == pytest.approx(192, abs=0.125 * scale[-1])
+
+
+def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_prediction):
+    found = make_prediction(box=(35, 69, 161, 255))
+    show_prediction(viewer, found, tiny_layer)
+    [labels] = our_layers(viewer, "tiny.tiff", "labels")
+    [heatmap, _] = our_layers(viewer, "tiny.tiff", "heatmap")
+    assert np.allclose(outer_corners(labels), outer_corners(heatmap))
+    assert np.allclose(outer_corners(labels), np.add(CORNER, [[32, 64], [168, 256]]))
+    assert (labels.data > 0).sum() == found.in_scope((0, 0), found.card.shape).sum()
+
+
+def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
+    found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
+    labels = show_prediction(viewer, found, tiny_layer)
+    assert (labels.data[:, 260:] == 0).all()
+    writer = Prediction.open(found.folder, write=True)
+    w = writer.card.shape[1]
+    part = BlockResult(*(np.full((*n, 256 // s, (w - 256) // s), 2, np.uint8)
+                         for n, s in (((), 1), ((2,), 4), ((2, 2), 4), ((), 4))))  # fmt: skip
+    writer.write_block((0, 1), part)
+    refresh_prediction(viewer, found, hidden=True)
+    assert (labels.data[:, 260:] == 2).all()
+    assert (our_layers(viewer, "tiny.tiff", "uncertainty")[0].data[:, 70:] == 2).all()
+
+
+def test_unreadable_places_have_a_name_and_a_colour_of_their_own(viewer, make_prediction):
+    labels = show_prediction(viewer, make_prediction())
+    assert np.allclose(labels.colormap.map(255)[:3], 0x80 / 255, atol=0.01)
+    labels.data[0, 0] = 255
+    assert "unreadable" in str(labels.get_status((0, *labels.translate), world=True))
 
 
 def test_a_moved_slide_layer_takes_its_masks_along(viewer, tiny_layer, make_prediction):
@@ -63,7 +109,7 @@ def test_every_layer_is_in_micrometres(viewer, tiny_layer, make_prediction):
 
 def test_colours_and_names_are_those_of_the_classes(viewer, make_prediction):
     labels = show_prediction(viewer, make_prediction())
-    assert list(labels.features["class"]) == ["unlabelled", "dark", "pink"]
+    assert list(labels.features["class"]) == ["unlabelled", "dark", "pink", "unreadable"]
     assert np.allclose(labels.colormap.map(1)[:3], np.array([0x3B, 0x4C, 0xFF]) / 255, atol=0.01)
     assert labels.colormap.map(0)[3] == 0
     assert labels.colormap.map(99)[3] == 0
@@ -86,9 +132,10 @@ def test_each_class_has_its_prototypes_on_a_slider(viewer, make_prediction):
 def test_predicting_again_replaces_the_layers_of_that_slide_only(viewer, make_prediction):
     show_prediction(viewer, make_prediction(slide="a.svs"))
     show_prediction(viewer, make_prediction(slide="b.svs"))
-    newest = make_prediction(slide="a.svs", origin_um=(0.0, 0.0))
+    newest = make_prediction(slide="a.svs", box=(0, 0, 90, 90))
     show_prediction(viewer, newest)
-    assert len(viewer.layers) == 6
+    assert len(viewer.layers) == 2 * 5
+    assert {layer.metadata[KEY]["kind"] for layer in viewer.layers} == set(KINDS)
     assert shown_prediction(viewer, "a.svs") is newest
     assert shown_prediction(viewer, "c.svs") is None
 

@@ -8,9 +8,9 @@ from napari_lpd.gui._regions import (
     add_regions,
     area_mm2,
     new_regions_layer,
+    polygons_um,
     recolour,
     regions_of,
-    selected_box_um,
     tissues_of,
     use_tissue,
 )
@@ -94,6 +94,8 @@ def test_counts_and_areas_per_tissue(layer):
     assert found["dark"] == (1, pytest.approx(190 * 256 / 1e6))
 
 
-def test_the_selected_region_gives_a_box_in_micrometres(layer, tiny_layer):
+def test_the_selected_region_is_a_polygon_in_micrometres(layer, tiny_layer):
     layer.selected_data = {1}
-    assert np.allclose(selected_box_um(layer, tiny_layer), (0, 194, 256, 384))
+    [polygon] = polygons_um(layer, tiny_layer, selected=True)
+    assert np.allclose(polygon.bounds, (194, 0, 384, 256))
+    assert len(polygons_um(layer, tiny_layer)) == 2

@@ -12,12 +12,13 @@ from superqt import QCollapsible
 
 from napari_lpd import samples
 from napari_lpd.config import PredictSettings, TrainSettings, read_classes
-from napari_lpd.gui._layers import KEY, kind, our_layers, show_prediction
+from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import WIDTH, Column
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import add_regions, new_regions_layer
+from napari_lpd.gui._results import KINDS, our_layers, show_prediction
 from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.gui.predict import WHOLE, PredictWidget, export
+from napari_lpd.gui.predict import EVERYTHING, REGIONS, WHOLE, PredictWidget, export
 from napari_lpd.gui.train import TrainWidget
 from napari_lpd.presets import PRESETS
 
@@ -157,6 +158,121 @@ def test_the_slide_picker_shows_an_unreadable_slide_as_one_line(use_widget, tmp_
     assert shown[0].startswith("x.svs: ")
 
 
+QUICK = PredictSettings(threads=1, tile=128, overlap=32, block=64)
+
+
+@pytest.fixture
+def predict(use_widget, tiny_layer, shown_errors, qtbot):
+    """A Predict widget with the tiny slide chosen and quick settings."""
+    widget = use_widget(PredictWidget)
+    widget.form.set_value(QUICK)
+    widget.scope.setCurrentText(WHOLE)
+    yield widget
+    widget.job.runner.stop()
+    qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=30_000)
+
+
+@pytest.fixture
+def pressed(predict, qtbot):
+    """Press Predict and wait until the end; returns the prediction."""
+
+    def press():
+        predict.job.button.click()
+        qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=60_000)
+        return predict._shown()
+
+    return press
+
+
+def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(predict, pressed, tmp_path, viewer):
+    prediction = pressed()
+    assert prediction.finished
+    assert prediction.folder.parent == tmp_path / "napari-lpd-results"
+    assert str(tmp_path / "napari-lpd-results") in predict.results.text()
+    assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
+    assert predict.table.rowCount() == 4
+    assert len(our_layers(viewer, "tiny.tiff", *KINDS)) == 3 + 4
+    changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
+    assert pressed().folder == prediction.folder
+    assert changed == {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
+    predict.form.set_value(QUICK.model_copy(update={"background_power": 3.0}))
+    assert pressed().folder != prediction.folder
+
+
+def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again(predict, pressed, qtbot):
+    predict.form.set_value(QUICK.model_copy(update={"tile": 64, "overlap": 32}))
+    predict.job.button.click()
+    qtbot.waitUntil(lambda: predict._growing is not None and len(predict._growing.done()) > 1, timeout=60_000)
+    predict.job.button.click()
+    qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
+    half = predict._shown()
+    assert not half.finished
+    assert predict.job.status.text() == f"Stopped: {len(half.done())} blocks are kept; press Predict to go on."
+    assert "Half done" in predict.total.text()
+    kept = {path: path.stat().st_mtime_ns for path in half.folder.glob("labels/tissues/0/c/*/*")}
+    whole = pressed()
+    assert whole.folder == half.folder
+    assert whole.finished
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_selected_shapes_are_predicted_to_their_outline(predict, pressed, viewer, tiny_layer, tmp_path):
+    shapes = viewer.add_shapes([np.array([[20, 20], [20, 150], [150, 20]])], shape_type="polygon")
+    shapes.units, shapes.scale, shapes.translate = tiny_layer.units, tiny_layer.scale, tiny_layer.translate
+    shapes.selected_data = {0}
+    predict.scope.setCurrentText(REGIONS)
+    prediction = pressed()
+    assert prediction.card.scope
+    assert prediction.tissue_mm2 == pytest.approx(130 * 130 / 2 / 1e6, rel=0.02)
+    assert not (tmp_path / "napari-lpd-results").exists()
+
+
+@pytest.mark.parametrize("layer", ["labels", "shapes"])
+def test_a_layer_says_what_is_tissue(predict, pressed, viewer, tiny_layer, layer):
+    if layer == "labels":
+        mine = viewer.add_labels(np.pad(np.ones((50, 50), np.uint8), ((10, 68), (30, 112))), name="mine")
+        mine.units, mine.scale = tiny_layer.units, (2, 2)
+        mine.translate = (0.5, 0.5)
+    else:
+        mine = viewer.add_shapes([np.array([[20, 60], [119, 159]]) - 0.5], shape_type="rectangle", name="mine")
+        mine.units = tiny_layer.units
+    predict.tissue.setCurrentText("mine")
+    found = pressed().tissue
+    at = found.at((0, 0), (256, 384), 1.0)
+    assert at[21:118, 61:158].all()
+    assert not at[:, :58].any()
+    assert at.sum() == pytest.approx(100 * 100, rel=0.03)
+
+
+def test_the_tissue_is_previewed_without_predicting(predict, viewer, qtbot, tmp_path):
+    predict._on_preview()
+    qtbot.waitUntil(lambda: bool(our_layers(viewer, "tiny.tiff", "tissue")), timeout=20_000)
+    [mask] = our_layers(viewer, "tiny.tiff", "tissue")
+    assert mask.visible
+    assert "% of the slide is tissue" in predict.job.status.text()
+    assert mask.name in [predict.tissue.itemText(i) for i in range(predict.tissue.count())]
+    assert not (tmp_path / "napari-lpd-results").exists()
+
+
+def test_glass_is_predicted_where_everything_is_asked_for(predict, pressed):
+    predict.tissue.setCurrentText(EVERYTHING)
+    assert pressed().tissue_mm2 == pytest.approx(256 * 384 / 1e6, rel=0.01)
+
+
+def test_the_crf_that_would_freeze_the_window_is_refused(predict, shown_errors):
+    predict.form.set_value(QUICK.model_copy(update={"refiner": "pydensecrf"}))
+    predict.job.button.click()
+    assert "choose lattice" in shown_errors[0]
+
+
+def test_results_that_cannot_be_written_are_said_in_one_line(predict, pressed, shown_errors, tmp_path):
+    (tmp_path / "file").write_text("")
+    predict._out = tmp_path / "file"
+    assert pressed() is None
+    assert len(shown_errors) == 1
+    assert "cannot be written" in shown_errors[0]
+
+
 def test_export_before_predict_says_what_is_missing(use_widget, shown_errors):
     use_widget(PredictWidget)._on_export()
     assert shown_errors == ["nothing to export yet: press Predict first"]
@@ -171,30 +287,34 @@ def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
 
 
 def test_the_areas_of_a_shown_prediction_are_listed(use_widget, viewer, tiny_layer, make_prediction):
-    show_prediction(viewer, make_prediction(), tiny_layer)
+    show_prediction(viewer, make_prediction(box=(32, 64, 160, 320)), tiny_layer)
     table = use_widget(PredictWidget).table
     texts = [[table.item(row, column).text() for column in range(3)] for row in range(2)]
-    assert texts == [["dark", "0.012", "50.0"], ["pink", "0.012", "50.0"]]
+    assert texts == [["dark", "0.016", "50.0"], ["pink", "0.016", "50.0"]]
 
 
 def test_export_writes_what_the_name_asks_for(make_prediction, tmp_path):
     assert export(make_prediction(), tmp_path / "a.zarr").is_dir()
-    assert tifffile.imread(export(make_prediction(), tmp_path / "b")).shape == (64, 96)
+    assert tifffile.imread(export(make_prediction(), tmp_path / "b")).shape == (80, 128)
+
+
+def visible(viewer):
+    return [layer.name for layer in viewer.layers if layer.visible]
 
 
 def test_explore_touches_no_layer_until_a_class_is_chosen(use_widget, viewer, make_prediction):
     show_prediction(viewer, make_prediction())
     use_widget(ExploreWidget)
-    assert [layer.visible for layer in viewer.layers] == [False, False, True]
+    assert visible(viewer) == ["tissues (tiny.tiff)"]
 
 
 def test_explore_shows_the_chosen_class_alone_and_the_mask_again_after_it(use_widget, viewer, make_prediction):
     show_prediction(viewer, make_prediction())
     widget = use_widget(ExploreWidget)
     widget.show_heatmap(1)
-    assert [layer.visible for layer in viewer.layers] == [False, True, False]
+    assert visible(viewer) == ["pink prototypes"]
     widget.tissue.setCurrentIndex(0)
-    assert [layer.visible for layer in viewer.layers] == [False, False, True]
+    assert visible(viewer) == ["tissues (tiny.tiff)"]
 
 
 def test_the_prototype_slider_and_the_viewers_slider_move_together(use_widget, viewer, make_prediction):
@@ -236,13 +356,12 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
     assert shown_errors == []
     [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
-    assert list(labels.features["class"][1:]) == ["epidermis", "naevus nests", "collagen", "fat"]
+    assert list(labels.features["class"][1:]) == ["epidermis", "naevus nests", "collagen", "fat", "unreadable"]
     first = labels.translate - labels.scale / 2
     last = first + np.array(labels.data.shape) * labels.scale
     stride_um = 32 * labels.scale[0]
     assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
-    assert ((first <= (2100.5, 500.5)) & (last >= (2899.5, 1499.5))).all()
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
     assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
-    assert labels.metadata[KEY]["prediction"].model == "model.safetensors"
+    assert labels.metadata[KEY]["prediction"].card.model == "model.safetensors"
     assert predict.table.rowCount() == 4

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from napari_lpd.errors import ModelError
 from napari_lpd.jobs import Job, Progress
+from napari_lpd.tissue import everything, find_tissue
 
 if TYPE_CHECKING:
-    from napari_lpd.config import PredictSettings
-    from napari_lpd.slide import Slide
+    from collections.abc import Callable, Sequence
 
-    Box = tuple[float, float, float, float]
+    import shapely
+
+    from napari_lpd.config import PredictSettings
+    from napari_lpd.prediction import Prediction, PredictionCard
+    from napari_lpd.slide import Slide
+    from napari_lpd.tissue import Mask
+
+    MakeMask = Callable[[Slide], Mask | None]
 
 MAPS = Path("/proc/self/maps")
 
@@ -50,11 +57,66 @@ class ModelCache:
         return self._model
 
 
-def predict_job(slide: Slide, cache: ModelCache, path: Path, settings: PredictSettings, box: Box | None) -> Job[Any]:
-    """Load the model if need be and predict; torch is imported here, not when the widget is made."""
-    with slide:
-        yield Progress(0, 0, "loading the model")
-        model = cache.get(path, settings.device)
-        from napari_lpd.predict import predict_region
+class PredictionRun:
+    """One press of Predict; `job` does everything that takes time, in a thread of its own.
 
-        return (yield from predict_region(slide, model, settings, box))
+    Args:
+        slide: What is predicted; closed at the end.
+        models: Keeps the model loaded.
+        model: Model file.
+        settings: How.
+        scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
+        tissue: Makes the tissue mask, or None where it is to be found.
+        place: Says where a prediction goes.
+
+    Attributes:
+        folder: Where the prediction is, once there is one.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        models: ModelCache,
+        model: Path,
+        settings: PredictSettings,
+        scope: Sequence[shapely.Geometry],
+        tissue: MakeMask,
+        place: Callable[[PredictionCard], Path],
+    ) -> None:
+        self.folder: Path | None = None
+        self._slide, self._models, self._model, self._settings = slide, models, model, settings
+        self._scope, self._tissue, self._place = scope, tissue, place
+
+    def job(self) -> Job[Prediction]:
+        """Load the model if need be and predict; torch is imported here, not when the widget is made."""
+        with self._slide as slide:
+            yield Progress(0, 0, "loading the model")
+            model = self._models.get(self._model, self._settings.device)
+            from napari_lpd.predict import predict_slide, prediction_card
+
+            mask = self._tissue(slide)
+            folder = self._place(prediction_card(slide, model, self._settings, self._scope, mask))
+            job = predict_slide(slide, model, self._settings, folder, self._scope, mask)
+            prediction = yield from self._watched(job, folder)
+        return prediction
+
+    def _watched(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        try:
+            while True:
+                progress = next(job)
+                if progress.total:
+                    self.folder = folder
+                yield progress
+        except StopIteration as finished:
+            self.folder = folder
+            prediction: Prediction = finished.value
+            return prediction
+        finally:
+            job.close()
+
+
+def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[Mask]:
+    """The tissue mask that a prediction would take."""
+    with slide:
+        yield Progress(0, 0, "looking for tissue")
+        return make(slide) or (everything(slide) if all_of_it else find_tissue(slide))

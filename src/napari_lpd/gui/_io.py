@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_lpd.errors import ExportError, SlideError
-from napari_lpd.export import write_label_tiff
+from napari_lpd.export import write_label_tiff, write_ome_tiff
 from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
 from napari_lpd.prediction import Prediction, is_prediction
 from napari_lpd.samples import slide_layer_data
@@ -53,15 +53,17 @@ def read_slide(path: str | list[str]) -> list[LayerData]:
 
 
 def read_prediction(path: str | list[str]) -> list[LayerData]:
-    """Our predictions as labels and heatmaps."""
-    from napari_lpd.gui._layers import prediction_layers
+    """Our predictions, finished or not, as labels, heatmaps, uncertainty and tissue."""
+    from napari_lpd.gui._results import prediction_layers
 
     folders = [path] if isinstance(path, str) else path
-    return [layer for folder in folders for layer in prediction_layers(Prediction.load(Path(folder)))]
+    return [layer for folder in folders for layer in prediction_layers(Prediction.open(Path(folder)))]
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size, class names and colours.
+
+    A large prediction is written from its folder, piece by piece; anything else as the layer shows it.
 
     Raises:
         ExportError: not a TIFF's name, not 2-d, no micrometres, or the place cannot be written.
@@ -70,19 +72,23 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
         target = target.with_suffix(".ome.tif")
     name = attributes.get("name", "labels")
-    levels = data if attributes.get("multiscale", isinstance(data, list | tuple)) else [data]
-    labels = np.asarray(levels[0])
+    large = attributes.get("multiscale", isinstance(data, list | tuple))
+    about = attributes.get("metadata", {}).get("napari_lpd", {})
+    prediction: Prediction | None = about.get("prediction") if about.get("kind") == "labels" else None
+    if large and prediction is not None:
+        return [str(write_ome_tiff(prediction, target))]
+    labels = np.asarray(data[0] if large else data)
     if labels.ndim != 2:
         raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
     if labels.dtype.itemsize > 4 or labels.dtype == bool:
         labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
     mpp = _mpp(name, attributes)
-    prediction: Prediction | None = attributes.get("metadata", {}).get("napari_lpd", {}).get("prediction")
     if prediction is None:
-        return [str(write_label_tiff(labels, target, mpp, []))]
-    names = [tissue.name for tissue in prediction.classes]
-    colors = [tissue.rgb for tissue in prediction.classes]
-    return [str(write_label_tiff(labels, target, mpp, names, colors, prediction.origin_um))]
+        return [str(write_label_tiff(labels, target, mpp))]
+    card, (y0, x0, _, _) = prediction.card, prediction.bounds()
+    classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
+    origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
+    return [str(write_label_tiff(labels, target, mpp, classes, origin))]
 
 
 def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:

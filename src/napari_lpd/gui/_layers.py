@@ -1,4 +1,4 @@
-"""Layers: a napari layer as a Slide, and a Prediction as layers with scale, units, names and colours.
+"""Slides as layers: a napari layer as a Slide, where it lies, what of it is in view.
 
 napari puts the CENTRE of a layer's first pixel at `translate`. A slide's corner therefore lies half a pixel before
 its translate, and a coarser layer that starts at the same corner has a larger translate.
@@ -7,15 +7,12 @@ its translate, and a coarser layer that starts at the same corner has a larger t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap
+from napari.layers import Image
 
 from napari_lpd.errors import SlideError
-from napari_lpd.export import halvings
 from napari_lpd.formats import open_slide
 from napari_lpd.slide import Slide
 
@@ -24,13 +21,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-    from napari_lpd.prediction import Prediction
-
 KEY = "napari_lpd"
-SINGLE_SCALE_LIMIT = 2048
 UM = "micrometer"
-
-LayerData = tuple[Any, dict[str, Any], str]
 
 
 def kind(layer: Layer) -> str:
@@ -99,87 +91,3 @@ def visible_box_um(viewer: napari.Viewer, layer: Image) -> tuple[float, float, f
     if (high <= low).any():
         raise SlideError(f"nothing of {layer.name} is in view: move to it, or predict the whole slide")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
-    """Layer data of a prediction: per class one hidden Image layer, prototypes on a slider; then one Labels layer.
-
-    Args:
-        prediction: What a model said.
-        slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
-    """
-    start = -np.array(prediction.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
-    start = start + np.array(prediction.origin_um)
-    return [
-        *(_heatmap(prediction, index, start) for index in range(len(prediction.classes))),
-        _labels(prediction, start),
-    ]
-
-
-def _labels(prediction: Prediction, start: NDArray[np.float64]) -> LayerData:
-    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
-    colors |= {i: tissue.color for i, tissue in enumerate(prediction.classes, start=1)}
-    names = ["unlabelled", *(tissue.name for tissue in prediction.classes)]
-    large = max(prediction.labels.shape) > SINGLE_SCALE_LIMIT
-    options = {
-        "name": f"tissue ({prediction.slide})",
-        "multiscale": large,
-        "scale": (prediction.mpp,) * 2,
-        "translate": start + prediction.mpp / 2,
-        "units": (UM, UM),
-        "opacity": 0.5,
-        "colormap": DirectLabelColormap(color_dict=colors),
-        "features": pd.DataFrame({"index": range(len(names)), "class": names}),
-        "metadata": {KEY: {"kind": "labels", "slide": prediction.slide, "prediction": prediction}},
-    }
-    return (halvings(prediction.labels) if large else prediction.labels), options, "labels"
-
-
-def _heatmap(prediction: Prediction, index: int, start: NDArray[np.float64]) -> LayerData:
-    maps = prediction.prototype_maps(index)
-    mpp = prediction.mpp * prediction.stride
-    name = prediction.classes[index].name
-    options = {
-        "name": f"{name} prototypes",
-        "scale": (1.0, mpp, mpp),
-        "translate": (0.0, *(start + mpp / 2)),
-        "units": ("pixel", UM, UM),
-        "axis_labels": ("prototype", "y", "x"),
-        "colormap": "magma",
-        "contrast_limits": (128, max(192, int(maps.max()))),
-        "opacity": 0.6,
-        "visible": False,
-        "metadata": {KEY: {"kind": "heatmap", "slide": prediction.slide, "class": name}},
-    }
-    return maps, options, "image"
-
-
-def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
-    """The layers of a prediction of `slide` that are of one of `kinds`."""
-    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
-
-
-def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
-    """The uppermost prediction in the viewer, of `slide` if given."""
-    for layer in reversed(viewer.layers):
-        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
-            return layer.metadata[KEY].get("prediction")
-    return None
-
-
-def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer.
-
-    The view stays where it is: napari fits all layers into it when their number of dimensions changes.
-    """
-    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
-    for layer in our_layers(viewer, prediction.slide, "labels", "heatmap"):
-        viewer.layers.remove(layer)
-    slide_corner = None if slide_layer is None else corner(slide_layer)
-    shown = None
-    for data, options, layer_type in prediction_layers(prediction, slide_corner):
-        shown = getattr(viewer, f"add_{layer_type}")(data, **options)
-    viewer.dims.set_point(0, 0)
-    viewer.scene.camera.update(camera)
-    assert isinstance(shown, Labels)
-    return shown

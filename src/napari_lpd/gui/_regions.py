@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import napari
+    import shapely
     from napari.layers import Image
     from numpy.typing import NDArray
 
@@ -148,11 +149,17 @@ def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
     ]
 
 
-def selected_box_um(layer: Shapes, slide_layer: Image) -> tuple[float, float, float, float]:
-    """Bounding box (y0, x0, y1, x1) of the selected shapes, in µm from the slide's corner."""
-    vertices = np.concatenate([_on_slide(layer, i, slide_layer) for i in sorted(layer.selected_data)])
-    low, high = vertices.min(0) * slide_layer.scale[-2:], vertices.max(0) * slide_layer.scale[-2:]
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:
+    """The shapes of a layer, or those that are selected, as polygons: (x, y) in µm from the slide's corner.
+
+    Raises:
+        DataError: no shapes, or a line that encloses nothing.
+    """
+    chosen = sorted(layer.selected_data) if selected else range(len(layer.data))
+    if not chosen:
+        raise DataError(f"{layer.name} is empty: draw an outline in it")
+    mpp = (float(slide_layer.scale[-2]), float(slide_layer.scale[-1]))
+    return [Region(_on_slide(layer, i, slide_layer), ()).polygon(mpp) for i in chosen]
 
 
 def _on_slide(layer: Shapes, index: int, slide_layer: Image) -> NDArray[np.float64]:

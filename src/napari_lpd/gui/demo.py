@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_lpd.errors import LpdError
 from napari_lpd.gui._io import read_slide
-from napari_lpd.gui._layers import show_prediction
+from napari_lpd.gui._results import show_prediction
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.gui.predict import PredictWidget
 from napari_lpd.prediction import Prediction
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save pictures of the window and close it")
     options = parser.parse_args()
     try:
-        slide, prediction = read_slide(str(options.slide))[0], Prediction.load(options.prediction)
+        slide, prediction = read_slide(str(options.slide))[0], Prediction.open(options.prediction)
     except LpdError as error:
         sys.stderr.write(f"napari-lpd: error: {error}\n")
         return 2

@@ -102,7 +102,8 @@ class ExploreWidget(QWidget):
     def _on_tissue(self) -> None:
         chosen = self._chosen()
         if chosen is not None:
-            self.slider.setRange(0, chosen.data.shape[0] - 1)
+            finest = chosen.data[0] if chosen.multiscale else chosen.data
+            self.slider.setRange(0, finest.shape[0] - 1)
             self._viewer.dims.set_point(self._axis(), self.slider.value())
         self._name_prototype()
         self._on_look()

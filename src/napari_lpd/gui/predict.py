@@ -1,10 +1,15 @@
-"""The Predict widget: a model, a slide, this view or all of it: masks, heatmaps and areas."""
+"""The Predict widget: a model, a slide, this view or regions or all of it: masks, heatmaps and areas."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import shapely
+from napari.layers import Labels, Shapes
 from qtpy.QtWidgets import (
     QFileDialog,
     QHeaderView,
@@ -16,27 +21,36 @@ from qtpy.QtWidgets import (
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import PredictSettings
-from napari_lpd.errors import DataError, ExportError, LpdError, ModelError
+from napari_lpd.errors import DataError, ExportError, LpdError, ModelError, SettingsError
 from napari_lpd.export import write_ome_tiff
 from napari_lpd.gui._classes import swatch
 from napari_lpd.gui._forms import SettingsForm
-from napari_lpd.gui._inference import ModelCache, predict_job
-from napari_lpd.gui._job import JobBar
-from napari_lpd.gui._layers import show_prediction, shown_prediction, slide_of, visible_box_um
+from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
+from napari_lpd.gui._job import JobBar, JobRunner
+from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path, visible_box_um
 from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
 from napari_lpd.gui._models import recent_models
-from napari_lpd.gui._regions import regions_layers, selected_box_um
+from napari_lpd.gui._regions import polygons_um, regions_layers
+from napari_lpd.gui._results import refresh_prediction, show_prediction, show_tissue, shown_prediction
 from napari_lpd.gui._slides import SlidePicker
+from napari_lpd.jobs import Job, Progress
+from napari_lpd.prediction import Prediction, PredictionCard
 from napari_lpd.samples import model_path
+from napari_lpd.tissue import mask_of_labels, mask_of_polygons
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.layers import Image
 
-    from napari_lpd.prediction import Prediction
+    from napari_lpd.gui._inference import MakeMask
+    from napari_lpd.tissue import Mask
 
-    Box = tuple[float, float, float, float]
-
-VIEW, WHOLE, REGIONS = "this view", "whole slide", "around the selected regions"
+VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
+FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
+REFRESH_S = 0.4  # between looks at what has been predicted since
+RESULTS = "napari-lpd-results"
+AREA_HELP = "Area of the pixels labelled with this tissue, from the resolution of the slide"
+SHARE_HELP = "Share of the area that was looked at (tissue inside the predicted part); the rest is unlabelled"
 
 
 class PredictWidget(QWidget):
@@ -46,24 +60,35 @@ class PredictWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._models = ModelCache()
+        self._run: PredictionRun | None = None
+        self._growing: Prediction | None = None
         self._target: Any = None
+        self._refreshed = 0.0
+        self._out: Path | None = None
+        self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
 
         self.slides = SlidePicker(viewer)
         self.model = chooser()
         self.card = note("")
         self.scope = chooser([VIEW, WHOLE, REGIONS])
-        self.form = SettingsForm(PredictSettings())
+        self.tissue = chooser()
+        self.results = note("")
+        self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
         self.job = JobBar("Predict")
+        self.aside = JobRunner(self)
         self.table = QTableWidget(0, 3)
         self.total = note("")
 
         self._lay_out()
         self._connect()
         self._fill_models()
-        self._show_areas()
+        self._fill_tissue()
+        self._on_slide()
 
     def _lay_out(self) -> None:
         self.table.setHorizontalHeaderLabels(["tissue", "mm²", "%"])
+        for column, text in ((1, AREA_HELP), (2, SHARE_HELP)):
+            self.table.horizontalHeaderItem(column).setToolTip(text)
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
@@ -72,12 +97,17 @@ class PredictWidget(QWidget):
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
         browse = buttons(("Browse…", "Open a model file (.safetensors)", self._on_browse))
-        row = in_row([self.model, browse])
-        row.layout().setStretch(0, 1)
+        model = in_row([self.model, browse])
+        preview = buttons(("Preview", "Show what counts as tissue, without predicting", self._on_preview))
+        tissue = in_row([self.tissue, preview])
+        choose = buttons(("Choose…", "Another folder for the results of whole slides", self._on_choose))
+        results = in_row([self.results, choose])
+        for row in (model, tissue, results):
+            row.layout().setStretch(0, 1)
         column = Column()
         column.add(self.slides, title="Slide")
-        column.add(row, self.card, title="Model")
-        column.add(self.scope, advanced(self.form), self.job, title="Where")
+        column.add(model, self.card, title="Model")
+        column.add(self.scope, tissue, results, advanced(self.form), self.job, title="Where")
         column.add(
             self.table,
             self.total,
@@ -90,11 +120,21 @@ class PredictWidget(QWidget):
         layout.addWidget(column)
 
     def _connect(self) -> None:
-        self.slides.changed.connect(self._show_areas)
+        self.slides.changed.connect(self._on_slide)
         self.model.currentIndexChanged.connect(self._show_card)
+        self.scope.currentIndexChanged.connect(self._show_results)
         self.job.asked.connect(self._on_predict)
+        self.job.runner.progressed.connect(self._on_progressed)
         self.job.runner.succeeded.connect(self._on_predicted)
+        self.job.runner.ended.connect(self._on_ended)
+        self.aside.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
+        self.aside.succeeded.connect(self._on_aside)
+        self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
         recent_models.changed.connect(self._fill_models)
+        for event in ("inserted", "removed", "renamed"):
+            getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
+
+    # Model
 
     def use_model(self, path: Path) -> None:
         """Choose a model file and remember it."""
@@ -134,62 +174,178 @@ class PredictWidget(QWidget):
             with self.job.reporting():
                 self.use_model(Path(path))
 
-    def _box(self) -> Box | None:
-        layer = self.slides.layer()
+    # What is predicted, and where it goes
+
+    def _on_slide(self) -> None:
+        self._show_results()
+        self._show_areas()
+
+    def _scope(self, layer: Image) -> list[shapely.Geometry]:
         if self.scope.currentText() == WHOLE:
-            return None
+            return []
         if self.scope.currentText() == VIEW:
-            return visible_box_um(self._viewer, layer)
+            y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
+            return [shapely.box(x0, y0, x1, y1)]
         for shapes in regions_layers(self._viewer):
             if shapes.selected_data:
-                return selected_box_um(shapes, layer)
+                return polygons_um(shapes, layer, selected=True)
         raise DataError("no region is selected: select a shape in a Shapes layer, or predict this view")
+
+    def _fill_tissue(self) -> None:
+        chosen = self.tissue.currentText()
+        layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Shapes)]
+        names = [layer.name for layer in layers if kind(layer) not in ("labels", "regions")]
+        self.tissue.clear()
+        self.tissue.addItems([FOUND, EVERYTHING, *names])
+        self.tissue.setCurrentText(chosen)
+
+    def _make_mask(self, slide_layer: Image) -> MakeMask:
+        """What makes the chosen tissue mask, in the thread."""
+        chosen = self.tissue.currentText()
+        if chosen in (FOUND, EVERYTHING):
+            return lambda _: None
+        layer = self._viewer.layers[chosen]
+        if isinstance(layer, Shapes):
+            polygons = polygons_um(layer, slide_layer)
+            return lambda slide: mask_of_polygons(polygons, slide)
+        if any(str(unit) != UM for unit in layer.units) or layer.ndim != 2:
+            raise DataError(f"{chosen}: a tissue mask is 2-d and lies on the slide in micrometres")
+        labels = layer.data[0] if layer.multiscale else layer.data.copy()
+        mpp, start = (float(layer.scale[0]), float(layer.scale[1])), corner(layer) - corner(slide_layer)
+        return lambda slide: mask_of_labels(labels, mpp, (float(start[0]), float(start[1])), slide)
+
+    def _results_folder(self) -> Path:
+        """Where whole slides go: what the user chose, else beside the slide, else in the home folder."""
+        layer = self.slides.find()
+        path = None if layer is None else slide_path(layer)
+        beside = path is not None and os.access(path.parent, os.W_OK)
+        return self._out or (path.parent if path and beside else Path.home()) / RESULTS
+
+    def _place(self, card: PredictionCard) -> Path:
+        folder = Path(self._views.name) if card.scope else self._results_folder()
+        return folder / f"{Path(card.slide).stem}-{card.digest}.zarr"
+
+    def _show_results(self) -> None:
+        kept = "kept until napari is closed, or exported" if self.scope.currentText() != WHOLE else ""
+        self.results.setText(f"Results: {kept or self._results_folder()}")
+
+    def _on_choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder for results", str(self._results_folder().parent))
+        if folder:
+            self._out = Path(folder)
+            self._show_results()
+
+    # Predict
 
     def _on_predict(self) -> None:
         with self.job.reporting():
-            layer, path, settings = self.slides.layer(), self._model_path(), self.form.value()
-            slide, box = slide_of(layer), self._box()
-            self._target = layer
-            self.job.start(lambda: predict_job(slide, self._models, path, settings, box))
+            layer, path = self.slides.layer(), self._model_path()
+            settings = self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != EVERYTHING})
+            if settings.refiner == "pydensecrf":
+                raise SettingsError(
+                    "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
+                    " the same labels, or use it on the command line"
+                )
+            scope, tissue = self._scope(layer), self._make_mask(layer)
+            run = PredictionRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            self.job.start(run.job)
+            self._run, self._growing, self._target = run, None, layer
+
+    def _on_progressed(self, progress: Progress) -> None:
+        """Show what there is so far, two or three times a second."""
+        if self._run is None or self._run.folder is None or time.monotonic() - self._refreshed < REFRESH_S:
+            return
+        if self._growing is None:
+            self._growing = Prediction.open(self._run.folder)
+            self._show(self._growing)
+        else:
+            refresh_prediction(self._viewer, self._growing)
+        self._refreshed = time.monotonic()
+
+    def _show(self, prediction: Prediction) -> None:
+        show_prediction(self._viewer, prediction, self._target if self._target in self._viewer.layers else None)
 
     def _on_predicted(self, prediction: Prediction) -> None:
-        present = self._target in self._viewer.layers
-        show_prediction(self._viewer, prediction, self._target if present else None)
-        read_at = f"read at {prediction.mpp:g} µm per pixel; the slide has {prediction.slide_mpp[1]:.4g}"
-        self.job.say(f"Done, {read_at}.")
+        card = prediction.card
+        if self._growing is None:
+            self._show(prediction)
+        else:
+            refresh_prediction(self._viewer, self._growing, hidden=True)
+        places = len(prediction.unreadable)
+        lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
+        self.job.say(f"Done, read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}.{lost}")
         self._show_areas()
+
+    def _on_ended(self) -> None:
+        if self._growing is not None:
+            refresh_prediction(self._viewer, self._growing, hidden=True)
+        if self.job.status.text() == "Stopped." and self._run is not None and self._run.folder is not None:
+            kept = len(Prediction.open(self._run.folder).done())
+            self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
+
+    # Results
 
     def _shown(self) -> Prediction | None:
         layer = self.slides.find()
         return None if layer is None else shown_prediction(self._viewer, layer.name) or shown_prediction(self._viewer)
 
     def _show_areas(self) -> None:
-        prediction = self._shown()
-        areas = {} if prediction is None else prediction.area_mm2()
-        classes = () if prediction is None else prediction.classes
+        shown = self._shown()
+        prediction = None if shown is None else Prediction.open(shown.folder)  # it may have been finished since
+        done = prediction is not None and prediction.finished
+        areas = prediction.area_mm2() if prediction is not None and done else {}
         self.table.setRowCount(len(areas))
-        labelled = sum(areas.values())
-        for row, tissue in enumerate(classes):
-            area = areas[tissue.name]
-            share = 100 * area / labelled if labelled else 0.0
-            for column, text in enumerate((tissue.name, f"{area:.3f}", f"{share:.1f}")):
-                self.table.setItem(row, column, QTableWidgetItem(text))
-            self.table.item(row, 0).setIcon(swatch(tissue.color))
+        if prediction is not None and done:
+            self._fill_table(prediction, areas)
         self.table.setVisible(bool(areas))
         rows = sum(self.table.rowHeight(row) for row in range(len(areas)))
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
-        self.total.setText(f"of {labelled:.3f} mm² labelled" if areas else "Nothing predicted yet.")
+        if prediction is None:
+            self.total.setText("Nothing predicted yet.")
+        elif not done:
+            self.total.setText("Half done: areas follow at the end.")
+        else:
+            self.total.setText(f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted")
+
+    def _fill_table(self, prediction: Prediction, areas: dict[str, float]) -> None:
+        for row, tissue in enumerate(prediction.card.classes):
+            area = areas[tissue.name]
+            share = 100 * area / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
+            for column, text in enumerate((tissue.name, f"{area:.3f}", f"{share:.1f}")):
+                self.table.setItem(row, column, QTableWidgetItem(text))
+            self.table.item(row, 0).setIcon(swatch(tissue.color))
+
+    def _on_preview(self) -> None:
+        with self.job.reporting():
+            layer = self.slides.layer()
+            make, everything = self._make_mask(layer), self.tissue.currentText() == EVERYTHING
+            slide = slide_of(layer)
+            self._target = layer
+            self.aside.start(lambda: tissue_job(slide, make, everything))
 
     def _on_export(self) -> None:
         with self.job.reporting():
             prediction = self._shown()
             if prediction is None:
                 raise ExportError("nothing to export yet: press Predict first")
-            name = f"{Path(prediction.slide).stem}.ome.tif"
+            name = f"{Path(prediction.card.slide).stem}.ome.tif"
             kinds = "Mask (*.ome.tif);;Everything, for napari-lpd (*.zarr)"
             path, chosen = QFileDialog.getSaveFileName(self, "Export", name, kinds)
             if path:
-                self.job.say(f"Written: {export(prediction, Path(path), chosen)}")
+                self.aside.start(lambda: _export_job(prediction, Path(path), chosen))
+
+    def _on_aside(self, found: Mask | Path) -> None:
+        if isinstance(found, Path):
+            self.job.say(f"Written: {found}")
+        elif self._target in self._viewer.layers:
+            show_tissue(self._viewer, found, self._target)
+            share = 100 * float(found.array.mean())
+            self.job.say(f"{share:.0f} % of the slide is tissue. Wrong? Correct that layer and choose it above.")
+
+
+def _export_job(prediction: Prediction, path: Path, chosen: str) -> Job[Path]:
+    yield Progress(0, 0, f"writing {path.name}")
+    return export(prediction, path, chosen)
 
 
 def export(prediction: Prediction, path: Path, chosen: str = "") -> Path:

@@ -1,0 +1,225 @@
+"""A prediction as layers: labels, heatmaps, uncertainty, tissue. They may be shown while it is still being predicted.
+
+napari reads what it draws again and again, and zarr takes a while each time. So what is small is held as an array and
+read anew when it has grown; the fine levels of a large prediction stay on disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_lpd.gui._layers import KEY, UM, corner, kind
+from napari_lpd.prediction import UNREADABLE
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+    from napari_lpd.prediction import Prediction
+    from napari_lpd.pyramid import Pyramid
+    from napari_lpd.slide import Box
+    from napari_lpd.tissue import Mask
+
+SMALL = 2048  # pixels; what is not larger is held in memory
+UNREADABLE_COLOR = "#808080"
+TISSUE_COLOR = "#00b4d8"
+KINDS = ("labels", "heatmap", "uncertainty", "tissue")
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+class View:
+    """The part of a pyramid that is shown: a small one as one array, a large one with its levels.
+
+    Attributes:
+        levels: (…, h, w) each, biggest first.
+    """
+
+    def __init__(self, pyramid: Pyramid, box: Box) -> None:
+        y0, x0, y1, x1 = box
+        self._here = (..., slice(y0, y1), slice(x0, x1))
+        self._sources = pyramid.levels
+        if max(y1 - y0, x1 - x0) <= SMALL:
+            self._sources = pyramid.levels[:1]
+        else:
+            self._here = (..., slice(None), slice(None))
+        small = [len(self._sources) == 1 or max(level.shape[-2:]) <= SMALL for level in self._sources]
+        self.levels: list[Any] = [
+            np.array(level[self._here]) if held else level for level, held in zip(self._sources, small, strict=True)
+        ]
+
+    @property
+    def data(self) -> Any:
+        """What napari takes as a layer's data."""
+        return self.levels if len(self.levels) > 1 else self.levels[0]
+
+    def refresh(self) -> None:
+        """Read anew what is held in memory."""
+        for held, source in zip(self.levels, self._sources, strict=True):
+            if isinstance(held, np.ndarray):
+                held[:] = source[self._here]
+
+
+def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
+    """Layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
+
+    Args:
+        prediction: Finished or not.
+        slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
+    """
+    card = prediction.card
+    start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
+    box = _box(prediction)
+    origin = start + np.array(box[:2]) * card.mpp
+    classes = range(len(card.classes))
+    return [
+        tissue_layer(prediction.tissue, card.slide, start),
+        _uncertainty(prediction, box, origin),
+        *(_heatmap(prediction, index, box, origin) for index in classes),
+        _labels(prediction, box, origin),
+    ]
+
+
+def _box(prediction: Prediction) -> Box:
+    """What is shown, in pixels of the labels: whole pixels of the maps; all, where it is not small."""
+    (h, w), stride = prediction.card.shape, prediction.card.stride
+    y0, x0, y1, x1 = prediction.bounds()
+    if max(y1 - y0, x1 - x0) > SMALL - 2 * stride:
+        return 0, 0, h, w
+    y0, x0 = y0 // stride * stride, x0 // stride * stride
+    return y0, x0, min(-(-y1 // stride) * stride, h), min(-(-x1 // stride) * stride, w)
+
+
+def _of_maps(box: Box, stride: int) -> Box:
+    y0, x0, y1, x1 = box
+    return y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride)
+
+
+def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: NDArray[np.float64]) -> dict[str, Any]:
+    return {
+        "multiscale": len(view.levels) > 1,
+        "scale": (mpp, mpp),
+        "translate": origin + mpp / 2,
+        "units": (UM, UM),
+        "metadata": {KEY: {"kind": what, "slide": prediction.card.slide, "prediction": prediction, "view": view}},
+    }
+
+
+def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    classes, view = prediction.card.classes, View(prediction.labels, box)
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
+    colors |= {i: tissue.color for i, tissue in enumerate(classes, start=1)}
+    values = [*range(len(classes) + 1), UNREADABLE]
+    names = ["unlabelled", *(tissue.name for tissue in classes), "unreadable"]
+    options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
+        "name": f"tissues ({prediction.card.slide})",
+        "opacity": 0.5,
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": values, "class": names}),
+    }
+    return view.data, options, "labels"
+
+
+def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    card = prediction.card
+    view = View(prediction.prototypes[index], _of_maps(box, card.stride))
+    name, mpp = card.classes[index].name, card.mpp * card.stride
+    options = _options(prediction, view, "heatmap", mpp, origin) | {
+        "name": f"{name} prototypes",
+        "scale": (1.0, mpp, mpp),
+        "translate": (0.0, *(origin + mpp / 2)),
+        "units": ("pixel", UM, UM),
+        "axis_labels": ("prototype", "y", "x"),
+        "colormap": "magma",
+        "contrast_limits": (128, max(192, int(view.levels[-1].max()))),
+        "opacity": 0.6,
+        "visible": False,
+    }
+    options["metadata"][KEY]["class"] = name
+    return view.data, options, "image"
+
+
+def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    card = prediction.card
+    view = View(prediction.uncertainty, _of_maps(box, card.stride))
+    options = _options(prediction, view, "uncertainty", card.mpp * card.stride, origin) | {
+        "name": f"uncertainty ({card.slide})",
+        "colormap": "viridis",
+        "contrast_limits": (0, 255),
+        "opacity": 0.6,
+        "visible": False,
+    }
+    return view.data, options, "image"
+
+
+def tissue_layer(mask: Mask, slide: str, slide_corner: Any) -> LayerData:
+    """Layer data of a tissue mask, hidden."""
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
+    options = {
+        "name": f"tissue mask ({slide})",
+        "scale": (mask.mpp, mask.mpp),
+        "translate": np.asarray(slide_corner) + mask.mpp / 2,
+        "units": (UM, UM),
+        "opacity": 0.35,
+        "visible": False,
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": [0, 1], "class": ["not looked at", "tissue"]}),
+        "metadata": {KEY: {"kind": "tissue", "slide": slide}},
+    }
+    return mask.array.astype(np.uint8), options, "labels"
+
+
+def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
+    """The layers of a prediction of `slide` that are of one of `kinds`."""
+    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
+
+
+def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
+    """The uppermost prediction in the viewer, of `slide` if given."""
+    for layer in reversed(viewer.layers):
+        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
+            return layer.metadata[KEY].get("prediction")
+    return None
+
+
+def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
+    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer.
+
+    The view stays where it is: napari fits all layers into it when their number of dimensions changes.
+    """
+    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+    for layer in our_layers(viewer, prediction.card.slide, *KINDS):
+        viewer.layers.remove(layer)
+    slide_corner = None if slide_layer is None else corner(slide_layer)
+    shown = None
+    for data, options, layer_type in prediction_layers(prediction, slide_corner):
+        shown = getattr(viewer, f"add_{layer_type}")(data, **options)
+    viewer.dims.set_point(0, 0)
+    viewer.scene.camera.update(camera)
+    assert isinstance(shown, Labels)
+    return shown
+
+
+def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels:
+    """Show a tissue mask on a slide, in place of an older one; returns its layer."""
+    for layer in our_layers(viewer, slide_layer.name, "tissue"):
+        viewer.layers.remove(layer)
+    data, options, _ = tissue_layer(mask, slide_layer.name, corner(slide_layer))
+    return viewer.add_labels(data, **(options | {"visible": True}))
+
+
+def refresh_prediction(viewer: napari.Viewer, prediction: Prediction, hidden: bool = False) -> None:
+    """Show what has been predicted since; hidden layers only if asked for."""
+    for layer in our_layers(viewer, prediction.card.slide, *KINDS):
+        about = layer.metadata[KEY]
+        if about.get("prediction") is prediction and (layer.visible or hidden):
+            about["view"].refresh()
+            layer.refresh()
+            if about["kind"] == "heatmap":
+                layer.contrast_limits = (128, max(192, int(about["view"].levels[-1].max())))
