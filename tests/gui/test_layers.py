@@ -12,8 +12,8 @@ from napari_lpd.gui._layers import (
 )
 from napari_lpd.gui._results import (
     KINDS,
+    complete_prediction,
     our_layers,
-    refresh_prediction,
     show_prediction,
     shown_prediction,
 )
@@ -75,7 +75,7 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
     part = BlockResult(*(np.full((*n, 256 // s, (w - 256) // s), 2, np.uint8)
                          for n, s in (((), 1), ((2,), 4), ((2, 2), 4), ((), 4))))  # fmt: skip
     writer.write_block((0, 1), part)
-    refresh_prediction(viewer, found, hidden=True)
+    complete_prediction(viewer, found, found)
     assert (labels.data[:, 260:] == 2).all()
     assert (our_layers(viewer, "tiny.tiff", "uncertainty")[0].data[:, 70:] == 2).all()
 

@@ -214,12 +214,28 @@ def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels
     return viewer.add_labels(data, **(options | {"visible": True}))
 
 
-def refresh_prediction(viewer: napari.Viewer, prediction: Prediction, hidden: bool = False) -> None:
-    """Show what has been predicted since; hidden layers only if asked for."""
-    for layer in our_layers(viewer, prediction.card.slide, *KINDS):
-        about = layer.metadata[KEY]
-        if about.get("prediction") is prediction and (layer.visible or hidden):
-            about["view"].refresh()
-            layer.refresh()
-            if about["kind"] == "heatmap":
-                layer.contrast_limits = (128, max(192, int(about["view"].levels[-1].max())))
+def refresh_prediction(viewer: napari.Viewer, prediction: Prediction) -> None:
+    """Show what has been predicted since, in the layers that are visible."""
+    for layer in _layers_of(viewer, prediction):
+        if layer.visible:
+            _refresh(layer)
+
+
+def complete_prediction(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> None:
+    """Show all that has been predicted, and put the finished prediction in the place of the growing one."""
+    for layer in _layers_of(viewer, prediction):
+        _refresh(layer)
+        layer.metadata[KEY]["prediction"] = finished
+
+
+def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
+    found = our_layers(viewer, prediction.card.slide, *KINDS)
+    return [layer for layer in found if layer.metadata[KEY].get("prediction") is prediction]
+
+
+def _refresh(layer: Layer) -> None:
+    view: View = layer.metadata[KEY]["view"]
+    view.refresh()
+    layer.refresh()
+    if kind(layer) == "heatmap":
+        layer.contrast_limits = (128, max(192, int(view.levels[-1].max())))

@@ -31,7 +31,13 @@ from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path, visib
 from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import polygons_um, regions_layers
-from napari_lpd.gui._results import refresh_prediction, show_prediction, show_tissue, shown_prediction
+from napari_lpd.gui._results import (
+    complete_prediction,
+    refresh_prediction,
+    show_prediction,
+    show_tissue,
+    shown_prediction,
+)
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.prediction import Prediction, PredictionCard
@@ -270,17 +276,16 @@ class PredictWidget(QWidget):
         if self._growing is None:
             self._show(prediction)
         else:
-            refresh_prediction(self._viewer, self._growing, hidden=True)
+            complete_prediction(self._viewer, self._growing, prediction)
         places = len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
         self.job.say(f"Done, read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}.{lost}")
         self._show_areas()
 
     def _on_ended(self) -> None:
-        if self._growing is not None:
-            refresh_prediction(self._viewer, self._growing, hidden=True)
-        if self.job.status.text() == "Stopped." and self._run is not None and self._run.folder is not None:
-            kept = len(Prediction.open(self._run.folder).done())
+        if self.job.status.text() == "Stopped." and self._growing is not None:
+            complete_prediction(self._viewer, self._growing, self._growing)
+            kept = len(self._growing.done())
             self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
 
     # Results
@@ -290,19 +295,17 @@ class PredictWidget(QWidget):
         return None if layer is None else shown_prediction(self._viewer, layer.name) or shown_prediction(self._viewer)
 
     def _show_areas(self) -> None:
-        shown = self._shown()
-        prediction = None if shown is None else Prediction.open(shown.folder)  # it may have been finished since
-        done = prediction is not None and prediction.finished
-        areas = prediction.area_mm2() if prediction is not None and done else {}
+        prediction = self._shown()
+        areas = {} if prediction is None else prediction.area_mm2()
         self.table.setRowCount(len(areas))
-        if prediction is not None and done:
+        if prediction is not None and areas:
             self._fill_table(prediction, areas)
         self.table.setVisible(bool(areas))
         rows = sum(self.table.rowHeight(row) for row in range(len(areas)))
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
         if prediction is None:
             self.total.setText("Nothing predicted yet.")
-        elif not done:
+        elif not areas:
             self.total.setText("Half done: areas follow at the end.")
         else:
             self.total.setText(f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted")
