@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from napari_lpd import samples
-from napari_lpd.config import ModelSettings, TissueClass, TrainSettings
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import ModelSettings, TrainSettings
 from napari_lpd.formats import open_slide
 from napari_lpd.regions import Region
 from napari_lpd.slide import Slide

@@ -10,7 +10,8 @@ import shapely
 import torch
 from safetensors.torch import load_file
 
-from napari_lpd.config import PredictSettings, TissueClass
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import PredictSettings
 from napari_lpd.errors import ModelError
 from napari_lpd.importer import import_official, read_prototypes
 from napari_lpd.jobs import run

@@ -19,7 +19,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
 from napari_lpd.checkpoint import Card
-from napari_lpd.config import CLASSES, CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.classes import CLASSES
+from napari_lpd.config import CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.encoder import build_encoder
 from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics

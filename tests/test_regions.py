@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_lpd import samples
-from napari_lpd.config import read_classes
+from napari_lpd.classes import read_classes
 from napari_lpd.errors import DataError
 from napari_lpd.regions import Region, read_regions, write_regions
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from napari_lpd import checkpoint, samples, train
-from napari_lpd.config import TrainSettings, read_classes, read_settings
+from napari_lpd.classes import read_classes
+from napari_lpd.config import TrainSettings
 from napari_lpd.data import TileSet, augment, tiles_from_folder, tiles_from_regions
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
@@ -14,6 +15,7 @@ from napari_lpd.jobs import run
 from napari_lpd.model import LPD, encoder_of, load_model
 from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
+from napari_lpd.settings import read_settings
 from napari_lpd.train import Validation, calibrate, fit, parameter_groups
 
 

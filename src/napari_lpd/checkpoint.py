@@ -16,8 +16,10 @@ import safetensors
 from pydantic import BeforeValidator, Field
 
 from napari_lpd import __version__
-from napari_lpd.config import Settings, TissueClass, TrainSettings
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import TrainSettings
 from napari_lpd.errors import ModelError, SettingsError
+from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,22 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
-from napari_lpd.config import (
-    CLASSES,
-    EMBEDDED_ENCODER,
-    EvaluateSettings,
-    PredictSettings,
-    TrainSettings,
-    read_classes,
-    read_settings,
-)
+from napari_lpd.classes import CLASSES, read_classes
+from napari_lpd.config import EMBEDDED_ENCODER, EvaluateSettings, PredictSettings, TrainSettings
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
+from napari_lpd.settings import read_settings
 
 if TYPE_CHECKING:
     import argparse
 
-    from napari_lpd.config import TissueClass
+    from napari_lpd.classes import TissueClass
     from napari_lpd.data import TileSet
     from napari_lpd.printing import Printer, Result
     from napari_lpd.train import Validation

@@ -1,4 +1,4 @@
-"""Everything a user can set: frozen, checked where built, one source for form, flag and file.
+"""Everything a user can set: one source for form, flag and file.
 
 Each field carries its help (`description`), its unit (in the help) and its limits. `gui/_forms.py` makes
 forms of these classes, `commands.py` reads them from a file and from ``--set name=value``, and every checkpoint
@@ -7,96 +7,13 @@ and prediction stores the object it was made with.
 
 from __future__ import annotations
 
-import copy
-import json
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.presets import PRESETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from napari_lpd.settings import Settings
 
 EMBEDDED_ENCODER = "tf_efficientnet_lite0"
-
-S = TypeVar("S", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base of the settings: frozen, no unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def build(cls: type[S], values: dict[str, Any]) -> S:
-        """Check `values` and build the settings.
-
-        Raises:
-            SettingsError: one line that names the setting, the value and its limits.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                known = cls.names()
-                close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
-                close = close or get_close_matches(name, known, 1)
-                message = f"did you mean {close[0]}?" if close else f"known settings: {', '.join(known)}"
-                raise SettingsError(f"there is no setting {name}; {message}") from error
-            if first["type"] == "tuple_type":
-                message += f"; write a list: {name}=[…]"
-            if not isinstance(first["input"], dict):  # else a contradiction of several settings, which names them
-                message = f"setting {name}={first['input']!r}: {message}"
-            raise SettingsError(message) from error
-
-    @classmethod
-    def names(cls, prefix: str = "") -> list[str]:
-        """All settings by name, nested ones with dots."""
-        found: list[str] = []
-        for name, field in cls.model_fields.items():
-            nested = field.annotation
-            if isinstance(nested, type) and issubclass(nested, Settings):
-                found += nested.names(f"{prefix}{name}.")
-            else:
-                found.append(prefix + name)
-        return found
-
-
-class TissueClass(Settings):
-    """A tissue name with its display colour."""
-
-    name: Annotated[str, Field(min_length=1, description="Tissue name, as shown everywhere.")]
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")]
-
-    @property
-    def rgb(self) -> tuple[int, int, int]:
-        """Colour as three integers 0..255 (red, green, blue)."""
-        return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
-
-
-COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
-"""Colours of classes that come without one."""
-
-CLASSES: dict[str, tuple[TissueClass, ...]] = {
-    "bcss": (
-        TissueClass(name="tumour", color="#ff0000"),
-        TissueClass(name="stroma", color="#00ff00"),
-        TissueClass(name="lymphocytic infiltrate", color="#0000ff"),
-        TissueClass(name="necrosis", color="#9900ff"),
-    ),
-    "luad": (
-        TissueClass(name="tumour epithelium", color="#ff0000"),
-        TissueClass(name="necrosis", color="#9900ff"),
-        TissueClass(name="lymphocytes", color="#0000ff"),
-        TissueClass(name="tumour-associated stroma", color="#00ff00"),
-    ),
-}
-"""Classes of the papers' data sets, in the order of the digits in their tiles' names (BCSS-WSSS, LUAD-HistoSeg)."""
 
 
 def _check_weights(name: str, weights: tuple[float, ...]) -> None:
@@ -415,70 +332,3 @@ class EvaluateSettings(Settings):
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-
-
-def read_classes(path: Path) -> tuple[TissueClass, ...]:
-    """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``, or names alone.
-
-    Raises:
-        DataError: the file is missing, is not JSON, or names a class twice.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["classes"]
-        classes = tuple(
-            TissueClass.build({"name": entry, "color": COLORS[i % len(COLORS)]} if isinstance(entry, str) else entry)
-            for i, entry in enumerate(entries)
-        )
-    except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
-        raise DataError(f'{path}: no class list ({error}); wanted {{"classes": [{{"name", "color"}}, ...]}}') from error
-    check_classes(classes, str(path))
-    return classes
-
-
-def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
-    """Raise DataError unless `classes` holds two or more different names."""
-    names = [tissue.name for tissue in classes]
-    if len(set(names)) != len(names):
-        raise DataError(f"{source}: a tissue name occurs twice in {names}")
-    if len(names) < 2:
-        raise DataError(f"{source}: {len(names)} tissue class given ({', '.join(names)}); training needs at least two")
-
-
-def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset: str = "default") -> S:
-    """Put settings together: a JSON file, a preset, then ``name=value`` (dots reach into nested settings).
-
-    Raises:
-        SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"{path}: settings are not readable as JSON ({error})") from error
-    _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {override}: wanted NAME=VALUE")
-        target = values
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise SettingsError(f"--set {override}: {parent} has no parts")
-        try:
-            target[leaf] = json.loads(text)
-        except ValueError:
-            target[leaf] = text
-    return cls.build(values)
-
-
-def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:
-    for name, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(name), dict):
-            _merge(values[name], value, contradiction)
-        elif name in values and json.dumps(values[name]) != json.dumps(value):
-            raise SettingsError(contradiction % name)
-        else:
-            values[name] = value

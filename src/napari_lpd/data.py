@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import TissueClass, TrainSettings
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.config import TrainSettings
     from napari_lpd.regions import Region
     from napari_lpd.slide import Slide
 

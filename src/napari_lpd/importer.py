@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 
 from napari_lpd import __version__
 from napari_lpd.checkpoint import Card, save_checkpoint
-from napari_lpd.config import CLASSES, ModelSettings, TrainSettings, check_classes
+from napari_lpd.classes import CLASSES, check_classes
+from napari_lpd.config import ModelSettings, TrainSettings
 from napari_lpd.encoder import MIT, STAGES, build_encoder
 from napari_lpd.errors import ModelError
 from napari_lpd.model import LPD, STAGES_USED
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from napari_lpd.config import TissueClass
+    from napari_lpd.classes import TissueClass
 
 PUBLISHED_MPP = 0.5  # both data sets: 224 px at about 20x
 

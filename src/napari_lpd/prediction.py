@@ -30,9 +30,11 @@ import shapely
 import zarr
 from pydantic import ValidationError
 
-from napari_lpd.config import PredictSettings, Settings, TissueClass
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import PredictSettings
 from napari_lpd.errors import ExportError
 from napari_lpd.pyramid import OME_VERSION, Pyramid, level_count
+from napari_lpd.settings import Settings
 from napari_lpd.slide import um_box_to_pixels
 from napari_lpd.tissue import Mask, sampled_polygons
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import TissueClass
+    from napari_lpd.classes import TissueClass
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_lpd.checkpoint import read_card
-from napari_lpd.config import EvaluateSettings, TrainSettings, read_settings
+from napari_lpd.config import EvaluateSettings, TrainSettings
 from napari_lpd.data import tiles_from_folder
 from napari_lpd.errors import SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
@@ -21,6 +21,7 @@ from napari_lpd.images import masked_images, part_of
 from napari_lpd.model import encoder_of, load_model
 from napari_lpd.prototypes import BankDiversity, bank_diversity
 from napari_lpd.report import BACKGROUNDS, GATES, NOTICE, plain
+from napari_lpd.settings import read_settings
 from napari_lpd.train import fit
 from napari_lpd.validate import check_unseen, evaluate, load_results, mask_validation
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import TissueClass
+    from napari_lpd.classes import TissueClass
     from napari_lpd.evaluate import ImageResult
     from napari_lpd.images import MaskedImage
     from napari_lpd.jobs import Job, Progress

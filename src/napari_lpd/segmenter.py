@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import Refiner, TissueClass, TrainSettings
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.config import Refiner, TrainSettings
     from napari_lpd.data import TileSet
     from napari_lpd.model import LoadedModel
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import Gate, Refiner, TissueClass
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.config import Gate, Refiner
 
     Cell = tuple[Gate, Refiner]
 

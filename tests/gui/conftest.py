@@ -11,7 +11,8 @@ import shapely
 from qtpy.QtCore import QSettings
 
 from napari_lpd import jobs, samples
-from napari_lpd.config import PredictSettings, TissueClass
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import PredictSettings
 from napari_lpd.gui._io import read_slide
 from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
 from napari_lpd.tissue import Mask

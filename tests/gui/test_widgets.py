@@ -11,7 +11,8 @@ import tifffile
 from superqt import QCollapsible
 
 from napari_lpd import samples
-from napari_lpd.config import PredictSettings, TrainSettings, read_classes
+from napari_lpd.classes import read_classes
+from napari_lpd.config import PredictSettings, TrainSettings
 from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import WIDTH, Column
 from napari_lpd.gui._models import recent_models

@@ -8,7 +8,7 @@ from qtpy.QtCore import QSize, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from napari_lpd.config import COLORS, TissueClass, check_classes
+from napari_lpd.classes import COLORS, TissueClass, check_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
-from napari_lpd.config import Settings
 from napari_lpd.gui._layout import chooser
+from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

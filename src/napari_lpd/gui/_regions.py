@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from numpy.typing import NDArray
 
-    from napari_lpd.config import TissueClass
+    from napari_lpd.classes import TissueClass
 
 COLUMN = "tissues"
 NO_TISSUE = "#5a5a5a"

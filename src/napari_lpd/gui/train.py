@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.config import TrainSettings, read_classes
+from napari_lpd.classes import read_classes
+from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError
 from napari_lpd.gui._classes import ClassTable
 from napari_lpd.gui._curves import LossCurves
