@@ -191,7 +191,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert prediction.folder.parent == tmp_path / "napari-lpd-results"
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
-    assert predict.table.rowCount() == 4
+    assert predict.areas.table.rowCount() == 4
     assert len(our_layers(viewer, "tiny.tiff", *KINDS)) == 3 + 4
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
@@ -209,7 +209,7 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
     half = predict._shown()
     assert not half.finished
     assert predict.job.status.text() == f"Stopped: {len(half.done())} blocks are kept; press Predict to go on."
-    assert "Half done" in predict.total.text()
+    assert "Half done" in predict.areas.total.text()
     kept = {path: path.stat().st_mtime_ns for path in half.folder.glob("labels/tissues/0/c/*/*")}
     whole = pressed()
     assert whole.folder == half.folder
@@ -289,7 +289,7 @@ def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
 
 def test_the_areas_of_a_shown_prediction_are_listed(use_widget, viewer, tiny_layer, make_prediction):
     show_prediction(viewer, make_prediction(box=(32, 64, 160, 320)), tiny_layer)
-    table = use_widget(PredictWidget).table
+    table = use_widget(PredictWidget).areas.table
     texts = [[table.item(row, column).text() for column in range(3)] for row in range(2)]
     assert texts == [["dark", "0.016", "50.0"], ["pink", "0.016", "50.0"]]
 
@@ -365,4 +365,4 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
     assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
     assert labels.metadata[KEY]["prediction"].card.model == "model.safetensors"
-    assert predict.table.rowCount() == 4
+    assert predict.areas.table.rowCount() == 4

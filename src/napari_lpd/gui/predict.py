@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 from napari.layers import Labels, Shapes
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QHeaderView,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, ExportError, LpdError, ModelError, SettingsError
 from napari_lpd.export import write_ome_tiff
-from napari_lpd.gui._classes import swatch
+from napari_lpd.gui._areas import AreaTable
 from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
@@ -55,8 +48,6 @@ VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
 REFRESH_S = 0.4  # between looks at what has been predicted since
 RESULTS = "napari-lpd-results"
-AREA_HELP = "Area of the pixels labelled with this tissue, from the resolution of the slide"
-SHARE_HELP = "Share of the area that was looked at (tissue inside the predicted part); the rest is unlabelled"
 
 
 class PredictWidget(QWidget):
@@ -82,8 +73,7 @@ class PredictWidget(QWidget):
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
         self.job = JobBar("Predict")
         self.aside = JobRunner(self)
-        self.table = QTableWidget(0, 3)
-        self.total = note("")
+        self.areas = AreaTable()
 
         self._lay_out()
         self._connect()
@@ -92,22 +82,12 @@ class PredictWidget(QWidget):
         self._on_slide()
 
     def _lay_out(self) -> None:
-        self.table.setHorizontalHeaderLabels(["tissue", "mm²", "%"])
-        for column, text in ((1, AREA_HELP), (2, SHARE_HELP)):
-            self.table.horizontalHeaderItem(column).setToolTip(text)
-        header = self.table.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self.table.verticalHeader().setVisible(False)
-        self.table.verticalHeader().setDefaultSectionSize(24)
-        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
         browse = buttons(("Browse…", "Open a model file (.safetensors)", self._on_browse))
         model = in_row([self.model, browse])
         preview = buttons(("Preview", "Show what counts as tissue, without predicting", self._on_preview))
         tissue = in_row([self.tissue, preview])
-        choose = buttons(("Choose…", "Another folder for the results of whole slides", self._on_choose))
-        results = in_row([self.results, choose])
+        choose = ("Choose…", "Another folder for the results of whole slides", self._on_choose)
+        results = in_row([self.results, buttons(choose)])
         for row in (model, tissue, results):
             row.layout().setStretch(0, 1)
         column = Column()
@@ -115,8 +95,7 @@ class PredictWidget(QWidget):
         column.add(model, self.card, title="Model")
         column.add(self.scope, tissue, results, advanced(self.form), self.job, title="Where")
         column.add(
-            self.table,
-            self.total,
+            self.areas,
             buttons(("Export…", "Mask as OME-TIFF, or all of it as a folder (.zarr)", self._on_export)),
             note("Research use only; not for diagnosis."),
             title="Areas",
@@ -295,28 +274,7 @@ class PredictWidget(QWidget):
         return None if layer is None else shown_prediction(self._viewer, layer.name) or shown_prediction(self._viewer)
 
     def _show_areas(self) -> None:
-        prediction = self._shown()
-        areas = {} if prediction is None else prediction.area_mm2()
-        self.table.setRowCount(len(areas))
-        if prediction is not None and areas:
-            self._fill_table(prediction, areas)
-        self.table.setVisible(bool(areas))
-        rows = sum(self.table.rowHeight(row) for row in range(len(areas)))
-        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
-        if prediction is None:
-            self.total.setText("Nothing predicted yet.")
-        elif not areas:
-            self.total.setText("Half done: areas follow at the end.")
-        else:
-            self.total.setText(f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted")
-
-    def _fill_table(self, prediction: Prediction, areas: dict[str, float]) -> None:
-        for row, tissue in enumerate(prediction.card.classes):
-            area = areas[tissue.name]
-            share = 100 * area / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
-            for column, text in enumerate((tissue.name, f"{area:.3f}", f"{share:.1f}")):
-                self.table.setItem(row, column, QTableWidgetItem(text))
-            self.table.item(row, 0).setIcon(swatch(tissue.color))
+        self.areas.show_prediction(self._shown())
 
     def _on_preview(self) -> None:
         with self.job.reporting():
