@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "napari_lpd"
+STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
 
 
 class Card(Settings):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +18,7 @@ from napari_lpd.presets import PRESETS
 from napari_lpd.printing import Printer, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,14 +27,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     printer = Printer(options.json)
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
     try:
-        printer.result(command(options, printer))
+        with _stoppable(printer, options.until_eof):
+            printer.result(command(options, printer))
     except LpdError as error:
         printer.error(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        printer.error("stopped by the user; whatever was finished is kept")
+        printer.error("stopped by the user; what was done is kept: train and predict go on when they are run again")
         return 130
     return 0
+
+
+@contextmanager
+def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
+    """Stop between two steps at the first Ctrl-C or SIGTERM, or when the parent closes our input or dies."""
+
+    def stop(*_: object) -> None:
+        if printer.stopping.is_set():
+            raise KeyboardInterrupt
+        printer.stopping.set()
+
+    def wait_for_eof() -> None:
+        while os.read(0, 4096):
+            pass
+        printer.stopping.set()
+
+    if until_eof:
+        threading.Thread(target=wait_for_eof, daemon=True).start()
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: Callable[[argparse.Namespace, Printer], Result], text: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)
         sub.add_argument("--json", action="store_true", help="print JSON lines instead of text")
+        sub.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
         sub.set_defaults(run=run)
         return sub
 

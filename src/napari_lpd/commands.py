@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
+from napari_lpd.checkpoint import STATE_NAME
 from napari_lpd.classes import CLASSES, read_classes
 from napari_lpd.config import EMBEDDED_ENCODER, EvaluateSettings, PredictSettings, TrainSettings
 from napari_lpd.errors import DataError, LpdError, SettingsError
@@ -69,7 +70,7 @@ def _check_train_options(options: argparse.Namespace) -> None:
         raise DataError(f"{names_unused[0]} goes with --{'slide' if options.slide is None else 'data'} only")
     if options.slide is not None and options.regions is None:
         raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
-    if (options.out / "model.safetensors").exists():
+    if (options.out / "model.safetensors").exists() and not (options.out / STATE_NAME).exists():
         raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
 
 

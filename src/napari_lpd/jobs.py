@@ -20,6 +20,8 @@ from napari_lpd.errors import LpdError
 
 T = TypeVar("T")
 
+PATIENCE_S = 1.5
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -35,14 +37,20 @@ Job = Generator[Progress, None, T]
 
 
 def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T:
-    """Drive `job` to its end, hand each Progress to `on_progress`, and return the job's result."""
-    while True:
-        try:
-            progress = next(job)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        if on_progress is not None:
-            on_progress(progress)
+    """Drive `job` to its end, hand each Progress to `on_progress`, and return the job's result.
+
+    What `on_progress` raises closes the job, between two of its steps.
+    """
+    try:
+        while True:
+            try:
+                progress = next(job)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            if on_progress is not None:
+                on_progress(progress)
+    finally:
+        job.close()
 
 
 def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
@@ -54,7 +62,8 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     """Run ``python -m napari_lpd ARGUMENTS --json`` in a child process and relay its JSON lines.
 
     Yields at least every 100 ms (the last Progress again while the child is busy), so that it can be closed at any
-    time; closing it ends the child.
+    time. Closing it, and the end of this process, whatever its cause, stop the child between two steps; a child that
+    takes longer than a second and a half for that is killed.
 
     Returns:
         The child's result line, as a dictionary.
@@ -62,8 +71,15 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     Raises:
         LpdError: the child's own one-line error, or its last output when it died without one.
     """
-    command = [sys.executable, "-m", "napari_lpd", *arguments, "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    command = [sys.executable, "-m", "napari_lpd", *arguments, "--json", "--until-eof"]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     last_words: deque[str] = deque(maxlen=20)
     readers = [
@@ -116,10 +132,10 @@ def _forward(stream: IO[str], put: Callable[[str | None], None]) -> None:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    assert child.stdin is not None
+    child.stdin.close()
+    try:
+        child.wait(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -18,10 +19,17 @@ class Printer:
         self.as_json = as_json
         self._started = self._printed = time.monotonic()
         self._at = (-1, -1)
+        self.stopping = threading.Event()
         self._live = sys.stderr.isatty()
 
     def progress(self, progress: Progress) -> None:
-        """Show one step."""
+        """Show one step.
+
+        Raises:
+            KeyboardInterrupt: the user wants it to stop; here it does so between two steps.
+        """
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
         if self.as_json:
             print(to_json_line("progress", progress), flush=True)
             return

@@ -1,7 +1,8 @@
 """Training: `fit` is a generator of Progress that returns the path of the best checkpoint.
 
 The run's folder holds ``model.safetensors`` (best), ``last.safetensors`` and ``history.csv``; all are written, whole,
-after every epoch. A cancelled training leaves what its last finished epoch wrote, and nothing else.
+after every epoch. A training that was stopped or killed goes on where it was when it is started again
+(`training_state`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import logging
 import math
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,6 +41,7 @@ from napari_lpd.model import (
     merge_prototypes,
 )
 from napari_lpd.objective import Objective, StepLosses
+from napari_lpd.training_state import TrainingState, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +58,7 @@ PRESENCE = 0.5
 """Score from which a class counts as present: where the classification loss draws the line. A network knows its
 training tiles too well to choose another one on them; `validate.evaluate` chooses on other data."""
 LR_WARM_UP_RATIO = 1e-6
+SAVE_S = 30  # between two saves of a training's state
 
 
 class Validation(NamedTuple):
@@ -67,7 +71,7 @@ class Validation(NamedTuple):
 def fit(
     tiles: TileSet, settings: TrainSettings, out: Path, command: str = "", validation: Validation | None = None
 ) -> Job[Path]:
-    """Train on `tiles`; returns the path of the best checkpoint, ``out/model.safetensors``.
+    """Train on `tiles`, or go on where a training in `out` was stopped; returns the path of the best checkpoint.
 
     Yields one Progress per step with the losses' values, and per epoch one with the validation's ``valid …`` metrics.
 
@@ -98,12 +102,12 @@ def fit(
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(validation.files if validation else ())
     run = _Run(tiles, settings, out, command, {"file_hashes": trained, "validation_hashes": chosen_by})
-    if settings.model.bank in ("clustered", "seeded"):
-        assert run.region_encoder is not None
-        run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
+    if not run.begin(total) and settings.model.bank in ("clustered", "seeded"):
+        assert run.region_encoder is not None
+        run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), validation)
     return out / "model.safetensors"
 
@@ -141,40 +145,61 @@ class _Run:
             )
         self.region_encoder = _region_encoder(settings, self.device)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
-        self.history: list[dict[str, float]] = []
-        self.best = -math.inf
         self._good: dict[str, Tensor] = {}
 
-    def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
-        """Train for `count` epochs of at most `total` steps together; after each validate and save."""
+    def begin(self, total: int) -> bool:
+        """Make optimiser and schedule for `total` steps; returns whether a run that was stopped here goes on."""
         settings = self.settings
         groups = parameter_groups(self.network, settings)
         groups.append({"params": list(self.objective.psi.parameters()), "lr": settings.lr})
-        optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
         warm_up = round(settings.lr_warm_up * total)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
         )
-        step = 0
-        for epoch in range(count):
-            message = f"epoch {epoch + 1} of {count}"
-            seen, sums = 0, dict[str, float]()
-            set_training(self.network, settings)
-            for indices, (raw, labels) in self._batches(total - step):
-                losses = self._step(raw, labels, indices, step, total)
-                optimiser.step()
-                metrics = losses.metrics() | {"lr": float(schedule.get_last_lr()[0])}
-                schedule.step()
-                step += 1
-                seen += len(indices)
-                sums = {name: sums.get(name, 0.0) + value * len(indices) for name, value in metrics.items()}
-                yield Progress(step, total, message, metrics)
-            means = {name: value / seen for name, value in sums.items()}
-            if means["regions left out"]:
-                logger.info(
-                    "%s: %.1f regions per step over max_regions were left out", message, means["regions left out"]
-                )
-            yield Progress(step, total, f"{message}: validation", self._end_epoch(epoch, step, means, validation))
+        modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
+        identity = identity_of(self.tiles, settings, total)
+        self.state = TrainingState(self.out, identity, modules, self.optimiser, self.schedule, self.generator)
+        if not self.state.load():
+            return False
+        self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        return True
+
+    def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
+        """Train for `count` epochs of at most `total` steps together; after each validate and save.
+
+        What is learned is saved every half minute, and when the job is closed.
+        """
+        place, saved = self.state.place, time.monotonic()
+        try:
+            while place.epoch < count:
+                message = f"epoch {place.epoch + 1} of {count}"
+                set_training(self.network, self.settings)
+                for indices, (raw, labels) in self._batches(total):
+                    metrics = self._take_step(raw, labels, indices, total)
+                    if time.monotonic() - saved > SAVE_S:
+                        self.state.save()
+                        saved = time.monotonic()
+                    yield Progress(place.step, total, message, metrics)
+                figures = self._end_epoch(message, validation)
+                yield Progress(place.step, total, f"{message}: validation", figures)
+        except GeneratorExit:
+            self.state.save()
+            raise
+        self.state.remove()
+
+    def _take_step(self, raw: Tensor, labels: Tensor, indices: list[int], total: int) -> dict[str, float]:
+        """Learn from one batch; returns what it says of the step."""
+        place = self.state.place
+        losses = self._step(raw, labels, indices, place.step, total)
+        self.optimiser.step()
+        metrics = losses.metrics() | {"lr": float(self.schedule.get_last_lr()[0])}
+        self.schedule.step()
+        place.step += 1
+        place.taken += len(indices)
+        for name, value in metrics.items():
+            place.sums[name] = place.sums.get(name, 0.0) + value * len(indices)
+        return metrics
 
     def _step(self, raw: Tensor, labels: Tensor, indices: list[int], step: int, total: int) -> StepLosses:
         """Losses and gradients of one batch; the weights that gave them, still those before it, are kept as good."""
@@ -200,27 +225,37 @@ class _Run:
             f" {', '.join(self.tiles.name(i) for i in indices)}; {kept}; look at these tiles, or try a smaller lr"
         )
 
-    def _batches(self, most: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-        order = torch.randperm(len(self.tiles), generator=self.generator).tolist()
+    def _batches(self, total: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
+        """What is left of the current epoch, of at most `total` steps."""
+        place = self.state.place
+        if not place.order:
+            self.state.restore_random()
+            place.order = torch.randperm(len(self.tiles), generator=self.generator).tolist()
         size = self.settings.batch
-        batches = [order[start : start + size] for start in range(0, len(order), size)][:most]
-        loader = DataLoader(self.tiles, batch_sampler=batches, num_workers=self.settings.workers)
+        starts = range(place.taken, len(place.order), size)
+        batches = [place.order[start : start + size] for start in starts][: total - place.step]
+        loader = iter(DataLoader(self.tiles, batch_sampler=batches, num_workers=self.settings.workers))
+        self.state.restore_random()  # of a half-done epoch only now: making the loader draws a number
         yield from zip(batches, loader, strict=True)
 
-    def _end_epoch(
-        self, epoch: int, step: int, means: dict[str, float], validation: Validation | None
-    ) -> dict[str, float]:
+    def _end_epoch(self, message: str, validation: Validation | None) -> dict[str, float]:
+        place = self.state.place
+        means = {name: value / place.taken for name, value in place.sums.items()}
+        if means["regions left out"]:
+            logger.info("%s: %.1f regions per step over max_regions were left out", message, means["regions left out"])
         self.network.eval()
-        card = self._card(step)
+        card = self._card(place.step)
         figures = validation.figures(LoadedModel(self.network, card, "", "", self.device)) if validation else {}
         card = card.model_copy(update={"metrics": {f"valid {name}": value for name, value in figures.items()}})
         self._save("last.safetensors", card)
-        score = figures.get("score", float(epoch))
-        if score > self.best:
-            self.best = score
+        score = figures.get("score", float(place.epoch))
+        if place.best is None or score > place.best:
+            place.best = score
             self._save("model.safetensors", card)
-        self.history.append({"epoch": epoch + 1, "step": step, **means, **card.metrics})
-        _write_history(self.out / "history.csv", self.history)
+        place.epoch += 1
+        place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
+        _write_history(self.out / "history.csv", place.history)
+        place.order, place.taken, place.sums = [], 0, {}
         return card.metrics
 
     def _card(self, step: int) -> Card:
