@@ -157,7 +157,8 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
             for row in rows:
                 values: Row = {"slide": row["slide"], "state": row.get("error", "ok")}
                 values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-                values |= {name: row[name] for name in ("tissue mm²", "seconds") if name in row}
+                if "tissue mm²" in row:
+                    values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
                 values["unreadable"] = "; ".join(row.get("unreadable", []))
                 table.writerow(values)
     except OSError as error:

@@ -41,7 +41,9 @@ class Printer:
         left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
         shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
         numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
-        line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}"
+        line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}".rstrip()
+        if not progress.total:
+            line = f"{progress.message} …"
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
