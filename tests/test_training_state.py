@@ -13,13 +13,12 @@ import time
 import pytest
 import torch
 
-from napari_lpd.checkpoint import STATE_NAME, load_tensors, read_card
+from napari_lpd.checkpoint import STATE_NAME, load_tensors, read_card, read_state
 from napari_lpd.data import tiles_from_regions
 from napari_lpd.errors import DataError, ModelError
 from napari_lpd.jobs import in_subprocess, run
 from napari_lpd.regions import write_regions
 from napari_lpd.train import fit
-from napari_lpd.training_state import read_state
 
 STEPS = 8  # in three epochs
 
@@ -123,13 +122,13 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from napari_lpd import train
+from napari_lpd.checkpoint import read_state
 from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
 from napari_lpd.data import tiles_from_regions
 from napari_lpd.formats import open_slide
 from napari_lpd.jobs import run
 from napari_lpd.regions import read_regions
-from napari_lpd.training_state import read_state
 torch.set_num_threads(1)
 train.SAVE_S = 0.2
 here = Path(sys.argv[1])

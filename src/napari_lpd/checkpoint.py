@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 KEY = "napari_lpd"
 STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
+STATE_KEY = "training_state"
 
 
 class Card(Settings):
@@ -107,6 +109,23 @@ def read_card(path: Path) -> Card:
         return Card.model_validate_json(text)
     except (ValueError, SettingsError) as error:
         raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What a folder's half-done training says of itself (``identity``, ``place``), or None if there is none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about: dict[str, Any] = json.loads(file.metadata()[STATE_KEY])
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
+    return about
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

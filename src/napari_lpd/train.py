@@ -171,6 +171,7 @@ class _Run:
         What is learned is saved every half minute, and when the job is closed.
         """
         place, saved = self.state.place, time.monotonic()
+        self.state.save()
         try:
             while place.epoch < count:
                 message = f"epoch {place.epoch + 1} of {count}"
@@ -197,6 +198,7 @@ class _Run:
         self.schedule.step()
         place.step += 1
         place.taken += len(indices)
+        place.curve.append({"step": place.step, **metrics})
         for name, value in metrics.items():
             place.sums[name] = place.sums.get(name, 0.0) + value * len(indices)
         return metrics

@@ -12,12 +12,11 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from napari_lpd.checkpoint import STATE_NAME
+from napari_lpd.checkpoint import STATE_KEY, STATE_NAME, read_state
 from napari_lpd.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from napari_lpd.config import TrainSettings
     from napari_lpd.data import TileSet
 
-KEY = "training_state"
 MACHINE = frozenset({"threads", "workers", "device"})  # settings that change how fast, not what
 
 
@@ -40,6 +38,7 @@ class Place:
         order: The tiles of the current epoch, in the order in which they are taken; empty before it is drawn.
         taken: How many of them have been.
         sums: Per metric: its sum over the tiles taken in this epoch.
+        curve: What every step said, for drawing.
         history: Rows of the finished epochs.
         best: Highest validation score.
     """
@@ -49,6 +48,7 @@ class Place:
     order: list[int] = field(default_factory=list)
     taken: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best: float | None = None
 
@@ -95,7 +95,7 @@ class TrainingState:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            partial.write_bytes(save(held, metadata={KEY: json.dumps(about)}))
+            partial.write_bytes(save(held, metadata={STATE_KEY: json.dumps(about)}))
             os.replace(partial, self._path)
         except OSError as error:
             raise ModelError(f"{self._path}: cannot be written ({error.strerror or error})") from error
@@ -142,23 +142,6 @@ class TrainingState:
     def remove(self) -> None:
         """Forget the state: the training is over."""
         self._path.unlink(missing_ok=True)
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a folder's half-done training says of itself (``identity``, ``place``), or None if there is none.
-
-    Raises:
-        ModelError: the file is damaged.
-    """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return None
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = json.loads(file.metadata()[KEY])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
-    return about
 
 
 def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str, Any]:

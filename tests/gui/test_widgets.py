@@ -103,7 +103,8 @@ def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, child
     ready.job.button.click()
     qtbot.waitUntil(lambda: len(children) == 1)
     run = tmp_path / "models" / "tiny-001"
-    assert sorted(path.name for path in run.iterdir()) == ["classes.json", "regions.geojson", "settings.json"]
+    needed = ["arguments.json", "classes.json", "regions.geojson", "settings.json"]
+    assert sorted(path.name for path in run.iterdir()) == needed
     assert json.loads((run / "settings.json").read_text())["epochs"] == 2
     ready.job.button.click()
     qtbot.waitUntil(lambda: not ready.job.runner.running)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyqtgraph as pg
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SHOWN = {"loss": "#c8c8c8", "classification": "#42d4f4", "diversity": "#ff8c1a"}
 
@@ -34,13 +39,23 @@ class LossCurves(QWidget):
         self._points = {name: ([], []) for name in SHOWN}
         self._draw()
 
+    def show_steps(self, rows: Sequence[dict[str, float]]) -> None:
+        """Draw steps that were taken before: ``step`` and the losses of each."""
+        self.clear()
+        for row in rows:
+            self._take(int(row["step"]), row)
+        self._draw()
+
     def add(self, step: int, metrics: dict[str, float]) -> None:
         """Add the losses of a step."""
+        self._take(step, metrics)
+        self._draw()
+
+    def _take(self, step: int, metrics: dict[str, float]) -> None:
         for name, (steps, values) in self._points.items():
             if name in metrics:
                 steps.append(step)
                 values.append(metrics[name])
-        self._draw()
 
     def _draw(self) -> None:
         for name, (steps, values) in self._points.items():

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd import samples
+from napari_lpd.checkpoint import STATE_NAME, read_state
 from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError
@@ -35,9 +36,12 @@ from napari_lpd.presets import PRESETS
 from napari_lpd.regions import read_regions, write_regions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari.viewer
     from napari.layers import Shapes
 
+ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
 
 
@@ -59,6 +63,8 @@ class TrainWidget(QWidget):
         self.more = SettingsForm(TrainSettings(), without=MAIN)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
         self.job = JobBar("Train")
+        self.resume = QPushButton("Resume")
+        self.resume.setToolTip("Go on with the training that was stopped last, where it was")
         self.curves = LossCurves()
         self.curves.setVisible(False)
 
@@ -67,6 +73,7 @@ class TrainWidget(QWidget):
         self._connect()
         self._on_source(0)
         self._fill_regions()
+        self._offer_resume()
 
     def _lay_out(self) -> None:
         page = QVBoxLayout(self._pages[0])
@@ -99,7 +106,7 @@ class TrainWidget(QWidget):
         column.add(in_row([QLabel("Preset"), self.preset]), self.form, advanced(self.more), title="Settings")
         browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
         column.add(in_row([self.out, browse_out]), title="Models folder")
-        column.add(self.job, self.curves, note("Research use only; not for diagnosis."))
+        column.add(self.job, self.resume, self.curves, note("Research use only; not for diagnosis."))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
@@ -113,6 +120,9 @@ class TrainWidget(QWidget):
         self.job.asked.connect(self._on_train)
         self.job.runner.progressed.connect(self._on_progressed)
         self.job.runner.succeeded.connect(self._on_trained)
+        self.job.runner.ended.connect(self._on_ended)
+        self.resume.clicked.connect(self._on_resume)
+        self.out.textChanged.connect(self._offer_resume)
         for event in ("inserted", "removed", "reordered", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._fill_regions)
 
@@ -200,9 +210,35 @@ class TrainWidget(QWidget):
     def _on_train(self) -> None:
         with self.job.reporting():
             arguments = self._arguments()
-            self.curves.clear()
-            self.curves.setVisible(True)
-            self.job.start(lambda: in_subprocess(arguments))
+            self._start(arguments, [])
+
+    def _start(self, arguments: list[str], taken: Sequence[dict[str, float]]) -> None:
+        self.job.start(lambda: in_subprocess(arguments))
+        self.resume.setVisible(False)
+        self.curves.show_steps(taken)
+        self.curves.setVisible(True)
+
+    def _models_folder(self) -> Path:
+        return Path(self.out.text()).expanduser()
+
+    def _offer_resume(self) -> None:
+        """Show the Resume button where a training was stopped or killed."""
+        run = unfinished_run(self._models_folder())
+        self.resume.setVisible(run is not None and not self.job.runner.running)
+        self.resume.setText(f"Resume {run.name}" if run else "Resume")
+
+    def _on_resume(self) -> None:
+        with self.job.reporting():
+            run = unfinished_run(self._models_folder())
+            state = None if run is None else read_state(run)
+            if run is None or state is None:
+                raise DataError(f"{self._models_folder()}: holds no training that was stopped")
+            self._start(read_arguments(run), state["place"]["curve"])
+
+    def _on_ended(self) -> None:
+        self._offer_resume()
+        if self.job.status.text() == "Stopped." and not self.resume.isHidden():
+            self.job.say("Stopped; what was learned is kept. Resume goes on there.")
 
     def _arguments(self) -> list[str]:
         """Write what the child needs into a new run folder; returns the child's arguments."""
@@ -211,7 +247,7 @@ class TrainWidget(QWidget):
             if not self.folder.text().strip():
                 raise DataError("no folder of tiles given")
             tiles = Path(self.folder.text()).expanduser()
-            run = new_run_folder(Path(self.out.text()).expanduser(), tiles.name)
+            run = new_run_folder(self._models_folder(), tiles.name)
             data = ["--data", str(tiles)]
         else:
             layer = self.slides.layer()
@@ -224,7 +260,7 @@ class TrainWidget(QWidget):
             strange = sorted({name for region in regions for name in region.tissues} - names)
             if strange:
                 raise DataError(f"regions are marked {', '.join(strange)}, which is not among the tissue classes")
-            run = new_run_folder(Path(self.out.text()).expanduser(), path.stem)
+            run = new_run_folder(self._models_folder(), path.stem)
             write_regions(run / "regions.geojson", regions, classes)
             data = ["--slide", str(path), "--regions", str(run / "regions.geojson")]
             given = layer.metadata[KEY].get("mpp")
@@ -234,7 +270,9 @@ class TrainWidget(QWidget):
         changed = settings.model_dump(exclude_defaults=True) | {"mpp": settings.mpp}
         (run / "settings.json").write_text(json.dumps(changed, indent=1), encoding="utf-8")
         files = ["--classes", str(run / "classes.json"), "--settings", str(run / "settings.json")]
-        return ["train", *data, *files, "--out", str(run)]
+        arguments = ["train", *data, *files, "--out", str(run)]
+        (run / ARGUMENTS).write_text(json.dumps(arguments, indent=1), encoding="utf-8")
+        return arguments
 
     def _on_progressed(self, progress: Progress) -> None:
         self.curves.add(progress.done, progress.metrics)
@@ -244,6 +282,25 @@ class TrainWidget(QWidget):
         recent_models.add(model)
         tiles = ", ".join(f"{name} {count}" for name, count in result.get("tiles per class", {}).items())
         self.job.say(f"Trained on {result.get('tiles', '?')} tiles ({tiles}). The model is ready in Predict:\n{model}")
+
+
+def unfinished_run(parent: Path) -> Path | None:
+    """The run in `parent` that was stopped last, if any."""
+    runs = [path.parent for path in parent.glob(f"*/{STATE_NAME}") if (path.parent / ARGUMENTS).exists()]
+    return max(runs, key=lambda run: (run / STATE_NAME).stat().st_mtime, default=None)
+
+
+def read_arguments(run: Path) -> list[str]:
+    """The arguments of the child that trained in `run`.
+
+    Raises:
+        DataError: they are gone or damaged.
+    """
+    try:
+        arguments = json.loads((run / ARGUMENTS).read_text(encoding="utf-8"))
+        return [str(argument) for argument in arguments]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{run / ARGUMENTS}: cannot be read ({error}); train anew") from error
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
