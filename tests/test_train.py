@@ -101,11 +101,11 @@ def test_the_same_seed_gives_the_same_model(tiles, tiny_settings, tmp_path):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_a_cancelled_training_leaves_nothing(tiles, tiny_settings, tmp_path):
+def test_a_cancelled_training_leaves_its_state_alone(tiles, tiny_settings, tmp_path):
     job = fit(tiles, tiny_settings, tmp_path / "run")
     next(job)
     job.close()
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [checkpoint.STATE_NAME]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_says_where(tiles, tiny_settings, tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def test_a_child_that_is_stopped_saves_what_it_has_learned(tiny_tiff, tiny_regio
                 break
         process.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGKILL)
         process.communicate()
-        until = time.monotonic() + 10
-        while not (tmp_path / "run" / STATE_NAME).exists() and time.monotonic() < until:
+        until = time.monotonic() + 20
+        while read_state(tmp_path / "run")["place"]["step"] < 3 and time.monotonic() < until:
             time.sleep(0.05)
     assert read_state(tmp_path / "run")["place"]["step"] >= 3

@@ -171,7 +171,8 @@ class _Run:
         What is learned is saved every half minute, and when the job is closed.
         """
         place, saved = self.state.place, time.monotonic()
-        self.state.save()
+        if not place.step:
+            self.state.save()
         try:
             while place.epoch < count:
                 message = f"epoch {place.epoch + 1} of {count}"
