@@ -21,11 +21,11 @@ from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
 from napari_lpd.checkpoint import Card
 from napari_lpd.classes import CLASSES
 from napari_lpd.config import CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
-from napari_lpd.data import tiles_from_folder
 from napari_lpd.encoder import build_encoder
 from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
 from napari_lpd.images import read_mask
 from napari_lpd.importer import rename_official
+from napari_lpd.labelled import labelled_tiles
 from napari_lpd.losses import (
     Regions,
     contrastive_loss,
@@ -514,7 +514,7 @@ def test_the_published_data_reading(tmp_path):
     encoder = build_encoder("mit_b0", statistics="tissue", channel_order="bgr")
     for j, name in enumerate(names):
         Image.fromarray(oracle[f"train{j}_rgb"].numpy()).save(tmp_path / name)
-    tiles = tiles_from_folder(tmp_path, CLASSES["bcss"])
+    tiles = labelled_tiles(tmp_path, CLASSES["bcss"])
     for j in range(3):
         image, labels = tiles[j]
         assert torch.allclose(encoder.normalise(image[None] / 255)[0], oracle[f"train{j}_tensor"], atol=1e-5)

@@ -6,16 +6,17 @@ import torch
 from PIL import Image
 
 from napari_lpd.config import PredictSettings, TrainSettings
-from napari_lpd.data import augment_with_masks, tiles_from_folder, tiles_from_regions
+from napari_lpd.data import augment_with_masks, tiles_from_regions
 from napari_lpd.errors import DataError
 from napari_lpd.jobs import run
+from napari_lpd.labelled import labelled_tiles
 from napari_lpd.model import load_model
 from napari_lpd.predict import predict_slide
 from napari_lpd.segmenter import fit_segmenter, masked_loss, write_pseudo_masks
 
 
 def test_pseudo_masks_hold_only_classes_that_the_tile_is_labelled_with(tiny_model, tile_folder, classes, tmp_path):
-    tiles = tiles_from_folder(tile_folder, classes)
+    tiles = labelled_tiles(tile_folder, classes)
     folder = run(write_pseudo_masks(tiny_model, tiles, tmp_path / "mask", "none"))
     for path, labels in zip(tiles.files, tiles.labels, strict=True):
         with Image.open(folder / f"{path.stem}.png") as mask:
@@ -34,7 +35,7 @@ def test_pseudo_masks_hold_only_classes_that_the_tile_is_labelled_with(tiny_mode
 def test_a_segmenter_learns_the_masks_and_predicts_like_any_model(
     tiny_model, tile_folder, classes, tmp_path, tiny_slide
 ):
-    tiles = tiles_from_folder(tile_folder, classes)
+    tiles = labelled_tiles(tile_folder, classes)
     masks = run(write_pseudo_masks(tiny_model, tiles, tmp_path / "mask", "none"))
     settings = TrainSettings(mpp=1.0, tile=64, epochs=4, batch=4, threads=1, lr=1e-3)
     seen = []

@@ -8,10 +8,11 @@ from PIL import Image
 from napari_lpd import checkpoint, samples, train
 from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
-from napari_lpd.data import TileSet, augment, tiles_from_folder, tiles_from_regions
+from napari_lpd.data import TileSet, augment, tiles_from_regions
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
+from napari_lpd.labelled import labelled_tiles
 from napari_lpd.model import LPD, encoder_of, load_model
 from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
@@ -61,14 +62,14 @@ def folder_of_tiles(folder, names):
 def test_labels_come_from_the_file_name_alone(tmp_path, classes):
     names = ["b[01].png", "a+3[10].png", "c [1 1].png"]
     folder = folder_of_tiles(tmp_path / "set [11]" / "train", names).parent
-    assert tiles_from_folder(folder, classes).labels.tolist() == [[1, 0], [0, 1], [1, 1]]
+    assert labelled_tiles(folder, classes).labels.tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a[1].png", "a[101].png"])
 def test_a_name_without_the_right_digits_is_named(tmp_path, classes, name):
     folder = folder_of_tiles(tmp_path / "train", [name])
     with pytest.raises(DataError, match="wanted 2 digits"):
-        tiles_from_folder(folder, classes)
+        labelled_tiles(folder, classes)
 
 
 def test_augmentation_keeps_range_and_is_seeded():
@@ -275,7 +276,7 @@ def test_a_folder_of_200_tiles_starts_contrast_and_diversity(skin, tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(
             tmp_path / "tiles [x]" / "train" / f"part{i % 10}+{i} [{digits}].png"
         )
-    tiles = tiles_from_folder(tmp_path / "tiles [x]", cut.classes)
+    tiles = labelled_tiles(tmp_path / "tiles [x]", cut.classes)
     seen = []
     chosen = settings.model_copy(update={"epochs": 2, "batch": 10})
     path = run(fit(tiles, chosen, tmp_path / "run"), seen.append)
@@ -305,10 +306,10 @@ def test_one_tile_with_both_classes_trains_and_with_one_class_says_why_not(tiles
     (tmp_path / "tiles").mkdir()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "tiles" / "a[10].png")
     with pytest.raises(LpdError, match="1 tiles hold only dark; training needs tiles of at least two classes"):
-        tiles_from_folder(tmp_path / "tiles", classes)
+        labelled_tiles(tmp_path / "tiles", classes)
 
 
 def test_tiles_that_are_not_square_are_named(classes, tmp_path):
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a[11].png")
     with pytest.raises(LpdError, match=r"a.11..png: 64 x 96 pixels; tiles have to be square"):
-        tiles_from_folder(tmp_path, classes)
+        labelled_tiles(tmp_path, classes)

@@ -122,8 +122,9 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--data",
         type=Path,
-        metavar="DIR",
-        help="instead of a slide: tiles DIR/train/NAME[1010].png; DIR/valid/img and mask choose the best epoch",
+        metavar="DATA",
+        help="instead of a slide: tiles DIR/train/NAME[1010].png or DIR/train/CLASS/NAME.png, or a table (CSV) with a"
+        " column path and one per class; DIR/valid/img and mask choose the best epoch",
     )
     train.add_argument(
         "--classes", type=Path, required=True, metavar="JSON", help="tissue names and colours; or bcss, luad"

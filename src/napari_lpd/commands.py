@@ -78,13 +78,13 @@ def _labelled_tiles(
     options: argparse.Namespace, classes: tuple[TissueClass, ...], settings: TrainSettings
 ) -> tuple[TileSet, Validation | None, TrainSettings]:
     """The tiles of a folder, what chooses the best epoch where there are masks, and the settings for these tiles."""
-    from napari_lpd.data import tiles_from_folder
     from napari_lpd.images import masked_images, part_of
+    from napari_lpd.labelled import labelled_tiles
     from napari_lpd.validate import mask_validation
 
     if "mpp" not in settings.model_fields_set:
         raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
-    tiles = tiles_from_folder(options.data, classes, options.source)
+    tiles = labelled_tiles(options.data, classes, options.source)
     if not 64 <= tiles.edge <= 1024:
         raise DataError(f"{options.data}: tiles of {tiles.edge} pixels; wanted 64 to 1024")
     settings = settings.model_copy(update={"tile": tiles.edge})
@@ -193,12 +193,12 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
-    from napari_lpd.data import tiles_from_folder
+    from napari_lpd.labelled import labelled_tiles
     from napari_lpd.model import load_model
     from napari_lpd.segmenter import fit_segmenter, write_pseudo_masks
 
     model = load_model(options.model, settings.device)
-    tiles = tiles_from_folder(options.data, model.card.classes, options.source)
+    tiles = labelled_tiles(options.data, model.card.classes, options.source)
     _check_folder(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})

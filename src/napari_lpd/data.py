@@ -1,10 +1,9 @@
-"""Training tiles with image-level labels: from a folder of labelled tiles, or cut from regions drawn on a slide."""
+"""Training tiles with image-level labels; tiles that are cut from regions drawn on a slide; augmentation."""
 
 from __future__ import annotations
 
 import copy
 import math
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
 from napari_lpd.errors import DataError
-from napari_lpd.images import by_stem, part_of, read_image, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,47 +124,6 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         if kept.all():
             return self, None
         return self.subset(np.flatnonzero(kept).tolist()), self.subset(np.flatnonzero(~kept).tolist())
-
-
-def tiles_from_folder(folder: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
-    """Tiles in BCSS-WSSS layout: ``train/NAME[1010].png``, one digit per class in the last brackets of the name.
-
-    Blanks between the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
-
-    Args:
-        folder: The folder, or the one that holds ``train``.
-        classes: The classes, in the digits' order.
-        source: How a tile's name gives its slide or patient (see `images.source_of`).
-
-    Raises:
-        DataError: no tiles, a name without digits, or digits that do not fit `classes`.
-    """
-    train = part_of(folder, "train")
-    root = train if train.is_dir() else folder
-    paths = list(by_stem(root).values())
-    labels = np.array([_labels_in_name(path, len(classes)) for path in paths], np.float32)
-    size = read_image(paths[0]).shape
-    if size[0] != size[1]:
-        raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
-
-    def read(index: int) -> NDArray[np.uint8]:
-        image = read_image(paths[index])
-        if image.shape != size:
-            raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
-        return image
-
-    slides = sources_of([path.stem for path in paths], source)
-    return TileSet(classes, labels, read, str(root), slides=slides, files=paths)
-
-
-def _labels_in_name(path: Path, class_count: int) -> list[int]:
-    groups = re.findall(r"\[([^\]]*)\]", path.stem)
-    text = groups[-1].replace(" ", "") if groups else ""
-    digits = [int(digit) for digit in text if digit in "01"]
-    if len(digits) != class_count or len(text) != class_count:
-        found = f"[{groups[-1]}]" if groups else "no brackets"
-        raise DataError(f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class")
-    return digits
 
 
 def tiles_from_regions(

@@ -14,10 +14,10 @@ import numpy as np
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import EvaluateSettings, TrainSettings
-from napari_lpd.data import tiles_from_folder
 from napari_lpd.errors import SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
 from napari_lpd.images import masked_images, part_of
+from napari_lpd.labelled import labelled_tiles
 from napari_lpd.model import encoder_of, load_model
 from napari_lpd.prototypes import BankDiversity, bank_diversity
 from napari_lpd.report import BACKGROUNDS, GATES, NOTICE, plain
@@ -189,7 +189,7 @@ def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) ->
 
 
 def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
-    tiles = tiles_from_folder(protocol.data, protocol.classes, protocol.source)
+    tiles = labelled_tiles(protocol.data, protocol.classes, protocol.source)
     valid = masked_images(part_of(protocol.data, "valid"), protocol.source)
     held_back = part_of(protocol.data, "test")
     tested = (held_back / "img").is_dir()

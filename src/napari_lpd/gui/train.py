@@ -56,7 +56,7 @@ class TrainWidget(QWidget):
         self.slides = SlidePicker(viewer)
         self.regions = chooser()
         self.folder = QLineEdit()
-        self.folder.setPlaceholderText("folder with tiles named NAME[1010].png")
+        self.folder.setPlaceholderText("tiles NAME[1010].png or CLASS/NAME.png, or a table")
         self.classes = ClassTable(read_classes(samples.classes_path()))
         self.preset = chooser(list(PRESETS))
         self.form = SettingsForm(TrainSettings(), only=MAIN)
@@ -247,7 +247,7 @@ class TrainWidget(QWidget):
             if not self.folder.text().strip():
                 raise DataError("no folder of tiles given")
             tiles = Path(self.folder.text()).expanduser()
-            run = new_run_folder(self._models_folder(), tiles.name)
+            run = new_run_folder(self._models_folder(), tiles.stem)
             data = ["--data", str(tiles)]
         else:
             layer = self.slides.layer()
