@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 import pytest
 
@@ -45,3 +47,28 @@ def test_closing_the_job_ends_the_child(monkeypatch):
     assert children[0].poll() is not None
     with pytest.raises(ProcessLookupError):
         os.kill(children[0].pid, 0)
+
+
+def test_a_paused_child_takes_no_step_and_goes_on(tile_folder, tmp_path):
+    paused = threading.Event()
+    options = ["--classes", "bcss", "--set", "tile=64", "--set", "max_steps=400", "--set", "threads=1"]
+    classes = tmp_path / "classes.json"
+    classes.write_text('{"classes": ["dark", "pink"]}')
+    options[1] = str(classes)
+    data = ["--data", str(tile_folder), "--set", "mpp=1.0", "--set", "model.prototype_dim=32", "--set", "epochs=100"]
+    job = in_subprocess(["train", *data, *options, "--out", str(tmp_path / "run")], paused)
+    try:
+        while next(job).done < 2:
+            pass
+        paused.set()
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:  # the step that is being taken
+            at = next(job).done
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            assert next(job).done == at
+        paused.clear()
+        while next(job).done < at + 2:
+            pass
+    finally:
+        job.close()

@@ -6,11 +6,12 @@ import shapely
 import torch
 
 from napari_lpd import samples
+from napari_lpd.cam import highest, upsampled
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import ExportError, SettingsError, SlideError
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
-from napari_lpd.predict import highest, levels_of_maps, predict_slide, prediction_card, tile_grid, upsampled
+from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_grid
 from napari_lpd.slide import DamagedError, Slide
 from napari_lpd.tissue import Mask
 

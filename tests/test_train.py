@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from napari_lpd import checkpoint, samples, train
+from napari_lpd.augmentation import augment
 from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
-from napari_lpd.data import TileSet, augment, tiles_from_regions
+from napari_lpd.data import TileSet, tiles_from_regions
 from napari_lpd.encoder import build_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
@@ -16,8 +17,9 @@ from napari_lpd.labelled import labelled_tiles
 from napari_lpd.model import LPD, encoder_of, load_model
 from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
+from napari_lpd.scoring import Figures, Validation, calibrate
 from napari_lpd.settings import read_settings
-from napari_lpd.train import Validation, calibrate, fit, parameter_groups
+from napari_lpd.train import fit, parameter_groups
 
 
 @pytest.fixture
@@ -85,15 +87,17 @@ def test_augmentation_keeps_range_and_is_seeded():
 def test_training_writes_a_model_that_loads_with_its_card(tiles, tiny_settings, tmp_path):
     seen = []
     path = run(fit(tiles, tiny_settings, tmp_path / "run", "napari-lpd train …"), seen.append)
-    assert [progress.done for progress in seen] == [1, 2, 3, 3]  # the last says that the epoch was validated
-    assert {"loss", "classification", "contrast", "diversity", "lr"} <= seen[0].metrics.keys()
+    assert [progress.done for progress in seen] == [0, 1, 2, 3, 3]  # the last says that the epoch was validated
+    assert seen[0].message == "computing on cpu (no GPU found), in float32"
+    assert (tmp_path / "run" / "previews" / "epoch-0001.png").exists()
+    assert {"loss", "classification", "contrast", "diversity", "lr"} <= seen[1].metrics.keys()
     model = load_model(path)
     assert [tissue.name for tissue in model.card.classes] == ["dark", "pink"]
     assert model.card.settings == tiny_settings
     assert model.card.command == "napari-lpd train …"
     assert len(model.card.map_scale) == 3
     assert checkpoint.read_card(path) == model.card
-    names = ["history.csv", "last.json", "last.safetensors", "model.json", "model.safetensors"]
+    names = ["history.csv", "last.json", "last.safetensors", "model.json", "model.safetensors", "previews"]
     assert sorted(p.name for p in path.parent.iterdir()) == names
 
 
@@ -104,6 +108,7 @@ def test_the_same_seed_gives_the_same_model(tiles, tiny_settings, tmp_path):
 
 def test_a_cancelled_training_leaves_its_state_alone(tiles, tiny_settings, tmp_path):
     job = fit(tiles, tiny_settings, tmp_path / "run")
+    next(job)  # what it computes on
     next(job)
     job.close()
     assert [path.name for path in (tmp_path / "run").iterdir()] == [checkpoint.STATE_NAME]
@@ -167,7 +172,7 @@ def test_settings_out_of_limits_name_the_setting(tiny_settings):
 
 def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     slides = [f"s{i % 4}" for i in range(len(tiles))]
-    spread = TileSet(tiles.classes, tiles.labels, tiles._read, "four", slides=slides, files=[])
+    spread = TileSet(tiles.classes, tiles.labels, tiles.read, "four", slides=slides, files=[])
     kept, held = spread.hold_out(0.3, 0)
     assert len(set(held.slides)) == 1
     assert not set(held.slides) & set(kept.slides)
@@ -175,7 +180,7 @@ def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     first = slides.index(held.slides[0])
     assert torch.equal(held[0][0], tiles[first][0])
     assert torch.equal(held[0][1], tiles[first][1])
-    assert tiles.hold_out(0.3, 0) == (tiles, None)  # one slide cannot be split
+    assert tiles.hold_out(0.3, 0) == (tiles, None)  # one place, and nothing to split
 
 
 def test_a_rare_class_among_many_tiles_is_calibrated_too(tiles, tiny_settings):
@@ -204,9 +209,9 @@ def test_a_random_encoder_learns_its_batch_statistics(tiles, tiny_settings, tmp_
 def test_the_best_epoch_is_kept_beside_the_last(tiles, tiny_settings, tmp_path):
     scores = iter([0.5, 0.9, 0.1])
     settings = tiny_settings.model_copy(update={"epochs": 3, "max_steps": 0})
-    path = run(fit(tiles, settings, tmp_path, validation=Validation(lambda _: {"score": next(scores)})))
-    assert load_model(path).card.metrics == {"valid score": 0.9}
-    assert load_model(tmp_path / "last.safetensors").card.metrics == {"valid score": 0.1}
+    path = run(fit(tiles, settings, tmp_path, validation=Validation(lambda _: Figures({"score": next(scores)}, {}))))
+    assert load_model(path).card.metrics["valid score"] == 0.9
+    assert load_model(tmp_path / "last.safetensors").card.metrics["valid score"] == 0.1
     history = (tmp_path / "history.csv").read_text().splitlines()
     assert history[0].startswith("epoch,step,loss,classification,contrast,diversity")
     assert len(history) == 4
@@ -256,11 +261,11 @@ def test_regions_over_the_cap_are_counted(tiles, tiny_settings, tmp_path):
     seen = []
     settings = tiny_settings.model_copy(update={"max_regions": 2, "warm_up": 0.0, "max_steps": 1})
     run(fit(tiles, settings, tmp_path), seen.append)
-    assert seen[0].metrics["regions"] == 2
-    assert seen[0].metrics["regions left out"] > 0
+    assert seen[1].metrics["regions"] == 2
+    assert seen[1].metrics["regions left out"] > 0
     everything = settings.model_copy(update={"max_regions": 0})
     run(fit(tiles, everything, tmp_path), seen.append)
-    assert seen[2].metrics["regions left out"] == 0
+    assert seen[4].metrics["regions left out"] == 0
 
 
 @pytest.mark.slow

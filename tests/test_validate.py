@@ -151,7 +151,7 @@ def test_a_class_that_no_mask_has_gives_no_figure_that_cannot_be_stored(tiny_mod
     for path in (tile_folder / "valid" / "mask").iterdir():
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
     blind = tiny_model._replace(card=tiny_model.card.model_copy(update={"presence": (0.0, 1.1)}))
-    figures = mask_validation(masked_images(tile_folder / "valid"), blind.card.classes).figures(blind)
+    figures = mask_validation(masked_images(tile_folder / "valid"), blind.card.classes).figures(blind).values
     assert set(figures) == {"score", "mIoU", "IoU dark"}
 
 

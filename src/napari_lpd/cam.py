@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_lpd.model import LoadedModel, merge_prototypes, presence_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from napari_lpd.config import PredictSettings
 
@@ -120,3 +123,17 @@ def minimum_maximum(maps: Tensor, k: int) -> Tensor:
     means = grouped.mean(1).clamp(min=0)
     low, high = means.amin((1, 2)), means.amax((1, 2))
     return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
+
+
+def highest(scores: Tensor) -> NDArray[np.uint8]:
+    """Index of the highest of scores (L, h, w), the first of equals: (h, w). Several times as fast as argmax."""
+    best, index = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8)
+    for i, score in enumerate(scores[1:], start=1):
+        index[score > best] = i
+        torch.maximum(best, score, out=best)
+    return index.numpy()
+
+
+def upsampled(scores: Tensor, stride: int) -> Tensor:
+    """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
+    return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from napari_lpd import __version__
 from napari_lpd.classes import TissueClass
+from napari_lpd.colour import Colours
 from napari_lpd.config import TrainSettings
 from napari_lpd.errors import ModelError, SettingsError
 from napari_lpd.settings import Settings
@@ -50,10 +51,19 @@ class Card(Settings):
         dict[str, float],
         BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
     ] = Field(default_factory=dict)
+    intervals: Annotated[
+        dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
+    ] = Field(default_factory=dict)
+    colours: Annotated[Colours | None, Field(description="Colours of the training tiles, as they came.")] = None
     command: str = ""
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = "Research use only; not for diagnosis."
+
+
+def matched_to(card: Card) -> Colours | None:
+    """The colours to which images are matched before the model sees them, or None where it takes them as they are."""
+    return card.colours if card.settings.stain_normalisation == "slide" else None
 
 
 def provenance() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from napari_lpd import __version__, commands, samples
 from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import LpdError
+from napari_lpd.jobs import PAUSE
 from napari_lpd.presets import PRESETS
 from napari_lpd.printing import Printer, Result
 
@@ -40,22 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
-    """Stop between two steps at the first Ctrl-C or SIGTERM, or when the parent closes our input or dies."""
+    """Stop between two steps at the first Ctrl-C or SIGTERM, or when the parent closes our input or dies.
+
+    What the parent writes there makes us wait and go on (`jobs.PAUSE`).
+    """
 
     def stop(*_: object) -> None:
         if printer.stopping.is_set():
             raise KeyboardInterrupt
         printer.stopping.set()
 
-    def wait_for_eof() -> None:
-        while os.read(0, 4096):
-            pass
+    def listen() -> None:
+        while heard := os.read(0, 1):
+            (printer.paused.set if heard == PAUSE.encode() else printer.paused.clear)()
         printer.stopping.set()
 
     if until_eof:
-        threading.Thread(target=wait_for_eof, daemon=True).start()
-    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in heard}
+        threading.Thread(target=listen, daemon=True).start()
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
@@ -117,6 +121,9 @@ def _train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none"
     )
+    train.add_argument(
+        "--project", type=Path, metavar="JSON", help="instead: several slides with regions, as saved by the widget"
+    )
     train.add_argument("--regions", type=Path, metavar="GEOJSON", help="outlined regions with tissue names")
     train.add_argument("--check-regions", type=Path, metavar="GEOJSON", help="other regions, to measure recall on")
     train.add_argument(
@@ -126,8 +133,9 @@ def _train_options(train: argparse.ArgumentParser) -> None:
         help="instead of a slide: tiles DIR/train/NAME[1010].png or DIR/train/CLASS/NAME.png, or a table (CSV) with a"
         " column path and one per class; DIR/valid/img and mask choose the best epoch",
     )
+    train.add_argument("--classes", type=Path, metavar="JSON", help="tissue names and colours; or bcss, luad")
     train.add_argument(
-        "--classes", type=Path, required=True, metavar="JSON", help="tissue names and colours; or bcss, luad"
+        "--summary", action="store_true", help="say what would be trained on, write DIR/tiles.png, and stop"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     train.add_argument("--preset", choices=PRESETS, default="default", help="settings to start from")

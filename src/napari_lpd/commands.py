@@ -19,7 +19,7 @@ from napari_lpd import __version__, samples
 from napari_lpd.checkpoint import STATE_NAME
 from napari_lpd.classes import CLASSES, read_classes
 from napari_lpd.config import EMBEDDED_ENCODER, EvaluateSettings, PredictSettings, TrainSettings
-from napari_lpd.errors import DataError, LpdError, SettingsError
+from napari_lpd.errors import DataError, LpdError
 from napari_lpd.jobs import run
 from napari_lpd.settings import read_settings
 
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     import argparse
 
     from napari_lpd.classes import TissueClass
-    from napari_lpd.data import TileSet
     from napari_lpd.printing import Printer, Result
-    from napari_lpd.train import Validation
 
 
 def train(options: argparse.Namespace, printer: Printer) -> Result:
@@ -39,21 +37,28 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
     _check_train_options(options)
-    classes = CLASSES[str(options.classes)] if str(options.classes) in CLASSES else read_classes(options.classes)
-    names = [tissue.name for tissue in classes]
-    from napari_lpd.data import tiles_from_regions
-    from napari_lpd.formats import open_slide
+    classes = None if options.project else _named_classes(options.classes)
+    from napari_lpd import training_set
+    from napari_lpd.project import AnnotatedSlide
     from napari_lpd.regions import read_regions
     from napari_lpd.train import fit
 
-    validation = None
-    check = read_regions(options.check_regions, names) if options.check_regions else None
-    _check_folder(options.out)
-    if options.data is not None:
-        tiles, validation, settings = _labelled_tiles(options, classes, settings)
+    check = None
+    if classes is None:
+        prepared = training_set.from_project(options.project, settings)
+    elif options.data is not None:
+        prepared = training_set.from_labelled(options.data, classes, settings, options.source)
     else:
-        with open_slide(options.slide, options.slide_mpp) as slide:
-            tiles = tiles_from_regions(slide, read_regions(options.regions, names), classes, settings)
+        names = [tissue.name for tissue in classes]
+        check = read_regions(options.check_regions, names) if options.check_regions else None
+        annotated = AnnotatedSlide(slide=options.slide, regions=options.regions, mpp=options.slide_mpp)
+        prepared = training_set.from_slides([annotated], classes, settings)
+    _check_folder(options.out)
+    if options.summary:
+        return prepared.write(options.out) | {"sheet": str(options.out / training_set.SHEET)}
+    for line in prepared.write(options.out)["warnings"]:
+        printer.note(f"warning: {line}")
+    tiles, validation, settings = prepared
     command = "napari-lpd " + shlex.join(options.given)
     model = run(fit(tiles, settings, options.out, command, validation), printer.progress)
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
@@ -62,36 +67,24 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     return result
 
 
+def _named_classes(named: Path) -> tuple[TissueClass, ...]:
+    return CLASSES[str(named)] if str(named) in CLASSES else read_classes(named)
+
+
 def _check_train_options(options: argparse.Namespace) -> None:
-    if (options.data is None) == (options.slide is None):
-        raise DataError("train needs either --slide with --regions, or --data")
-    unused = ("regions", "check_regions", "slide_mpp") if options.slide is None else ("source",)
-    if names_unused := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
-        raise DataError(f"{names_unused[0]} goes with --{'slide' if options.slide is None else 'data'} only")
+    if sum(part is not None for part in (options.data, options.slide, options.project)) != 1:
+        raise DataError("train needs one of --slide with --regions, --project, or --data")
+    for_slide = [name for name in ("regions", "check_regions", "slide_mpp") if options.slide is None]
+    unused = for_slide + ["source"] * (options.data is None) + ["classes"] * (options.project is not None)
+    if given := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
+        goes_with = {"--source": "--data", "--classes": "--slide or --data, as a project has its own,"}
+        raise DataError(f"{given[0]} goes with {goes_with.get(given[0], '--slide')} only")
     if options.slide is not None and options.regions is None:
         raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
+    if options.project is None and options.classes is None:
+        raise DataError("no tissue classes given; pass --classes JSON")
     if (options.out / "model.safetensors").exists() and not (options.out / STATE_NAME).exists():
         raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
-
-
-def _labelled_tiles(
-    options: argparse.Namespace, classes: tuple[TissueClass, ...], settings: TrainSettings
-) -> tuple[TileSet, Validation | None, TrainSettings]:
-    """The tiles of a folder, what chooses the best epoch where there are masks, and the settings for these tiles."""
-    from napari_lpd.images import masked_images, part_of
-    from napari_lpd.labelled import labelled_tiles
-    from napari_lpd.validate import mask_validation
-
-    if "mpp" not in settings.model_fields_set:
-        raise SettingsError(f"{options.data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
-    tiles = labelled_tiles(options.data, classes, options.source)
-    if not 64 <= tiles.edge <= 1024:
-        raise DataError(f"{options.data}: tiles of {tiles.edge} pixels; wanted 64 to 1024")
-    settings = settings.model_copy(update={"tile": tiles.edge})
-    valid = part_of(options.data, "valid")
-    if not (valid / "img").is_dir():
-        return tiles, None, settings
-    return tiles, mask_validation(masked_images(valid, options.source), classes), settings
 
 
 def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:
@@ -193,12 +186,16 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
+    from napari_lpd.checkpoint import matched_to
+    from napari_lpd.data import colours_matched
     from napari_lpd.labelled import labelled_tiles
     from napari_lpd.model import load_model
     from napari_lpd.segmenter import fit_segmenter, write_pseudo_masks
 
     model = load_model(options.model, settings.device)
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
+    wanted = matched_to(model.card)
+    tiles = tiles if wanted is None else colours_matched(tiles, wanted)
     _check_folder(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})

@@ -190,13 +190,32 @@ class TrainSettings(Settings):
     freeze_norm: Annotated[
         bool, Field(description="Keep the encoder's batch statistics as pretrained (steadier with small batches).")
     ] = True
-    augment: Annotated[bool, Field(description="Flips, quarter turns, stain and size jitter of training tiles.")] = True
+    augment: Annotated[
+        bool, Field(description="Flips, quarter turns, jitter of stain, size and sharpness of training tiles.")
+    ] = True
     stain_jitter: Annotated[
         float, Field(ge=0, le=0.9, description="Half the range of each stain's amount around 1, in training.")
     ] = 0.3
     size_jitter: Annotated[
         float, Field(ge=0, le=0.5, description="Half the range of the tiles' size around 1, in training.")
     ] = 0.15
+    blur_jitter: Annotated[
+        float, Field(ge=0, le=5, description="Largest blur of the tiles, in training: standard deviation in pixels.")
+    ] = 0.5
+    stain_normalisation: Annotated[
+        Literal["none", "slide"],
+        Field(
+            description="slide: move each slide's colours to the training tiles', in training and prediction"
+            " (Reinhard, in optical density)."
+        ),
+    ] = "none"
+    patience: Annotated[
+        int, Field(ge=0, description="Stop when this many epochs in a row were no better on validation; 0: never.")
+    ] = 0
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Of the encoders' arithmetic; auto: the graphics card's fastest, float32 elsewhere."),
+    ] = "auto"
     workers: Annotated[int, Field(ge=0, le=64, description="Processes that read tiles from a folder.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

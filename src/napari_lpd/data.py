@@ -1,4 +1,4 @@
-"""Training tiles with image-level labels; tiles that are cut from regions drawn on a slide; augmentation."""
+"""Training tiles with image-level labels; tiles that are cut from regions drawn on slides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from shapely import STRtree, unary_union
 from shapely.geometry import box
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset
 
+from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.classes import TissueClass
+    from napari_lpd.colour import Colours
     from napari_lpd.config import TrainSettings
     from napari_lpd.regions import Region
     from napari_lpd.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
-
-# Ruifrok & Johnston 2001: optical density per stain (rows: haematoxylin, eosin, residual) and colour (R, G, B).
-_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
 
 
 class TileSet(Dataset[tuple[Tensor, Tensor]]):
@@ -41,7 +40,9 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         labels: (n, C) in {0, 1}.
         source: What the tiles come from, for messages.
         slides: Per tile: the slide or patient it comes from.
+        places: Per tile: the part of the slide it comes from; tiles of two places do not touch.
         files: The files that the tiles were read from.
+        read: Tile i as (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: fewer than two classes occur, or one of `classes` never does.
@@ -56,14 +57,35 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         *,
         slides: Sequence[str],
         files: Sequence[Path],
+        places: Sequence[str] = (),
     ) -> None:
         self.classes = classes
         self.labels = labels
         self.source = source
         self.slides = tuple(slides)
+        self.places = tuple(places) or self.slides
         self.files = tuple(files)
-        self._read = read
+        self.read = read
         self._check()
+
+    @classmethod
+    def joined(cls, sets: Sequence[TileSet], source: str) -> TileSet:
+        """The tiles of several sets of the same classes and tile size as one."""
+        starts = np.cumsum([0, *(len(tiles) for tiles in sets)])
+
+        def read(index: int) -> NDArray[np.uint8]:
+            which = int(np.searchsorted(starts, index, side="right")) - 1
+            return sets[which].read(index - int(starts[which]))
+
+        return cls(
+            sets[0].classes,
+            np.concatenate([tiles.labels for tiles in sets]),
+            read,
+            source,
+            slides=[slide for tiles in sets for slide in tiles.slides],
+            files=[file for tiles in sets for file in tiles.files],
+            places=[place for tiles in sets for place in tiles.places],
+        )
 
     def _check(self) -> None:
         present = [name for name, count in self.tiles_per_class.items() if count]
@@ -89,13 +111,13 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = np.ascontiguousarray(self._read(index).transpose(2, 0, 1))
+        image = np.ascontiguousarray(self.read(index).transpose(2, 0, 1))
         return torch.from_numpy(image), torch.from_numpy(self.labels[index])
 
     @property
     def edge(self) -> int:
         """Edge of the tiles, in pixels."""
-        return int(self._read(0).shape[0])
+        return int(self.read(0).shape[0])
 
     def name(self, index: int) -> str:
         """What a tile is called in messages."""
@@ -105,40 +127,70 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         """The tiles at `indices`, in their order."""
         part = copy.copy(self)
         part.labels = self.labels[list(indices)]
-        part.slides = tuple(self.slides[i] for i in indices)
+        part.slides, part.places = (tuple(names[i] for i in indices) for names in (self.slides, self.places))
         part.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
-        part._read = lambda index: self._read(indices[index])
+        part.read = lambda index: self.read(indices[index])
         return part
 
     def hold_out(self, share: float, seed: int) -> tuple[TileSet, TileSet | None]:
         """Tiles for training and for validation; whole slides go to validation, in random order, up to `share`.
 
-        A slide stays in training where its loss would leave a class without tiles; so nothing is held out of one slide.
+        Of one slide alone, whole places go there, if they amount to a sample that can choose: 20 tiles or more, and
+        three or more of every class. A slide or place stays in training where its loss would leave a class without
+        tiles.
         """
-        names, slide_of = np.unique(self.slides, return_inverse=True)
+        one_slide = len(set(self.slides)) == 1
+        names, part_of = np.unique(self.places if one_slide else self.slides, return_inverse=True)
         kept = np.ones(len(self), bool)
-        for slide in np.random.RandomState(seed).permutation(len(names)):
-            without = kept & (slide_of != slide)
+        for part in np.random.RandomState(seed).permutation(len(names)):
+            without = kept & (part_of != part)
             if (~without).sum() <= share * len(self) and self.labels[without].any(0).all():
                 kept = without
-        if kept.all():
+        held = self.labels[~kept]
+        if not len(held) or (one_slide and (len(held) < FEWEST_HELD or held.sum(0).min() < FEWEST_HELD_OF_CLASS)):
             return self, None
         return self.subset(np.flatnonzero(kept).tolist()), self.subset(np.flatnonzero(~kept).tolist())
 
+    def spread(self, most: int) -> list[int]:
+        """Indices of up to `most` tiles, evenly spread over every class's tiles."""
+        of_class = [np.flatnonzero(held) for held in self.labels.T > 0]
+        share = max(most // len(of_class), 1)
+        chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
+        return [int(index) for index in np.unique(np.concatenate(chosen))]
+
+
+def colours_matched(tiles: TileSet, wanted: Colours) -> TileSet:
+    """The same tiles, their colours matched, slide by slide, to `wanted`."""
+    same = copy.copy(tiles)
+    same.read = matching(tiles.read, tiles.slides, wanted)
+    return same
+
 
 def tiles_from_regions(
-    slide: Slide, regions: Sequence[Region], classes: tuple[TissueClass, ...], settings: TrainSettings
+    slide: Slide,
+    regions: Sequence[Region],
+    classes: tuple[TissueClass, ...],
+    settings: TrainSettings,
+    patient: str = "",
 ) -> TileSet:
     """Cut the regions drawn on a slide into tiles; a tile takes the labels of all regions it lies in.
 
     A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
     tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
 
+    Args:
+        slide: The slide.
+        regions: Outlined on it.
+        classes: The tissue classes.
+        settings: Size, step and resolution of the tiles.
+        patient: Whose slide it is; default: the slide's name.
+
     Raises:
-        DataError: no tile fits, or fewer than two classes occur.
+        DataError: no tile fits, or a region lies outside the slide.
     """
     if not regions:
         raise DataError(f"{slide.name}: no regions; outline at least one region per tissue")
+    _check_inside(slide, regions)
     polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
     tree = STRtree(polygons)
     names = [tissue.name for tissue in classes]
@@ -163,9 +215,37 @@ def tiles_from_regions(
         np.array(labels, np.float32),
         images.__getitem__,
         slide.name,
-        slides=[slide.name] * len(labels),
+        slides=[patient or slide.name] * len(labels),
         files=[slide.path] if slide.path else [],
+        places=_places(origins, settings.tile, slide.name),
     )
+
+
+def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
+    height, width = slide.shape
+    outside = [number for number, region in enumerate(regions, start=1)
+               if not region.polygon().intersects(box(0, 0, width, height))]  # fmt: skip
+    if outside:
+        raise DataError(
+            f"{slide.name}: region {', '.join(map(str, outside[:5]))} of {len(regions)} lies outside the slide"
+            f" ({width} x {height} pixels); are these the regions of another slide?"
+        )
+
+
+def _places(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
+    """Names of the parts of a slide in which tiles lie: those nearer to each other than a tile's edge are one part."""
+    boxes = [box(x, y, x + tile, y + tile) for y, x in origins]
+    tree, names = STRtree(boxes), [-1] * len(boxes)
+    for first in range(len(boxes)):
+        if names[first] >= 0:
+            continue
+        names[first], found = first, [first]
+        while found:
+            for near in tree.query(boxes[found.pop()].buffer(tile - 0.5, join_style="mitre")):
+                if names[near] < 0:
+                    names[near] = first
+                    found.append(int(near))
+    return [f"{slide} {number}" for number in names]
 
 
 def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:
@@ -178,52 +258,3 @@ def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings)
         first = low if free > 0 else low + free / 2
         starts.append([round(first + max(free, 0) * i / max(count - 1, 1)) for i in range(count)])
     return [(y, x) for y in starts[0] for x in starts[1]]
-
-
-def augment(images: Tensor, generator: torch.Generator, stain: float = 0.1, scale: float = 0.0) -> Tensor:
-    """Random flips and quarter turns, and jitter of stains and size, per image.
-
-    Args:
-        images: (B, 3, H, W) in 0..1, square.
-        generator: Source of randomness, on the CPU.
-        stain: Half the range by which each stain's amount is multiplied (haematoxylin, eosin, residual), around 1.
-        scale: Half the range by which the size changes, around 1; what is missing at the border is mirrored.
-    """
-    count = len(images)
-    turned = _turned(images, _placements(count, scale, generator))
-    return _restained(turned, 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1))
-
-
-def augment_with_masks(
-    images: Tensor, masks: Tensor, generator: torch.Generator, stain: float = 0.1, scale: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """`augment` for images with masks (B, H, W) int64, which turn with them (nearest neighbour)."""
-    count = len(images)
-    placements = _placements(count, scale, generator)
-    turned = _turned(images, placements)
-    masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
-    return _restained(turned, 1 + stain * (2 * torch.rand(count, 3, generator=generator) - 1)), masks
-
-
-def _restained(images: Tensor, gain: Tensor) -> Tensor:
-    """Each stain's amount multiplied by `gain` (B, 3)."""
-    stains = _HED.to(images.device)
-    density = -torch.log(images.clamp(min=1 / 255))
-    amounts = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stains))
-    jittered = torch.einsum("bshw,sc->bchw", amounts * gain.to(images.device)[:, :, None, None], stains)
-    return torch.exp(-jittered).clamp(0, 1)
-
-
-def _placements(count: int, scale: float, generator: torch.Generator) -> Tensor:
-    """Affine maps (count, 2, 3): a random symmetry of the square, sizes within 1 ± scale."""
-    sizes = 1 + scale * (2 * torch.rand(count, generator=generator) - 1)
-    turn = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
-    mirror = 1 - 2.0 * torch.randint(2, (count,), generator=generator)
-    cos, sin = turn.cos().round() / sizes, turn.sin().round() / sizes
-    rows = torch.stack([torch.stack([mirror * cos, -sin]), torch.stack([mirror * sin, cos])])  # (2, 2, count)
-    return torch.cat([rows.permute(2, 0, 1), torch.zeros(count, 2, 1)], dim=2)
-
-
-def _turned(images: Tensor, placements: Tensor, mode: str = "bilinear") -> Tensor:
-    grid = affine_grid(placements.to(images.device), list(images.shape), align_corners=False)
-    return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

@@ -35,6 +35,12 @@ class _WithStatistics(nn.Module):
 
     mean: Tensor
     std: Tensor
+    precision: torch.dtype | None = None
+    """Number format of the backbone's arithmetic (autocast); what comes out is float32 all the same."""
+
+    def arithmetic(self, device: torch.device) -> torch.autocast:
+        """The context in which the backbone computes on `device`."""
+        return torch.autocast(device.type, self.precision, enabled=self.precision is not None)
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -86,7 +92,9 @@ class Encoder(_WithStatistics):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in 0..1 → four feature maps (B, widths[i], H / strides[i], W / strides[i])."""
-        features: list[Tensor] = self.backbone(self.normalise(images))[-STAGES:]
+        with self.arithmetic(images.device):
+            features: list[Tensor] = self.backbone(self.normalise(images))[-STAGES:]
+        features = [f.float() for f in features] if self.precision else features
         return [f.permute(0, 3, 1, 2) for f in features] if self._channels_last else features
 
 
@@ -172,7 +180,9 @@ class RegionEncoder(_WithStatistics):
         """(M, 3, H, W), normalised as by `normalise`, 0 where nothing is to be seen → (M, dim), not normalised."""
         if self.size and images.shape[2:] != self.size:
             images = interpolate(images, size=self.size, mode="bilinear", align_corners=False)
-        vectors: Tensor = self.projection(self.backbone(images))
+        with self.arithmetic(images.device):
+            seen = self.backbone(images)
+        vectors: Tensor = self.projection(seen.float() if self.precision else seen)
         return vectors
 
     def projection_state(self) -> dict[str, Tensor]:

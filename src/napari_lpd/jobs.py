@@ -6,6 +6,7 @@ its `finally` blocks run and nothing half-written stays behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -21,6 +22,7 @@ from napari_lpd.errors import LpdError
 T = TypeVar("T")
 
 PATIENCE_S = 1.5
+PAUSE, GO_ON = "p", "g"  # what a child reads from its input
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,16 @@ def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
     return json.dumps({"event": event, **(asdict(value) if isinstance(value, Progress) else value)})
 
 
-def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
+def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -> Job[dict[str, Any]]:
     """Run ``python -m napari_lpd ARGUMENTS --json`` in a child process and relay its JSON lines.
 
     Yields at least every 100 ms (the last Progress again while the child is busy), so that it can be closed at any
     time. Closing it, and the end of this process, whatever its cause, stop the child between two steps; a child that
     takes longer than a second and a half for that is killed.
+
+    Args:
+        arguments: Of the command line.
+        paused: While it is set the child waits between two steps.
 
     Returns:
         The child's result line, as a dictionary.
@@ -89,9 +95,13 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
     for reader in readers:
         reader.start()
     latest = Progress(0, 0, "starting")
+    waits = False
     result: dict[str, Any] | None = None
     try:
         while (line := _next_line(lines)) is not None:
+            if paused is not None and paused.is_set() != waits:
+                waits = not waits
+                _tell(child, PAUSE if waits else GO_ON)
             if line and not line.startswith('{"event"'):
                 last_words.append(line)  # a library that prints
                 continue
@@ -116,6 +126,13 @@ def in_subprocess(arguments: list[str]) -> Job[dict[str, Any]]:
             reader.join(timeout=5)
 
 
+def _tell(child: subprocess.Popen[str], word: str) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has just ended
+        child.stdin.write(word)
+        child.stdin.flush()
+
+
 def _next_line(lines: queue.SimpleQueue[str | None]) -> str | None:
     """The next line; "" when none came within 100 ms, None at the end."""
     try:
@@ -133,7 +150,8 @@ def _forward(stream: IO[str], put: Callable[[str | None], None]) -> None:
 
 def _end(child: subprocess.Popen[str]) -> None:
     assert child.stdin is not None
-    child.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
     try:
         child.wait(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -228,6 +228,22 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     return device, "asked for"
 
 
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The number format of the encoders' arithmetic; None is float32, without autocast.
+
+    auto takes bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
+
+    Raises:
+        SettingsError: float16 off CUDA, where the loss cannot be scaled.
+    """
+    cuda = device.type == "cuda"
+    if wanted == "auto":
+        wanted = ("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16") if cuda else ""
+    if wanted == "float16" and not cuda:
+        raise SettingsError(f"precision=float16 needs an NVIDIA card, and the device is {device}; use auto or bfloat16")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)
+
+
 def output_stride(network: LPD | Supervised) -> int:
     """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
     return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))

@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_lpd.cam import GATED_BY, class_presence, label_scores, minimum_maximum, probabilities, uncertainty
+from napari_lpd.cam import (
+    GATED_BY,
+    class_presence,
+    highest,
+    label_scores,
+    minimum_maximum,
+    probabilities,
+    uncertainty,
+    upsampled,
+)
+from napari_lpd.checkpoint import matched_to
+from napari_lpd.colour import slide_matcher
 from napari_lpd.errors import SettingsError
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
@@ -176,8 +187,9 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
     tiles = [o for o in grid.touching((0, 0, *card.shape)) if _holds(tissue, grid.kept(o), card.mpp)]
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
+    match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
     for index in spread:
-        pixels, _ = slide.read_tolerant(tiles[index], (grid.tile, grid.tile), card.mpp)
+        pixels = match(slide.read_tolerant(tiles[index], (grid.tile, grid.tile), card.mpp)[0])
         parts = tile_maps(model, pixels[None], card.settings)[0].split(model.network.prototype_count)
         stages = dict(zip(stages_needed(model), parts, strict=True))
         means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
@@ -205,6 +217,8 @@ class _Run:
         card = prediction.card
         self.slide, self.model, self.prediction, self.card = slide, model, prediction, card
         self.grid = tile_grid(card.settings, card.stride)
+        edge, wanted = model.card.settings.tile, matched_to(model.card)
+        self.match = slide_matcher(slide, wanted, prediction.tissue, card.mpp, edge)
         self.window = model.card.settings.tile // card.stride | 1
         self.crf = card.settings.crf.in_pixels(card.mpp)
         reach = math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma))
@@ -301,7 +315,7 @@ class _Run:
         """Pixels of the piece in which these tiles lie: all of it, as resampling depends on where one begins."""
         y0, x0, y1, x1 = self.grid.piece_box(piece[0])
         pixels, damaged = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
-        return pixels, (y0, x0), damaged
+        return self.match(pixels), (y0, x0), damaged
 
     @torch.inference_mode()
     def _finish(self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: set[Box]) -> None:
@@ -387,20 +401,6 @@ class _Run:
         return np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
 
 
-def highest(scores: Tensor) -> NDArray[np.uint8]:
-    """Index of the highest of scores (L, h, w), the first of equals: (h, w). Several times as fast as argmax."""
-    best, index = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8)
-    for i, score in enumerate(scores[1:], start=1):
-        index[score > best] = i
-        torch.maximum(best, score, out=best)
-    return index.numpy()
-
-
 def _cut(pixels: NDArray[np.uint8], origin: Origin, tile: int) -> NDArray[np.uint8]:
     y, x = origin
     return pixels[y : y + tile, x : x + tile]
-
-
-def upsampled(scores: Tensor, stride: int) -> Tensor:
-    """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
-    return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]

@@ -16,6 +16,7 @@ _PUBLISHED_CODE = {
     "head_lr_factor": 1.0,
     "stain_jitter": 0.0,
     "size_jitter": 0.0,
+    "blur_jitter": 0.0,
     "region_encoder": "swin_tiny_patch4_window7_224.ms_in1k",
     "region_size": 0,
     "max_regions": 0,
@@ -33,6 +34,7 @@ _PUBLISHED_PAPERS = {
     "head_lr_factor": 1.0,
     "stain_jitter": 0.0,
     "size_jitter": 0.0,
+    "blur_jitter": 0.0,
     "weight_decay": 3e-3,
     "epochs": 10,
 }

@@ -10,6 +10,7 @@ from typing import Any
 from napari_lpd.jobs import Progress, to_json_line
 
 Result = dict[str, Any]
+PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
 
 
 class Printer:
@@ -19,19 +20,22 @@ class Printer:
         self.as_json = as_json
         self._started = self._printed = time.monotonic()
         self._at = (-1, -1)
-        self.stopping = threading.Event()
+        self.stopping, self.paused = threading.Event(), threading.Event()
         self._live = sys.stderr.isatty()
 
     def progress(self, progress: Progress) -> None:
-        """Show one step.
+        """Show one step, and wait where the job is paused.
 
         Raises:
             KeyboardInterrupt: the user wants it to stop; here it does so between two steps.
         """
+        if self.as_json:
+            print(to_json_line("progress", progress), flush=True)
+        while self.paused.is_set() and not self.stopping.wait(PAUSE_S):
+            pass
         if self.stopping.is_set():
             raise KeyboardInterrupt
         if self.as_json:
-            print(to_json_line("progress", progress), flush=True)
             return
         now = time.monotonic()
         at = (progress.done, progress.total)

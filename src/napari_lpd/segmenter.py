@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
+from napari_lpd.augmentation import Jitter, augment_with_masks
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.config import EvaluateSettings
-from napari_lpd.data import augment_with_masks
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes
 from napari_lpd.images import IGNORE, read_image, read_mask
@@ -151,7 +151,7 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
         for raw, mask in islice(loader, total - step):
             images = raw.to(device).float() / 255
             if settings.augment:
-                images, mask = augment_with_masks(images, mask, generator, settings.stain_jitter, settings.size_jitter)
+                images, mask = augment_with_masks(images, mask, generator, Jitter.of(settings))
             loss = masked_loss(network.class_logits(images), mask.to(device))
             if not torch.isfinite(loss):
                 raise LpdError(f"loss became {loss.item()} at step {step + 1} of {total}; try a smaller lr")

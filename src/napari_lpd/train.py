@@ -12,60 +12,54 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from napari_lpd.augmentation import Jitter, augment
 from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
-from napari_lpd.data import TileSet, augment
+from napari_lpd.colour import colours_of
+from napari_lpd.data import TileSet, colours_matched
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes, overlap
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.losses import (
-    classification_loss,
-    image_scores,
-)
 from napari_lpd.model import (
     LPD,
-    STAGES_USED,
     TRAINING_ONLY,
     LoadedModel,
     Supervised,
     choose_device,
+    choose_precision,
     encoder_of,
-    merge_prototypes,
 )
 from napari_lpd.objective import Objective, StepLosses
+from napari_lpd.scoring import Figures, calibrate, held_out_validation
 from napari_lpd.training_state import TrainingState, identity_of
+from napari_lpd.watch import PREVIEWS, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from napari_lpd.colour import Colours
     from napari_lpd.config import TrainSettings
+    from napari_lpd.scoring import Validation
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_TILES = 256
 PRESENCE = 0.5
 """Score from which a class counts as present: where the classification loss draws the line. A network knows its
 training tiles too well to choose another one on them; `validate.evaluate` chooses on other data."""
 LR_WARM_UP_RATIO = 1e-6
+COLOUR_TILES = 256  # tiles whose colours go into the card
 SAVE_S = 30  # between two saves of a training's state
-
-
-class Validation(NamedTuple):
-    """What tells which epoch is best: figures of a model, among them ``score``, and the files they are measured on."""
-
-    figures: Callable[[LoadedModel], dict[str, float]]
-    files: Sequence[Path] = ()
 
 
 def fit(
@@ -73,7 +67,9 @@ def fit(
 ) -> Job[Path]:
     """Train on `tiles`, or go on where a training in `out` was stopped; returns the path of the best checkpoint.
 
-    Yields one Progress per step with the losses' values, and per epoch one with the validation's ``valid …`` metrics.
+    Yields what it computes on; one Progress per step with the losses' values; and per epoch one with the validation's
+    ``valid …`` metrics and, per class, the prototypes' diversity. After each epoch, ``previews/`` in the run's folder
+    has a sheet of a few training tiles with their masks.
 
     Args:
         tiles: Training tiles.
@@ -81,8 +77,8 @@ def fit(
         out: Folder of the run.
         command: The command that trains it again, for the card.
         validation: Figures of a model on other data; the epoch with the highest score is kept as best.
-            Without it a share of the slides (`TrainSettings.valid_share`) is held out and scored by its classification
-            loss; where all tiles come from one slide the best is the last.
+            Without it a share of the tiles (`TrainSettings.valid_share`) is held out, by slide or by region, and
+            scored by its classification loss; where that cannot be done the best is the last.
 
     Raises:
         DataError: too few tiles for the clustered bank, or validation on training tiles.
@@ -95,13 +91,17 @@ def fit(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = file_hashes(tiles.files)
+    colours = training_colours(tiles)
+    if settings.stain_normalisation == "slide":
+        tiles = colours_matched(tiles, colours)
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None
     elif shared := overlap(trained, validation.files):
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(validation.files if validation else ())
-    run = _Run(tiles, settings, out, command, {"file_hashes": trained, "validation_hashes": chosen_by})
+    run = _Run(tiles, settings, out, command, {"file_hashes": trained, "validation_hashes": chosen_by}, colours)
+    yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
@@ -110,6 +110,18 @@ def fit(
         run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), validation)
     return out / "model.safetensors"
+
+
+def training_colours(tiles: TileSet) -> Colours:
+    """The colours of the tiles, of up to 256 of them.
+
+    Raises:
+        DataError: none of them is stained.
+    """
+    colours = colours_of(tiles.read(i) for i in tiles.spread(COLOUR_TILES))
+    if colours is None:
+        raise DataError(f"{tiles.source}: no tile holds stained tissue; is this the right resolution and place?")
+    return colours
 
 
 def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
@@ -129,12 +141,15 @@ class _Run:
         out: Path,
         command: str,
         hashes: dict[str, NDArray[np.uint8]],
+        colours: Colours,
     ) -> None:
-        self.tiles, self.settings, self.out, self.command = tiles, settings, out, command
+        self.tiles, self.settings, self.out, self.command, self.colours = tiles, settings, out, command, colours
         self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.device = choose_device(settings.device)[0]
+        self.device, reason = choose_device(settings.device)
+        precision = choose_precision(settings.precision, self.device)
+        self.arithmetic = f"computing on {self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
         encoder = encoder_of(settings.model, settings.model.encoder_weights)
         self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
         width = encoder.widths[-1]
@@ -144,6 +159,11 @@ class _Run:
                 f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
             )
         self.region_encoder = _region_encoder(settings, self.device)
+        for encodes in (self.network.encoder, self.region_encoder):
+            if encodes is not None:
+                encodes.precision = precision
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
+        self.watch = Watch(tiles)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
         self._good: dict[str, Tensor] = {}
 
@@ -159,7 +179,9 @@ class _Run:
         )
         modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
         identity = identity_of(self.tiles, settings, total)
-        self.state = TrainingState(self.out, identity, modules, self.optimiser, self.schedule, self.generator)
+        self.state = TrainingState(
+            self.out, identity, modules, self.optimiser, self.schedule, self.generator, self.scaler
+        )
         if not self.state.load():
             return False
         self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -174,7 +196,7 @@ class _Run:
         if not place.step:
             self.state.save()
         try:
-            while place.epoch < count:
+            while place.epoch < count and not self._has_stopped_learning(validation):
                 message = f"epoch {place.epoch + 1} of {count}"
                 set_training(self.network, self.settings)
                 for indices, (raw, labels) in self._batches(total):
@@ -190,11 +212,16 @@ class _Run:
             raise
         self.state.remove()
 
+    def _has_stopped_learning(self, validation: Validation | None) -> bool:
+        place, patience = self.state.place, self.settings.patience
+        return bool(patience and validation and place.epoch - place.best_epoch >= patience)
+
     def _take_step(self, raw: Tensor, labels: Tensor, indices: list[int], total: int) -> dict[str, float]:
         """Learn from one batch; returns what it says of the step."""
         place = self.state.place
         losses = self._step(raw, labels, indices, place.step, total)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         metrics = losses.metrics() | {"lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
         place.step += 1
@@ -208,14 +235,16 @@ class _Run:
         """Losses and gradients of one batch; the weights that gave them, still those before it, are kept as good."""
         images = raw.to(self.device).float() / 255
         if self.settings.augment:
-            images = augment(images, self.generator, self.settings.stain_jitter, self.settings.size_jitter)
+            images = augment(images, self.generator, Jitter.of(self.settings))
         warm = step < self.settings.warm_up * total
         losses: StepLosses = self.objective(self.network, images, labels.to(self.device), warm)
         self.network.zero_grad(set_to_none=True)
         self.objective.psi.zero_grad(set_to_none=True)
-        losses.total.backward()
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
-        if torch.isfinite(losses.total + norm):
+        overflow = self.scaler.is_enabled() and torch.isfinite(losses.total)  # then the step is left out
+        if torch.isfinite(losses.total + norm) or overflow:
             self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             return losses
         kept = "nothing was learned yet"
@@ -248,13 +277,19 @@ class _Run:
             logger.info("%s: %.1f regions per step over max_regions were left out", message, means["regions left out"])
         self.network.eval()
         card = self._card(place.step)
-        figures = validation.figures(LoadedModel(self.network, card, "", "", self.device)) if validation else {}
-        card = card.model_copy(update={"metrics": {f"valid {name}": value for name, value in figures.items()}})
+        model = LoadedModel(self.network, card, "", "", self.device)
+        figures = validation.figures(model) if validation else Figures({}, {})
+        metrics = {f"valid {name}": value for name, value in figures.values.items()}
+        metrics |= self.watch.diversity(self.network)
+        intervals = {f"valid {name}": limits for name, limits in figures.intervals.items()}
+        card = card.model_copy(update={"metrics": metrics, "intervals": intervals})
         self._save("last.safetensors", card)
-        score = figures.get("score", float(place.epoch))
+        score = figures.values.get("score", float(place.epoch))
         if place.best is None or score > place.best:
-            place.best = score
+            place.best, place.best_epoch = score, place.epoch + 1
             self._save("model.safetensors", card)
+        with torch.random.fork_rng(devices=[]):  # looking on changes nothing
+            self.watch.preview(self.network, card, self.out / PREVIEWS / f"epoch-{place.epoch + 1:04d}.png")
         place.epoch += 1
         place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
         _write_history(self.out / "history.csv", place.history)
@@ -271,6 +306,7 @@ class _Run:
             steps=step,
             map_scale=calibrate(self.network, self.tiles, self.settings.batch),
             presence=(PRESENCE,) * len(self.tiles.classes),
+            colours=self.colours,
             command=self.command,
             **provenance(),
         )
@@ -328,64 +364,3 @@ def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
         for module in network.encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-class TileScores(NamedTuple):
-    """What a network says of n tiles.
-
-    Attributes:
-        class_maps: Per used stage: (n, C, h, w), merged, positive part.
-        stage_scores: (stages, n, C) logits of the used stages.
-        labels: (n, C) bool.
-    """
-
-    class_maps: list[Tensor]
-    stage_scores: Tensor
-    labels: Tensor
-
-
-@torch.inference_mode()
-def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
-    """Run the network (evaluation mode) on tiles."""
-    device = next(network.parameters()).device
-    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
-    scores, labels = [], []
-    for raw, held in DataLoader(tiles, batch):
-        maps = network(raw.to(device).float() / 255, STAGES_USED)
-        for collected, logits in zip(class_maps, maps.logits, strict=True):
-            collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
-        how = network.settings.merge_train
-        scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
-        labels.append(held > 0)
-    return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
-
-
-def held_out_validation(tiles: TileSet) -> Validation:
-    """Validation by the classification loss (stages 3 and 4) of held-out tiles."""
-
-    def figures(model: LoadedModel) -> dict[str, float]:
-        scored = score_tiles(model.network, tiles, model.card.settings.batch)
-        loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
-        return {"score": -loss, "classification": loss, "tiles": float(len(tiles))}
-
-    return Validation(figures, tiles.files)
-
-
-def calibrate(network: LPD, tiles: TileSet, batch: int) -> tuple[tuple[float, ...], ...]:
-    """Constants of the class maps, measured on up to 256 training tiles, evenly spread over every class's tiles.
-
-    Returns:
-        map_scale (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
-        map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a constant
-        of its own would weaken the class that the network has learned by heart.
-    """
-    of_class = [np.flatnonzero(held) for held in tiles.labels.T > 0]
-    share = CALIBRATION_TILES // len(of_class)
-    spread = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
-    scored = score_tiles(network, tiles.subset(np.unique(np.concatenate(spread)).tolist()), batch)
-    held = scored.labels
-    scale = []
-    for stage in scored.class_maps:
-        levels = [float(np.percentile(stage[held[:, c], c].numpy(), 99)) for c in range(held.shape[1])]
-        scale.append((max(*levels, 1e-3),) * held.shape[1])
-    return tuple(scale)

@@ -41,6 +41,7 @@ class Place:
         curve: What every step said, for drawing.
         history: Rows of the finished epochs.
         best: Highest validation score.
+        best_epoch: The epoch that had it, from 1.
     """
 
     epoch: int = 0
@@ -51,6 +52,7 @@ class Place:
     curve: list[dict[str, float]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best: float | None = None
+    best_epoch: int = 0
 
 
 class TrainingState:
@@ -63,6 +65,7 @@ class TrainingState:
         optimiser: AdamW over their parameters.
         schedule: Its learning rates.
         generator: Source of the order of tiles and of augmentation.
+        scaler: Of the loss, in float16.
     """
 
     def __init__(
@@ -73,10 +76,12 @@ class TrainingState:
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LambdaLR,
         generator: torch.Generator,
+        scaler: torch.amp.GradScaler,
     ) -> None:
         self.place = Place()
         self._path, self._identity = folder / STATE_NAME, identity
         self._modules, self._optimiser, self._schedule, self._generator = modules, optimiser, schedule, generator
+        self._scaler = scaler
         self._random: dict[str, Tensor] = {}
 
     def save(self) -> None:
@@ -91,6 +96,7 @@ class TrainingState:
         tensors |= {f"moments.{i}.{key}": value for i, held in moments.items() for key, value in held.items()}
         tensors |= {f"random.{name}": value for name, value in _random_states(self._generator).items()}
         about = {"identity": self._identity, "place": asdict(self.place), "schedule": _plain(self._schedule)}
+        about["scaler"] = self._scaler.state_dict()
         partial = self._path.with_name(f".{STATE_NAME}.partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +132,7 @@ class TrainingState:
         for group, lr in zip(state["param_groups"], about["schedule"]["_last_lr"], strict=True):
             group["lr"] = lr
         self._optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        self._scaler.load_state_dict(about["scaler"])
         self.place = Place(**about["place"])
         self._random = _below(tensors, "random")
         return True

@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 
 from napari_lpd.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.cam import background, normalise
-from napari_lpd.checkpoint import load_tensors
+from napari_lpd.checkpoint import load_tensors, matched_to
+from napari_lpd.colour import matching
 from napari_lpd.config import EvaluateSettings
 from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.evaluate import (
@@ -33,10 +34,10 @@ from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
 from napari_lpd.report import GATES, ReportRow, write_report
-from napari_lpd.train import Validation
+from napari_lpd.scoring import Figures, Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     Cell = tuple[Gate, Refiner]
 
+VALIDATION_RESAMPLINGS = 200
 BRIGHTNESS = (0.9, 1.0, 1.1)  # factors of the published views, on the normalised image (L29)
 
 
@@ -168,8 +170,9 @@ def _measured(
     }
     classes = model.card.classes
     thresholds = torch.tensor(model.card.presence)
-    for done, item in enumerate(images, start=1):
-        image, mask = read_image(item.image), read_mask(item.mask, classes)
+    read = reader(model, images)
+    for index, item in enumerate(images):
+        image, mask = read(index), read_mask(item.mask, classes)
         tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         fused, presence = fused_maps(model, tensor, settings)
         truth = present_classes(mask, len(classes))
@@ -194,8 +197,18 @@ def _measured(
                     present=truth,
                 )
             )
-        yield Progress(done, len(images), "images")
+        yield Progress(index + 1, len(images), "images")
     return cells
+
+
+def reader(model: LoadedModel, images: Sequence[MaskedImage]) -> Callable[[int], NDArray[np.uint8]]:
+    """What reads image i as the model is to see it: its source's colours matched where the model was trained so."""
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return read_image(images[index].image)
+
+    wanted = matched_to(model.card)
+    return read if wanted is None else matching(read, [item.source for item in images], wanted)
 
 
 def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> None:
@@ -223,15 +236,21 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         DataError: as `check_masks`, now and not after the first epoch.
     """
     check_masks(images, classes)
-    settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=0)
+    settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS)
 
-    def figures(model: LoadedModel) -> dict[str, float]:
+    def figures(model: LoadedModel) -> Figures:
         (results,) = run(_measured(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
         found = zip(names, scores.iou, strict=True)
         per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
-        return {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+        limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
+        if limits is None:
+            return Figures(values, {})
+        of_class = {f"IoU {name}": limit for name, limit in zip(names, limits.iou.tolist(), strict=True)}
+        intervals = {"mIoU": limits.headline["mean_iou"], **of_class}
+        return Figures(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
 
     return Validation(figures, [item.image for item in images])
 

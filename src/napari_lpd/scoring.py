@@ -1,0 +1,111 @@
+"""What a network says of labelled tiles: scores, maps, and the figures by which the best epoch is chosen."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from napari_lpd.losses import classification_loss, image_scores
+from napari_lpd.model import LPD, STAGES_USED, LoadedModel, Supervised, merge_prototypes, presence_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from napari_lpd.data import TileSet
+
+CALIBRATION_TILES = 256
+
+
+class Figures(NamedTuple):
+    """Figures of a model on other data.
+
+    Attributes:
+        values: By name; ``score``, the higher the better, tells which epoch is best.
+        intervals: Of some of them: low and high end of the 95 % interval.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+class Validation(NamedTuple):
+    """What tells which epoch is best, and the files it is measured on."""
+
+    figures: Callable[[LoadedModel], Figures]
+    files: Sequence[Path] = ()
+
+
+class TileScores(NamedTuple):
+    """What a network says of n tiles.
+
+    Attributes:
+        class_maps: Per used stage: (n, C, h, w), merged, positive part.
+        stage_scores: (stages, n, C) logits of the used stages.
+        labels: (n, C) bool.
+    """
+
+    class_maps: list[Tensor]
+    stage_scores: Tensor
+    labels: Tensor
+
+
+@torch.inference_mode()
+def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
+    """Run the network (evaluation mode) on tiles."""
+    device = next(network.parameters()).device
+    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
+    scores, labels = [], []
+    for raw, held in DataLoader(tiles, batch):
+        maps = network(raw.to(device).float() / 255, STAGES_USED)
+        for collected, logits in zip(class_maps, maps.logits, strict=True):
+            collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
+        how = network.settings.merge_train
+        scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
+        labels.append(held > 0)
+    return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
+
+
+def held_out_validation(tiles: TileSet) -> Validation:
+    """Validation on held-out tiles: their classification loss, and how often a class's presence is said right."""
+
+    def figures(model: LoadedModel) -> Figures:
+        scored = score_tiles(model.network, tiles, model.card.settings.batch)
+        loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
+        right = ((presence_scores(list(scored.stage_scores[1:])) >= 0.5) == scored.labels).sum(0).tolist()
+        shares = {f"right about {t.name}": count / len(tiles) for t, count in zip(tiles.classes, right, strict=True)}
+        return Figures(
+            {"score": -loss, "classification": loss, **shares, "tiles": float(len(tiles))},
+            {name: wilson(count, len(tiles)) for name, count in zip(shares, right, strict=True)},
+        )
+
+    return Validation(figures, tiles.files)
+
+
+def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927); of tiles of one slide, which resemble each other, it is too narrow."""
+    centre, share = (count + z * z / 2) / (of + z * z), count / of
+    half = z / (of + z * z) * math.sqrt(of * share * (1 - share) + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def calibrate(network: LPD, tiles: TileSet, batch: int) -> tuple[tuple[float, ...], ...]:
+    """Constants of the class maps, measured on up to 256 training tiles, evenly spread over every class's tiles.
+
+    Returns:
+        map_scale (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
+        map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a constant
+        of its own would weaken the class that the network has learned by heart.
+    """
+    scored = score_tiles(network, tiles.subset(tiles.spread(CALIBRATION_TILES)), batch)
+    held = scored.labels
+    scale = []
+    for stage in scored.class_maps:
+        levels = [float(np.percentile(stage[held[:, c], c].numpy(), 99)) for c in range(held.shape[1])]
+        scale.append((max(*levels, 1e-3),) * held.shape[1])
+    return tuple(scale)
