@@ -9,7 +9,8 @@ import pytest
 from napari_lpd.checkpoint import STATE_NAME, read_card, read_state
 from napari_lpd.config import TrainSettings
 from napari_lpd.gui._regions import add_regions, new_regions_layer
-from napari_lpd.gui.train import ARGUMENTS, TrainWidget, unfinished_run
+from napari_lpd.gui._runs import ARGUMENTS, unfinished_run
+from napari_lpd.gui.train import TrainWidget
 
 STEPS = 40
 
@@ -20,7 +21,7 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
 
     def make():
         widget = use_widget(TrainWidget)
-        widget.classes.set_classes(classes)
+        widget.data.classes.set_classes(classes)
         widget.out.setText(str(tmp_path / "models"))
         settings = TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99, max_steps=STEPS, batch=4, threads=1)
         widget.form.set_value(settings)
@@ -34,7 +35,7 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
 def stopped_after(widget, steps, qtbot):
     """Press the button, wait for some steps, and press it again."""
     widget.job.button.click()
-    qtbot.waitUntil(lambda: len(widget.curves._points["loss"][0]) >= steps, timeout=120_000)
+    qtbot.waitUntil(lambda: len(widget.watching.curves.points("loss")[0]) >= steps, timeout=120_000)
     widget.job.button.click()
     qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=3000)
     return unfinished_run(widget._models_folder())
@@ -54,10 +55,10 @@ def test_a_stopped_training_goes_on_in_the_next_napari_and_its_curve_too(make_wi
     assert again.resume.text() == f"Resume {run.name}"
     again.resume.click()
     assert again.resume.isHidden()
-    assert again.curves._points["loss"][0] == list(range(1, taken + 1))
+    assert again.watching.curves.points("loss")[0] == list(range(1, taken + 1))
     qtbot.waitUntil(lambda: not again.job.runner.running, timeout=180_000)
     assert shown_errors == []
-    assert again.curves._points["loss"][0] == list(range(1, STEPS + 1))
+    assert again.watching.curves.points("loss")[0] == list(range(1, STEPS + 1))
     assert read_card(run / "model.safetensors").steps <= STEPS
     assert not (run / STATE_NAME).exists()
     assert again.resume.isHidden()

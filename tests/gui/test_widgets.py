@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtWidgets import QMessageBox
 from superqt import QCollapsible
 
 from napari_lpd import samples
@@ -28,7 +29,7 @@ from napari_lpd.presets import PRESETS
 def train(use_widget, tmp_path, classes):
     widget = use_widget(TrainWidget)
     widget.out.setText(str(tmp_path / "models"))
-    widget.classes.set_classes(classes)
+    widget.data.classes.set_classes(classes)
     return widget
 
 
@@ -64,20 +65,20 @@ def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_err
 
 
 def test_train_without_a_folder_of_tiles_says_what_is_missing(train, shown_errors):
-    train.source.setCurrentIndex(1)
+    train.data.source.setCurrentIndex(1)
     train.job.button.click()
-    assert shown_errors == ["no folder of tiles given"]
+    assert shown_errors == ["no labelled tiles given: choose a folder or a table"]
 
 
 def test_a_region_with_a_tissue_that_is_no_class_is_refused(ready, tmp_path, shown_errors):
-    ready.classes.set_classes(read_classes(samples.classes_path()))
+    ready.data.classes.set_classes(read_classes(samples.classes_path()))
     ready.job.button.click()
     assert shown_errors == ["regions are marked dark, pink, which is not among the tissue classes"]
     assert not (tmp_path / "models").exists()
 
 
 def test_the_table_counts_regions_per_class(ready):
-    assert [row.count.text() for row in ready.classes._rows] == ["1 · 0.05 mm²", "1 · 0.05 mm²"]
+    assert [row.count.text() for row in ready.data.classes._rows] == ["1 · 0.05 mm²", "1 · 0.05 mm²"]
 
 
 @pytest.mark.parametrize("widget", [TrainWidget, PredictWidget, ExploreWidget])
@@ -117,16 +118,26 @@ def test_napari_opens_every_widget_of_the_manifest(viewer, name):
     assert widget._viewer.title == viewer.title
 
 
-def test_closing_napari_while_a_model_is_trained_leaves_no_child(ready, viewer, children, qtbot):
+def test_closing_napari_while_a_model_is_trained_asks_and_leaves_no_child(ready, viewer, children, qtbot, monkeypatch):
+    asked = []
+
+    def question(_, __, text, *___):
+        asked.append(text)
+        return QMessageBox.StandardButton.Cancel if len(asked) == 1 else QMessageBox.StandardButton.Close
+
+    monkeypatch.setattr(QMessageBox, "question", question)
     ready.job.button.click()
     qtbot.waitUntil(lambda: len(children) == 1)
+    assert not ready.window().close()
+    assert "A model is being trained" in asked[0]
+    assert children[0].poll() is None
     viewer.close()
     qtbot.waitUntil(lambda: children[0].poll() is not None, timeout=2000)
 
 
 def test_loaded_regions_appear_in_their_place(train, skin_layer, viewer):
-    train.classes.set_classes(read_classes(samples.classes_path()))
-    train.load_regions(samples.regions_path("train"))
+    train.data.classes.set_classes(read_classes(samples.classes_path()))
+    train.data.drawn.load(samples.regions_path("train"))
     shapes = next(layer for layer in viewer.layers if kind(layer) == "regions")
     assert len(shapes.data) == 35
     assert train.job.status.text() == "35 regions from CMU-1_skin_train.geojson."
@@ -340,7 +351,7 @@ def test_explore_without_a_prediction_says_what_to_do(use_widget):
 def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer, qtbot, tmp_path, shown_errors):
     train, predict = use_widget(TrainWidget), use_widget(PredictWidget)
     train.out.setText(str(tmp_path / "models"))
-    train.load_regions(samples.regions_path("train"))
+    train.data.drawn.load(samples.regions_path("train"))
     settings = TrainSettings(mpp=2.0, tile=64, tile_step=256, max_steps=6, batch=4, threads=1)
     train.form.set_value(settings)
     train.more.set_value(settings)
@@ -350,7 +361,7 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     trained = tmp_path / "models" / "CMU-1_skin-001" / "model.safetensors"
     assert recent_models.paths()[0] == trained.resolve()
     assert Path(predict.model.currentData()) == trained.resolve()
-    assert train.curves._points["loss"][0] == [1, 2, 3, 4, 5, 6]
+    assert train.watching.curves.points("loss")[0] == [1, 2, 3, 4, 5, 6]
 
     viewer.canvas.size, viewer.scene.camera.zoom, viewer.scene.camera.center = (400, 500), 0.5, (0, 2500, 1000)
     predict.form.set_value(PredictSettings(threads=1, tile=128, overlap=32))

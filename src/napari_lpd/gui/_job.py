@@ -15,10 +15,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.errors import LpdError
+from napari_lpd.gui._layout import in_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_MS = 50
+PAUSE, GO_ON = "Pause", "Go on"
 _running: dict[threading.Thread, threading.Event] = {}
 
 
@@ -80,6 +82,7 @@ class JobRunner(QObject):
         self.running = False
         self._outbox: SimpleQueue[Message] = SimpleQueue()
         self._stop = threading.Event()
+        self.paused = threading.Event()  # for jobs that look at it
         self._latest: Progress | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
@@ -91,6 +94,7 @@ class JobRunner(QObject):
         if self.running:
             raise LpdError("a job is already running here: stop it first")
         self._stop.clear()
+        self.paused.clear()
         self._latest = None
         self.running = True
         thread = threading.Thread(target=_work, args=(make_job, self._outbox, self._stop), daemon=True)
@@ -132,6 +136,33 @@ class JobRunner(QObject):
         self.failed.emit(message)
 
 
+class CloseGuard(QObject):
+    """Asks before a window is closed while a job runs.
+
+    Args:
+        window: The window; the guard is its child.
+        runner: Runs the job.
+        question: What to ask.
+    """
+
+    def __init__(self, window: QWidget, runner: JobRunner, question: str) -> None:
+        super().__init__(window)
+        self._runner, self._question = runner, question
+        window.installEventFilter(self)
+        runner.destroyed.connect(self.deleteLater)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Keep the window open if the user says so."""
+        if event.type() != QEvent.Type.Close or not self._runner.running:
+            return super().eventFilter(watched, event)
+        buttons = QMessageBox.StandardButton
+        answer = QMessageBox.question(watched, "napari-lpd", self._question, buttons.Close | buttons.Cancel)
+        if answer == buttons.Cancel:
+            event.ignore()
+            return True
+        return False
+
+
 class JobBar(QWidget):
     """Run/Stop button, progress bar with time left, and a line that says how things stand.
 
@@ -141,12 +172,15 @@ class JobBar(QWidget):
 
     asked = Signal()
 
-    def __init__(self, run_text: str) -> None:
+    def __init__(self, run_text: str, pausable: bool = False) -> None:
         super().__init__()
         self.runner = JobRunner(self)
-        self._run_text = run_text
+        self._run_text, self._pausable = run_text, pausable
         self._began: tuple[float, int] | None = None
         self.button = QPushButton(run_text)
+        self.pause = QPushButton(PAUSE)
+        self.pause.setToolTip("Let the job wait, with all it holds in memory; the computer is free for other work")
+        self.pause.setVisible(False)
         self.bar = QProgressBar()
         self.status = QLabel()
 
@@ -156,9 +190,10 @@ class JobBar(QWidget):
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.button, self.bar, self.status):
+        for part in (in_row([self.button, self.pause]), self.bar, self.status):
             layout.addWidget(part)
 
+        self.pause.clicked.connect(self._on_pause)
         self.button.clicked.connect(self._on_clicked)
         self.runner.progressed.connect(self._on_progressed)
         self.runner.failed.connect(self._on_failed)
@@ -169,6 +204,7 @@ class JobBar(QWidget):
         self.runner.start(make_job)
         self._began = None
         self.button.setText("Stop")
+        self.pause.setVisible(self._pausable)
         self.bar.setRange(0, 0)
         self.bar.setVisible(True)
         self.say("Starting…")
@@ -176,6 +212,7 @@ class JobBar(QWidget):
     def stop(self) -> None:
         """Stop the running job."""
         self.runner.stop()
+        self.pause.setVisible(False)
         self.button.setText("Stopping…")
         self.say("Stopping…")
 
@@ -199,7 +236,17 @@ class JobBar(QWidget):
         else:
             self.asked.emit()
 
+    def _on_pause(self) -> None:
+        waits = not self.runner.paused.is_set()
+        (self.runner.paused.set if waits else self.runner.paused.clear)()
+        self.pause.setText(GO_ON if waits else PAUSE)
+        self._began = None  # the time left is counted anew
+        if waits:
+            self.say("Paused.")
+
     def _on_progressed(self, progress: Progress) -> None:
+        if self.runner.paused.is_set():
+            return
         self.bar.setRange(0, progress.total)
         self.bar.setValue(progress.done)
         count = f"{progress.done} of {progress.total}" if progress.total else ""
@@ -222,4 +269,6 @@ class JobBar(QWidget):
         if self.button.text() == "Stopping…":
             self.say("Stopped.")
         self.button.setText(self._run_text)
+        self.pause.setText(PAUSE)
+        self.pause.setVisible(False)
         self.bar.setVisible(False)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
+
+if TYPE_CHECKING:
+    from napari_lpd.checkpoint import Card
 
 MOST = 10
 
@@ -27,6 +31,32 @@ class RecentModels(QObject):
         newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MOST]
         _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
+
+
+def describe(card: Card) -> str:
+    """A model's card as rich text: data, classes, counts, resolution, figures with intervals, settings, versions."""
+    classes = ", ".join(
+        f'<span style="color:{tissue.color}">■</span> {tissue.name} {card.tiles_per_class.get(tissue.name, "?")}'
+        for tissue in card.classes
+    )
+    settings = card.settings
+    lines = [
+        f"<b>{settings.model.bank} prototypes</b>, {settings.model.prototypes_per_class} per class, on"
+        f" {settings.model.encoder}",
+        f"{card.tiles} tiles of {settings.tile} pixels at {settings.mpp:g} µm per pixel: {classes}",
+        f"{card.steps} steps, seed {settings.seed}, {card.created}",
+    ]
+    lines += [f"{name}: {_with_limits(value, card.intervals.get(name))}" for name, value in card.metrics.items()
+              if name != "valid score"]  # fmt: skip
+    changed = settings.model_dump(exclude_defaults=True)
+    flat = {**{f"model.{name}": value for name, value in changed.pop("model", {}).items()}, **changed}
+    lines.append("Changed settings: " + (", ".join(f"{name}={value}" for name, value in flat.items()) or "none"))
+    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()))
+    return "<br>".join([*lines, card.notice])
+
+
+def _with_limits(value: float, limits: tuple[float, float] | None) -> str:
+    return f"{value:.3g}" + ("" if limits is None else f" (95 % interval {limits[0]:.3g} to {limits[1]:.3g})")
 
 
 def _store() -> QSettings:

@@ -10,10 +10,10 @@ from napari.layers import Shapes
 
 from napari_lpd.errors import DataError
 from napari_lpd.gui._layers import KEY, corner
-from napari_lpd.regions import Region
+from napari_lpd.regions import NONE, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import napari
     import shapely
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 COLUMN = "tissues"
 NO_TISSUE = "#5a5a5a"
 JOIN = " + "
-NONE = "none"  # the text of a region that was looked at and holds none of the classes: glass, say
 ELLIPSE_VERTICES = 64
 EDGE_UM = 8
 FACE_ALPHA = "38"
@@ -66,7 +65,7 @@ def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
     """Draw regions (level-0 pixels) into a regions layer of the same slide."""
     for region in regions:
-        layer.feature_defaults = {COLUMN: JOIN.join(region.tissues) or NONE}
+        layer.feature_defaults = {COLUMN: JOIN.join(region.tissues) or (NONE if region.named else "")}
         color = _color(region.tissues, classes)
         layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
     layer.feature_defaults = {COLUMN: ""}
@@ -143,10 +142,21 @@ def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
         raise DataError(
             f"{len(unnamed)} of {len(tissues)} regions carry no tissue (now selected): press a tissue's button"
         )
+    return outlines_of(layer, slide_layer)
+
+
+def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
+    """`regions_of`, with those of which nothing is said yet."""
     return [
-        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE))
-        for i, names in enumerate(tissues)
+        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
+        for i, names in enumerate(tissues_of(layer))
     ]
+
+
+def bind_numbers(layer: Shapes, use: Callable[[int], None]) -> None:
+    """Make the keys 1 to 9 call `use` with 0 to 8, and 0 with -1, while the layer is the active one."""
+    for key in range(10):
+        layer.bind_key(str(key), lambda _, index=key - 1: use(index), overwrite=True)
 
 
 def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:

@@ -126,6 +126,12 @@ class PredictWidget(QWidget):
         read_card(path)
         recent_models.add(path)
 
+    def predict_view_with(self, model: Path) -> None:
+        """Choose a model and segment what is in view."""
+        self.use_model(model)
+        self.scope.setCurrentText(VIEW)
+        self._on_predict()
+
     def _fill_models(self, chosen: str = "") -> None:
         self.model.blockSignals(True)
         self.model.clear()
