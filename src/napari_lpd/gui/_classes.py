@@ -116,6 +116,10 @@ class ClassTable(QWidget):
         line = len(self._rows) and self._grid.rowCount()
         for column, part in enumerate(row.parts):
             self._grid.addWidget(part, line, column)
+        number = len(self._rows) + 1
+        if number < 10:
+            row.use.setText(f"Mark {number}")
+            row.use.setToolTip(f"{row.use.toolTip()} (key {number})")
         row.button.clicked.connect(lambda: self._on_color(row))
         row.name.editingFinished.connect(self.changed.emit)
         row.use.clicked.connect(lambda: self.used.emit(row.name.text().strip()))

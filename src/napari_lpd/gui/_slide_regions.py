@@ -30,7 +30,7 @@ from napari_lpd.regions import NONE, Region, classes_in, read_regions, write_reg
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Shapes
+    from napari.layers import Image, Shapes
 
     from napari_lpd.gui._classes import ClassTable
 
@@ -59,6 +59,7 @@ class SlideRegions(QWidget):
         self.slides = SlidePicker(viewer)
         self.regions = chooser()
         self.saved = note("")
+        self.saved.setVisible(False)
         self._watched: WeakSet[Shapes] = WeakSet()
         self._seen: WeakSet[Image] = WeakSet()
         self._saver = QTimer(self)
@@ -181,10 +182,14 @@ class SlideRegions(QWidget):
         except LpdError as error:
             line = f"Regions are not saved: {error}"
             if self.saved.text() != line:
-                self.saved.setText(line)
+                self._say_saved(line)
                 self.failed.emit(line)
             return
-        self.saved.setText(f"Regions saved: {written.name}")
+        self._say_saved(f"Regions saved: {written.name}")
+
+    def _say_saved(self, line: str) -> None:
+        self.saved.setText(line)
+        self.saved.setVisible(True)
 
     def _reload(self) -> None:
         """Choose the regions of the chosen slide; where it has none, draw those that were saved beside it."""

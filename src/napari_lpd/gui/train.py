@@ -55,9 +55,10 @@ class TrainWidget(QWidget):
         self.form = SettingsForm(TrainSettings(), only=MAIN)
         self.more = SettingsForm(TrainSettings(), without=MAIN)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
-        self.rival = QCheckBox("Then train its rival, on the same data and seed")
+        self.rival = QCheckBox("Then train the rival too")
         self.rival.setToolTip(
-            "Clustered prototypes (PBIP) after learned ones, or the other way round; Explore compares the two"
+            "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
+            " Explore compares the two"
         )
         self.job = JobBar("Train", pausable=True)
         self.resume = QPushButton("Resume")

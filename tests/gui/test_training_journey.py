@@ -1,0 +1,169 @@
+"""A user's whole way: open a slide, outline regions with the mouse, train, stop, resume, predict.
+
+With NAPARI_LPD_PICTURES=DIR pictures of the window are left there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_lpd import samples
+from napari_lpd.classes import read_classes
+from napari_lpd.config import TrainSettings
+from napari_lpd.gui._layers import kind
+from napari_lpd.gui._results import our_layers
+from napari_lpd.gui.demo import take_picture
+from napari_lpd.gui.train import TrainWidget
+
+PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")
+LEFT = Qt.MouseButton.LeftButton
+OUTLINES = [  # key of the tissue and a box in level-0 pixels: y, x, height, width
+    ("2", 1500, 250, 420, 420),
+    ("2", 2200, 360, 700, 300),
+    ("3", 3100, 2900, 300, 300),
+    ("3", 900, 1100, 260, 300),
+    ("4", 1950, 2200, 420, 480),
+    ("4", 3350, 1860, 380, 280),
+    ("1", 2900, 60, 420, 300),
+    ("1", 1050, 3450, 300, 260),
+]
+
+
+class Hand:
+    """A hand on the mouse over the canvas."""
+
+    def __init__(self, viewer):
+        self.viewer = viewer
+        self.canvas = viewer.window._qt_viewer.canvas
+
+    def at(self, y, x) -> QPoint:
+        """Where a place of the world lies on the canvas."""
+        camera = self.viewer.scene.camera
+        height, width = self.canvas.size
+        dy, dx = (np.array([y, x]) - camera.center[1:]) * camera.zoom
+        return QPoint(round(width / 2 + dx), round(height / 2 + dy))
+
+    def drag(self, first, last):
+        """Press at a place, move to another, release."""
+        native = self.canvas.native
+        start, end = self.at(*first), self.at(*last)
+        QTest.mouseMove(native, start)
+        QTest.mousePress(native, LEFT, pos=start)
+        for share in np.linspace(0, 1, 6)[1:]:
+            point = QPointF(start) + (QPointF(end) - QPointF(start)) * float(share)
+            QTest.mouseMove(native, point.toPoint())
+            QApplication.processEvents()
+        QTest.mouseRelease(native, LEFT, pos=end)
+        QApplication.processEvents()
+
+
+def picture(viewer, name):
+    if PICTURES:
+        take_picture(viewer, Path(PICTURES) / f"{name}.png")
+
+
+@pytest.fixture
+def shown_viewer(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1500, 940)
+    return viewer
+
+
+@pytest.mark.slow
+def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, shown_errors):
+    viewer = shown_viewer
+    _, train = viewer.window.add_plugin_dock_widget("napari-lpd", "Train")
+    assert isinstance(train, TrainWidget)
+    train.out.setText(str(tmp_path / "models"))
+    train.data.drawn.slides.open(samples.skin_slide_path())
+    train.data.classes.set_classes(read_classes(samples.classes_path()))
+    QApplication.processEvents()
+    train.data.drawn._on_new_regions()
+    layer = next(layer for layer in viewer.layers if kind(layer) == "regions")
+    viewer.reset_view()
+    hand = Hand(viewer)
+    for number, (key, y, x, h, w) in enumerate(OUTLINES, start=1):
+        layer.mode = "add_rectangle"
+        layer.selected_data = set()
+        hand.canvas.native.setFocus()
+        QTest.keyClick(hand.canvas.native, key)
+        um = 0.998
+        hand.drag((y * um, x * um), ((y + h) * um, (x + w) * um))
+        assert len(layer.data) == number
+    assert list(layer.features["tissues"]) == [
+        ("epidermis", "naevus nests", "collagen", "fat")[int(key) - 1] for key, *_ in OUTLINES
+    ]
+    assert [row.count.text()[:1] for row in train.data.classes._rows] == ["2"] * 4
+    layer.mode = "pan_zoom"
+    picture(viewer, "train_regions")
+
+    train.preset.setCurrentText("quick look")
+    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
+    train._on_check()
+    qtbot.waitUntil(lambda: not train.checker.running, timeout=120_000)
+    assert shown_errors == []
+    assert "tiles</b> of 128 pixels" in train.watching.data.text()
+    picture(viewer, "train_check")
+
+    loss = lambda: train.watching.curves.points("loss")  # noqa: E731
+    train.job.button.click()
+    qtbot.waitUntil(lambda: len(loss()[0]) >= 4, timeout=180_000)
+    picture(viewer, "train_running")
+    train.job.button.click()
+    assert train.job.status.text() == "Stopping…"
+    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=4000)
+    taken = len(loss()[0])
+    assert not train.resume.isHidden()
+    train.resume.click()
+    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=300_000)
+    assert shown_errors == []
+    assert loss()[0] == list(range(1, loss()[0][-1] + 1))
+    assert len(loss()[0]) > taken
+    assert "computing on cpu" in train.watching.log.toPlainText()
+    assert len(train.watching._previews()) == train.watching.epoch.maximum() >= 2
+    assert "3 per class" in train.watching.card.text()
+    train.watching.setCurrentIndex(2)
+    picture(viewer, "train_done")
+
+    viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 2500, 1200)
+    assert not train.predict.isHidden()
+    train.predict.click()
+    predict = next(w for name, w in viewer.window.dock_widgets.items() if "Predict" in name)
+    qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
+    assert shown_errors == []
+    [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
+    assert len(np.unique(labels.data[0] if labels.multiscale else labels.data)) > 1
+    picture(viewer, "train_predicted")
+
+
+@pytest.mark.slow
+def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path,
+                                                       qtbot, shown_errors):  # fmt: skip
+    from napari_lpd.checkpoint import read_card
+    from napari_lpd.gui._regions import add_regions, new_regions_layer
+
+    add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions, classes)
+    train = use_widget(TrainWidget)
+    train.data.classes.set_classes(classes)
+    train.out.setText(str(tmp_path / "models"))
+    train.show_settings(TrainSettings(tile=64, tile_step=48, max_steps=2, batch=4, threads=1, seed=7))
+    train.rival.setChecked(True)
+    train.job.button.click()
+    models = tmp_path / "models"
+    qtbot.waitUntil(lambda: len(list(models.glob("*/model.json"))) == 2, timeout=180_000)
+    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=60_000)
+    assert shown_errors == []
+    cards = {read_card(path).settings.model.bank: read_card(path) for path in models.glob("*/model.safetensors")}
+    assert set(cards) == {"learned", "clustered"}
+    one, other = (cards[bank].settings.model_dump() for bank in ("learned", "clustered"))
+    differ = {name for name in one if one[name] != other[name]}
+    assert differ == {"model", "diversity", "warm_up"}
+    assert one["seed"] == other["seed"] == 7
+    assert cards["learned"].tiles == cards["clustered"].tiles
