@@ -22,6 +22,7 @@ from napari_lpd.errors import LpdError
 T = TypeVar("T")
 
 PATIENCE_S = 1.5
+WARNING = "warning: "  # how a Progress's message begins that is to be kept in sight
 PAUSE, GO_ON = "p", "g"  # what a child reads from its input
 
 

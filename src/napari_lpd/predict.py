@@ -29,9 +29,9 @@ from napari_lpd.cam import (
     upsampled,
 )
 from napari_lpd.checkpoint import matched_to
-from napari_lpd.colour import slide_matcher
+from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.errors import SettingsError
-from napari_lpd.jobs import Job, Progress
+from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
@@ -66,6 +66,8 @@ def predict_slide(
 ) -> Job[Prediction]:
     """Predict a whole slide, or what lies in `scope`, into `folder`; go on where an earlier run was stopped.
 
+    Yields the progress; a message that begins with "warning: " is one to be kept in sight.
+
     Args:
         slide: What is read.
         model: What predicts.
@@ -73,7 +75,6 @@ def predict_slide(
         folder: ``NAME.zarr``; the same prediction, half done, is continued.
         scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
         tissue: The tissue; default: as `find_tissue` sees it, or everything where `settings.tissue_only` is off.
-
         replace: Delete another prediction that is in the place.
 
     Raises:
@@ -92,10 +93,21 @@ def predict_slide(
 
     prediction = Prediction.start(folder, card, prepare, replace)
     if not prediction.finished:
+        if foreign := colour_warning(slide, model, prediction):
+            yield Progress(0, 0, WARNING + foreign)
         with freed_memory_is_kept():
             yield from _Run(slide, model, prediction).steps()
         prediction.finish()
     return prediction
+
+
+def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:
+    """What is to be said where a slide's colours are far from those the model was trained on; "" where they are not."""
+    card = model.card
+    if card.colours is None or matched_to(card):
+        return ""
+    seen = colours_of_slide(slide, prediction.tissue, prediction.card.mpp, card.settings.tile)
+    return "" if seen is None else warning_of(card.colours.departure(seen))
 
 
 def prediction_card(

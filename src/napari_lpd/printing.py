@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from napari_lpd.jobs import Progress, to_json_line
+from napari_lpd.jobs import WARNING, Progress, to_json_line
 
 Result = dict[str, Any]
 PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
@@ -36,6 +36,9 @@ class Printer:
         if self.stopping.is_set():
             raise KeyboardInterrupt
         if self.as_json:
+            return
+        if progress.message.startswith(WARNING):
+            self.note(progress.message)
             return
         now = time.monotonic()
         at = (progress.done, progress.total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QLayout
 
 WIDTH = 330
+REVEAL_MS = 50
 
 
 class Column(QScrollArea):
@@ -31,6 +32,10 @@ class Column(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(WIDTH)
+
+    def reveal(self, part: QWidget) -> None:
+        """Scroll, once all is laid out, until a part is in view."""
+        QTimer.singleShot(REVEAL_MS, lambda: self.ensureWidgetVisible(part, 0, 8))
 
     def add(self, *parts: QWidget, title: str = "") -> None:
         """Put parts below those that are there, with a title in bold."""
@@ -89,4 +94,12 @@ def note(text: str) -> QLabel:
     label = QLabel(text)
     label.setWordWrap(True)
     label.setStyleSheet("font-size: 11px; color: #9aa0a8;")
+    return label
+
+
+def warning_note() -> QLabel:
+    """A line for a warning, hidden until there is one."""
+    label = note("")
+    label.setStyleSheet("font-size: 11px; color: #ffb454;")
+    label.setVisible(False)
     return label

@@ -102,7 +102,7 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
 
 
 def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
-    layer.features = pd.DataFrame({COLUMN: [JOIN.join(names) for names in tissues]})
+    layer.features = pd.DataFrame({COLUMN: pd.Series([JOIN.join(names) for names in tissues], dtype=str)})
     if tissues:
         colors = [_color(names, classes) for names in tissues]
         layer.edge_color, layer.face_color = colors, [color + FACE_ALPHA for color in colors]

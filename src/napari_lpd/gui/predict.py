@@ -21,7 +21,7 @@ from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
 from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path, visible_box_um
-from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
+from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note, warning_note
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import polygons_um, regions_layers
 from napari_lpd.gui._results import (
@@ -32,7 +32,7 @@ from napari_lpd.gui._results import (
     shown_prediction,
 )
 from napari_lpd.gui._slides import SlidePicker
-from napari_lpd.jobs import Job, Progress
+from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.prediction import Prediction, PredictionCard
 from napari_lpd.samples import model_path
 from napari_lpd.tissue import mask_of_labels, mask_of_polygons
@@ -70,6 +70,7 @@ class PredictWidget(QWidget):
         self.scope = chooser([VIEW, WHOLE, REGIONS])
         self.tissue = chooser()
         self.results = note("")
+        self.warning = warning_note()
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
         self.job = JobBar("Predict")
         self.aside = JobRunner(self)
@@ -93,7 +94,7 @@ class PredictWidget(QWidget):
         column = Column()
         column.add(self.slides, title="Slide")
         column.add(model, self.card, title="Model")
-        column.add(self.scope, tissue, results, advanced(self.form), self.job, title="Where")
+        column.add(self.scope, tissue, results, advanced(self.form), self.job, self.warning, title="Where")
         column.add(
             self.areas,
             buttons(("Export…", "Mask as OME-TIFF, or all of it as a folder (.zarr)", self._on_export)),
@@ -239,11 +240,15 @@ class PredictWidget(QWidget):
                 )
             scope, tissue = self._scope(layer), self._make_mask(layer)
             run = PredictionRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            self.warning.setVisible(False)
             self.job.start(run.job)
             self._run, self._growing, self._target = run, None, layer
 
     def _on_progressed(self, progress: Progress) -> None:
-        """Show what there is so far, two or three times a second."""
+        """Show what there is so far, two or three times a second; keep warnings in sight."""
+        if progress.message.startswith(WARNING):
+            self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
+            self.warning.setVisible(True)
         if self._run is None or self._run.folder is None or time.monotonic() - self._refreshed < REFRESH_S:
             return
         if self._growing is None:

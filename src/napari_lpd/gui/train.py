@@ -74,7 +74,7 @@ class TrainWidget(QWidget):
         self._offer_resume()
 
     def _lay_out(self) -> None:
-        column = Column()
+        column = self._column = Column()
         column.add(self.data, title="Data")
         column.add(
             in_row([QLabel("Preset"), self.preset]),
@@ -172,6 +172,7 @@ class TrainWidget(QWidget):
 
     def _on_checked(self, found: dict[str, Any]) -> None:
         self.watching.show_data(Path(found["sheet"]).parent, found)
+        self._column.reveal(self.watching)
         count = len(found["warnings"])
         self.job.say(f"{found['tiles']} tiles; {count or 'no'} warning{'s' * (count != 1)}: see Data below.")
 
@@ -198,6 +199,7 @@ class TrainWidget(QWidget):
         self.resume.setVisible(False)
         self.predict.setVisible(False)
         self.watching.start(self._run, self.data.classes.drafts(), taken)
+        self._column.reveal(self.watching)
 
     def _guard(self) -> None:
         """Ask before napari is closed while a model is trained."""
@@ -247,5 +249,5 @@ class TrainWidget(QWidget):
     def _on_predict(self) -> None:
         with self.job.reporting():
             assert self._run is not None
-            _, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict")
+            _, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict", tabify=True)
             predict.predict_view_with(self._run / "model.safetensors")
