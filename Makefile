@@ -23,6 +23,7 @@ bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/refinement.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/whole_slide.py
+	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/training_widget.py
 
 system-libraries:
 	@sh tools/system-libraries.sh

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
+CHILD_NICENESS = 5
+"""How far a child stands back for its parent: a window stays smooth while a model is trained."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 an error that the user can mend)."""
     options = _parse_given(list(sys.argv[1:] if arguments is None else arguments))
@@ -57,6 +61,8 @@ def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
         printer.stopping.set()
 
     if until_eof:
+        if hasattr(os, "nice"):
+            os.nice(CHILD_NICENESS)
         threading.Thread(target=listen, daemon=True).start()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, stop) for number in numbers}
