@@ -96,6 +96,16 @@ class Pyramid:
             h, w = part.shape[-2:]
             level[..., y : y + h, x : x + w] = part
 
+    def write_anywhere(self, origin: tuple[int, int], labels: NDArray[np.uint8]) -> None:
+        """Write labels (h, w) at any `origin` (y, x) to all levels, level 0 last; chunks may be cut."""
+        y, x = origin
+        for i, level in reversed(list(enumerate(self.levels))):
+            step = 2**i
+            part = labels[-y % step :: step, -x % step :: step]
+            top, left = -(-y // step), -(-x // step)
+            if part.size:
+                level[top : top + part.shape[0], left : left + part.shape[1]] = part
+
 
 def _halved(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(…, h, w) → (…, ⌈h / 2⌉, ⌈w / 2⌉): mean of the values of each 2 x 2 that are not 0, rounded; 0 where all are."""
