@@ -11,10 +11,13 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 import zarr
 
 from napari_lpd.errors import DataError, ExportError
+from napari_lpd.outlines import outlines
 from napari_lpd.pyramid import OME_VERSION, Pyramid
+from napari_lpd.regions import Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +192,22 @@ class Corrections:
         h, w = self.prediction.card.shape
         return int(y0), int(x0), min(int(y1), h), min(int(x1), w)
 
+    def regions(self) -> list[Region]:
+        """What is corrected as training regions in level-0 pixels: connected areas, cut apart where they have holes.
+
+        What was corrected to unlabelled is a region in which no tissue occurs.
+        """
+        box, pyramid, card = self.bounds(), self.pyramid, self.prediction.card
+        if box is None or pyramid is None:
+            return []
+        names = {i: (tissue.name,) for i, tissue in enumerate(card.classes, start=1)}
+        factor = card.mpp / np.array(card.slide_mpp)
+        return [
+            Region(shapely.get_coordinates(part.exterior)[:-1, ::-1] * factor, names.get(label, ()))
+            for label, polygon in outlines(pyramid.levels[0], box)
+            for part in without_holes(polygon)
+        ]
+
     def carry_over(self, older: Prediction) -> None:
         """Take over the corrections of another prediction of the same slide; what is corrected here stays.
 
@@ -243,6 +262,18 @@ class Corrections:
 def combined(labels: NDArray[np.uint8], stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The model's labels with the stored corrections in them."""
     return np.where(stored == 0, labels, np.where(stored == ERASED, 0, stored)).astype(np.uint8)
+
+
+def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
+    """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
+    if not polygon.interiors:
+        return [polygon]
+    x0, y0, x1, y1 = polygon.bounds
+    hole = polygon.interiors[0].bounds
+    y = (hole[1] + hole[3]) / 2
+    halves = (polygon.intersection(shapely.box(x0, a, x1, b)) for a, b in ((y0, y), (y, y1)))
+    parts = (part for half in halves for part in shapely.get_parts(half) if part.geom_type == "Polygon")
+    return [whole for part in parts for whole in without_holes(part)]
 
 
 def _part(origin: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
