@@ -65,8 +65,8 @@ class SlideTask(NamedTuple):
 
 def predict_file(task: SlideTask) -> Job[Row]:
     """Predict one slide, or go on with it; the row says where the result is, areas and unreadable places."""
-    from napari_lpd.ome_tiff import write_ome_tiff
     from napari_lpd.formats import open_slide
+    from napari_lpd.ome_tiff import write_ome_tiff
     from napari_lpd.predict import predict_slide
     from napari_lpd.tissue import mask_of_polygons
 

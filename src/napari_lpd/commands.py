@@ -261,14 +261,6 @@ def import_official(options: argparse.Namespace, _: Printer) -> Result:
     }
 
 
-def export(options: argparse.Namespace, _: Printer) -> Result:
-    """``napari-lpd export``."""
-    from napari_lpd.export import write_ome_tiff
-    from napari_lpd.prediction import Prediction
-
-    return {"written": str(write_ome_tiff(Prediction.open(options.prediction), options.to))}
-
-
 def demo(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd demo``: (train,) predict the sample slide, then show it in napari."""
     model = samples.model_path()

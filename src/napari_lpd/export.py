@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -20,6 +19,8 @@ from napari_lpd.regions import write_regions
 from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_lpd.prediction import Prediction
     from napari_lpd.slide import Slide
 
@@ -63,7 +64,9 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
     """
     suffix = _suffix(path, settings.what)
     if path.exists() and not settings.overwrite:
-        raise ExportError(f"{path} exists and is not overwritten: choose another name, or ask for it to be replaced")
+        raise ExportError(
+            f"{path} exists and is not overwritten: choose another name, or say that it is to be replaced"
+        )
     if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
         raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then export")
     yield Progress(0, 0, f"writing {path.name}")
