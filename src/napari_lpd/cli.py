@@ -220,7 +220,7 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="X,Y",
-        help="score the tumour-stroma ratio in a field of 3.1 mm² around this place, in level-0 pixels; may be repeated",
+        help="score the tumour-stroma ratio in 3.1 mm² around this place, in level-0 pixels; may be repeated",
     )
     _result_options(measure)
 

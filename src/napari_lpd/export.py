@@ -8,7 +8,7 @@ from pydantic import Field
 
 from napari_lpd.corrections import Corrections
 from napari_lpd.errors import ExportError
-from napari_lpd.files import written_whole
+from napari_lpd.files import check_free, written_whole
 from napari_lpd.geojson import write_geojson
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.measure import MeasureSettings, measure, write_measures
@@ -63,10 +63,7 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
             cannot be read, or the place cannot be written. Nothing half-written stays.
     """
     suffix = _suffix(path, settings.what)
-    if path.exists() and not settings.overwrite:
-        raise ExportError(
-            f"{path} exists and is not overwritten: choose another name, or say that it is to be replaced"
-        )
+    check_free(path, settings.overwrite)
     if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
         raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then export")
     yield Progress(0, 0, f"writing {path.name}")

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise ExportError where something is at `path` and `overwrite` is off."""
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path} exists and is not overwritten: choose another name, or ask for it to be replaced")
+
+
 @contextmanager
 def written_whole(path: Path, overwrite: bool) -> Iterator[Path]:
     """Give a file beside `path` to write to; it becomes `path` when all went well, else it goes.
@@ -20,10 +26,7 @@ def written_whole(path: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         ExportError: `path` exists and `overwrite` is off, or the place cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise ExportError(
-            f"{path} exists and is not overwritten: choose another name, or say that it is to be replaced"
-        )
+    check_free(path, overwrite)
     if path.is_dir():
         raise ExportError(f"{path} is a folder: choose another name")
     partial = path.with_name(f".{path.name}.partial")

@@ -5,21 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.export import ExportSettings
-from napari_lpd.export import export as write
-from napari_lpd.formats import open_slide
 from napari_lpd.jobs import run
-from napari_lpd.measure import (
-    WHOLE,
-    MeasureSettings,
-    Site,
-    field_around,
-    read_roles,
-    sites_of,
-    write_measures,
-)
-from napari_lpd.measure import measure as measure_job
-from napari_lpd.prediction import Prediction
 from napari_lpd.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -33,11 +19,15 @@ S = TypeVar("S", bound=Settings)
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd measure``: areas and ratios of results, one table."""
+    from napari_lpd.files import check_free
+    from napari_lpd.measure import WHOLE, MeasureSettings, Site, field_around, sites_of, write_measures
+    from napari_lpd.measure import measure as measure_job
+    from napari_lpd.prediction import Prediction
+
     settings = _with_roles(MeasureSettings, options, "roles")
     if len(options.results) > 1 and (options.regions or options.field):
         raise DataError("--regions and --field belong to one slide: measure results with them one by one")
-    if options.out.exists() and not options.overwrite:
-        raise DataError(f"{options.out} exists and is not overwritten: choose another name, or pass --overwrite")
+    check_free(options.out, options.overwrite)
     predictions = [Prediction.open(path) for path in options.results]
     rows: list[MeasureRow] = []
     for prediction in predictions:
@@ -55,6 +45,11 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
 
 def export(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd export``: one result in another form."""
+    from napari_lpd.export import ExportSettings
+    from napari_lpd.export import export as write
+    from napari_lpd.formats import open_slide
+    from napari_lpd.prediction import Prediction
+
     given = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
     options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(given).items())]
     settings = _with_roles(ExportSettings, options, "measure.roles")
@@ -70,6 +65,8 @@ def _with_roles(cls: type[S], options: argparse.Namespace, name: str) -> S:
     """The settings of file and flags, with the roles of ``--roles`` under `name`."""
     overrides = list(options.set)
     if options.roles:
+        from napari_lpd.measure import read_roles
+
         overrides.append(f"{name}={read_roles(options.roles).model_dump_json()}")
     return read_settings(cls, options.settings, overrides)
 
