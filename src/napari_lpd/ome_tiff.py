@@ -151,6 +151,8 @@ def read_label_tiff(path: Path) -> LabelImage:
 
 
 def _annotation(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> dict[str, Any]:
+    if not classes:
+        return {}
     names = {str(i): name for i, (name, _) in enumerate(classes, start=1)}
     names |= {f"{i} colour": "#{:02x}{:02x}{:02x}".format(*color) for i, (_, color) in enumerate(classes, start=1)}
     return {"MapAnnotation": {"Namespace": NAMESPACE, **names}}
@@ -162,7 +164,7 @@ def _classes_in(path: Path, about: dict[str, Any]) -> tuple[TissueClass, ...]:
     for annotation in found if isinstance(found, list) else [found]:
         if annotation.get("Namespace") != NAMESPACE:
             continue
-        entries = annotation.get("Value", {}).get("M", [])
+        entries = annotation["Value"]["M"]
         values = {str(entry["K"]): str(entry.get("value", "")) for entry in entries}
         count = sum(key.isdigit() for key in values)
         try:

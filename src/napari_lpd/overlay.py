@@ -98,7 +98,7 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
             x += used
         y += line
     length, text = scale_bar(mpp, image.width)
-    draw.rectangle((GAP, y + TEXT // 2 - 2, GAP + length, y + TEXT // 2 + 2), fill="black")
+    draw.rectangle((GAP, y + TEXT // 2 - 2, GAP + length - 1, y + TEXT // 2 + 2), fill="black")
     draw.text((2 * GAP + length, y - 2), text, "black", font)
     draw.text((GAP, y + line), f"{prediction.card.slide}, {prediction.card.model}. {NOTICE}", "black", font)
     return framed
