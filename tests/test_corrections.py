@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from conftest import predicted
+from results import predicted
 
 from napari_lpd.classes import TissueClass
 from napari_lpd.config import PredictSettings

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import shapely
 import tifffile
-from conftest import predicted
 from PIL import Image
+from results import predicted
 from skimage.draw import polygon2mask
 
 from napari_lpd.cli import main
@@ -168,12 +168,7 @@ def test_label_pyramids_of_others_are_read_or_refused(tmp_path):
     tifffile.imwrite(tmp_path / "c.ome.tif", labels.astype(np.float32), metadata={"axes": "YX"})
     tifffile.imwrite(tmp_path / "d.tif", labels)
     (tmp_path / "e.tif").write_bytes(b"no")
-    said = {
-        "b.ome.tif": "no physical size",
-        "c.ome.tif": "float32",
-        "d.tif": "not an OME-TIFF",
-        "e.tif": "cannot be read",
-    }
+    said = {"b.ome.tif": "no physical size", "c.ome.tif": "float32", "d.tif": "not an OME-TIFF", "e.tif": "be read"}
     for name, why in said.items():
         with pytest.raises(DataError, match=why):
             read_label_tiff(tmp_path / name)
@@ -280,12 +275,12 @@ FILES += [("p.ome.tif", "prototypes"), ("c.geojson", "corrections")]
 @pytest.mark.parametrize(("name", "what"), FILES)
 def test_nothing_is_overwritten_unasked(prediction, tmp_path, name, what):
     path = written(prediction, tmp_path / name, what=what)
-    before = path.stat().st_mtime_ns
+    before = path.stat().st_ino
     with pytest.raises(ExportError, match=rf"{name} exists and is not overwritten"):
         written(prediction, path, what=what)
-    assert path.stat().st_mtime_ns == before
+    assert path.stat().st_ino == before
     written(prediction, path, what=what, overwrite=True)
-    assert path.stat().st_mtime_ns > before
+    assert path.stat().st_ino != before
 
 
 @pytest.mark.parametrize(("name", "what"), FILES)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from conftest import predicted
+from results import predicted
 
 from napari_lpd.classes import TissueClass
 from napari_lpd.cli import main
