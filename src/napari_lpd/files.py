@@ -37,4 +37,5 @@ def written_whole(path: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
