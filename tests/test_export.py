@@ -244,7 +244,7 @@ def test_a_picture_needs_its_own_slide(on_slide, tmp_path):
     other = Slide.from_levels([np.full((4400, 4800, 3), 10, np.uint8)], (0.5, 0.5), "b.svs")
     with pytest.raises(ExportError, match=r"a\.zarr: is a result of another slide \(a\.svs\), not of b\.svs"):
         written(prediction, tmp_path / "a.png", other)
-    with pytest.raises(ExportError, match=r"needs the slide a\.svs"):
+    with pytest.raises(ExportError, match=r"needs the slide a\.svs, too"):
         written(prediction, tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
@@ -368,3 +368,61 @@ def test_the_command_draws_on_the_slide(tiny_tiff, classes, tmp_path):
     to = ["export", str(prediction.folder), "--to", str(tmp_path / "a.png"), "--slide", str(tiny_tiff)]
     assert main(to) == 0
     assert Image.open(tmp_path / "a.png").width == 480
+
+
+def dicom_slide(shared_slides):
+    return open_slide(shared_slides / "dicom_CMU-1-Small-Region")
+
+
+def test_a_dicom_segmentation_lies_on_its_slide(shared_slides, classes, tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    with dicom_slide(shared_slides) as slide:
+        shape = slide.shape_at(2.0)
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        labels = ((rows // 100 + columns // 130) % 3).astype(np.uint8)
+        labels[:20, :20] = 255
+        about = {"slide_hash": slide.fingerprint, "slide_mpp": slide.mpp, "slide_shape": slide.shape, "mpp": 2.0}
+        prediction = predicted(tmp_path / "a.zarr", labels, classes, **about)
+        path = written(prediction, tmp_path / "a.dcm", slide)
+        seg = highdicom.seg.segread(path)
+        assert np.array_equal(seg.get_total_pixel_matrix(combine_segments=True), np.where(labels == 255, 0, labels))
+        assert [seg.get_segment_description(i).SegmentLabel for i in (1, 2)] == ["dark", "pink"]
+        assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID
+        spacing = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+        assert [float(value) for value in spacing] == [0.002, 0.002]
+        corner = _corner(seg)
+        assert corner == pytest.approx(_corner(_finest(slide)), abs=1e-6)
+        assert written(prediction, path, slide, overwrite=True) == path
+
+
+def _finest(slide):
+    import pydicom
+
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in slide.path.parent.glob("*.dcm")]
+    return max((h for h in headers if "VOLUME" in h.ImageType), key=lambda h: h.TotalPixelMatrixColumns)
+
+
+def _corner(header) -> list[float]:
+    """Outer corner of the first pixel, in mm."""
+    origin = header.TotalPixelMatrixOriginSequence[0]
+    spacing = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    along_x, along_y = np.array(header.ImageOrientationSlide, float).reshape(2, 3)
+    middle = np.array([origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem, 0], float)
+    return (middle - along_x * float(spacing[1]) / 2 - along_y * float(spacing[0]) / 2).tolist()
+
+
+def test_only_dicom_slides_have_dicom_segmentations(on_slide, tmp_path):
+    pytest.importorskip("highdicom")
+    slide, prediction = on_slide
+    with pytest.raises(ExportError, match=r"a\.svs: is not DICOM"):
+        written(prediction, tmp_path / "a.dcm", slide)
+
+
+def test_without_highdicom_the_way_to_get_it_is_named(on_slide, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    slide, prediction = on_slide
+    with pytest.raises(ExportError, match=r"a\.dcm: DICOM segm.* need highdicom: pip install 'napari-lpd\[dicom\]'"):
+        written(prediction, tmp_path / "a.dcm", slide)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]

@@ -232,7 +232,7 @@ def _export_options(export: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), or .zarr (everything)",
+        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (everything)",
     )
     export.add_argument(
         "--what",
@@ -240,7 +240,7 @@ def _export_options(export: argparse.ArgumentParser) -> None:
         help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson",
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
-    export.add_argument("--slide", type=Path, help="the slide, for a picture")
+    export.add_argument("--slide", type=Path, help="the slide; .png and .dcm need it")
     _result_options(export)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from napari_lpd.corrections import Corrections
+from napari_lpd.dicom import write_dicom_seg
 from napari_lpd.errors import ExportError
 from napari_lpd.files import check_free, written_whole
 from napari_lpd.geojson import write_geojson
@@ -31,11 +32,13 @@ FORMS: dict[str, dict[tuple[str, ...], str]] = {
         (".geojson",): "outlines for QuPath",
         (".png",): "picture with legend",
         (".csv",): "areas",
+        (".dcm",): "segmentation of a DICOM slide",
         (".zarr",): "everything",
     },
     "prototypes": {TIFF_SUFFIXES: "cosine maps"},
     "corrections": {(".geojson",): "regions for training"},
 }
+ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 
 
 class ExportSettings(Settings):
@@ -56,7 +59,7 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         prediction: What is written.
         path: Its ending chooses among `FORMS`.
         settings: What and how.
-        slide: The slide that was predicted; a picture needs it.
+        slide: The slide that was predicted; a picture and a DICOM segmentation need it.
 
     Raises:
         ExportError: an unknown ending, something is there and `overwrite` is off, the prediction is half done or
@@ -75,10 +78,10 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         write_ome_tiff(prediction, path, settings.overwrite)
     elif suffix == ".geojson":
         yield from write_geojson(prediction, path, settings.simplify_um, settings.overwrite)
-    elif suffix == ".png":
+    elif suffix in ON_SLIDE:
         if slide is None:
-            raise ExportError(f"{path}: a picture needs the slide {prediction.card.slide}; pass --slide")
-        write_overlay(prediction, path, slide, settings.overwrite)
+            raise ExportError(f"{path}: needs the slide {prediction.card.slide}, too; pass --slide")
+        ON_SLIDE[suffix](prediction, path, slide, settings.overwrite)
     elif suffix == ".csv":
         rows = yield from measure(prediction, settings.measure)
         write_measures(rows, path, settings.overwrite)
