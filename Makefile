@@ -23,6 +23,8 @@ bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/refinement.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/whole_slide.py
+	$(BIN)/python benchmarks/correction.py
+	$(BIN)/python benchmarks/results.py
 
 system-libraries:
 	@sh tools/system-libraries.sh

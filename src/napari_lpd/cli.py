@@ -232,7 +232,7 @@ def _export_options(export: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (everything)",
+        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (all of it)",
     )
     export.add_argument(
         "--what",
