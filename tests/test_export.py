@@ -301,12 +301,21 @@ def test_a_place_that_cannot_be_written_leaves_nothing(prediction, tmp_path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["a.ome.tif", "a.geojson", "a.csv"])
-def test_a_damaged_result_is_one_line_and_leaves_nothing(prediction, tmp_path, name):
-    chunk = prediction.folder / "labels" / "tissues" / "0" / "c" / "1" / "1"
-    chunk.write_bytes(chunk.read_bytes()[:-9])
-    with pytest.raises(ExportError, match=r"a\.zarr: its labels cannot be read"):
-        written(prediction, tmp_path / name)
+DAMAGES = [(name, "labels", "labels/tissues/0/c/1/1", "labels") for name in ("a.ome.tif", "a.geojson", "a.csv")]
+DAMAGES += [
+    ("a.csv", "labels", "0/c/0/1/1", "scores"),
+    ("p.ome.tif", "prototypes", "prototypes/1/0/c/0/0/0", "prot.*maps"),
+]
+DAMAGES += [("c.geojson", "corrections", "labels/corrections/0/c/0/0", "values")]
+
+
+@pytest.mark.parametrize(("name", "what", "chunk", "said"), DAMAGES)
+def test_a_damaged_result_is_one_line_and_leaves_nothing(prediction, tmp_path, name, what, chunk, said):
+    path = prediction.folder / chunk
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ExportError, match=rf"a\.zarr.*: its {said} cannot be read") as error:
+        written(prediction, tmp_path / name, what=what)
+    assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 

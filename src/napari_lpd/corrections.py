@@ -16,7 +16,7 @@ import zarr
 
 from napari_lpd.errors import DataError, ExportError
 from napari_lpd.outlines import outlines
-from napari_lpd.pyramid import OME_VERSION, Pyramid
+from napari_lpd.pyramid import OME_VERSION, Checked, Pyramid
 from napari_lpd.regions import Region
 
 if TYPE_CHECKING:
@@ -38,18 +38,13 @@ class CorrectedLevel:
 
     def __init__(self, corrections: Corrections, level: int) -> None:
         self._corrections, self._level = corrections, level
-        self._model = corrections.prediction.labels.levels[level]
-        self.shape: tuple[int, int] = self._model.shape
+        prediction = corrections.prediction
+        self._model = Checked(prediction.labels.levels[level], prediction.folder, "labels")
+        self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        try:
-            labels = np.asarray(self._model[key])
-            stored = self._corrections.pyramid
-            return labels if stored is None else combined(labels, np.asarray(stored.levels[self._level][key]))
-        except (OSError, RuntimeError, ValueError) as error:  # what zarr and its codecs raise
-            folder = self._corrections.prediction.folder
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ExportError(f"{folder}: its labels cannot be read ({first}); predict again") from error
+        stored = self._corrections.stored_level(self._level)
+        return self._model[key] if stored is None else combined(self._model[key], stored[key])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:, :], dtype)
@@ -84,11 +79,14 @@ class Corrections:
         chunks = self._folder / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
 
+    def stored_level(self, level: int) -> Checked | None:
+        """What is stored of a level; None where nothing was ever corrected."""
+        return None if self.pyramid is None else Checked(self.pyramid.levels[level], self._folder, "values")
+
     def stored(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
         """What is stored of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
-        if self.pyramid is None:
-            return np.zeros(shape, np.uint8)
-        return np.asarray(self.pyramid.levels[0][_part(origin, shape)])
+        level = self.stored_level(0)
+        return np.zeros(shape, np.uint8) if level is None else level[_part(origin, shape)]
 
     def read_crop(self, y: int, x: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The corrected labels of `size` (h, w) pixels from (`y`, `x`), to be edited; in pixels of the prediction.
@@ -197,14 +195,14 @@ class Corrections:
 
         What was corrected to unlabelled is a region in which no tissue occurs.
         """
-        box, pyramid, card = self.bounds(), self.pyramid, self.prediction.card
-        if box is None or pyramid is None:
+        box, level, card = self.bounds(), self.stored_level(0), self.prediction.card
+        if box is None or level is None:
             return []
         names = {i: (tissue.name,) for i, tissue in enumerate(card.classes, start=1)}
         factor = card.mpp / np.array(card.slide_mpp)
         return [
             Region(shapely.get_coordinates(part.exterior)[:-1, ::-1] * factor, names.get(label, ()))
-            for label, polygon in outlines(pyramid.levels[0], box)
+            for label, polygon in outlines(level, box)
             for part in without_holes(polygon)
         ]
 

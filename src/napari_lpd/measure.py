@@ -32,6 +32,7 @@ from napari_lpd.files import written_whole
 from napari_lpd.geojson import read_shapes
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.prediction import UNREADABLE
+from napari_lpd.pyramid import Checked
 from napari_lpd.settings import Settings
 from napari_lpd.tissue import sampled_polygons
 
@@ -199,8 +200,9 @@ class _Block:
             combined(np.zeros_like(self.stored), self.stored) > 0
         )
         edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
-        scores = np.asarray(prediction.scores.levels[0][:, top : top + edge, left : left + edge])
-        self.shares = shares(scores, card.settings.background_power, temperature)
+        scores = Checked(prediction.scores.levels[0], prediction.folder, "scores")
+        here = scores[:, top : top + edge, left : left + edge]
+        self.shares = shares(here, card.settings.background_power, temperature)
 
 
 class _Tally:

@@ -12,6 +12,7 @@ from napari_lpd.classes import TissueClass
 from napari_lpd.corrections import Corrections
 from napari_lpd.errors import DataError, ExportError, SettingsError
 from napari_lpd.files import written_whole
+from napari_lpd.pyramid import Checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +103,12 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
     count = len(prediction.prototypes[0].levels)
     levels = [
         [
-            _Plane(pyramid.levels[i], (y0 >> i, x0 >> i), (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)), plane)
+            _Plane(
+                Checked(pyramid.levels[i], prediction.folder, "prototype maps"),
+                (y0 >> i, x0 >> i),
+                (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)),
+                plane,
+            )
             for pyramid in prediction.prototypes
             for plane in range(card.prototypes_per_class)
         ]
