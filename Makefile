@@ -24,6 +24,8 @@ bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/whole_slide.py
 	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/training_widget.py
+	$(BIN)/python benchmarks/correction.py
+	$(BIN)/python benchmarks/results.py
 
 system-libraries:
 	@sh tools/system-libraries.sh

@@ -11,7 +11,7 @@ import zarr
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, ExportError
 from napari_lpd.evaluate import recall_metrics, region_confusion
-from napari_lpd.export import write_ome_tiff
+from napari_lpd.ome_tiff import write_ome_tiff
 from napari_lpd.prediction import BlockResult, Prediction, PredictionCard, is_prediction
 from napari_lpd.regions import Region
 from napari_lpd.tissue import Mask

@@ -10,7 +10,7 @@ import tifffile
 
 from napari_lpd.cli import main
 from napari_lpd.config import TrainSettings
-from napari_lpd.errors import DataError
+from napari_lpd.errors import DataError, ExportError
 from napari_lpd.project import AnnotatedSlide, Project, read_project, regions_beside, write_project
 from napari_lpd.regions import write_regions
 from napari_lpd.training_set import from_project
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_json_and_a_folder_that_is_read_only(project, tmp_path
     with pytest.raises(DataError, match="not readable as a project"):
         read_project(tmp_path / "absent.lpd.json")
     held = Project.model_construct(classes=(), slides=())
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ExportError, match="cannot be written"):
         write_project(project / "below a file.lpd.json", held)
 
 

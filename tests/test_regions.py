@@ -8,7 +8,7 @@ import shapely
 
 from napari_lpd import samples
 from napari_lpd.classes import TissueClass, read_classes
-from napari_lpd.errors import DataError
+from napari_lpd.errors import DataError, ExportError
 from napari_lpd.regions import Region, classes_in, read_regions, write_regions
 
 
@@ -134,5 +134,5 @@ def test_an_outline_alone_stays_one_when_it_is_written_and_read(tmp_path, classe
 
 def test_regions_are_written_whole_or_not_at_all(tmp_path, classes):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ExportError, match="cannot be written"):
         write_regions(tmp_path / "file" / "r.geojson", [], classes)

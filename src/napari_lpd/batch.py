@@ -65,8 +65,8 @@ class SlideTask(NamedTuple):
 
 def predict_file(task: SlideTask) -> Job[Row]:
     """Predict one slide, or go on with it; the row says where the result is, areas and unreadable places."""
-    from napari_lpd.export import write_ome_tiff
     from napari_lpd.formats import open_slide
+    from napari_lpd.ome_tiff import write_ome_tiff
     from napari_lpd.predict import predict_slide
     from napari_lpd.tissue import mask_of_polygons
 
@@ -78,7 +78,7 @@ def predict_file(task: SlideTask) -> Job[Row]:
         scope = polygons_um(task.regions, slide) if task.regions else []
         tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
         prediction = yield from predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
-    write_ome_tiff(prediction, task.mask)
+    write_ome_tiff(prediction, task.mask, overwrite=True)
     return {
         "slide": str(task.slide),
         "mm²": prediction.area_mm2(),

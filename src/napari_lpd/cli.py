@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd import __version__, commands, samples
+from napari_lpd import __version__, commands, result_commands, samples
 from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import LpdError
 from napari_lpd.jobs import PAUSE
@@ -101,9 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _stage2_options(add("stage2", commands.stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
     _reproduce_options(add("reproduce", commands.reproduce, "Train and measure all rows of a table of the papers."))
-    export = add("export", commands.export, "Write a prediction's mask for other programs.")
-    export.add_argument("prediction", type=Path, metavar="NAME.zarr")
-    export.add_argument("--to", type=Path, required=True, metavar="FILE.ome.tif")
+    _measure_options(add("measure", result_commands.measure, "Areas of results in mm² and %, as one table (CSV)."))
+    _export_options(add("export", result_commands.export, "Write a result for other programs."))
     add("doctor", commands.doctor, "Say which device is used and why, what is installed and where weights lie.")
     return parser
 
@@ -216,6 +215,47 @@ def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     )
     _source_option(reproduce)
     _settings_options(reproduce)
+
+
+def _measure_options(measure: argparse.ArgumentParser) -> None:
+    measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr")
+    measure.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table")
+    measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="measure these regions too, each by itself")
+    measure.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="score the tumour-stroma ratio in 3.1 mm² around this place, in level-0 pixels; may be repeated",
+    )
+    _result_options(measure)
+
+
+def _export_options(export: argparse.ArgumentParser) -> None:
+    export.add_argument("prediction", type=Path, metavar="NAME.zarr")
+    export.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (all of it)",
+    )
+    export.add_argument(
+        "--what",
+        choices=("labels", "prototypes", "corrections"),
+        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson",
+    )
+    export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
+    export.add_argument("--slide", type=Path, help="the slide; .png and .dcm need it")
+    _result_options(export)
+
+
+def _result_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--roles", type=Path, metavar="JSON", help="which classes are tumour, stroma, lymphocyte_rich_stroma"
+    )
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    _settings_options(sub)
 
 
 def _import_options(take_over: argparse.ArgumentParser) -> None:

@@ -261,14 +261,6 @@ def import_official(options: argparse.Namespace, _: Printer) -> Result:
     }
 
 
-def export(options: argparse.Namespace, _: Printer) -> Result:
-    """``napari-lpd export``."""
-    from napari_lpd.export import write_ome_tiff
-    from napari_lpd.prediction import Prediction
-
-    return {"written": str(write_ome_tiff(Prediction.open(options.prediction), options.to))}
-
-
 def demo(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd demo``: (train,) predict the sample slide, then show it in napari."""
     model = samples.model_path()
@@ -316,7 +308,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
 
     device, reason = choose_device("auto")
     packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
-    optional = ("pydensecrf2", "rasterio", "distributed")
+    optional = ("pydensecrf2", "highdicom", "distributed")
     return {
         "napari-lpd": __version__,
         "python": platform.python_version(),

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 
 from napari_lpd.classes import TissueClass
 from napari_lpd.config import PredictSettings
+from napari_lpd.corrections import Corrections
 from napari_lpd.errors import ExportError
 from napari_lpd.pyramid import OME_VERSION, Pyramid, level_count
 from napari_lpd.settings import Settings
@@ -179,11 +180,13 @@ class Prediction:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _create(partial, card, mask, map_scale)
             if folder.exists():
+                Corrections(cls.open(partial, write=True)).carry_over(found)
                 shutil.rmtree(folder)
             partial.rename(folder)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return cls.open(folder, write=True)
 
     @classmethod

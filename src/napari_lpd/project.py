@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from napari_lpd.classes import TissueClass, check_classes
 from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.files import written_whole
 from napari_lpd.settings import Settings
 
 SUFFIX = ".lpd.json"
@@ -73,7 +73,7 @@ def write_project(path: Path, project: Project) -> Path:
     """Write a project, whole or not at all; paths below its folder are written relative to it.
 
     Raises:
-        DataError: the place cannot be written.
+        ExportError: the place cannot be written.
     """
     folder = path.absolute().parent
 
@@ -85,14 +85,6 @@ def write_project(path: Path, project: Project) -> Path:
         for held in project.slides
     )
     text = project.model_copy(update={"slides": slides}).model_dump_json(indent=1, exclude_defaults=False)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, overwrite=True) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
     return path

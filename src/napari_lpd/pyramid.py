@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_lpd.errors import ExportError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
@@ -22,6 +25,27 @@ def level_count(size: int, block: int) -> int:
     while size > SMALLEST_LEVEL and block % 2**count == 0:
         size, count = -(-size // 2), count + 1
     return count
+
+
+class Checked:
+    """A stored array that says in one line where it cannot be read.
+
+    Attributes:
+        shape: Of the array.
+        dtype: Of the array.
+    """
+
+    def __init__(self, array: Any, folder: Path, what: str) -> None:
+        self._array, self._folder, self._what = array, folder, what
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        try:
+            return np.asarray(self._array[key])
+        except (OSError, RuntimeError, ValueError) as error:  # what Zarr and its codecs raise
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ExportError(f"{self._folder}: its {self._what} cannot be read ({first})") from error
 
 
 class Pyramid:
@@ -95,6 +119,16 @@ class Pyramid:
         for level, ((y, x), part) in reversed(list(zip(self.levels, parts, strict=True))):
             h, w = part.shape[-2:]
             level[..., y : y + h, x : x + w] = part
+
+    def write_anywhere(self, origin: tuple[int, int], labels: NDArray[np.uint8]) -> None:
+        """Write labels (h, w) at any `origin` (y, x) to all levels, level 0 last; chunks may be cut."""
+        y, x = origin
+        for i, level in reversed(list(enumerate(self.levels))):
+            step = 2**i
+            part = labels[-y % step :: step, -x % step :: step]
+            top, left = -(-y // step), -(-x // step)
+            if part.size:
+                level[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
 def _halved(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:

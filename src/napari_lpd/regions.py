@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from shapely import GEOSException
-from shapely.geometry import Polygon, box, shape
+from shapely.geometry import Polygon, shape
 
 from napari_lpd.classes import COLORS, TissueClass
 from napari_lpd.errors import DataError
+from napari_lpd.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,31 +110,34 @@ def _regions_of(path: Path, feature: dict[str, Any]) -> list[Region]:
         tissues = tuple(str(name) for name in said if name != NONE and not str(name).endswith("*"))
         geometry = shape(feature["geometry"])
         parts = [part for part in getattr(geometry, "geoms", [geometry]) if part.geom_type == "Polygon"]
-        whole = [piece for part in parts for piece in _without_holes(part) if piece.area > 0]
+        whole = [piece for part in parts for piece in without_holes(part) if piece.area > 0]
     except (ValueError, KeyError, TypeError, AttributeError, GEOSException) as error:
         raise DataError(f"{path}: not readable as GeoJSON regions ({type(error).__name__}: {error})") from error
     named = "tissues" in properties or bool(classification)
     return [Region(np.asarray(part.exterior.coords)[:-1, 1::-1].astype(float), tissues, named) for part in whole]
 
 
-def _without_holes(polygon: Polygon) -> list[Polygon]:
-    """A polygon cut, through the middle of its first hole, into parts until none has a hole."""
+def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
+    """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
     if not polygon.interiors:
         return [polygon]
     x0, y0, x1, y1 = polygon.bounds
-    middle = polygon.interiors[0].centroid.x
-    halves = [polygon.intersection(box(a, y0, b, y1)) for a, b in ((x0, middle), (middle, x1))]
-    parts = [part for half in halves for part in getattr(half, "geoms", [half]) if part.geom_type == "Polygon"]
-    return [piece for part in parts for piece in _without_holes(part)]
+    hole = polygon.interiors[0].bounds
+    y = (hole[1] + hole[3]) / 2
+    halves = (polygon.intersection(shapely.box(x0, a, x1, b)) for a, b in ((y0, y), (y, y1)))
+    parts = (part for half in halves for part in shapely.get_parts(half) if part.geom_type == "Polygon")
+    return [whole for part in parts for whole in without_holes(part)]
 
 
-def write_regions(path: Path, regions: Iterable[Region], classes: Sequence[TissueClass]) -> Path:
+def write_regions(
+    path: Path, regions: Iterable[Region], classes: Sequence[TissueClass], overwrite: bool = True
+) -> Path:
     """Write regions as GeoJSON (level-0 pixels, closed rings, QuPath classification with the first tissue's colour).
 
     Whole or not at all.
 
     Raises:
-        DataError: the place cannot be written.
+        ExportError: the place cannot be written, or holds a file that is not to be replaced.
     """
     colors = {tissue.name: list(tissue.rgb) for tissue in classes}
     features = []
@@ -150,14 +154,6 @@ def write_regions(path: Path, regions: Iterable[Region], classes: Sequence[Tissu
             }
         )
     text = json.dumps({"type": "FeatureCollection", "features": features}, indent=1)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, overwrite) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
     return path

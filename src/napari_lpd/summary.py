@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from napari_lpd.errors import DataError
+from napari_lpd.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,16 +123,8 @@ def save_sheet(image: Image.Image, path: Path) -> Path:
     """Write a sheet as PNG, whole or not at all.
 
     Raises:
-        DataError: the place cannot be written.
+        ExportError: the place cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, overwrite=True) as partial:
         image.save(partial, "PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
     return path

@@ -113,7 +113,7 @@ def test_regions_that_cannot_be_saved_beside_the_slide_are_said_once_and_stay(
     def refused(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("napari_lpd.regions.os.replace", refused)
+    monkeypatch.setattr("napari_lpd.files.os.replace", refused)
     train.data.drawn.save()
     train.data.drawn.save()
     assert len(shown_errors) == 1

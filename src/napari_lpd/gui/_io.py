@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_lpd.errors import ExportError, SlideError
-from napari_lpd.export import write_label_tiff, write_ome_tiff
 from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
+from napari_lpd.ome_tiff import Place, write_label_tiff, write_ome_tiff
 from napari_lpd.prediction import Prediction, is_prediction
 from napari_lpd.samples import slide_layer_data
 
@@ -71,12 +71,13 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     target = Path(path)
     if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
         target = target.with_suffix(".ome.tif")
+    asked = target == Path(path)  # napari asked before replacing a file, but not under a name of our own
     name = attributes.get("name", "labels")
     large = attributes.get("multiscale", isinstance(data, list | tuple))
     about = attributes.get("metadata", {}).get("napari_lpd", {})
     prediction: Prediction | None = about.get("prediction") if about.get("kind") == "labels" else None
     if large and prediction is not None:
-        return [str(write_ome_tiff(prediction, target))]
+        return [str(write_ome_tiff(prediction, target, overwrite=asked))]
     labels = np.asarray(data[0] if large else data)
     if labels.ndim != 2:
         raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
@@ -84,11 +85,11 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
     mpp = _mpp(name, attributes)
     if prediction is None:
-        return [str(write_label_tiff(labels, target, mpp))]
+        return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=asked))]
     card, (y0, x0, _, _) = prediction.card, prediction.bounds()
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
     origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
-    return [str(write_label_tiff(labels, target, mpp, classes, origin))]
+    return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, asked))]
 
 
 def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:

@@ -15,7 +15,6 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, ExportError, LpdError, ModelError, SettingsError
-from napari_lpd.export import write_ome_tiff
 from napari_lpd.gui._areas import AreaTable
 from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
@@ -33,6 +32,7 @@ from napari_lpd.gui._results import (
 )
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import WARNING, Job, Progress
+from napari_lpd.ome_tiff import write_ome_tiff
 from napari_lpd.prediction import Prediction, PredictionCard
 from napari_lpd.samples import model_path
 from napari_lpd.tissue import mask_of_labels, mask_of_polygons
@@ -324,4 +324,5 @@ def export(prediction: Prediction, path: Path, chosen: str = "") -> Path:
     """Write a prediction in the form that the file's name, else the dialog's choice, asks for."""
     if path.suffix == ".zarr" or (not path.suffix and ".zarr" in chosen):
         return prediction.save(path.with_suffix(".zarr"))
-    return write_ome_tiff(prediction, path if path.suffix else path.with_name(f"{path.name}.ome.tif"))
+    named = path if path.suffix else path.with_name(f"{path.name}.ome.tif")
+    return write_ome_tiff(prediction, named, overwrite=named == path)  # the dialog asked, for the name that it saw

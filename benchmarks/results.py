@@ -1,0 +1,108 @@
+"""Measure and export a large result: seconds, size and peak memory of each, in a process of its own.
+
+``python benchmarks/results.py [EDGE]`` makes a result of EDGE x EDGE pixels (30,000) with tissue on a quarter of it and
+borders about as winding as on real tissue. The baseline reads the labels once, block by block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, zoom
+
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import PredictSettings
+from napari_lpd.export import ExportSettings, export
+from napari_lpd.jobs import run
+from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.tissue import Mask
+
+BLOCK, STRIDE, MPP = 1024, 8, 0.5
+TARGETS = (
+    ("a.csv", {}),
+    ("a.geojson", {}),
+    ("b.geojson", {"simplify_um": 2}),
+    ("a.ome.tif", {}),
+    ("p.ome.tif", {"what": "prototypes"}),
+)
+
+
+def patterns() -> list[np.ndarray]:
+    """A few blocks of labels (1024, 1024) that fit together at their borders."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4):
+        noise = gaussian_filter(rng.normal(size=(BLOCK // STRIDE,) * 2), 4, mode="wrap")
+        levels = np.quantile(noise, (0.3, 0.6, 0.85))
+        found.append(np.digitize(zoom(noise, STRIDE, order=1), levels).astype(np.uint8) + 1)
+    return found
+
+
+def make_result(folder: Path, edge: int) -> None:
+    """A finished prediction with tissue on about a quarter of its blocks."""
+    classes = tuple(TissueClass(name=name, color="#3b4cff") for name in "abcd")
+    card = PredictionCard(
+        classes=classes, prototypes_per_class=3, mpp=MPP, shape=(edge, edge), stride=STRIDE, block=BLOCK, slide="x",
+        slide_mpp=(MPP / 2, MPP / 2), slide_shape=(edge * 2, edge * 2), slide_hash="x", mpp_source="x", model="x",
+        model_hash="x", settings=PredictSettings(block=BLOCK), tissue="x",
+    )  # fmt: skip
+    coarse = Mask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
+    prediction = Prediction.start(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
+    rng, blocks = np.random.default_rng(1), patterns()
+    count = -(-edge // BLOCK)
+    tissue = zoom(gaussian_filter(rng.normal(size=(count, count)), 2, mode="wrap"), 1) > 0.03
+    for y, x in np.argwhere(tissue):
+        h, w = min(BLOCK, edge - y * BLOCK), min(BLOCK, edge - x * BLOCK)
+        labels = blocks[rng.integers(4)][:h, :w]
+        scores = (60 * labels[::STRIDE, ::STRIDE])[None].repeat(4, 0)
+        maps = scores[:, None].repeat(3, 1)
+        prediction.write_block((int(y), int(x)), BlockResult(labels, scores, maps, scores[0]))
+    prediction.finish()
+
+
+def measure(folder: Path, out: Path, index: int) -> None:
+    """In a process of its own: one export; print the figures as JSON."""
+    prediction = Prediction.open(folder)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    for y, x in sorted(prediction.done()):
+        np.asarray(prediction.labels.levels[0][y * BLOCK : (y + 1) * BLOCK, x * BLOCK : (x + 1) * BLOCK])
+    base = time.perf_counter() - began
+    name, settings = TARGETS[index]
+    began = time.perf_counter()
+    path = run(export(prediction, out / name, ExportSettings(**settings)))
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    row = {"file": name, **settings, "seconds": round(seconds, 1), "ratio to reading": round(seconds / base, 1)}
+    print(json.dumps(row | {"MB written": path.stat().st_size >> 20, "MB more": (peak - before) >> 10}))
+
+
+def main() -> None:
+    """Make the result, write each form in a child process, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("edge", nargs="?", type=int, default=30_000)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(Path(options.measure[0]), Path(options.measure[1]), int(options.measure[2]))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "big.zarr")
+        make_result(folder, options.edge)
+        blocks = len(Prediction.open(folder).done())
+        print(f"a result of {options.edge} x {options.edge} pixels, {blocks} blocks of tissue")
+        for index in range(len(TARGETS)):
+            command = [sys.executable, __file__, "--measure", str(folder), temporary, str(index)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            print("  ".join(f"{name} {value}" for name, value in json.loads(done.stdout).items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
