@@ -42,7 +42,7 @@ def test_train_predict_export(training, tiny_tiff, tmp_path, capsys):
     assert "mean recall" in result["metrics"]
     card = read_card(tmp_path / "run" / "model.safetensors")
     assert card.command.startswith("napari-lpd train --slide")
-    assert card.metrics == result["metrics"]
+    assert result["metrics"].items() <= card.metrics.items()
 
     to = ["--model", result["model"], "--out", str(tmp_path / "out"), "--json"]
     assert main(["predict", str(tiny_tiff), *to]) == 0
