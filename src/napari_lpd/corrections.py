@@ -41,6 +41,7 @@ class CorrectedLevel:
         prediction = corrections.prediction
         self._model = Checked(prediction.labels.levels[level], prediction.folder, "labels")
         self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
+        self.size = self.shape[0] * self.shape[1]
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
         stored = self._corrections.stored_level(self._level)

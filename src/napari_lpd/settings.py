@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_lpd.errors import SettingsError
+from napari_lpd.files import written_whole
 from napari_lpd.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
         except ValueError:
             target[leaf] = text
     return cls.build(values)
+
+
+def write_settings(path: Path, settings: Settings) -> Path:
+    """Write settings as JSON, whole or not at all, for `read_settings`.
+
+    Raises:
+        ExportError: the place cannot be written.
+    """
+    with written_whole(path, overwrite=True) as partial:
+        partial.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:

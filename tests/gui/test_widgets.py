@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from qtpy.QtWidgets import QMessageBox
 from superqt import QCollapsible
 
@@ -20,7 +19,7 @@ from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import add_regions, new_regions_layer
 from napari_lpd.gui._results import KINDS, our_layers, show_prediction
 from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.gui.predict import EVERYTHING, REGIONS, WHOLE, PredictWidget, export
+from napari_lpd.gui.predict import EVERYTHING, REGIONS, WHOLE, PredictWidget
 from napari_lpd.gui.train import TrainWidget
 from napari_lpd.presets import PRESETS
 
@@ -192,7 +191,7 @@ def pressed(predict, qtbot):
     def press():
         predict.job.button.click()
         qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=60_000)
-        return predict._shown()
+        return predict.panel.shown()
 
     return press
 
@@ -203,7 +202,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert prediction.folder.parent == tmp_path / "napari-lpd-results"
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
-    assert predict.areas.table.rowCount() == 4
+    assert predict.panel.areas.table.rowCount() == 4
     assert len(our_layers(viewer, "tiny.tiff", *KINDS)) == 3 + 4
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
@@ -218,10 +217,10 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
     qtbot.waitUntil(lambda: predict._growing is not None and len(predict._growing.done()) > 1, timeout=60_000)
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
-    half = predict._shown()
+    half = predict.panel.shown()
     assert not half.finished
     assert predict.job.status.text() == f"Stopped: {len(half.done())} blocks are kept; press Predict to go on."
-    assert "Half done" in predict.areas.total.text()
+    assert "Half done" in predict.panel.areas.total.text()
     kept = {path: path.stat().st_mtime_ns for path in half.folder.glob("labels/tissues/0/c/*/*")}
     whole = pressed()
     assert whole.folder == half.folder
@@ -287,8 +286,8 @@ def test_results_that_cannot_be_written_are_said_in_one_line(predict, pressed, s
 
 
 def test_export_before_predict_says_what_is_missing(use_widget, shown_errors):
-    use_widget(PredictWidget)._on_export()
-    assert shown_errors == ["nothing to export yet: press Predict first"]
+    use_widget(PredictWidget).panel._on_export("labels")
+    assert shown_errors == ["nothing is predicted yet: press Predict first"]
 
 
 def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
@@ -301,14 +300,9 @@ def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
 
 def test_the_areas_of_a_shown_prediction_are_listed(use_widget, viewer, tiny_layer, make_prediction):
     show_prediction(viewer, make_prediction(box=(32, 64, 160, 320)), tiny_layer)
-    table = use_widget(PredictWidget).areas.table
+    table = use_widget(PredictWidget).panel.areas.table
     texts = [[table.item(row, column).text() for column in range(3)] for row in range(2)]
     assert texts == [["dark", "0.016", "50.0"], ["pink", "0.016", "50.0"]]
-
-
-def test_export_writes_what_the_name_asks_for(make_prediction, tmp_path):
-    assert export(make_prediction(), tmp_path / "a.zarr").is_dir()
-    assert tifffile.imread(export(make_prediction(), tmp_path / "b")).shape == (80, 128)
 
 
 def visible(viewer):
@@ -377,4 +371,4 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
     assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
     assert labels.metadata[KEY]["prediction"].card.model == "model.safetensors"
-    assert predict.areas.table.rowCount() == 4
+    assert predict.panel.areas.table.rowCount() == 4

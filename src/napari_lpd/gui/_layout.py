@@ -32,10 +32,20 @@ class Column(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(WIDTH)
+        self._part: QWidget | None = None
+        self._revealer = QTimer(self)
+        self._revealer.setSingleShot(True)
+        self._revealer.setInterval(REVEAL_MS)
+        self._revealer.timeout.connect(self._on_reveal)
 
     def reveal(self, part: QWidget) -> None:
         """Scroll, once all is laid out, until a part is in view."""
-        QTimer.singleShot(REVEAL_MS, lambda: self.ensureWidgetVisible(part, 0, 8))
+        self._part = part
+        self._revealer.start()
+
+    def _on_reveal(self) -> None:
+        if self._part is not None:
+            self.ensureWidgetVisible(self._part, 0, 8)
 
     def add(self, *parts: QWidget, title: str = "") -> None:
         """Put parts below those that are there, with a title in bold."""
@@ -69,6 +79,16 @@ def in_row(parts: Sequence[QWidget]) -> QWidget:
     for part in parts:
         layout.addWidget(part)
     return row
+
+
+def in_column(parts: Sequence[QWidget]) -> QWidget:
+    """Parts below each other."""
+    column = QWidget()
+    layout = QVBoxLayout(column)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        layout.addWidget(part)
+    return column
 
 
 def advanced(part: QWidget) -> QCollapsible:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
+from napari_lpd.measure import Roles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari_lpd.checkpoint import Card
 
 MOST = 10
@@ -31,6 +34,17 @@ class RecentModels(QObject):
         newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MOST]
         _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
+
+
+def kept_roles(names: Sequence[str]) -> Roles:
+    """The roles that the user gave to classes of these names; none at first."""
+    text = _store().value(f"roles/{'|'.join(names)}", "")
+    return Roles.model_validate_json(text) if text else Roles()
+
+
+def remember_roles(names: Sequence[str], roles: Roles) -> None:
+    """Keep the roles for models with classes of these names."""
+    _store().setValue(f"roles/{'|'.join(names)}", roles.model_dump_json())
 
 
 def describe(card: Card) -> str:

@@ -13,14 +13,18 @@ import pandas as pd
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_lpd.corrections import Corrections
 from napari_lpd.gui._layers import KEY, UM, corner, kind
 from napari_lpd.prediction import UNREADABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import napari
     from napari.layers import Layer
     from numpy.typing import NDArray
 
+    from napari_lpd.classes import TissueClass
     from napari_lpd.prediction import Prediction
     from napari_lpd.pyramid import Pyramid
     from napari_lpd.slide import Box
@@ -41,7 +45,7 @@ class View:
         levels: (…, h, w) each, biggest first.
     """
 
-    def __init__(self, pyramid: Pyramid, box: Box) -> None:
+    def __init__(self, pyramid: Pyramid | Corrections, box: Box) -> None:
         y0, x0, y1, x1 = box
         self._here = (..., slice(y0, y1), slice(x0, x1))
         self._sources = pyramid.levels
@@ -112,18 +116,37 @@ def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: 
 
 
 def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
-    classes, view = prediction.card.classes, View(prediction.labels, box)
-    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
-    colors |= {i: tissue.color for i, tissue in enumerate(classes, start=1)}
-    values = [*range(len(classes) + 1), UNREADABLE]
-    names = ["unlabelled", *(tissue.name for tissue in classes), "unreadable"]
+    view = View(Corrections(prediction), box)
     options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
         "name": f"tissues ({prediction.card.slide})",
         "opacity": 0.5,
+        **label_colours(prediction.card.classes),
+    }
+    return view.data, options, "labels"
+
+
+def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Colours and names of labels, as options of a Labels layer.
+
+    Args:
+        classes: c + 1 is class c.
+        strength: Opacity of classes, 0..1; 1 where it is not given.
+    """
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
+    for i, tissue in enumerate(classes, start=1):
+        colors[i] = (*(value / 255 for value in tissue.rgb), (strength or {}).get(tissue.name, 1.0))
+    values = [*range(len(classes) + 1), UNREADABLE]
+    names = ["unlabelled", *(tissue.name for tissue in classes), "unreadable"]
+    return {
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": pd.DataFrame({"index": values, "class": names}),
     }
-    return view.data, options, "labels"
+
+
+def refresh_labels(viewer: napari.Viewer, prediction: Prediction) -> None:
+    """Show corrections that were made since."""
+    for layer in our_layers(viewer, prediction.card.slide, "labels"):
+        _refresh(layer)
 
 
 def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.float64]) -> LayerData:

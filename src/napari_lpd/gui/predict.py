@@ -14,15 +14,16 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import PredictSettings
-from napari_lpd.errors import DataError, ExportError, LpdError, ModelError, SettingsError
-from napari_lpd.gui._areas import AreaTable
+from napari_lpd.errors import DataError, LpdError, ModelError, SettingsError
+from napari_lpd.gui._correcting import carried_over
 from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
 from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path, visible_box_um
-from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note, warning_note
+from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import polygons_um, regions_layers
+from napari_lpd.gui._result_panel import ResultPanel
 from napari_lpd.gui._results import (
     complete_prediction,
     refresh_prediction,
@@ -31,10 +32,10 @@ from napari_lpd.gui._results import (
     shown_prediction,
 )
 from napari_lpd.gui._slides import SlidePicker
-from napari_lpd.jobs import WARNING, Job, Progress
-from napari_lpd.ome_tiff import write_ome_tiff
+from napari_lpd.jobs import WARNING, Progress
 from napari_lpd.prediction import Prediction, PredictionCard
 from napari_lpd.samples import model_path
+from napari_lpd.settings import read_settings, write_settings
 from napari_lpd.tissue import mask_of_labels, mask_of_polygons
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class PredictWidget(QWidget):
         self._models = ModelCache()
         self._run: PredictionRun | None = None
         self._growing: Prediction | None = None
+        self._older: Prediction | None = None
         self._target: Any = None
         self._refreshed = 0.0
         self._out: Path | None = None
@@ -74,7 +76,7 @@ class PredictWidget(QWidget):
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
         self.job = JobBar("Predict")
         self.aside = JobRunner(self)
-        self.areas = AreaTable()
+        self.panel = ResultPanel(viewer, self.slides.layer)
 
         self._lay_out()
         self._connect()
@@ -91,22 +93,31 @@ class PredictWidget(QWidget):
         results = in_row([self.results, buttons(choose)])
         for row in (model, tissue, results):
             row.layout().setStretch(0, 1)
+        settings = buttons(
+            ("Load…", "Settings from a JSON file", self._on_load),
+            ("Save…", "Settings as a JSON file: the command line gives the same mask with it", self._on_save),
+        )
         column = Column()
         column.add(self.slides, title="Slide")
         column.add(model, self.card, title="Model")
-        column.add(self.scope, tissue, results, advanced(self.form), self.job, self.warning, title="Where")
         column.add(
-            self.areas,
-            buttons(("Export…", "Mask as OME-TIFF, or all of it as a folder (.zarr)", self._on_export)),
-            note("Research use only; not for diagnosis."),
-            title="Areas",
+            self.scope,
+            tissue,
+            results,
+            advanced(in_column([self.form, settings])),
+            self.job,
+            self.warning,
+            title="Where",
         )
+        column.add(self.panel, note("Research use only; not for diagnosis."), title="Areas, corrections, files")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
 
     def _connect(self) -> None:
         self.slides.changed.connect(self._on_slide)
+        self.panel.said.connect(self.job.say)
+        self.panel.failed.connect(self._on_panel_failed)
         self.model.currentIndexChanged.connect(self._show_card)
         self.scope.currentIndexChanged.connect(self._show_results)
         self.job.asked.connect(self._on_predict)
@@ -170,7 +181,7 @@ class PredictWidget(QWidget):
 
     def _on_slide(self) -> None:
         self._show_results()
-        self._show_areas()
+        self.panel.refresh()
 
     def _scope(self, layer: Image) -> list[shapely.Geometry]:
         if self.scope.currentText() == WHOLE:
@@ -227,12 +238,31 @@ class PredictWidget(QWidget):
             self._out = Path(folder)
             self._show_results()
 
+    def settings(self) -> PredictSettings:
+        """The settings as the form and the choice of tissue stand."""
+        return self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != EVERYTHING})
+
+    def _on_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
+        if path:
+            with self.job.reporting():
+                settings = read_settings(PredictSettings, Path(path), [])
+                self.form.set_value(settings)
+                self.tissue.setCurrentText(FOUND if settings.tissue_only else EVERYTHING)
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Settings", "predict_settings.json", "Settings (*.json)")
+        if path:
+            with self.job.reporting():
+                write_settings(Path(path), self.settings())
+                self.job.say(f"Settings written: {path}")
+
     # Predict
 
     def _on_predict(self) -> None:
         with self.job.reporting():
             layer, path = self.slides.layer(), self._model_path()
-            settings = self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != EVERYTHING})
+            settings = self.settings()
             if settings.refiner == "pydensecrf":
                 raise SettingsError(
                     "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
@@ -243,6 +273,7 @@ class PredictWidget(QWidget):
             self.warning.setVisible(False)
             self.job.start(run.job)
             self._run, self._growing, self._target = run, None, layer
+            self._older = shown_prediction(self._viewer, layer.name)
 
     def _on_progressed(self, progress: Progress) -> None:
         """Show what there is so far, two or three times a second; keep warnings in sight."""
@@ -263,14 +294,15 @@ class PredictWidget(QWidget):
 
     def _on_predicted(self, prediction: Prediction) -> None:
         card = prediction.card
+        carried = carried_over(prediction, self._older)
         if self._growing is None:
             self._show(prediction)
         else:
             complete_prediction(self._viewer, self._growing, prediction)
         places = len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
-        self.job.say(f"Done, read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}.{lost}")
-        self._show_areas()
+        self.job.say(f"Done, read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}.{lost}{carried}")
+        self.panel.refresh()
 
     def _on_ended(self) -> None:
         if self.job.status.text() == "Stopped." and self._growing is not None:
@@ -278,14 +310,9 @@ class PredictWidget(QWidget):
             kept = len(self._growing.done())
             self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
 
-    # Results
-
-    def _shown(self) -> Prediction | None:
-        layer = self.slides.find()
-        return None if layer is None else shown_prediction(self._viewer, layer.name) or shown_prediction(self._viewer)
-
-    def _show_areas(self) -> None:
-        self.areas.show_prediction(self._shown())
+    def _on_panel_failed(self, message: str) -> None:
+        with self.job.reporting():
+            raise DataError(message)
 
     def _on_preview(self) -> None:
         with self.job.reporting():
@@ -295,34 +322,8 @@ class PredictWidget(QWidget):
             self._target = layer
             self.aside.start(lambda: tissue_job(slide, make, everything))
 
-    def _on_export(self) -> None:
-        with self.job.reporting():
-            prediction = self._shown()
-            if prediction is None:
-                raise ExportError("nothing to export yet: press Predict first")
-            name = f"{Path(prediction.card.slide).stem}.ome.tif"
-            kinds = "Mask (*.ome.tif);;Everything, for napari-lpd (*.zarr)"
-            path, chosen = QFileDialog.getSaveFileName(self, "Export", name, kinds)
-            if path:
-                self.aside.start(lambda: _export_job(prediction, Path(path), chosen))
-
-    def _on_aside(self, found: Mask | Path) -> None:
-        if isinstance(found, Path):
-            self.job.say(f"Written: {found}")
-        elif self._target in self._viewer.layers:
+    def _on_aside(self, found: Mask) -> None:
+        if self._target in self._viewer.layers:
             show_tissue(self._viewer, found, self._target)
             share = 100 * float(found.array.mean())
             self.job.say(f"{share:.0f} % of the slide is tissue. Wrong? Correct that layer and choose it above.")
-
-
-def _export_job(prediction: Prediction, path: Path, chosen: str) -> Job[Path]:
-    yield Progress(0, 0, f"writing {path.name}")
-    return export(prediction, path, chosen)
-
-
-def export(prediction: Prediction, path: Path, chosen: str = "") -> Path:
-    """Write a prediction in the form that the file's name, else the dialog's choice, asks for."""
-    if path.suffix == ".zarr" or (not path.suffix and ".zarr" in chosen):
-        return prediction.save(path.with_suffix(".zarr"))
-    named = path if path.suffix else path.with_name(f"{path.name}.ome.tif")
-    return write_ome_tiff(prediction, named, overwrite=named == path)  # the dialog asked, for the name that it saw

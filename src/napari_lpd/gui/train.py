@@ -29,7 +29,7 @@ from napari_lpd.gui._training_data import TrainingData
 from napari_lpd.gui._watching import Watching
 from napari_lpd.jobs import in_subprocess
 from napari_lpd.presets import PRESETS
-from napari_lpd.settings import read_settings
+from napari_lpd.settings import read_settings, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,12 +147,9 @@ class TrainWidget(QWidget):
         """Write the settings as JSON, for ``napari-lpd train --settings``.
 
         Raises:
-            DataError: the place cannot be written.
+            ExportError: the place cannot be written.
         """
-        try:
-            path.write_text(self.settings().model_dump_json(indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        write_settings(path, self.settings())
         self.job.say(f"Settings written: {path}")
 
     def _on_copy(self) -> None:
