@@ -346,6 +346,9 @@ class CompareSettings(Settings):
         int,
         Field(ge=0, description="Most training tiles looked at for nearest patches and clusters, spread; 0: all."),
     ] = 300
+    slide_tiles: Annotated[
+        int, Field(ge=0, description="Most tiles of a slide that are compared, spread over its tissue; 0: all.")
+    ] = 300
     stability_tiles: Annotated[
         int, Field(ge=0, description="Tiles, spread over the data, on which stability is measured; 0: not at all.")
     ] = 40
