@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     Samples = dict[str, NDArray[np.float64]]
 
 
+TILES_PER_CLUSTER = 5  # of a class alone, that are looked at for the clustered control
+
+
 class _Bank(NamedTuple):
     """A bank in the space of a model's stage-4 features, and what is counted of it."""
 
@@ -106,7 +109,7 @@ def compare(
         raise DataError("some of the tiles to compare on have masks and some have none" if tiles else "no tiles")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    sample = training and training.subset(training_sample(training, settings.training_tiles))
+    sample = training and training.subset(training_sample(training, settings.training_tiles, models[0].network.k))
     contestants = []
     for model in models:
         banks = yield from _banks(model, sample, settings, temperature)
@@ -188,11 +191,11 @@ def _common_temperature(models: Sequence[LoadedModel]) -> float:
     return found.pop()
 
 
-def training_sample(training: TileSet, limit: int) -> list[int]:
-    """Up to about `limit` tiles: per class as many, half of them with that class alone; 0: all."""
+def training_sample(training: TileSet, limit: int, k: int) -> list[int]:
+    """About `limit` tiles, 0: all; per class as many, half of them with it alone, enough of these for k clusters."""
     if not limit:
         return list(range(len(training)))
-    share = max(1, limit // (2 * len(training.classes)))
+    share = max(TILES_PER_CLUSTER * k, limit // (2 * len(training.classes)))
     chosen: set[int] = set()
     for held in training.labels.T > 0:
         for candidates in (np.flatnonzero(held & (training.labels.sum(1) == 1)), np.flatnonzero(held)):
