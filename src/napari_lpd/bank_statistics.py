@@ -222,7 +222,8 @@ def resampled_coverage(
     exact = coverage_threshold(torch.from_numpy(values))
     thresholds = np.unique([*tried, exact, np.nextafter(values.max(), np.inf)])
     reached, total = _reached(*outside, thresholds, weights)
-    chosen = (reached <= OUTSIDE_SHARE * total[:, None]).argmax(1)
+    fewest = reached[np.arange(len(weights)), (reached <= OUTSIDE_SHARE * total[:, None]).argmax(1)]
+    chosen = (reached >= fewest[:, None]).sum(1) - 1  # the largest that as many reach: a value that was drawn
     covered, own = _reached(*inside, thresholds, weights)
     share = _ratio(covered[np.arange(len(weights)), chosen], own)
     return np.where(total > 0, share, np.nan)
