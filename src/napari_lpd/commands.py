@@ -13,6 +13,7 @@ import sys
 import tempfile
 from itertools import count
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
@@ -191,7 +192,7 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def compare(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd compare``: the prototypes of two models on the same places; writes a report."""
+    """``napari-lpd compare``: the prototypes of models on the same places; writes a report."""
     settings = read_settings(CompareSettings, options.settings, options.set)
     from napari_lpd.checkpoint import read_card
     from napari_lpd.compare import check_comparable
@@ -203,13 +204,12 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.model import load_model
     from napari_lpd.validate import check_unseen
 
-    paths = [options.first, options.second]
+    paths, names = options.models, options.names or _names_of(options.models)
+    if len(names) != len(paths):
+        raise SettingsError(f"--names: {len(names)} names for {len(paths)} models")
     for path in paths:
-        read_card(path)
-    models = [
-        load_model(path, settings.device)._replace(name=name)
-        for path, name in zip(paths, options.names or _names_of(paths), strict=True)
-    ]
+        read_card(path)  # before any is loaded
+    models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
     check_comparable(models)
     classes, trained = models[0].card.classes, models[0].card.settings
     training = labelled_tiles(options.training, classes, options.source) if options.training else None
@@ -231,9 +231,9 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def _names_of(paths: list[Path]) -> list[str]:
-    """What two models are called: their folders, or, where these are called alike, A and B."""
+    """What models are called: as their folders, or, where two of these are called alike, A, B, and so on."""
     names = [path.resolve().parent.name for path in paths]
-    return names if len(set(names)) == len(names) else ["A", "B"]
+    return names if len(set(names)) == len(names) else list(ascii_uppercase[: len(names)])
 
 
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:
