@@ -134,6 +134,16 @@ def test_a_class_without_a_pixel_is_left_out_and_named(models, tiles):
         run(compare(models, empty, QUICK))
 
 
+def test_a_class_from_two_sources_is_in_no_mean(models, tiles):
+    dark = lambda: np.zeros((64, 64), np.uint8)  # noqa: E731
+    few = [tile._replace(read_mask=dark) if tile.source == "v" else tile for tile in tiles]
+    found = run(compare(models, few, QUICK))
+    assert found.judged == ("dark",)
+    assert any("From fewer than 3 sources, of which no interval can be had: pink" in note for note in found.notes)
+    figure = found.banks[0].figures["coverage"]
+    assert figure.value == figure.per_class[0] != figure.per_class[1]
+
+
 def test_two_sources_give_no_intervals_and_no_verdicts(models, tiles, tmp_path):
     found = run(compare(models, [tile for tile in tiles if tile.source != "v"], QUICK))
     assert found.resamplings == 0
@@ -198,8 +208,10 @@ def test_verdicts_need_an_interval_without_zero():
     astride = np.array([[0.5], [-0.4], [0.6], [0.5]])
     assert difference_of(metric, ("A", "B"), astride, astride * 0).verdict == ""
     assert difference_of(metric, ("A", "B"), above[:1], above[:1] * 0).verdict == ""  # no resamples
-    assert math.isnan(figure_of(above * np.nan).value)
-    assert figure_of(np.array([[0.2, np.nan, 0.4]])).value == pytest.approx(0.3)
+    every = np.ones(3, bool)
+    assert math.isnan(figure_of(above * np.nan, every[:1]).value)
+    assert figure_of(np.array([[0.2, np.nan, 0.4]]), every).value == pytest.approx(0.3)
+    assert figure_of(np.array([[0.2, np.nan, 0.4]]), np.array([True, True, False])).value == pytest.approx(0.2)
 
 
 def test_samples_are_spread_and_hold_every_class(tile_folder, classes):

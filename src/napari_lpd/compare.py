@@ -19,7 +19,6 @@ from napari_lpd.comparison import (
     Difference,
     Example,
     Kind,
-    Patch,
     compared_banks,
     difference_of,
     figure_of,
@@ -124,16 +123,24 @@ def compare(
     if not (places.labels < places.class_count).any():
         where = "no pixel of any class in the masks" if masked == {True} else "the models agree on a class nowhere"
         raise DataError(f"{tiles[0].name} and {len(tiles) - 1} others: {where}")
-    resamplings = settings.bootstrap if len(sources) >= FEWEST_SOURCES else 0
+    held = _sources_per_class(places)
+    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
+    judged = held >= (FEWEST_SOURCES if resamplings else 1)
     weights = np.vstack([np.ones(len(sources)), source_draws(len(sources), resamplings, settings.seed)])
     samples: dict[str, Samples] = {}
     results = []
     for done, contestant in enumerate(contestants, start=1):
         searched = (yield from _search(contestant.model, sample)) if sample else _measured(contestant, places, tiles)
-        found = _results(contestant, places, weights, searched, settings)
-        for result, figures in found:
-            samples[result.name] = figures
-            results.append(result)
+        patches = [
+            nearest_patches(searched, j, settings) for j in range(places.class_count * contestant.model.network.k)
+        ]
+        for bank in contestant.banks:
+            found, losses = _samples(bank, contestant, places, weights)
+            own = bank.kind == "model"
+            cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
+            figures = {metric.name: figure_of(found[metric.name], judged) for metric in METRICS if metric.name in found}
+            results.append(BankResult(bank.name, bank.kind, contestant.model.name, figures, cards))
+            samples[bank.name] = {name: values[:, judged] for name, values in found.items()}
         yield Progress(done, len(contestants), "figures")
     results.sort(key=lambda result: result.kind != "model")
     truth = masked == {True}
@@ -143,6 +150,7 @@ def compare(
         temperature=temperature,
         reference="truth" if truth else "agreement",
         resamplings=resamplings,
+        judged=tuple(t.name for t, of_mean in zip(models[0].card.classes, judged, strict=True) if of_mean),
         chance_overlap=_chance(places),
         tiles=len(tiles),
         sources=len(sources),
@@ -150,7 +158,7 @@ def compare(
         banks=tuple(results),
         differences=tuple(_differences(results, samples)),
         examples=tuple(_examples(contestants, tiles, places)),
-        notes=tuple(_notes(models, places, sources, truth, sample)),
+        notes=tuple(_notes(models, places, truth, sample)),
     )
 
 
@@ -279,24 +287,18 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
     )
 
 
-def _results(
-    contestant: _Contestant, places: Places, weights: NDArray[np.float64], searched: Searched, settings: CompareSettings
-) -> Iterator[tuple[BankResult, Samples]]:
-    """Figures and cards of the banks in a model's space, with the resamples of the figures."""
-    for bank in contestant.banks:
-        samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)
-        spreads = hit_spreads(bank.record, places).reshape(places.class_count, -1)
-        samples["source_spread"] = spreads.mean(1)[None]
-        losses, patches = None, list[tuple[Patch, ...]]()
-        if bank.kind == "model":
-            counts = DropCounts(np.array(contestant.whole), np.array(contestant.dropped))
-            dropped = drop_figures(counts, places, weights)
-            losses = dropped.pop("prototype_loss")[0]
-            samples |= dropped
-            patches = [nearest_patches(searched, j, settings) for j in range(len(bank.vectors))]
-        cards = prototype_cards(bank.vectors, bank.record, places, losses, patches)
-        figures = {metric.name: figure_of(samples[metric.name]) for metric in METRICS if metric.name in samples}
-        yield BankResult(bank.name, bank.kind, contestant.model.name, figures, cards), samples
+def _samples(
+    bank: _Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
+) -> tuple[Samples, NDArray[np.float64] | None]:
+    """Figures of a bank for every resample, and what each prototype of a model's own gives to its masks."""
+    samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)
+    samples["source_spread"] = hit_spreads(bank.record, places).reshape(places.class_count, -1).mean(1)[None]
+    if bank.kind != "model":
+        return samples, None
+    counts = DropCounts(np.array(contestant.whole), np.array(contestant.dropped))
+    dropped = drop_figures(counts, places, weights)
+    losses = dropped.pop("prototype_loss")[0]
+    return samples | dropped, losses
 
 
 def _differences(banks: Sequence[BankResult], samples: dict[str, Samples]) -> Iterator[Difference]:
@@ -305,6 +307,11 @@ def _differences(banks: Sequence[BankResult], samples: dict[str, Samples]) -> It
             if metric.name in first.figures and metric.name in second.figures:
                 pair = (samples[first.name][metric.name], samples[second.name][metric.name])
                 yield difference_of(metric, (first.name, second.name), *pair)
+
+
+def _sources_per_class(places: Places) -> NDArray[np.int64]:
+    labels, of_place = places.labels, places.place_source
+    return np.array([len(np.unique(of_place[labels == c])) for c in range(places.class_count)])
 
 
 def _chance(places: Places) -> float:
@@ -335,9 +342,7 @@ def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places:
         )
 
 
-def _notes(
-    models: Sequence[LoadedModel], places: Places, sources: NDArray[np.str_], truth: bool, sample: TileSet | None
-) -> Iterator[str]:
+def _notes(models: Sequence[LoadedModel], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
     """What the reader has to know of the data, the models and the intervals."""
     names = [tissue.name for tissue in models[0].card.classes]
     yield (
@@ -346,15 +351,21 @@ def _notes(
         else "There are no masks: places of a class (Ω) are those where all models agree. Coverage, purity, lift and"
         " faithfulness then say how a model agrees with the others, not whether it is right."
     )
-    labels, of_place = places.labels, places.place_source
-    held = [(name, len(np.unique(of_place[labels == c])), int((labels == c).sum())) for c, name in enumerate(names)]
-    yield "Places: " + ", ".join(f"{name} {n} of {s} source(s)" for name, s, n in held) + "."
-    if empty := [name for name, _, n in held if not n]:
+    held = _sources_per_class(places)
+    counts = np.bincount(places.labels, minlength=256)
+    yield "Places: " + ", ".join(f"{n} {counts[c]} of {held[c]} source(s)" for c, n in enumerate(names)) + "."
+    if empty := [name for name, n in zip(names, held, strict=True) if not n]:
         yield f"No place of {', '.join(empty)}: in no mean."
-    if few := [name for name, s, n in held if n and s < FEWEST_SOURCES]:
-        yield f"From fewer than {FEWEST_SOURCES} sources, too few to tell much: {', '.join(few)}."
-    if len(sources) < FEWEST_SOURCES:
-        yield f"No intervals and no verdicts: {len(sources)} source(s) (slides or patients), wanted {FEWEST_SOURCES}."
+    if held.max() < FEWEST_SOURCES:
+        yield (
+            f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {FEWEST_SOURCES} or"
+            " more with the same class."
+        )
+    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < FEWEST_SOURCES]:
+        yield (
+            f"From fewer than {FEWEST_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
+            " and no difference, only in the table of tissues."
+        )
     for label, value in (
         ("encoder", "model.encoder"),
         ("seed", "seed"),

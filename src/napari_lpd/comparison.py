@@ -66,7 +66,7 @@ METRICS = (
     Metric(
         "focus_overlap",
         "focus overlap",
-        "IoU of the tenth of the class's places that each prototype likes best; chance: see the notes",
+        "IoU of the tenths of the class's places that two prototypes like best; chance: above",
         "has foci that overlap more",
         "has foci that overlap less",
     ),
@@ -151,7 +151,7 @@ METRICS = (
 
 
 class Figure(NamedTuple):
-    """Mean over the classes that have it, with its 95 % interval (NaN where there is none), and per class (C,)."""
+    """Mean over the judged classes that have it, its 95 % interval (NaN where there is none), and per class (C,)."""
 
     value: float
     low: float
@@ -267,6 +267,7 @@ class Comparison:
         temperature: τ of the softmax over places.
         reference: Ω_c is the masks' truth, or where all models agree.
         resamplings: Of the sources, for intervals; 0: there are none.
+        judged: Names of the classes that means and differences are of: with intervals, those from enough sources.
         chance_overlap: Focus overlap of unrelated prototypes on these places.
         tiles: Number of tiles.
         sources: Number of slides or patients.
@@ -282,6 +283,7 @@ class Comparison:
     temperature: float
     reference: Literal["truth", "agreement"]
     resamplings: int
+    judged: tuple[str, ...]
     chance_overlap: float
     tiles: int
     sources: int
@@ -304,9 +306,9 @@ def class_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(sums, present.sum(1), out=np.full(len(samples), np.nan), where=present.any(1))
 
 
-def figure_of(samples: NDArray[np.float64]) -> Figure:
-    """Of the figure itself (first row) and its resamples (the other rows): (R, C)."""
-    means = class_means(samples)
+def figure_of(samples: NDArray[np.float64], judged: NDArray[np.bool_]) -> Figure:
+    """Of the figure itself (first row) and its resamples (the other rows): (R, C); judged (C,) go into the mean."""
+    means = class_means(samples[:, judged])
     low, high = limits_of(means[1:])
     return Figure(float(means[0]), low, high, tuple(float(value) for value in samples[0]))
 
@@ -314,7 +316,7 @@ def figure_of(samples: NDArray[np.float64]) -> Figure:
 def difference_of(
     metric: Metric, names: tuple[str, str], first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> Difference:
-    """First less second of the same resamples (R, C), the figure itself in the first row."""
+    """First less second of the same resamples (R, judged classes), the figure itself in the first row."""
     apart = class_means(first) - class_means(second)
     low, high = limits_of(apart[1:])
     verdict = ""

@@ -106,7 +106,7 @@ def patch_strip(patches: Sequence[Patch]) -> Image.Image:
 
 
 def scatter_figure(comparison: Comparison) -> Image.Image:
-    """Coverage against focus overlap: small marks per class, large ones their mean with its intervals.
+    """Coverage against focus overlap: small marks per class, large ones for the judged classes' mean, with intervals.
 
     Right and low is good: the prototypes cover much of their tissue, and at different places.
     """
@@ -121,7 +121,7 @@ def scatter_figure(comparison: Comparison) -> Image.Image:
         y = PLOT + 2 * MARGIN + 24 * row
         _mark(draw, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
         draw.text(((MARGIN + 24) * SCALE, (y - 8) * SCALE), bank.name, "black", _font(14 * SCALE))
-    note = "large: mean over classes, bars: 95 % interval; small: classes"
+    note = f"large: mean over {', '.join(comparison.judged)}, bars: 95 % interval; small: every tissue"
     y = PLOT + 2 * MARGIN + 24 * len(comparison.banks)
     draw.text((MARGIN * SCALE, y * SCALE), note, "#444444", _font(13 * SCALE))
     return figure

@@ -134,6 +134,16 @@ def _difference(found: Difference | None) -> str:
     return f"{found.value:+.3f}{interval}{' *' if found.verdict else ''}"
 
 
+def tissue_table(comparison: Comparison) -> Table:
+    """A row per metric, a column per class and model: values alone."""
+    columns = [(c, bank) for c in range(len(comparison.classes)) for bank in _models(comparison)]
+    table = [["", *(f"{comparison.classes[c].name}, {bank.name}" for c, bank in columns)]]
+    for metric in comparison.metrics:
+        values = [bank.figures[metric.name].per_class[c] for c, bank in columns]
+        table.append([metric.label, *("–" if math.isnan(value) else f"{value:.3f}" for value in values)])
+    return table
+
+
 def meaning_table(comparison: Comparison) -> Table:
     """What each metric means."""
     return [["", "meaning"], *([metric.label, metric.meaning] for metric in comparison.metrics)]
@@ -160,6 +170,7 @@ def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
     parts += ["\n".join(f"- {line}" for line in verdicts_of(comparison)), "## Figures", _explained(comparison)]
     parts += [markdown_table(figure_table(comparison)), markdown_table(meaning_table(comparison))]
     parts += ["## Differences", _pairing(comparison), markdown_table(difference_table(comparison))]
+    parts += ["## By tissue", markdown_table(tissue_table(comparison))]
     parts += ["![coverage against focus overlap](scatter.png)", "## Heatmaps", "![heatmaps](heatmaps.png)"]
     parts += ["## Prototypes"]
     for c, tissue in enumerate(comparison.classes):
@@ -172,9 +183,9 @@ def _explained(comparison: Comparison) -> str:
     """What stands in the cells of the figures."""
     interval = f"[low, high]: 95 % of {comparison.resamplings} resamplings of the slides or patients. "
     return (
-        f"Means over the tissues that occur. {interval if comparison.resamplings else ''}Focus overlap of unrelated"
-        f" prototypes on these places: {comparison.chance_overlap:.3f}. Figures of the vectors or of a ranking alone"
-        " have no interval."
+        f"Means over {', '.join(comparison.judged)}. {interval if comparison.resamplings else ''}Focus overlap of"
+        f" unrelated prototypes on these places: {comparison.chance_overlap:.3f}. Figures of the vectors or of a"
+        " ranking alone have no interval."
     )
 
 
@@ -193,6 +204,7 @@ def _html(comparison: Comparison, notes: Sequence[str], pictures: dict[str, Imag
     parts += ["<h2>Figures</h2>", f"<p>{escape(_explained(comparison))}</p>", _html_table(figure_table(comparison))]
     parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
     parts += [f"<p>{escape(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
+    parts += ["<h2>By tissue</h2>", _html_table(tissue_table(comparison))]
     parts += [_html_image(pictures["scatter"], "coverage against focus overlap", "width='660'")]
     parts += ["<h2>Heatmaps</h2>", _html_image(pictures["heatmaps"], "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
@@ -272,6 +284,7 @@ def _json(comparison: Comparison, notes: Sequence[str]) -> str:
         "temperature": comparison.temperature,
         "reference": comparison.reference,
         "resamplings": comparison.resamplings,
+        "judged": list(comparison.judged),
         "chance_overlap": comparison.chance_overlap,
         "tiles": comparison.tiles,
         "sources": comparison.sources,
