@@ -227,7 +227,7 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
             tiles = tiles_of_slide(slide, trained.mpp, trained.tile, settings.slide_tiles)
             comparison = run(compare_models(models, tiles, settings, training), printer.progress)
     report = write_comparison(options.out, comparison, notes)
-    return {"report": str(report), "conclusions": verdicts_of(comparison)}
+    return {"report": str(report), "conclusions": verdicts_of(comparison, controls=len(models) == 1)}
 
 
 def _names_of(paths: list[Path]) -> list[str]:

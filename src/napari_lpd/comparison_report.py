@@ -83,20 +83,20 @@ def summary_of(comparison: Comparison) -> str:
     )
 
 
-def verdicts_of(comparison: Comparison) -> list[str]:
-    """What the intervals allow to say; nothing more."""
+def verdicts_of(comparison: Comparison, controls: bool = False) -> list[str]:
+    """What the intervals allow to say, and nothing more, of the models, or of each model and its controls."""
     if not comparison.resamplings:
         return ["Without intervals nothing is concluded."]
-    judged = [d for d in comparison.differences if math.isfinite(d.low)]
+    asked = [
+        d for d in comparison.differences if math.isfinite(d.low) and (d.second not in comparison.models) == controls
+    ]
     lines = [
-        f"{d.verdict}: {LABELS[d.metric].label} {d.value:+.3f} [{d.low:.3f}, {d.high:.3f}]."
-        for d in judged
-        if d.verdict
+        f"{d.verdict}: {LABELS[d.metric].label} {d.value:+.3f} [{d.low:.3f}, {d.high:.3f}]." for d in asked if d.verdict
     ]
     return [
         *(lines or ["No difference's interval excludes zero: nothing is concluded."]),
-        f"{len(lines)} of {len(judged)} intervals exclude zero; of as many without any difference, about"
-        f" {math.ceil(len(judged) / 20)} would by chance.",
+        f"{len(lines)} of {len(asked)} intervals exclude zero; of as many without any difference, about"
+        f" {math.ceil(len(asked) / 20)} would by chance.",
     ]
 
 
@@ -166,8 +166,10 @@ def _models(comparison: Comparison) -> list[BankResult]:
 
 def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
     parts = [f"# {title_of(comparison)}", f"**{NOTICE}**", summary_of(comparison)]
-    parts += ["\n".join(f"- {note}" for note in notes), "## What the intervals allow to say"]
-    parts += ["\n".join(f"- {line}" for line in verdicts_of(comparison)), "## Figures", _explained(comparison)]
+    parts += ["\n".join(f"- {note}" for note in notes)]
+    for head, lines in _conclusions(comparison):
+        parts += [f"## {head}", "\n".join(f"- {line}" for line in lines)]
+    parts += ["## Figures", _explained(comparison)]
     parts += [markdown_table(figure_table(comparison)), markdown_table(meaning_table(comparison))]
     parts += ["## Differences", _pairing(comparison), markdown_table(difference_table(comparison))]
     parts += ["## By tissue", markdown_table(tissue_table(comparison))]
@@ -177,6 +179,12 @@ def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
         for bank in _models(comparison):
             parts += [f"### {tissue.name}, {bank.name}", markdown_table(card_table(bank, c))]
     return "\n\n".join(parts) + "\n"
+
+
+def _conclusions(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    if len(comparison.models) > 1:
+        yield "What the intervals allow to say of the models", verdicts_of(comparison)
+    yield "What they allow to say of each model and its controls", verdicts_of(comparison, controls=True)
 
 
 def _explained(comparison: Comparison) -> str:
@@ -200,7 +208,7 @@ def _html(comparison: Comparison, notes: Sequence[str], pictures: dict[str, Imag
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"]
     parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{escape(NOTICE)}</b></p>"]
     parts += [f"<p>{escape(summary_of(comparison))}</p>", _html_list(notes)]
-    parts += ["<h2>What the intervals allow to say</h2>", _html_list(verdicts_of(comparison))]
+    parts += [f"<h2>{escape(head)}</h2>{_html_list(lines)}" for head, lines in _conclusions(comparison)]
     parts += ["<h2>Figures</h2>", f"<p>{escape(_explained(comparison))}</p>", _html_table(figure_table(comparison))]
     parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
     parts += [f"<p>{escape(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
@@ -300,7 +308,7 @@ def _json(comparison: Comparison, notes: Sequence[str]) -> str:
             for bank in comparison.banks
         ],
         "differences": [difference._asdict() for difference in comparison.differences],
-        "verdicts": verdicts_of(comparison),
+        "verdicts": dict(_conclusions(comparison)),
     }
     return json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
