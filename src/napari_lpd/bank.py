@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
     from napari_lpd.config import TrainSettings
     from napari_lpd.data import TileSet
-    from napari_lpd.encoder import RegionEncoder
 
 WHITE_LEVEL = 220  # a pixel whose darkest channel is brighter is white (P4)
 RESTARTS = 10
 MAX_ROUNDS = 100
+
+
+class ImageEncoder(Protocol):
+    """What makes one vector of an image, as `encoder.RegionEncoder`."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 → what it sees."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised → (B, D)."""
 
 
 class Clusters(NamedTuple):
@@ -106,9 +115,7 @@ def is_mostly_white(image: Tensor, limit: float) -> bool:
 
 
 @torch.inference_mode()
-def clustered_bank(
-    tiles: TileSet, encoder: RegionEncoder, settings: TrainSettings, device: torch.device
-) -> Job[Tensor]:
+def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSettings, device: torch.device) -> Job[Tensor]:
     """Prototypes (C·k, D) of unit length, class-major, from the tiles that hold exactly one class.
 
     Raises:

@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         add("predict", commands.predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each.")
     )
     _evaluate_options(add("evaluate", commands.evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
+    _compare_options(add("compare", commands.compare, "Compare the prototypes of models; write a report."))
     _import_options(
         add("import", commands.import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code.")
     )
@@ -180,6 +181,29 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     )
     _source_option(evaluate)
     _settings_options(evaluate)
+
+
+def _compare_options(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model files; the first is A, then B, …")
+    compare.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DATA",
+        help="folder with img and mask, folder of images, or a slide; without masks the places of a class are those"
+        " where all models agree",
+    )
+    compare.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")
+    compare.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: their folders)")
+    compare.add_argument(
+        "--training",
+        type=Path,
+        metavar="DATA",
+        help="labelled training tiles, as of train: nearest patches come from them, and a clustered control is made",
+    )
+    compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if its file gives none")
+    _source_option(compare)
+    _settings_options(compare)
 
 
 def _stage2_options(stage2: argparse.ArgumentParser) -> None:

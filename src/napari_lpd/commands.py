@@ -13,13 +13,14 @@ import sys
 import tempfile
 from itertools import count
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import __version__, samples
 from napari_lpd.checkpoint import STATE_NAME
 from napari_lpd.classes import CLASSES, read_classes
-from napari_lpd.config import EMBEDDED_ENCODER, EvaluateSettings, PredictSettings, TrainSettings
-from napari_lpd.errors import DataError, LpdError
+from napari_lpd.config import EMBEDDED_ENCODER, CompareSettings, EvaluateSettings, PredictSettings, TrainSettings
+from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 from napari_lpd.settings import read_settings
 
@@ -177,10 +178,55 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     model = load_model(options.model, settings.device)
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
     notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
-    notes += check_unseen(options.model, images)
-    check_unseen(options.model, tuning)
+    notes += check_unseen(options.model, [item.image for item in images])
+    check_unseen(options.model, [item.image for item in tuning])
     _check_folder(options.out)
     return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
+
+
+def compare(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd compare``: the prototypes of models on the same places; writes a report."""
+    settings = read_settings(CompareSettings, options.settings, options.set)
+    from napari_lpd.checkpoint import read_card
+    from napari_lpd.compare import check_comparable
+    from napari_lpd.compare import compare as compare_models
+    from napari_lpd.compare_tiles import tiles_of_folder, tiles_of_slide
+    from napari_lpd.comparison_report import verdicts_of, write_comparison
+    from napari_lpd.formats import open_slide
+    from napari_lpd.labelled import labelled_tiles
+    from napari_lpd.model import load_model
+    from napari_lpd.validate import check_unseen
+
+    paths, names = options.models, options.names or _names_of(options.models)
+    if len(names) != len(paths):
+        raise SettingsError(f"--names: {len(names)} names for {len(paths)} models")
+    for path in paths:
+        read_card(path)  # before any is loaded
+    models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
+    check_comparable(models)
+    classes, trained = models[0].card.classes, models[0].card.settings
+    training = labelled_tiles(options.training, classes, options.source) if options.training else None
+    _check_folder(options.out)
+    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
+    notes = [f"{m.name}: {path} (SHA-256 {m.hash[:12]}…)." for m, path in zip(models, paths, strict=True)]
+    notes.append(f"Tiles: {options.data}. {now[:16]} UTC.")
+    if options.data.is_dir():
+        tiles = tiles_of_folder(options.data, classes, options.source)
+        files = [tile.file for tile in tiles if tile.file]
+        notes += [f"{m.name}: {n}" for m, path in zip(models, paths, strict=True) for n in check_unseen(path, files)]
+        comparison = run(compare_models(models, tiles, settings, training), printer.progress)
+    else:
+        with open_slide(options.data, options.mpp) as slide:
+            tiles = tiles_of_slide(slide, trained.mpp, trained.tile, settings.slide_tiles)
+            comparison = run(compare_models(models, tiles, settings, training), printer.progress)
+    report = write_comparison(options.out, comparison, notes)
+    return {"report": str(report), "conclusions": verdicts_of(comparison, controls=len(models) == 1)}
+
+
+def _names_of(paths: list[Path]) -> list[str]:
+    """What models are called: as their folders, or, where two of these are called alike, A, B, and so on."""
+    names = [path.resolve().parent.name for path in paths]
+    return names if len(set(names)) == len(names) else list(ascii_uppercase[: len(names)])
 
 
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:

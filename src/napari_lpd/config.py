@@ -351,3 +351,27 @@ class EvaluateSettings(Settings):
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+
+
+class CompareSettings(Settings):
+    """How prototype banks are compared on the same places."""
+
+    temperature: Annotated[
+        float, Field(ge=0, description="τ of the softmax over places; 0 takes the models' own, if they agree.")
+    ] = 0.0
+    nearest: Annotated[int, Field(ge=0, le=100, description="Nearest patches shown per prototype.")] = 5
+    nearest_per_source: Annotated[int, Field(ge=1, description="Most of them from one slide or patient.")] = 3
+    training_tiles: Annotated[
+        int,
+        Field(ge=0, description="Most training tiles looked at for nearest patches and clusters, spread; 0: all."),
+    ] = 300
+    slide_tiles: Annotated[
+        int, Field(ge=0, description="Most tiles of a slide that are compared, spread over its tissue; 0: all.")
+    ] = 300
+    stability_tiles: Annotated[
+        int, Field(ge=0, description="Tiles, spread over the data, on which stability is measured; 0: not at all.")
+    ] = 40
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Seed of the resampling, the random banks and the clusters.")] = 0
+    threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

@@ -267,9 +267,13 @@ def resampled_rates(counts: SourceCounts, background: Background, resamplings: i
 
     The same seed draws the same sources, so that models measured on the same images are compared pair by pair.
     """
-    count = len(counts.sources)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
+    draws = source_draws(len(counts.sources), resamplings, seed)
     return rates_of(np.tensordot(draws, counts.confusion, 1), np.tensordot(draws, counts.boundary, 1), background)
+
+
+def source_draws(count: int, resamplings: int, seed: int) -> NDArray[np.float64]:
+    """How often each of `count` sources is drawn in each resample with replacement: (resamplings, count)."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
 
 
 def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:

@@ -1,10 +1,17 @@
-"""What a prototype bank has learned: how different a class's prototypes are, as vectors and on tissue."""
+"""What a prototype bank has learned: how different a class's prototypes are, as vectors and on tissue.
+
+Notation, of one class c with prototypes u = 1..k: s_u(x) is the cosine of prototype u and the features at place x,
+after projection to stage 4; Ω_c are the class's places; v_u is the softmax of s_u / τ over Ω_c (LPD eq. 3). Nothing
+here depends on the length of a prototype, and all but what is returned per prototype is the same in any order of them.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import entropy, hypergeom  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -14,6 +21,15 @@ from napari_lpd.model import LoadedModel, cosine_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+FOCUS_SHARE = 0.1  # share of a class's places that are a prototype's focus
+OUTSIDE_SHARE = 0.05  # share of the places outside a class that may reach its threshold θ_c
+HITS = 100  # tiles that are looked at for purity
+CONSISTENT_SHARE = 0.8  # share of the hits in one tissue from which a prototype is consistent (Huang et al. 2023)
+DEAD_SHARE = 0.01  # a prototype that reaches θ_c on a smaller share of Ω_c is dead
+REDUNDANT_COSINE = 0.95  # a prototype whose cosine to a sibling is as large is redundant
 
 
 def effective_number(prototypes: Tensor) -> float:
@@ -26,19 +42,165 @@ def effective_number(prototypes: Tensor) -> float:
     return float(torch.exp(torch.special.entr(eigenvalues).sum()))
 
 
-def spatial_divergence(cosines: Tensor, temperature: float) -> float:
-    """Mean Jensen-Shannon divergence of every pair of maps, in units of ln 2: 0 same places, 1 disjoint places.
+def sibling_cosines(prototypes: Tensor) -> Tensor:
+    """Cosine of every prototype (k, D) to its siblings: (k, k - 1)."""
+    unit = normalize(prototypes.double(), dim=1)
+    k = len(unit)
+    return (unit @ unit.T)[~torch.eye(k, dtype=torch.bool, device=unit.device)].reshape(k, k - 1)
+
+
+def focus_distributions(cosines: Tensor, temperature: float) -> Tensor:
+    """v: where each prototype looks, softmax over places of s / τ (LPD eq. 3).
 
     Args:
-        cosines: (k, n), the k maps at the n places of a class, k ≥ 2.
+        cosines: (k, n), s at the n places of a class.
+        temperature: τ.
+    """
+    return (cosines.double() / temperature).softmax(1)
+
+
+def _pairs(k: int) -> tuple[Tensor, Tensor]:
+    """First and second of every pair u < w."""
+    first, second = torch.triu_indices(k, k, offset=1)
+    return first, second
+
+
+def spatial_divergence(cosines: Tensor, temperature: float) -> float:
+    """Mean over pairs of JSD(v_u, v_w) / ln 2: 0 same places, 1 disjoint places; NaN where k = 1.
+
+    JSD(v, w) = H((v + w) / 2) - (H(v) + H(w)) / 2 (Lin 1991), H the entropy in nats.
+
+    Args:
+        cosines: (k, n), s at the n places of a class.
         temperature: τ of the softmax over places (LPD eq. 3).
     """
-    v = (cosines.double() / temperature).softmax(1)
-    first, second = torch.triu_indices(len(v), len(v), offset=1)
-    mean = (v[first] + v[second]) / 2
-    entropy = torch.special.entr(v).sum(1)
-    divergence = torch.special.entr(mean).sum(1) - (entropy[first] + entropy[second]) / 2
+    v = focus_distributions(cosines, temperature)
+    first, second = _pairs(len(v))
+    entropies = torch.special.entr(v).sum(1)
+    divergence = torch.special.entr((v[first] + v[second]) / 2).sum(1) - (entropies[first] + entropies[second]) / 2
     return float(divergence.mean() / torch.log(torch.tensor(2.0)))
+
+
+def spatial_similarity(cosines: Tensor, temperature: float) -> float:
+    """Mean over pairs of exp(-J), J = KL(v_u‖v_w) + KL(v_w‖v_u) (LPD eqs. 4-5): 1 same places; NaN where k = 1.
+
+    Args:
+        cosines: (k, n), s at the n places of a class.
+        temperature: τ.
+    """
+    log_v = (cosines.double() / temperature).log_softmax(1)
+    first, second = _pairs(len(log_v))
+    jeffreys = ((log_v[first].exp() - log_v[second].exp()) * (log_v[first] - log_v[second])).sum(1)
+    return float(torch.exp(-jeffreys).mean())
+
+
+def focus_overlap(cosines: Tensor, share: float = FOCUS_SHARE) -> float:
+    """Mean over pairs of the IoU of the prototypes' foci: the `share` of the n places with the largest s; k = 1: NaN.
+
+    Args:
+        cosines: (k, n).
+        share: Of the places; at least one place is taken.
+    """
+    k, n = cosines.shape
+    focus = torch.zeros(k, n).scatter_(1, cosines.topk(_focus_size(n, share)).indices.cpu(), 1)
+    first, second = _pairs(k)
+    both = (focus[first] * focus[second]).sum(1)
+    either = focus[first].sum(1) + focus[second].sum(1) - both
+    return float((both / either).mean())
+
+
+def chance_overlap(n: int, share: float = FOCUS_SHARE) -> float:
+    """`focus_overlap` that unrelated prototypes reach on n places: the mean of x / (2m - x), x hypergeometric.
+
+    For many places and a share of 0.1: 0.01 / 0.19 = 0.053.
+    """
+    m = _focus_size(n, share)
+    shared = np.arange(m + 1)
+    return float((hypergeom.pmf(shared, n, m, m) * shared / (2 * m - shared)).sum())
+
+
+def _focus_size(n: int, share: float) -> int:
+    return max(1, round(share * n))
+
+
+def coverage_threshold(outside: Tensor, share: float = OUTSIDE_SHARE) -> float:
+    """θ_c: the least cosine that at most `share` of the places outside the class reach (their 95th percentile).
+
+    Args:
+        outside: (m,) max_u s_u at the places of all other classes, m ≥ 1.
+        share: Of these places.
+    """
+    ordered = outside.double().sort(descending=True).values
+    allowed = int(share * len(ordered))
+    reached = ordered[ordered > ordered[allowed]]  # ties of the first that is too many stay outside, too
+    return float(reached[-1]) if len(reached) else float(np.nextafter(np.float64(ordered[0]), np.inf))
+
+
+class Coverage(NamedTuple):
+    """Shares of a class's places where prototypes reach the class's threshold θ_c.
+
+    Attributes:
+        bank: Where any does: max_u s_u ≥ θ_c.
+        own: (k,) where each does.
+        marginal: (k,) where each alone does, so that it would be lost without it.
+    """
+
+    bank: float
+    own: Tensor
+    marginal: Tensor
+
+
+def coverage(cosines: Tensor, threshold: float) -> Coverage:
+    """How much of the class's places (k, n) the prototypes cover."""
+    reached = cosines.double() >= threshold
+    alone = reached & (reached.sum(0) == 1)
+    return Coverage(float(reached.any(0).double().mean()), reached.double().mean(1), alone.double().mean(1))
+
+
+def usage(cosines: Tensor) -> Tensor:
+    """Share of the places (k, n) where each prototype is the nearest one: (k,); equal ones share a place."""
+    nearest = cosines == cosines.amax(0)
+    return (nearest / nearest.sum(0)).double().mean(1)
+
+
+def usage_entropy(shares: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Entropy of usage over ln k, (..., k) → (...): 0 one prototype serves all places, 1 all serve as many."""
+    found: NDArray[np.float64] = entropy(shares, axis=-1) / np.log(np.shape(shares)[-1])
+    return found
+
+
+def source_spread(sources: NDArray[np.generic]) -> float:
+    """How many slides or patients the hits (n,) amount to: exp of the entropy of their shares (Hill number)."""
+    counts = np.unique(sources, return_counts=True)[1]
+    return float(np.exp(entropy(counts)))
+
+
+def nearest_tiles(
+    scores: NDArray[np.floating], sources: Sequence[str], count: int, per_source: int
+) -> NDArray[np.int64]:
+    """Indices of the `count` tiles with the largest score, best first, at most `per_source` of one slide or patient.
+
+    Args:
+        scores: (n,) of a prototype, one per tile; NaN where the tile has no place that counts.
+        sources: Slide or patient of every tile.
+        count: How many; fewer where there are no more.
+        per_source: Most of one source.
+    """
+    taken: dict[str, int] = {}
+    chosen: list[int] = []
+    for index in np.argsort(-scores, kind="stable"):
+        if len(chosen) == count or np.isnan(scores[index]):
+            break
+        if taken.get(sources[index], 0) < per_source:
+            taken[sources[index]] = taken.get(sources[index], 0) + 1
+            chosen.append(int(index))
+    return np.array(chosen, np.int64)
+
+
+def map_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson correlation over places of maps (N, n) and the maps after a change of the image: (N,); constant: NaN."""
+    first, second = (maps.double() - maps.double().mean(1, keepdim=True) for maps in (first, second))
+    return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
 
 
 def position_share(maps: Tensor) -> float:
@@ -51,11 +213,17 @@ def position_share(maps: Tensor) -> float:
     Args:
         maps: (n, k, h, w) cosine maps of n ≥ 2 tiles, k ≥ 2.
     """
-    first, second = torch.triu_indices(maps.shape[1], maps.shape[1], offset=1)
+    first, second = _pairs(maps.shape[1])
     apart = (maps[:, first] - maps[:, second]).double().flatten(2)
     apart = apart - apart.mean(2, keepdim=True)
     share = apart.mean(0).square().mean(1) / apart.square().mean((0, 2))
     return float(((share - 1 / len(maps)) / (1 - 1 / len(maps))).clamp(min=0).nanmean())  # 0 / 0: equal prototypes
+
+
+def at_places(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Labels (H, W) at the centres of the cells of a map (h, w)."""
+    rows, columns = ((torch.arange(n) + 0.5) * size / n for n, size in zip(grid, mask.shape, strict=True))
+    return mask[rows.long()][:, columns.long()]
 
 
 class BankDiversity(NamedTuple):
@@ -92,10 +260,7 @@ def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperatur
         features = network(tensor.to(model.device), (STAGES - 1,)).features
         cosines = cosine_maps(features, prototypes)[0].cpu()
         mask = torch.from_numpy(read_mask(item.mask, model.card.classes))
-        rows, columns = (
-            (torch.arange(n) + 0.5) * size / n for n, size in zip(cosines.shape[1:], mask.shape, strict=True)
-        )
-        omega = mask[rows.long()][:, columns.long()]
+        omega = at_places(mask, (cosines.shape[1], cosines.shape[2]))
         for c, maps in enumerate(cosines.chunk(network.class_count)):
             if (omega == c).sum() >= 2:
                 found[c].append(spatial_divergence(maps[:, omega == c], temperature))

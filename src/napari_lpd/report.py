@@ -80,11 +80,21 @@ def write_report(
         "report.json": _json(title, rows, notes, calibration),
         "report.md": _markdown(title, rows, notes, calibration),
     }
-    partials = {folder / name: folder / f".{name}.partial" for name in texts}
+    write_files(folder, {name: text.encode() for name, text in texts.items()})
+    return folder / "report.md"
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write files into `folder`, made where it is missing; old ones are replaced only when all are written.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    partials = {folder / name: folder / f".{name}.partial" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial, text in zip(partials.values(), texts.values(), strict=True):
-            partial.write_text(text, encoding="utf-8", newline="")
+        for partial, content in zip(partials.values(), contents.values(), strict=True):
+            partial.write_bytes(content)
         for path, partial in partials.items():
             os.replace(partial, path)
     except OSError as error:
@@ -93,7 +103,6 @@ def write_report(
         for partial in partials.values():
             if partial.is_file():
                 partial.unlink()
-    return folder / "report.md"
 
 
 def _markdown(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:
@@ -126,7 +135,7 @@ def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[
         table.append([GATES[row.gate], row.refiner, *cells])
         for remark in _remarks(row):
             remarks.setdefault(remark, []).append(f"{row.gate} + {row.refiner}")
-    yield _table(table)
+    yield markdown_table(table)
     everywhere = len(rows)
     yield "\n".join(
         f"- {remark}" + ("" if len(where) == everywhere else f" (gate + refiner: {'; '.join(where)})")
@@ -160,10 +169,11 @@ def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> I
     table = [["class", "ECE", "Brier"], ["all", _percent(calibration["ece"]), f"{calibration['brier']:.4f}"]]
     for name, error, brier in zip(names, calibration["class_ece"], calibration["class_brier"], strict=True):
         table.append([name, _percent(error), f"{brier:.4f}"])
-    yield _table(table)
+    yield markdown_table(table)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table of cells; the first line is the head."""
     escaped = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
     escaped.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

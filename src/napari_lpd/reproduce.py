@@ -197,7 +197,7 @@ def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[
     model_path = yield from fit(
         tiles, settings, folder, "", mask_validation(valid, protocol.classes) if tested else None
     )
-    notes = check_unseen(model_path, test)
+    notes = check_unseen(model_path, [item.image for item in test])
     model = load_model(model_path, settings.device)
     _write_json(folder / "diversity.json", _diversity(model, test))
     yield from evaluate(model, test, protocol.measured, folder, valid if tested else (), notes)

@@ -1,0 +1,394 @@
+"""Compare the prototype banks of models fairly: the same places for all, controls, pairs of resamples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from napari_lpd.bank import clustered_bank
+from napari_lpd.bank_statistics import LEAST_PLACES, BankRecord, DropCounts, Hits, Places, bank_figures, drop_figures
+from napari_lpd.compare_tiles import spread
+from napari_lpd.comparison import (
+    METRICS,
+    BankResult,
+    Comparison,
+    Difference,
+    Example,
+    Kind,
+    compared_banks,
+    difference_of,
+    figure_of,
+)
+from napari_lpd.encoder import STAGES
+from napari_lpd.errors import DataError, ModelError, SettingsError
+from napari_lpd.evaluate import FEWEST_SOURCES, source_draws
+from napari_lpd.images import IGNORE
+from napari_lpd.jobs import Job, Progress
+from napari_lpd.observation import bank_maps, drop_counts, observe, stability
+from napari_lpd.prototype_cards import Searched, hit_spreads, nearest_patches, prototype_cards, vector_figures
+from napari_lpd.prototypes import DEAD_SHARE, REDUNDANT_COSINE, at_places, chance_overlap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.compare_tiles import Tile
+    from napari_lpd.config import CompareSettings
+    from napari_lpd.data import TileSet
+    from napari_lpd.model import LoadedModel
+
+    Samples = dict[str, NDArray[np.float64]]
+
+
+TILES_PER_CLUSTER = 5  # of a class alone, that are looked at for the clustered control
+
+
+class _Bank(NamedTuple):
+    """A bank in the space of a model's stage-4 features, and what is counted of it."""
+
+    name: str
+    kind: Kind
+    vectors: Tensor  # (N, D)
+    record: BankRecord
+
+
+class _Contestant(NamedTuple):
+    """A model, the banks in its space (its own first), and per tile what its masks lose without each prototype."""
+
+    model: LoadedModel
+    banks: list[_Bank]
+    whole: list[NDArray[np.float64]]  # (C, 2) per tile
+    dropped: list[NDArray[np.float64]]  # (C·k, 2) per tile
+
+
+class _MeanFeatures:
+    """Tiles as the mean of their stage-4 features, each of unit length: the trained encoder's own space."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._network = model.network
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """The network does that itself."""
+        return images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 → (B, D)."""
+        return normalize(self._network(images, (STAGES - 1,)).features, dim=1).mean((2, 3))
+
+
+def compare(
+    models: Sequence[LoadedModel], tiles: Sequence[Tile], settings: CompareSettings, training: TileSet | None = None
+) -> Job[Comparison]:
+    """Compare the prototypes of models on the same places, with controls in each model's space.
+
+    Ω_c is the truth of the masks; without masks, where all models agree. Controls: random directions, and, where
+    training tiles are given, spherical k-means of their mean features, as PBIP builds its bank, but in the trained
+    encoder's own space.
+
+    Args:
+        models: One or more, of different names.
+        tiles: What to compare on; all with masks, or none.
+        settings: τ, number of patches, resamplings.
+        training: Labelled training tiles for nearest patches and the clustered control; None: patches are of `tiles`.
+
+    Raises:
+        ModelError: models without two or more prototypes per class, or of different classes, resolution or number.
+        SettingsError: models of different τ, and none is set.
+        DataError: no place of any class, or only part of the tiles have masks.
+    """
+    check_comparable(models)
+    temperature = settings.temperature or _common_temperature(models)
+    masked = {tile.read_mask is not None for tile in tiles}
+    if len(masked) != 1:
+        raise DataError("some of the tiles to compare on have masks and some have none" if tiles else "no tiles")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    sample = training and training.subset(training_sample(training, settings.training_tiles, models[0].network.k))
+    contestants = []
+    for model in models:
+        banks = yield from _banks(model, sample, settings, temperature)
+        contestants.append(_Contestant(model, banks, [], []))
+    watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
+    reference = []
+    for i, tile in enumerate(tiles):
+        reference.append(_look(contestants, tile, watch=i in watched))
+        yield Progress(i + 1, len(tiles), "tiles")
+    sources, of_tile = np.unique([tile.source for tile in tiles], return_inverse=True)
+    places = Places(len(models[0].card.classes), reference, of_tile.astype(np.int64))
+    if not (places.labels < places.class_count).any():
+        where = "no pixel of any class in the masks" if masked == {True} else "the models agree on a class nowhere"
+        raise DataError(f"{tiles[0].name} and {len(tiles) - 1} others: {where}")
+    held = _sources_per_class(places)
+    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
+    judged = held >= (FEWEST_SOURCES if resamplings else 1)
+    weights = np.vstack([np.ones(len(sources)), source_draws(len(sources), resamplings, settings.seed)])
+    samples: dict[str, Samples] = {}
+    results = []
+    for done, contestant in enumerate(contestants, start=1):
+        searched = (yield from _search(contestant.model, sample)) if sample else _measured(contestant, places, tiles)
+        patches = [
+            nearest_patches(searched, j, settings) for j in range(places.class_count * contestant.model.network.k)
+        ]
+        for bank in contestant.banks:
+            found, losses = _samples(bank, contestant, places, weights)
+            own = bank.kind == "model"
+            cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
+            figures = {metric.name: figure_of(found[metric.name], judged) for metric in METRICS if metric.name in found}
+            results.append(BankResult(bank.name, bank.kind, contestant.model.name, figures, cards))
+            samples[bank.name] = {name: values[:, judged] for name, values in found.items()}
+        yield Progress(done, len(contestants), "figures")
+    results.sort(key=lambda result: result.kind != "model")
+    truth = masked == {True}
+    return Comparison(
+        classes=models[0].card.classes,
+        k=models[0].network.k,
+        temperature=temperature,
+        reference="truth" if truth else "agreement",
+        resamplings=resamplings,
+        judged=tuple(t.name for t, of_mean in zip(models[0].card.classes, judged, strict=True) if of_mean),
+        chance_overlap=_chance(places),
+        tiles=len(tiles),
+        sources=len(sources),
+        models=tuple(model.name for model in models),
+        banks=tuple(results),
+        differences=tuple(_differences(results, samples)),
+        examples=tuple(_examples(contestants, tiles, places)),
+        notes=tuple(_notes(models, places, truth, sample)),
+    )
+
+
+def check_comparable(models: Sequence[LoadedModel]) -> None:
+    """Refuse models that a comparison would say nothing of.
+
+    Raises:
+        ModelError: says which two, and in what they differ.
+    """
+    for model in models:
+        bank, k = model.network.settings.bank, model.network.k
+        if bank in ("linear", "supervised"):
+            raise ModelError(f"{model.name}: a model of bank={bank} has no prototypes to compare")
+        if k < 2:
+            raise ModelError(f"{model.name}: {k} prototype per class; wanted two or more, to compare with each other")
+    first = models[0]
+    for other in models[1:]:
+        pair = f"{first.name} and {other.name}"
+        if other.name == first.name:
+            raise ModelError(f"two models are called {first.name}; give them different names")
+        mine, theirs = ([tissue.name for tissue in model.card.classes] for model in (first, other))
+        if mine != theirs:
+            raise ModelError(f"{pair} have other classes: {', '.join(mine)}, and {', '.join(theirs)}")
+        if not np.isclose(first.card.settings.mpp, other.card.settings.mpp, rtol=0.01):
+            resolutions = f"{first.card.settings.mpp:g} and {other.card.settings.mpp:g} µm per pixel"
+            raise ModelError(f"{pair} were trained at {resolutions}; wanted the same resolution")
+        if first.network.k != other.network.k:
+            raise ModelError(
+                f"{pair} have {first.network.k} and {other.network.k} prototypes per class; wanted as many of both, as"
+                " diversity and coverage grow with their number"
+            )
+
+
+def _common_temperature(models: Sequence[LoadedModel]) -> float:
+    found = {model.card.settings.diversity_temperature for model in models}
+    if len(found) > 1:
+        raise SettingsError(f"the models' diversity_temperature differ ({sorted(found)}): set temperature for both")
+    return found.pop()
+
+
+def training_sample(training: TileSet, limit: int, k: int) -> list[int]:
+    """About `limit` tiles, 0: all; per class as many, half of them with it alone, enough of these for k clusters."""
+    if not limit:
+        return list(range(len(training)))
+    share = max(TILES_PER_CLUSTER * k, limit // (2 * len(training.classes)))
+    chosen: set[int] = set()
+    for held in training.labels.T > 0:
+        for candidates in (np.flatnonzero(held & (training.labels.sum(1) == 1)), np.flatnonzero(held)):
+            chosen |= set(candidates[spread(len(candidates), share)].tolist())
+    return sorted(chosen)
+
+
+def _banks(
+    model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
+) -> Job[list[_Bank]]:
+    """The model's own bank, and the controls in the space of its features."""
+    own = model.network.projected(STAGES - 1).cpu()
+    random = torch.randn(own.shape, generator=torch.Generator().manual_seed(settings.seed))
+    vectors: list[tuple[str, Kind, Tensor]] = [(model.name, "model", own)]
+    vectors.append((f"random in {model.name}'s space", "random", random))
+    if sample is not None:
+        how = model.card.settings.model_copy(update={"seed": settings.seed, "batch": 8, "workers": 0})
+        clusters = yield from clustered_bank(sample, _MeanFeatures(model), how, model.device)
+        vectors.append((f"clustered in {model.name}'s space", "clustered", clusters))
+    shape = (model.network.class_count, model.network.k, temperature)
+    return [_Bank(name, kind, part, BankRecord(*shape)) for name, kind, part in vectors]
+
+
+def _look(contestants: Sequence[_Contestant], tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
+    """Add a tile to all records; returns its reference (h, w)."""
+    image = tile.read()
+    seen = [observe(contestant.model, image) for contestant in contestants]
+    truth = tile.read_mask() if tile.read_mask else _agreement([found.labels for found in seen])
+    height, width = (max(found.features.shape[axis] for found in seen) for axis in (2, 3))
+    reference = at_places(torch.from_numpy(truth), (height, width)).numpy()
+    counted = torch.from_numpy(reference < contestants[0].model.network.class_count)
+    for contestant, found in zip(contestants, seen, strict=True):
+        model, vectors = contestant.model, [bank.vectors for bank in contestant.banks]
+        maps = [bank_maps(found.features, part, (height, width)) for part in vectors]
+        stable: list[NDArray[np.float64] | None] = [None] * len(maps)
+        if watch and counted.sum() >= 2:
+            stable = list(stability(model, image, vectors, maps, counted))
+        for bank, part, correlations in zip(contestant.banks, maps, stable, strict=True):
+            bank.record.add(part, reference, correlations)
+        whole, dropped = drop_counts(model, image, found, truth)
+        contestant.whole.append(whole)
+        contestant.dropped.append(dropped)
+    return reference
+
+
+def _agreement(labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    same = np.all([part == labels[0] for part in labels], axis=0)
+    return np.where(same, labels[0], IGNORE).astype(np.uint8)
+
+
+def _measured(contestant: _Contestant, places: Places, tiles: Sequence[Tile]) -> Searched:
+    """The measured tiles, to find nearest patches in."""
+    return Searched(
+        hits=contestant.banks[0].record.hits(places),
+        grids=[grid.shape for grid in places.reference],
+        names=[tile.name for tile in tiles],
+        sources=[tile.source for tile in tiles],
+        origins=[tile.origin for tile in tiles],
+        read=lambda i: tiles[i].read(),
+    )
+
+
+@torch.inference_mode()
+def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
+    """The training tiles, to find nearest patches in."""
+    found, grids = [], []
+    for i in range(len(sample)):
+        maps = model.network(sample[i][0][None].to(model.device).float() / 255, (STAGES - 1,))
+        grid = (maps.features.shape[2], maps.features.shape[3])
+        found.append(bank_maps(maps.features, maps.prototypes, grid).flatten(1).max(1))
+        grids.append(grid)
+        yield Progress(i + 1, len(sample), f"nearest patches of {model.name}")
+    cosines, place = (torch.stack(part).numpy() for part in zip(*found, strict=True))
+    return Searched(
+        hits=Hits(cosines, place, np.zeros_like(place)),
+        grids=grids,
+        names=[sample.name(i) for i in range(len(sample))],
+        sources=sample.slides,
+        origins=[(0, 0)] * len(sample),
+        read=lambda i: sample[i][0].permute(1, 2, 0).numpy(),
+    )
+
+
+def _samples(
+    bank: _Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
+) -> tuple[Samples, NDArray[np.float64] | None]:
+    """Figures of a bank for every resample, and what each prototype of a model's own gives to its masks."""
+    samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)
+    samples["source_spread"] = hit_spreads(bank.record, places).reshape(places.class_count, -1).mean(1)[None]
+    if bank.kind != "model":
+        return samples, None
+    counts = DropCounts(np.array(contestant.whole), np.array(contestant.dropped))
+    dropped = drop_figures(counts, places, weights)
+    losses = dropped.pop("prototype_loss")[0]
+    return samples | dropped, losses
+
+
+def _differences(banks: Sequence[BankResult], samples: dict[str, Samples]) -> Iterator[Difference]:
+    for first, second in compared_banks(banks):
+        for metric in METRICS:
+            if metric.name in first.figures and metric.name in second.figures:
+                pair = (samples[first.name][metric.name], samples[second.name][metric.name])
+                yield difference_of(metric, (first.name, second.name), *pair)
+
+
+def _sources_per_class(places: Places) -> NDArray[np.int64]:
+    labels, of_place = places.labels, places.place_source
+    return np.array([len(np.unique(of_place[labels == c])) for c in range(places.class_count)])
+
+
+def _chance(places: Places) -> float:
+    """Focus overlap of unrelated prototypes, mean over what `focus_overlap` is the mean of."""
+    sizes = [int((grid == c).sum()) for grid in places.reference for c in range(places.class_count)]
+    return float(np.mean([chance_overlap(n) for n in sizes if n >= LEAST_PLACES] or [np.nan]))
+
+
+def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places: Places) -> Iterator[Example]:
+    """Per class the tile of which it takes nearest to a half: not chosen by how the models look there."""
+    k = contestants[0].model.network.k
+    for c in range(places.class_count):
+        shares = np.array([(grid == c).mean() for grid in places.reference])
+        if not shares.any():
+            continue
+        i = int(np.abs(shares - 0.5).argmin())
+        image = tiles[i].read()
+        masks = [observe(contestant.model, image).labels for contestant in contestants]
+        read_mask = tiles[i].read_mask
+        own = slice(c * k, (c + 1) * k)
+        yield Example(
+            class_index=c,
+            tile=tiles[i].name,
+            image=image,
+            reference=read_mask() if read_mask else _agreement(masks),
+            masks=tuple(masks),
+            heatmaps=tuple(contestant.banks[0].record.maps[i][own] for contestant in contestants),
+        )
+
+
+def _notes(models: Sequence[LoadedModel], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
+    """What the reader has to know of the data, the models and the intervals."""
+    names = [tissue.name for tissue in models[0].card.classes]
+    yield (
+        "Places of a class (Ω): the masks' truth."
+        if truth
+        else "There are no masks: places of a class (Ω) are those where all models agree. Coverage, purity, lift and"
+        " faithfulness then say how a model agrees with the others, not whether it is right."
+    )
+    held = _sources_per_class(places)
+    counts = np.bincount(places.labels, minlength=256)
+    yield "Places: " + ", ".join(f"{n} {counts[c]} of {held[c]} source(s)" for c, n in enumerate(names)) + "."
+    if empty := [name for name, n in zip(names, held, strict=True) if not n]:
+        yield f"No place of {', '.join(empty)}: in no mean."
+    if held.max() < FEWEST_SOURCES:
+        yield (
+            f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {FEWEST_SOURCES} or"
+            " more with the same class."
+        )
+    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < FEWEST_SOURCES]:
+        yield (
+            f"From fewer than {FEWEST_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
+            " and no difference, only in the table of tissues."
+        )
+    for label, value in (
+        ("encoder", "model.encoder"),
+        ("seed", "seed"),
+        ("number of steps", "steps"),
+        ("tiles", "tiles"),
+    ):
+        found = [_of_card(model, value) for model in models]
+        if len(set(found)) > 1:
+            yield f"Not trained alike: {label} {' and '.join(map(str, found))}."
+    yield (
+        "Controls: random directions in the space of each model's stage-4 features"
+        + ("." if sample is None else f", and k-means centres of {len(sample)} training tiles' mean features there.")
+    )
+    if sample is None:
+        yield "No training tiles were given: no clustered control, and nearest patches are from the measured tiles."
+    yield (
+        f"A prototype is dead where it reaches the class's threshold on less than {DEAD_SHARE:.0%} of its places,"
+        f" redundant where its cosine to a sibling is {REDUNDANT_COSINE:g} or more."
+    )
+
+
+def _of_card(model: LoadedModel, name: str) -> object:
+    found: object = model.card if name in ("steps", "tiles") else model.card.settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,100 @@
+"""Tiles to compare models on: images with or without masks, or the tissue of a slide."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from napari_lpd.errors import DataError
+from napari_lpd.images import image_files, masked_images, read_image, read_mask, sources_of
+from napari_lpd.tiles import TileGrid
+from napari_lpd.tissue import find_tissue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.slide import Slide
+
+TISSUE_SHARE = 0.5  # of a slide's tile that must be tissue
+
+
+class Tile(NamedTuple):
+    """A tile that is read when it is needed.
+
+    Attributes:
+        name: Of the tile.
+        source: Its slide or patient.
+        read: Gives (H, W, 3) uint8 RGB at the models' resolution.
+        read_mask: Gives (H, W) uint8, 0..C-1 class, more: none; None where there is no truth.
+        origin: (y, x) of the first pixel, in pixels at that resolution.
+        file: The file it is, where it is one.
+    """
+
+    name: str
+    source: str
+    read: Callable[[], NDArray[np.uint8]]
+    read_mask: Callable[[], NDArray[np.uint8]] | None
+    origin: tuple[int, int] = (0, 0)
+    file: Path | None = None
+
+
+def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = "") -> list[Tile]:
+    """The images of a folder: ``img`` with ``mask``; where there is no ``mask``, ``img``, or the folder's own.
+
+    Args:
+        folder: The folder.
+        classes: Of the masks.
+        source: How a name gives its slide or patient (see `images.source_of`).
+
+    Raises:
+        DataError: no images, or an image or mask without a partner.
+    """
+    if (folder / "mask").is_dir():
+        return [
+            Tile(
+                item.image.name,
+                item.source,
+                partial(read_image, item.image),
+                partial(read_mask, item.mask, classes),
+                file=item.image,
+            )
+            for item in masked_images(folder, source)
+        ]
+    files = image_files(folder / "img" if (folder / "img").is_dir() else folder)
+    sources = sources_of([path.stem for path in files], source)
+    return [Tile(p.name, s, partial(read_image, p), None, file=p) for p, s in zip(files, sources, strict=True)]
+
+
+def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile]:
+    """Up to `count` tiles of `edge` pixels at `mpp`, spread evenly over the slide's tissue.
+
+    Raises:
+        SlideError: no resolution.
+        DataError: no tile is tissue.
+    """
+    tissue = find_tissue(slide)
+    shape = (edge, edge)
+    origins = [
+        origin
+        for origin in TileGrid(edge, 0).touching((0, 0, *slide.shape_at(mpp)))
+        if tissue.at(origin, shape, mpp).mean() >= TISSUE_SHARE
+    ]
+    if not origins:
+        raise DataError(f"{slide.name}: no tile of {edge} pixels at {mpp:g} µm per pixel is at least half tissue")
+    return [
+        Tile(f"{slide.name} ({y}, {x})", slide.name, partial(slide.read, (y, x), shape, mpp), None, (y, x))
+        for y, x in (origins[i] for i in spread(len(origins), count))
+    ]
+
+
+def spread(total: int, count: int) -> NDArray[np.int64]:
+    """Up to `count` of the numbers 0..total - 1, evenly spread; 0: all."""
+    if not count or count >= total:
+        return np.arange(total)
+    return np.round(np.linspace(0, total - 1, count)).astype(np.int64)

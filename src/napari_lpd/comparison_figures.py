@@ -1,0 +1,187 @@
+"""Pictures of a comparison: heatmaps per prototype in the form of the paper's Fig. 3, and coverage against overlap."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.comparison import BankResult, Comparison, Example, Figure, Patch
+
+CELL, GAP, LABEL = 150, 6, 26  # pixels
+PATCH = 84
+HEAT = np.array(
+    [(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)]
+)  # dark to bright, as matplotlib's magma
+BLEND = 0.6  # of a heatmap or mask over the grey tile
+BANK_COLOURS = ("#0063b2", "#d1420a", "#1b7f3b", "#7a3db8", "#8a6d00", "#444444")  # per model
+SCALE = 2  # of the scatter, for sharp lines
+PLOT, MARGIN = 520, 70
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def heatmap_figure(comparison: Comparison) -> Image.Image:
+    """Per class and model a row: tile, truth (or where the models agree), the model's mask, a heatmap per prototype.
+
+    The heatmaps of a row share one scale, from the smallest to the largest cosine in the tile.
+    """
+    rows = [(example, m) for example in comparison.examples for m in range(len(comparison.models))]
+    columns = 3 + comparison.k
+    width = columns * (CELL + GAP) + GAP
+    figure = Image.new("RGB", (width, LABEL + len(rows) * (CELL + LABEL + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(figure)
+    heads = ["tile", "truth" if comparison.reference == "truth" else "agreement", "mask"]
+    heads += [f"prototype {u + 1}" for u in range(comparison.k)]
+    for column, head in enumerate(heads):
+        draw.text((GAP + column * (CELL + GAP), 6), head, "black", _font(14))
+    for row, (example, m) in enumerate(rows):
+        y = LABEL + row * (CELL + LABEL + GAP)
+        tissue = comparison.classes[example.class_index]
+        low, high = float(example.heatmaps[m].min()), float(example.heatmaps[m].max())
+        text = f"{tissue.name} · {comparison.models[m]} · cosine {low:.2f} to {high:.2f} · {example.tile}"
+        draw.text((GAP, y + 5), text, "black", _font(13))
+        for column, cell in enumerate(_cells(example, m, comparison.classes)):
+            figure.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), y + LABEL))
+    return figure
+
+
+def _cells(example: Example, m: int, classes: Sequence[TissueClass]) -> list[Image.Image]:
+    heat = example.heatmaps[m]
+    low, high = float(heat.min()), float(heat.max())
+    unit = (heat - low) / max(high - low, 1e-9)
+    return [
+        Image.fromarray(example.image),
+        over_tile(example.image, *mask_colours(example.reference, classes)),
+        over_tile(example.image, *mask_colours(example.masks[m], classes)),
+        *(over_tile(example.image, heat_colours(part)) for part in unit),
+    ]
+
+
+def heat_colours(unit: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours of a map in 0..1: (h, w) → (h, w, 3)."""
+    at = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(unit, at, HEAT[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def mask_colours(
+    mask: NDArray[np.uint8], classes: Sequence[TissueClass]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Colours of a mask (h, w, 3), and where it has any."""
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(classes)] = [tissue.rgb for tissue in classes]
+    return palette[mask], mask < len(classes)
+
+
+def over_tile(
+    image: NDArray[np.uint8], colours: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
+) -> Image.Image:
+    """Colours (h, w, 3), enlarged, over a grey tile (H, W, 3)."""
+    tile = Image.fromarray(image)
+    grey = tile.convert("L").convert("RGB")
+    smooth = Image.Resampling.BILINEAR if where is None else Image.Resampling.NEAREST
+    blended = Image.blend(grey, Image.fromarray(colours).resize(tile.size, smooth), BLEND)
+    if where is None:
+        return blended
+    return Image.composite(blended, grey, Image.fromarray(where).resize(tile.size))
+
+
+def patch_strip(patches: Sequence[Patch]) -> Image.Image:
+    """A prototype's nearest patches side by side, the best first."""
+    strip = Image.new("RGB", (len(patches) * (PATCH + 3), PATCH), "white")
+    for i, patch in enumerate(patches):
+        strip.paste(Image.fromarray(patch.image).resize((PATCH, PATCH)), (i * (PATCH + 3), 0))
+    return strip
+
+
+def scatter_figure(comparison: Comparison) -> Image.Image:
+    """Coverage against focus overlap: small marks per class, large ones for the judged classes' mean, with intervals.
+
+    Right and low is good: the prototypes cover much of their tissue, and at different places.
+    """
+    legend = 24 * len(comparison.banks) + 60
+    size = ((PLOT + 2 * MARGIN) * SCALE, (PLOT + 2 * MARGIN + legend) * SCALE)
+    figure = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(figure)
+    _axes(draw, comparison)
+    for bank in reversed(comparison.banks):
+        _marks(draw, bank, _colour(bank, comparison))
+    for row, bank in enumerate(comparison.banks):
+        y = PLOT + 2 * MARGIN + 24 * row
+        _mark(draw, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
+        draw.text(((MARGIN + 24) * SCALE, (y - 8) * SCALE), bank.name, "black", _font(14 * SCALE))
+    note = f"large: mean over {', '.join(comparison.judged)}, bars: 95 % interval; small: every tissue"
+    y = PLOT + 2 * MARGIN + 24 * len(comparison.banks)
+    draw.text((MARGIN * SCALE, y * SCALE), note, "#444444", _font(13 * SCALE))
+    return figure
+
+
+def _colour(bank: BankResult, comparison: Comparison) -> str:
+    return BANK_COLOURS[comparison.models.index(bank.space) % len(BANK_COLOURS)]
+
+
+def _at(coverage: float, overlap: float) -> tuple[float, float]:
+    return MARGIN + coverage * PLOT, MARGIN + (1 - overlap) * PLOT
+
+
+def _line(draw: ImageDraw.ImageDraw, ends: Sequence[tuple[float, float]], colour: str, width: int = 1) -> None:
+    draw.line([(x * SCALE, y * SCALE) for x, y in ends], colour, width * SCALE)
+
+
+def _axes(draw: ImageDraw.ImageDraw, comparison: Comparison) -> None:
+    small, large = _font(13 * SCALE), _font(15 * SCALE)
+    for tick in np.linspace(0, 1, 6):
+        _line(draw, [_at(tick, 0), _at(tick, 1)], "#e4e4e4")
+        _line(draw, [_at(0, tick), _at(1, tick)], "#e4e4e4")
+        (x, below), (left, y) = _at(tick, 0), _at(0, tick)
+        draw.text((x * SCALE, (below + 8) * SCALE), f"{tick:.1f}", "black", small, anchor="mt")
+        draw.text(((left - 8) * SCALE, y * SCALE), f"{tick:.1f}", "black", small, anchor="rm")
+    chance = comparison.chance_overlap
+    if math.isfinite(chance):
+        _line(draw, [_at(0, chance), _at(1, chance)], "#999999")
+    _line(draw, [_at(0.05, 0), _at(0.05, 1)], "#999999")
+    _line(draw, [_at(0, 1), _at(0, 0), _at(1, 0)], "black", 2)
+    x, y = _at(0.5, 0)
+    text = "coverage: share of the class's places (grey line: chance)"
+    draw.text((x * SCALE, (y + 30) * SCALE), text, "black", large, anchor="mt")
+    draw.text((12 * SCALE, 20 * SCALE), "focus overlap (IoU; grey line: chance)", "black", large)
+
+
+def _marks(draw: ImageDraw.ImageDraw, bank: BankResult, colour: str) -> None:
+    covered, overlap = bank.figures["coverage"], bank.figures["focus_overlap"]
+    for x, y in zip(covered.per_class, overlap.per_class, strict=True):
+        if math.isfinite(x) and math.isfinite(y):
+            _mark(draw, _at(x, y), 3, bank.kind, colour)
+    if math.isfinite(covered.value) and math.isfinite(overlap.value):
+        for ends in (_whisker(covered, overlap.value, False), _whisker(overlap, covered.value, True)):
+            if ends:
+                _line(draw, ends, colour, 2)
+        _mark(draw, _at(covered.value, overlap.value), 8, bank.kind, colour)
+
+
+def _whisker(figure: Figure, other: float, upright: bool) -> list[tuple[float, float]]:
+    if not math.isfinite(figure.low):
+        return []
+    return [_at(other, end) if upright else _at(end, other) for end in (figure.low, figure.high)]
+
+
+def _mark(draw: ImageDraw.ImageDraw, place: tuple[float, float], radius: int, kind: str, colour: str) -> None:
+    """A disc for a model, a hollow square for random directions, a hollow triangle for clusters."""
+    (x, y), r = (place[0] * SCALE, place[1] * SCALE), radius * SCALE
+    if kind == "model":
+        draw.ellipse((x - r, y - r, x + r, y + r), colour, "white", SCALE)
+    elif kind == "random":
+        draw.rectangle((x - r, y - r, x + r, y + r), "white", colour, SCALE)
+    else:
+        draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], "white", colour, SCALE)
