@@ -105,16 +105,16 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     picture(viewer, "train_regions")
 
     train.preset.setCurrentText("quick look")
-    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
+    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 16, "epochs": 4}))
     train._on_check()
-    qtbot.waitUntil(lambda: not train.checker.running, timeout=120_000)
+    qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)
     assert shown_errors == []
     assert "tiles</b> of 128 pixels" in train.watching.data.text()
     picture(viewer, "train_check")
 
     loss = lambda: train.watching.curves.points("loss")  # noqa: E731
     train.job.button.click()
-    qtbot.waitUntil(lambda: len(loss()[0]) >= 4, timeout=180_000)
+    qtbot.waitUntil(lambda: len(loss()[0]) >= 4, timeout=600_000)
     picture(viewer, "train_running")
     train.job.button.click()
     assert train.job.status.text() == "Stopping…"
@@ -122,7 +122,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     taken = len(loss()[0])
     assert not train.resume.isHidden()
     train.resume.click()
-    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=300_000)
+    qtbot.waitUntil(lambda: not train.job.runner.running, timeout=900_000)
     assert shown_errors == []
     assert loss()[0] == list(range(1, loss()[0][-1] + 1))
     assert len(loss()[0]) > taken
@@ -136,7 +136,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     assert not train.predict.isHidden()
     train.predict.click()
     predict = next(w for name, w in viewer.window.dock_widgets.items() if "Predict" in name)
-    qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
+    qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=600_000)
     assert shown_errors == []
     [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
     assert len(np.unique(labels.data[0] if labels.multiscale else labels.data)) > 1
@@ -157,7 +157,7 @@ def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_
     train.rival.setChecked(True)
     train.job.button.click()
     models = tmp_path / "models"
-    qtbot.waitUntil(lambda: len(list(models.glob("*/model.json"))) == 2, timeout=180_000)
+    qtbot.waitUntil(lambda: len(list(models.glob("*/model.json"))) == 2, timeout=600_000)
     qtbot.waitUntil(lambda: not train.job.runner.running, timeout=60_000)
     assert shown_errors == []
     cards = {read_card(path).settings.model.bank: read_card(path) for path in models.glob("*/model.safetensors")}
