@@ -1,4 +1,4 @@
-"""The Explore widget: where each prototype of a class responds on the slide."""
+"""The Explore widget: where each prototype of a class responds on the slide, and which model's cover more."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
+from napari_lpd.gui._comparing import ComparePanel
 from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import Column, chooser, note
+from napari_lpd.gui._slides import SlidePicker
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -21,6 +23,10 @@ ABOUT = (
 )
 
 
+FAIR = (
+    "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions. "
+    "Research use only; not for diagnosis."
+)
 NONE = "none: the mask alone"
 
 
@@ -53,6 +59,9 @@ class ExploreWidget(QWidget):
         form.addRow("", self.mask)
         column = Column()
         column.add(self._controls, self.missing, note(ABOUT), title="Prototypes")
+        self.slides = SlidePicker(viewer)
+        self.compare = ComparePanel(viewer, self.slides.layer)
+        column.add(self.slides, self.compare, note(FAIR), title="Compare two models")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
