@@ -167,7 +167,8 @@ class ComparePanel(QWidget):
         self._result.setVisible(True)
         self._show_card()
         self._show_heatmaps()
-        self.job.say(f"{comparison.tiles} tiles of {comparison.sources} slides or patients compared.")
+        sources = f"{comparison.sources} slides or patients" if comparison.sources > 1 else "one slide or patient"
+        self.job.say(f"{comparison.tiles} tiles of {sources} compared.")
 
     def _fill_table(self, comparison: Comparison) -> None:
         self.table.setColumnCount(len(comparison.banks))

@@ -126,7 +126,7 @@ class ResultPanel(QWidget):
         """The whole, the fields, and the shapes that are selected."""
         layer = self._slide_layer()
         mpp = np.array(prediction.card.slide_mpp)
-        sites = [Site(WHOLE)]
+        sites = [Site("what was predicted" if prediction.card.scope else WHOLE)]
         for fields in self._field_layers():
             for polygon in polygons_um(fields, layer):
                 y, x = np.array([polygon.centroid.y, polygon.centroid.x]) / mpp
