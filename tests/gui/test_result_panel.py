@@ -40,6 +40,8 @@ def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors
     panel.correct.edit.click()
     layer = panel.correct.layer()
     assert layer.data.shape == prediction.card.shape
+    panel.areas.table.setCurrentCell(1, 0)
+    assert layer.selected_label == 2
     layer.data[:20, :20] = 2
     panel.correct.apply.click()
     waited(widget, qtbot)
@@ -101,12 +103,14 @@ def test_the_legend_switches_and_fades_classes(shown, viewer):
     assert labels.colormap.color_dict[2][3] == pytest.approx(0.4)
 
 
-def test_roles_are_remembered_and_give_the_stroma_share(shown, qtbot, tmp_path):
+def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tmp_path):
     widget, _ = shown
     assert widget.panel.areas.ratios.isHidden()
     widget.panel.use_roles(Roles(tumour=("dark",), stroma=("pink",)))
     waited(widget, qtbot)
     assert "stroma share of tumour area 50.0 % of tumour + stroma" in widget.panel.areas.ratios.text()
+    viewer.add_points([[3, 3]])  # another layer leaves the measures alone
+    assert not widget.panel.areas.ratios.isHidden()
     widget.panel.export(tmp_path / "a.csv")
     waited(widget, qtbot)
     with (tmp_path / "a.csv").open() as file:

@@ -99,7 +99,7 @@ class CorrectBar(QWidget):
         for layer in our_layers(self._viewer, card.slide, "labels"):
             layer.visible = False
         self._show_buttons()
-        self.said.emit("Paint on the layer 'edit': number keys of the brush panel choose the tissue; then Apply.")
+        self.said.emit("Click a tissue in the table and paint it on the layer 'edit' (label 0 erases); then Apply.")
 
     def finish(self) -> None:
         """Write the edited part into the corrections.

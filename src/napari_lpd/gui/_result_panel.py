@@ -60,6 +60,7 @@ class ResultPanel(QWidget):
         self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._needed()))
         self.runner = JobRunner(self)
         self.rows: list[MeasureRow] = []
+        self._listed: tuple[Path, bool] | None = None
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         measures = buttons(
@@ -79,6 +80,7 @@ class ResultPanel(QWidget):
         for part in (self.areas, self.correct, measures, exports):
             layout.addWidget(part)
         self.areas.painted.connect(self._on_painted)
+        self.areas.table.itemSelectionChanged.connect(self._on_selected)
         self.correct.said.connect(self.said)
         self.correct.failed.connect(self.failed)
         self.correct.applied.connect(lambda _: self.measure())
@@ -95,8 +97,12 @@ class ResultPanel(QWidget):
         return shown_prediction(self._viewer, name) or shown_prediction(self._viewer)
 
     def refresh(self) -> None:
-        """Show what there is now."""
-        self.areas.show_prediction(self.shown())
+        """Show what there is now; what is shown already stays, with its measures."""
+        prediction = self.shown()
+        key = None if prediction is None else (prediction.folder, prediction.finished)
+        if key is None or key != self._listed:
+            self.areas.show_prediction(prediction)
+        self._listed = key
 
     def _needed(self) -> Prediction:
         prediction = self.shown()
@@ -109,6 +115,12 @@ class ResultPanel(QWidget):
         if prediction is not None:
             for layer in our_layers(self._viewer, prediction.card.slide, "labels"):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
+
+    def _on_selected(self) -> None:
+        """Paint with the class that was clicked, while a part is edited."""
+        layer = self.correct.layer()
+        if layer is not None:
+            layer.selected_label = self.areas.table.currentRow() + 1
 
     # Measure
 
