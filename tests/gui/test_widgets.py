@@ -21,6 +21,8 @@ from napari_lpd.gui._results import KINDS, our_layers, show_prediction
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.gui.predict import EVERYTHING, REGIONS, WHOLE, PredictWidget
 from napari_lpd.gui.train import TrainWidget
+from napari_lpd.jobs import in_subprocess, run
+from napari_lpd.prediction import Prediction
 from napari_lpd.presets import PRESETS
 
 
@@ -209,6 +211,17 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert changed == {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     predict.form.set_value(QUICK.model_copy(update={"background_power": 3.0}))
     assert pressed().folder != prediction.folder
+
+
+def test_the_command_line_gives_the_same_mask_with_the_widgets_settings(predict, pressed, tiny_tiff, tmp_path):
+    from napari_lpd.settings import write_settings
+
+    prediction = pressed()
+    settings = write_settings(tmp_path / "predict.json", predict.settings())
+    run(in_subprocess(["predict", str(tiny_tiff), "--settings", str(settings), "--out", str(tmp_path / "out")]))
+    other = Prediction.open(tmp_path / "out" / "tiny.zarr")
+    assert other.card.digest == prediction.card.digest
+    assert np.array_equal(other.labels.levels[0][:], prediction.labels.levels[0][:])
 
 
 def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again(predict, pressed, qtbot):

@@ -73,22 +73,21 @@ def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
 
 def in_row(parts: Sequence[QWidget]) -> QWidget:
     """Parts side by side."""
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for part in parts:
-        layout.addWidget(part)
-    return row
+    return _together(parts, QHBoxLayout)
 
 
 def in_column(parts: Sequence[QWidget]) -> QWidget:
     """Parts below each other."""
-    column = QWidget()
-    layout = QVBoxLayout(column)
+    return _together(parts, QVBoxLayout)
+
+
+def _together(parts: Sequence[QWidget], how: type[QHBoxLayout | QVBoxLayout]) -> QWidget:
+    whole = QWidget()
+    layout = how(whole)
     layout.setContentsMargins(0, 0, 0, 0)
     for part in parts:
         layout.addWidget(part)
-    return column
+    return whole
 
 
 def advanced(part: QWidget) -> QCollapsible:
