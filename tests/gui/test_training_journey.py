@@ -105,7 +105,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     picture(viewer, "train_regions")
 
     train.preset.setCurrentText("quick look")
-    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 16, "epochs": 4}))
+    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
     train._on_check()
     qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)
     assert shown_errors == []
