@@ -13,7 +13,7 @@ from PIL import Image
 from napari_lpd.checkpoint import Card, save_checkpoint
 from napari_lpd.classes import TissueClass
 from napari_lpd.cli import main
-from napari_lpd.compare import check_comparable, compare, training_sample
+from napari_lpd.compare import check_comparable, compare
 from napari_lpd.compare_tiles import spread, tiles_of_folder, tiles_of_slide
 from napari_lpd.comparison import METRICS, difference_of, figure_of
 from napari_lpd.comparison_figures import heat_colours, heatmap_figure, mask_colours, scatter_figure
@@ -189,6 +189,22 @@ def test_some_masks_are_not_enough_and_no_tiles_are_none(models, tiles):
         run(compare(models, [], QUICK))
 
 
+def test_a_mask_of_another_size_is_refused(models, tiles):
+    small = tiles[0]._replace(read_mask=lambda: np.zeros((32, 64), np.uint8))
+    with pytest.raises(DataError, match=r"v\+0.png: \(64, 64\) pixels, but its mask has \(32, 64\)"):
+        run(compare(models, [small], QUICK))
+
+
+def test_the_command_compares_on_a_slide(tmp_path, classes, tiny_tiff, capsys):
+    a, twin = (str(saved(tmp_path / name, classes)) for name in ("A", "twin"))
+    arguments = ["compare", a, twin, "--data", str(tiny_tiff), "--out", str(tmp_path / "report"), "--set", "threads=1"]
+    assert main([*arguments, "--set", "slide_tiles=4", "--set", "stability_tiles=1"]) == 0
+    assert "Without intervals nothing is concluded" in capsys.readouterr().out
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "There are no masks" in text
+    assert "nearest patches are from the measured tiles" in text
+
+
 def test_tissue_of_a_slide_is_compared_where_models_agree(models, tiny_slide):
     tiles = tiles_of_slide(tiny_slide, 1.0, 64, 5)
     assert len(tiles) == 5
@@ -214,14 +230,9 @@ def test_verdicts_need_an_interval_without_zero():
     assert figure_of(np.array([[0.2, np.nan, 0.4]]), np.array([True, True, False])).value == pytest.approx(0.2)
 
 
-def test_samples_are_spread_and_hold_every_class(tile_folder, classes):
+def test_tiles_are_spread_evenly():
     assert spread(10, 3).tolist() == [0, 4, 9]
     assert spread(3, 0).tolist() == spread(3, 5).tolist() == [0, 1, 2]
-    training = labelled_tiles(tile_folder / "train", classes)
-    assert training_sample(training, 0, 2) == list(range(24))
-    chosen = training_sample(training, 4, 1)
-    assert len(chosen) < 24
-    assert (training.labels[chosen].sum(0) >= 5).all()  # enough to cluster
 
 
 def test_figures_show_what_they_say(models, tiles, classes):

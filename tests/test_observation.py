@@ -66,7 +66,7 @@ def test_maps_are_brought_to_the_asked_for_grid(tiny_model, image):
 
 def test_changes_keep_a_tile_a_tile(image):
     for name, change in CHANGES.items():
-        changed = change(image, 0)
+        changed = change(image)
         assert changed.dtype == np.float32, name
         assert changed.shape == image.shape
         assert 0 <= changed.min() <= changed.max() <= 1
@@ -82,6 +82,6 @@ def test_stability_is_one_where_nothing_changes(tiny_model, image, monkeypatch):
     assert found.shape == (3, 4)
     assert (np.abs(found) <= 1 + 1e-9).all()
     for name in CHANGES:
-        monkeypatch.setitem(CHANGES, name, lambda image, _: (image / 255).astype(np.float32))
+        monkeypatch.setitem(CHANGES, name, lambda image: (image / 255).astype(np.float32))
     (found,) = stability(tiny_model, image, [bank], [maps], counted)
     assert found[:2] == pytest.approx(np.ones((2, 4)), abs=1e-5)

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from napari_lpd.bank import clustered_bank
 from napari_lpd.bank_statistics import LEAST_PLACES, BankRecord, DropCounts, Hits, Places, bank_figures, drop_figures
 from napari_lpd.compare_tiles import spread
 from napari_lpd.comparison import (
@@ -23,6 +21,7 @@ from napari_lpd.comparison import (
     difference_of,
     figure_of,
 )
+from napari_lpd.controls import clustered_control, random_control, training_sample
 from napari_lpd.encoder import STAGES
 from napari_lpd.errors import DataError, ModelError, SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, source_draws
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     Samples = dict[str, NDArray[np.float64]]
 
 
-TILES_PER_CLUSTER = 5  # of a class alone, that are looked at for the clustered control
-
-
 class _Bank(NamedTuple):
     """A bank in the space of a model's stage-4 features, and what is counted of it."""
 
@@ -66,19 +62,15 @@ class _Contestant(NamedTuple):
     dropped: list[NDArray[np.float64]]  # (C·k, 2) per tile
 
 
-class _MeanFeatures:
-    """Tiles as the mean of their stage-4 features, each of unit length: the trained encoder's own space."""
+class _Draws(NamedTuple):
+    """How sources are drawn, and which classes have enough of them."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._network = model.network
+    weights: NDArray[np.float64]  # (1 + resamplings, S), first row ones
+    judged: NDArray[np.bool_]  # (C,)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """The network does that itself."""
-        return images
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 → (B, D)."""
-        return normalize(self._network(images, (STAGES - 1,)).features, dim=1).mean((2, 3))
+    @property
+    def resamplings(self) -> int:
+        return len(self.weights) - 1
 
 
 def compare(
@@ -99,7 +91,7 @@ def compare(
     Raises:
         ModelError: models without two or more prototypes per class, or of different classes, resolution or number.
         SettingsError: models of different τ, and none is set.
-        DataError: no place of any class, or only part of the tiles have masks.
+        DataError: no place of any class, only part of the tiles have masks, or a tile and its mask differ in size.
     """
     check_comparable(models)
     temperature = settings.temperature or _common_temperature(models)
@@ -108,52 +100,39 @@ def compare(
         raise DataError("some of the tiles to compare on have masks and some have none" if tiles else "no tiles")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    sample = training and training.subset(training_sample(training, settings.training_tiles, models[0].network.k))
+    truth, classes, k = masked == {True}, models[0].card.classes, models[0].network.k
+    sample = training and training_sample(training, settings.training_tiles, k)
     contestants = []
     for model in models:
         banks = yield from _banks(model, sample, settings, temperature)
         contestants.append(_Contestant(model, banks, [], []))
-    watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
-    reference = []
-    for i, tile in enumerate(tiles):
-        reference.append(_look(contestants, tile, watch=i in watched))
-        yield Progress(i + 1, len(tiles), "tiles")
-    sources, of_tile = np.unique([tile.source for tile in tiles], return_inverse=True)
-    places = Places(len(models[0].card.classes), reference, of_tile.astype(np.int64))
+    places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
-        where = "no pixel of any class in the masks" if masked == {True} else "the models agree on a class nowhere"
+        where = "no pixel of any class in the masks" if truth else "the models agree on a class nowhere"
         raise DataError(f"{tiles[0].name} and {len(tiles) - 1} others: {where}")
-    held = _sources_per_class(places)
-    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
-    judged = held >= (FEWEST_SOURCES if resamplings else 1)
-    weights = np.vstack([np.ones(len(sources)), source_draws(len(sources), resamplings, settings.seed)])
+    draws = _draws(places, settings)
     samples: dict[str, Samples] = {}
-    results = []
+    results: list[BankResult] = []
     for done, contestant in enumerate(contestants, start=1):
-        searched = (yield from _search(contestant.model, sample)) if sample else _measured(contestant, places, tiles)
-        patches = [
-            nearest_patches(searched, j, settings) for j in range(places.class_count * contestant.model.network.k)
-        ]
-        for bank in contestant.banks:
-            found, losses = _samples(bank, contestant, places, weights)
-            own = bank.kind == "model"
-            cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
-            figures = {metric.name: figure_of(found[metric.name], judged) for metric in METRICS if metric.name in found}
-            results.append(BankResult(bank.name, bank.kind, contestant.model.name, figures, cards))
-            samples[bank.name] = {name: values[:, judged] for name, values in found.items()}
+        if sample and settings.nearest:
+            searched = yield from _search(contestant.model, sample)
+        else:
+            searched = _measured(contestant, places, tiles)
+        for result, found in _results(contestant, places, draws, searched, settings):
+            results.append(result)
+            samples[result.name] = found
         yield Progress(done, len(contestants), "figures")
     results.sort(key=lambda result: result.kind != "model")
-    truth = masked == {True}
     return Comparison(
-        classes=models[0].card.classes,
-        k=models[0].network.k,
+        classes=classes,
+        k=k,
         temperature=temperature,
         reference="truth" if truth else "agreement",
-        resamplings=resamplings,
-        judged=tuple(t.name for t, of_mean in zip(models[0].card.classes, judged, strict=True) if of_mean),
+        resamplings=draws.resamplings,
+        judged=tuple(tissue.name for tissue, of_mean in zip(classes, draws.judged, strict=True) if of_mean),
         chance_overlap=_chance(places),
         tiles=len(tiles),
-        sources=len(sources),
+        sources=int(places.source.max()) + 1,
         models=tuple(model.name for model in models),
         banks=tuple(results),
         differences=tuple(_differences(results, samples)),
@@ -199,32 +178,36 @@ def _common_temperature(models: Sequence[LoadedModel]) -> float:
     return found.pop()
 
 
-def training_sample(training: TileSet, limit: int, k: int) -> list[int]:
-    """About `limit` tiles, 0: all; per class as many, half of them with it alone, enough of these for k clusters."""
-    if not limit:
-        return list(range(len(training)))
-    share = max(TILES_PER_CLUSTER * k, limit // (2 * len(training.classes)))
-    chosen: set[int] = set()
-    for held in training.labels.T > 0:
-        for candidates in (np.flatnonzero(held & (training.labels.sum(1) == 1)), np.flatnonzero(held)):
-            chosen |= set(candidates[spread(len(candidates), share)].tolist())
-    return sorted(chosen)
-
-
 def _banks(
     model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
 ) -> Job[list[_Bank]]:
     """The model's own bank, and the controls in the space of its features."""
-    own = model.network.projected(STAGES - 1).cpu()
-    random = torch.randn(own.shape, generator=torch.Generator().manual_seed(settings.seed))
-    vectors: list[tuple[str, Kind, Tensor]] = [(model.name, "model", own)]
-    vectors.append((f"random in {model.name}'s space", "random", random))
+    found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
+    found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
     if sample is not None:
-        how = model.card.settings.model_copy(update={"seed": settings.seed, "batch": 8, "workers": 0})
-        clusters = yield from clustered_bank(sample, _MeanFeatures(model), how, model.device)
-        vectors.append((f"clustered in {model.name}'s space", "clustered", clusters))
+        clusters = yield from clustered_control(model, sample, settings.seed)
+        found.append((f"clustered in {model.name}'s space", "clustered", clusters))
     shape = (model.network.class_count, model.network.k, temperature)
-    return [_Bank(name, kind, part, BankRecord(*shape)) for name, kind, part in vectors]
+    return [_Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found]
+
+
+def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:
+    """Look at every tile; returns where the banks are compared."""
+    watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
+    reference = []
+    for i, tile in enumerate(tiles):
+        reference.append(_look(contestants, tile, watch=i in watched))
+        yield Progress(i + 1, len(tiles), "tiles")
+    source = np.unique([tile.source for tile in tiles], return_inverse=True)[1]
+    return Places(contestants[0].model.network.class_count, reference, source.astype(np.int64))
+
+
+def _draws(places: Places, settings: CompareSettings) -> _Draws:
+    """Resamples of the sources; none where no class has enough of them, and then every class that occurs is judged."""
+    held, count = _sources_per_class(places), int(places.source.max()) + 1
+    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
+    weights = np.vstack([np.ones(count), source_draws(count, resamplings, settings.seed)])
+    return _Draws(weights, held >= (FEWEST_SOURCES if resamplings else 1))
 
 
 def _look(contestants: Sequence[_Contestant], tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
@@ -232,6 +215,8 @@ def _look(contestants: Sequence[_Contestant], tile: Tile, *, watch: bool) -> NDA
     image = tile.read()
     seen = [observe(contestant.model, image) for contestant in contestants]
     truth = tile.read_mask() if tile.read_mask else _agreement([found.labels for found in seen])
+    if truth.shape != image.shape[:2]:
+        raise DataError(f"{tile.name}: {image.shape[:2]} pixels, but its mask has {truth.shape}")
     height, width = (max(found.features.shape[axis] for found in seen) for axis in (2, 3))
     reference = at_places(torch.from_numpy(truth), (height, width)).numpy()
     counted = torch.from_numpy(reference < contestants[0].model.network.class_count)
@@ -285,6 +270,21 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
         origins=[(0, 0)] * len(sample),
         read=lambda i: sample[i][0].permute(1, 2, 0).numpy(),
     )
+
+
+def _results(
+    contestant: _Contestant, places: Places, draws: _Draws, searched: Searched, settings: CompareSettings
+) -> Iterator[tuple[BankResult, Samples]]:
+    """Figures and cards of the banks in a model's space, with the judged classes' resamples."""
+    patches = [nearest_patches(searched, j, settings) for j in range(contestant.model.network.prototype_count)]
+    for bank in contestant.banks:
+        found, losses = _samples(bank, contestant, places, draws.weights)
+        own = bank.kind == "model"
+        cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
+        known = [metric.name for metric in METRICS if metric.name in found]
+        figures = {name: figure_of(found[name], draws.judged) for name in known}
+        result = BankResult(bank.name, bank.kind, contestant.model.name, figures, cards)
+        yield result, {name: found[name][:, draws.judged] for name in known}
 
 
 def _samples(

@@ -127,26 +127,26 @@ def bank_maps(features: Tensor, bank: Tensor, grid: tuple[int, int]) -> Tensor:
     return maps[0]
 
 
-def _more_haematoxylin(image: NDArray[np.uint8], _: int) -> NDArray[np.float32]:
+def _more_haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     stained: NDArray[np.float32] = hed2rgb(rgb2hed(image) * np.array(STAIN_GAIN)).astype(np.float32)
     return stained
 
 
-def _noisy(image: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
-    noise = np.random.default_rng(seed).normal(0, NOISE, image.shape)
+def _noisy(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    noise = np.random.default_rng(0).normal(0, NOISE, image.shape)
     return np.clip(image / 255 + noise, 0, 1).astype(np.float32)
 
 
-def _turned(image: NDArray[np.uint8], _: int) -> NDArray[np.float32]:
+def _turned(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.rot90(image / 255).astype(np.float32)
 
 
-CHANGES: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.float32]]] = {
+CHANGES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
     "stability_stain": _more_haematoxylin,
     "stability_noise": _noisy,
     "stability_rotation": _turned,
 }
-"""Changes of a tile (H, W, 3) that tissue does not care about; the seed is that of the noise."""
+"""Changes of a tile (H, W, 3) that leave its tissue what it is; the noise is the same in every tile."""
 
 
 @torch.inference_mode()
@@ -165,7 +165,7 @@ def stability(
     found = []
     grid = (counted.shape[0], counted.shape[1])
     for name, change in CHANGES.items():
-        changed = torch.from_numpy(np.ascontiguousarray(change(image, int(counted.sum())))).permute(2, 0, 1)[None]
+        changed = torch.from_numpy(np.ascontiguousarray(change(image))).permute(2, 0, 1)[None]
         features = model.network(changed.to(model.device), (STAGES - 1,)).features
         if name == "stability_rotation":
             features = features.rot90(-1, (2, 3))
