@@ -135,3 +135,15 @@ def test_a_model_trained_on_matched_colours_gives_a_tinted_slide_the_same_mask(
     tissue = find_tissue(tinted_slide)
     back = slide_matcher(tinted_slide, model.card.colours, tissue, 1.0, 64)(tinted)
     assert np.abs(back.astype(int) - tiny_image).mean() < np.abs(tinted.astype(int) - tiny_image).mean() * 0.6
+
+
+def test_a_comparison_shows_every_model_the_colours_it_was_trained_on(tiny_model, tiny_image):
+    from napari_lpd.compare_tiles import Tile, images_for
+
+    tiles = [Tile("a", "s", lambda: tiny_image, None)]
+    assert images_for(tiny_model, tiles)(0) is tiny_image
+    settings = tiny_model.card.settings.model_copy(update={"stain_normalisation": "slide"})
+    wanted = tiny_model.card.colours.model_copy(update={"density": (0.6, 0.6, 0.6)})
+    card = tiny_model.card.model_copy(update={"settings": settings, "colours": wanted})
+    seen = images_for(tiny_model._replace(card=card), tiles)(0)
+    assert colours_of([seen]).density == pytest.approx((0.6, 0.6, 0.6), abs=0.1)

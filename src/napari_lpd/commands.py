@@ -233,7 +233,6 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
     from napari_lpd.checkpoint import matched_to
-    from napari_lpd.data import colours_matched
     from napari_lpd.labelled import labelled_tiles
     from napari_lpd.model import load_model
     from napari_lpd.segmenter import fit_segmenter, write_pseudo_masks
@@ -241,7 +240,7 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     model = load_model(options.model, settings.device)
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
     wanted = matched_to(model.card)
-    tiles = tiles if wanted is None else colours_matched(tiles, wanted)
+    tiles = tiles if wanted is None else tiles.with_colours(wanted)
     _check_folder(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from napari_lpd.bank_statistics import LEAST_PLACES, BankRecord, DropCounts, Hits, Places, bank_figures, drop_figures
-from napari_lpd.compare_tiles import spread
+from napari_lpd.compare_tiles import as_seen_by, images_for, spread
 from napari_lpd.comparison import (
     METRICS,
     BankResult,
@@ -32,7 +32,7 @@ from napari_lpd.prototype_cards import Searched, hit_spreads, nearest_patches, p
 from napari_lpd.prototypes import DEAD_SHARE, REDUNDANT_COSINE, at_places, chance_overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,8 @@ class _Contestant(NamedTuple):
 
     model: LoadedModel
     banks: list[_Bank]
+    sample: TileSet | None
+    read: Callable[[int], NDArray[np.uint8]]
     whole: list[NDArray[np.float64]]  # (C, 2) per tile
     dropped: list[NDArray[np.float64]]  # (C·k, 2) per tile
 
@@ -104,8 +106,9 @@ def compare(
     sample = training and training_sample(training, settings.training_tiles, k)
     contestants = []
     for model in models:
-        banks = yield from _banks(model, sample, settings, temperature)
-        contestants.append(_Contestant(model, banks, [], []))
+        own = sample and as_seen_by(model, sample)
+        banks = yield from _banks(model, own, settings, temperature)
+        contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], []))
     places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
         where = "no pixel of any class in the masks" if truth else "the models agree on a class nowhere"
@@ -114,8 +117,8 @@ def compare(
     samples: dict[str, Samples] = {}
     results: list[BankResult] = []
     for done, contestant in enumerate(contestants, start=1):
-        if sample and settings.nearest:
-            searched = yield from _search(contestant.model, sample)
+        if contestant.sample and settings.nearest:
+            searched = yield from _search(contestant.model, contestant.sample)
         else:
             searched = _measured(contestant, places, tiles)
         for result, found in _results(contestant, places, draws, searched, settings):
@@ -196,7 +199,7 @@ def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings:
     watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
     reference = []
     for i, tile in enumerate(tiles):
-        reference.append(_look(contestants, tile, watch=i in watched))
+        reference.append(_look(contestants, i, tile, watch=i in watched))
         yield Progress(i + 1, len(tiles), "tiles")
     source = np.unique([tile.source for tile in tiles], return_inverse=True)[1]
     return Places(contestants[0].model.network.class_count, reference, source.astype(np.int64))
@@ -210,17 +213,17 @@ def _draws(places: Places, settings: CompareSettings) -> _Draws:
     return _Draws(weights, held >= (FEWEST_SOURCES if resamplings else 1))
 
 
-def _look(contestants: Sequence[_Contestant], tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
+def _look(contestants: Sequence[_Contestant], index: int, tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
     """Add a tile to all records; returns its reference (h, w)."""
-    image = tile.read()
-    seen = [observe(contestant.model, image) for contestant in contestants]
+    images = [contestant.read(index) for contestant in contestants]
+    seen = [observe(contestant.model, image) for contestant, image in zip(contestants, images, strict=True)]
     truth = tile.read_mask() if tile.read_mask else _agreement([found.labels for found in seen])
-    if truth.shape != image.shape[:2]:
-        raise DataError(f"{tile.name}: {image.shape[:2]} pixels, but its mask has {truth.shape}")
+    if truth.shape != images[0].shape[:2]:
+        raise DataError(f"{tile.name}: {images[0].shape[:2]} pixels, but its mask has {truth.shape}")
     height, width = (max(found.features.shape[axis] for found in seen) for axis in (2, 3))
     reference = at_places(torch.from_numpy(truth), (height, width)).numpy()
     counted = torch.from_numpy(reference < contestants[0].model.network.class_count)
-    for contestant, found in zip(contestants, seen, strict=True):
+    for contestant, found, image in zip(contestants, seen, images, strict=True):
         model, vectors = contestant.model, [bank.vectors for bank in contestant.banks]
         maps = [bank_maps(found.features, part, (height, width)) for part in vectors]
         stable: list[NDArray[np.float64] | None] = [None] * len(maps)

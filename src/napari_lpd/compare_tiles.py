@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from napari_lpd.checkpoint import matched_to
+from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
 from napari_lpd.images import image_files, masked_images, read_image, read_mask, sources_of
 from napari_lpd.tiles import TileGrid
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.classes import TissueClass
+    from napari_lpd.data import TileSet
+    from napari_lpd.model import LoadedModel
     from napari_lpd.slide import Slide
 
 TISSUE_SHARE = 0.5  # of a slide's tile that must be tissue
@@ -98,3 +102,19 @@ def spread(total: int, count: int) -> NDArray[np.int64]:
     if not count or count >= total:
         return np.arange(total)
     return np.round(np.linspace(0, total - 1, count)).astype(np.int64)
+
+
+def images_for(model: LoadedModel, tiles: Sequence[Tile]) -> Callable[[int], NDArray[np.uint8]]:
+    """What reads tile i as a model is to see it: its source's colours matched where the model was trained so."""
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return tiles[index].read()
+
+    wanted = matched_to(model.card)
+    return read if wanted is None else matching(read, [tile.source for tile in tiles], wanted)
+
+
+def as_seen_by(model: LoadedModel, training: TileSet) -> TileSet:
+    """Training tiles as a model saw them."""
+    wanted = matched_to(model.card)
+    return training if wanted is None else training.with_colours(wanted)

@@ -132,6 +132,12 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         part.read = lambda index: self.read(indices[index])
         return part
 
+    def with_colours(self, wanted: Colours) -> TileSet:
+        """The same tiles, their colours matched, slide by slide, to `wanted`."""
+        same = copy.copy(self)
+        same.read = matching(self.read, self.slides, wanted)
+        return same
+
     def hold_out(self, share: float, seed: int) -> tuple[TileSet, TileSet | None]:
         """Tiles for training and for validation; whole slides go to validation, in random order, up to `share`.
 
@@ -157,13 +163,6 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         share = max(most // len(of_class), 1)
         chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
         return [int(index) for index in np.unique(np.concatenate(chosen))]
-
-
-def colours_matched(tiles: TileSet, wanted: Colours) -> TileSet:
-    """The same tiles, their colours matched, slide by slide, to `wanted`."""
-    same = copy.copy(tiles)
-    same.read = matching(tiles.read, tiles.slides, wanted)
-    return same
 
 
 def tiles_from_regions(

@@ -22,7 +22,6 @@ from napari_lpd.augmentation import Jitter, augment
 from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.colour import colours_of
-from napari_lpd.data import TileSet, colours_matched
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes, overlap
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.colour import Colours
     from napari_lpd.config import TrainSettings
+    from napari_lpd.data import TileSet
     from napari_lpd.scoring import Validation
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def fit(
     trained = file_hashes(tiles.files)
     colours = training_colours(tiles)
     if settings.stain_normalisation == "slide":
-        tiles = colours_matched(tiles, colours)
+        tiles = tiles.with_colours(colours)
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.data import TileSet, colours_matched, tiles_from_regions
+from napari_lpd.data import TileSet, tiles_from_regions
 from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.formats import open_slide
 from napari_lpd.images import masked_images, part_of
@@ -57,7 +57,7 @@ class TrainingSet(NamedTuple):
             raise DataError(f"{folder / SUMMARY}: cannot be written ({error.strerror or error})") from error
         shown, before = self.tiles, None
         if self.settings.stain_normalisation == "slide":
-            shown, before = colours_matched(shown, training_colours(shown)), shown
+            shown, before = shown.with_colours(training_colours(shown)), shown
         save_sheet(tile_sheet(shown, before), folder / SHEET)
         return found
 
