@@ -13,9 +13,9 @@ from PIL import Image
 from napari_lpd.checkpoint import Card, save_checkpoint
 from napari_lpd.classes import TissueClass
 from napari_lpd.cli import main
-from napari_lpd.compare import check_comparable, compare
+from napari_lpd.compare import compare
 from napari_lpd.compare_tiles import spread, tiles_of_folder, tiles_of_slide
-from napari_lpd.comparison import METRICS, difference_of, figure_of
+from napari_lpd.comparison import METRICS, check_comparable, difference_of, figure_of
 from napari_lpd.comparison_figures import heat_colours, heatmap_figure, mask_colours, scatter_figure
 from napari_lpd.comparison_report import card_table, verdicts_of, write_comparison
 from napari_lpd.config import CompareSettings, ModelSettings, TrainSettings
@@ -47,6 +47,10 @@ def saved(path, classes, seed=0, mpp=1.0, temperature=0.07, **model):
 
 def loaded(path, classes, name, **options) -> LoadedModel:
     return load_model(saved(path / name, classes, **options), "cpu")._replace(name=name)
+
+
+def cards(*models):
+    return [(model.name, model.card) for model in models]
 
 
 @pytest.fixture
@@ -156,23 +160,23 @@ def test_two_sources_give_no_intervals_and_no_verdicts(models, tiles, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mpp": 0.5}, "A and X were trained at 1 and 0.5 µm per pixel"),
-        ({"prototypes_per_class": 3}, "A and X have 2 and 3 prototypes per class"),
-        ({"prototypes_per_class": 1}, "X: 1 prototype per class; wanted two or more"),
-        ({"prototypes_per_class": 1, "bank": "linear"}, "X: a model of bank=linear has no prototypes"),
+        ({"mpp": 0.5}, "A and X were trained at 1 and 0.5 µm per pixel.*train one anew with mpp=1"),
+        ({"prototypes_per_class": 3}, "A and X have 2 and 3 prototypes per class.*train one .* prototypes_per_class=2"),
+        ({"prototypes_per_class": 1}, "X: 1 prototype per class; wanted two or more.*train it anew"),
+        ({"prototypes_per_class": 1, "bank": "linear"}, "X: a model of bank=linear has no prototypes.*choose one"),
     ],
 )
 def test_models_that_say_nothing_of_each_other_are_refused(models, tmp_path, classes, options, message):
     with pytest.raises(ModelError, match=message):
-        check_comparable([models[0], loaded(tmp_path, classes, "X", **options)])
+        check_comparable(cards(models[0], loaded(tmp_path, classes, "X", **options)))
 
 
 def test_other_classes_and_equal_names_are_refused(models, tmp_path, classes):
     other = (classes[0], TissueClass(name="blue", color="#0000ff"))
     with pytest.raises(ModelError, match="other classes: dark, pink, and dark, blue"):
-        check_comparable([models[0], loaded(tmp_path, other, "X")])
+        check_comparable(cards(models[0], loaded(tmp_path, other, "X")))
     with pytest.raises(ModelError, match="two models are called A"):
-        check_comparable([models[0], models[0]])
+        check_comparable(cards(models[0], models[0]))
 
 
 def test_temperatures_have_to_agree_or_be_set(models, tmp_path, classes, tiles):

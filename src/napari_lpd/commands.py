@@ -188,9 +188,9 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd compare``: the prototypes of models on the same places; writes a report."""
     settings = read_settings(CompareSettings, options.settings, options.set)
     from napari_lpd.checkpoint import read_card
-    from napari_lpd.compare import check_comparable
     from napari_lpd.compare import compare as compare_models
     from napari_lpd.compare_tiles import tiles_of_folder, tiles_of_slide
+    from napari_lpd.comparison import check_comparable
     from napari_lpd.comparison_report import verdicts_of, write_comparison
     from napari_lpd.formats import open_slide
     from napari_lpd.labelled import labelled_tiles
@@ -200,10 +200,8 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     paths, names = options.models, options.names or _names_of(options.models)
     if len(names) != len(paths):
         raise SettingsError(f"--names: {len(names)} names for {len(paths)} models")
-    for path in paths:
-        read_card(path)  # before any is loaded
+    check_comparable([(f"{name} ({path})", read_card(path)) for path, name in zip(paths, names, strict=True)])
     models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
-    check_comparable(models)
     classes, trained = models[0].card.classes, models[0].card.settings
     training = labelled_tiles(options.training, classes, options.source) if options.training else None
     _check_folder(options.out)

@@ -17,13 +17,14 @@ from napari_lpd.comparison import (
     Difference,
     Example,
     Kind,
+    check_comparable,
     compared_banks,
     difference_of,
     figure_of,
 )
 from napari_lpd.controls import clustered_control, random_control, training_sample
 from napari_lpd.encoder import STAGES
-from napari_lpd.errors import DataError, ModelError, SettingsError
+from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.evaluate import FEWEST_SOURCES, source_draws
 from napari_lpd.images import IGNORE
 from napari_lpd.jobs import Job, Progress
@@ -95,7 +96,7 @@ def compare(
         SettingsError: models of different τ, and none is set.
         DataError: no place of any class, only part of the tiles have masks, or a tile and its mask differ in size.
     """
-    check_comparable(models)
+    check_comparable([(model.name, model.card) for model in models])
     temperature = settings.temperature or _common_temperature(models)
     masked = {tile.read_mask is not None for tile in tiles}
     if len(masked) != 1:
@@ -111,7 +112,12 @@ def compare(
         contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], []))
     places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
-        where = "no pixel of any class in the masks" if truth else "the models agree on a class nowhere"
+        wanted = ", ".join(f"{c} {tissue.name}" for c, tissue in enumerate(classes))
+        where = (
+            f"no pixel of any class in the masks; wanted {wanted}"
+            if truth
+            else "the models agree on a class nowhere; compare on images with masks, or where there is more tissue"
+        )
         raise DataError(f"{tiles[0].name} and {len(tiles) - 1} others: {where}")
     draws = _draws(places, settings)
     samples: dict[str, Samples] = {}
@@ -142,36 +148,6 @@ def compare(
         examples=tuple(_examples(contestants, tiles, places)),
         notes=tuple(_notes(models, places, truth, sample)),
     )
-
-
-def check_comparable(models: Sequence[LoadedModel]) -> None:
-    """Refuse models that a comparison would say nothing of.
-
-    Raises:
-        ModelError: says which two, and in what they differ.
-    """
-    for model in models:
-        bank, k = model.network.settings.bank, model.network.k
-        if bank in ("linear", "supervised"):
-            raise ModelError(f"{model.name}: a model of bank={bank} has no prototypes to compare")
-        if k < 2:
-            raise ModelError(f"{model.name}: {k} prototype per class; wanted two or more, to compare with each other")
-    first = models[0]
-    for other in models[1:]:
-        pair = f"{first.name} and {other.name}"
-        if other.name == first.name:
-            raise ModelError(f"two models are called {first.name}; give them different names")
-        mine, theirs = ([tissue.name for tissue in model.card.classes] for model in (first, other))
-        if mine != theirs:
-            raise ModelError(f"{pair} have other classes: {', '.join(mine)}, and {', '.join(theirs)}")
-        if not np.isclose(first.card.settings.mpp, other.card.settings.mpp, rtol=0.01):
-            resolutions = f"{first.card.settings.mpp:g} and {other.card.settings.mpp:g} µm per pixel"
-            raise ModelError(f"{pair} were trained at {resolutions}; wanted the same resolution")
-        if first.network.k != other.network.k:
-            raise ModelError(
-                f"{pair} have {first.network.k} and {other.network.k} prototypes per class; wanted as many of both, as"
-                " diversity and coverage grow with their number"
-            )
 
 
 def _common_temperature(models: Sequence[LoadedModel]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from napari_lpd.errors import ModelError
 from napari_lpd.evaluate import limits_of
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_lpd.checkpoint import Card
     from napari_lpd.classes import TissueClass
 
 NAN = float("nan")
@@ -297,6 +299,52 @@ class Comparison:
     def metrics(self) -> tuple[Metric, ...]:
         """Those of `METRICS` that a bank has."""
         return tuple(metric for metric in METRICS if any(metric.name in bank.figures for bank in self.banks))
+
+
+def check_comparable(models: Sequence[tuple[str, Card]]) -> None:
+    """Refuse models, named by their files or otherwise, that a comparison would say nothing of.
+
+    Raises:
+        ModelError: says which two, in what they differ, and what to do.
+    """
+    for name, card in models:
+        head = card.settings.model
+        if head.bank in ("linear", "supervised"):
+            raise ModelError(
+                f"{name}: a model of bank={head.bank} has no prototypes to compare; choose one whose bank is learned,"
+                " seeded, clustered or random"
+            )
+        if (k := head.prototypes_per_class) < 2:
+            raise ModelError(
+                f"{name}: {k} prototype per class; wanted two or more, to compare with each other: train it anew with"
+                " prototypes_per_class=2 or more"
+            )
+    first, card = models[0]
+    for name, other in models[1:]:
+        if name == first:
+            raise ModelError(f"two models are called {name}; give them different names")
+        _check_pair(f"{first} and {name}", card, other)
+
+
+def _check_pair(pair: str, card: Card, other: Card) -> None:
+    mine, theirs = ([tissue.name for tissue in each.classes] for each in (card, other))
+    if mine != theirs:
+        raise ModelError(
+            f"{pair} have other classes: {', '.join(mine)}, and {', '.join(theirs)}; compare models of the same"
+            " classes, as a model and its rival"
+        )
+    if not np.isclose(card.settings.mpp, other.settings.mpp, rtol=0.01):
+        resolutions = f"{card.settings.mpp:g} and {other.settings.mpp:g} µm per pixel"
+        raise ModelError(
+            f"{pair} were trained at {resolutions}; wanted the same resolution: train one anew with mpp="
+            f"{card.settings.mpp:g}"
+        )
+    counts = [each.settings.model.prototypes_per_class for each in (card, other)]
+    if counts[0] != counts[1]:
+        raise ModelError(
+            f"{pair} have {counts[0]} and {counts[1]} prototypes per class; wanted as many of both, as diversity and"
+            f" coverage grow with their number: train one anew with prototypes_per_class={counts[0]}"
+        )
 
 
 def class_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,7 +27,8 @@ SCALE = 2  # of the scatter, for sharp lines
 PLOT, MARGIN = 520, 70
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of all labels."""
     return ImageFont.load_default(size)
 
 
@@ -44,13 +45,13 @@ def heatmap_figure(comparison: Comparison) -> Image.Image:
     heads = ["tile", "truth" if comparison.reference == "truth" else "agreement", "mask"]
     heads += [f"prototype {u + 1}" for u in range(comparison.k)]
     for column, head in enumerate(heads):
-        draw.text((GAP + column * (CELL + GAP), 6), head, "black", _font(14))
+        draw.text((GAP + column * (CELL + GAP), 6), head, "black", label_font(14))
     for row, (example, m) in enumerate(rows):
         y = LABEL + row * (CELL + LABEL + GAP)
         tissue = comparison.classes[example.class_index]
         low, high = float(example.heatmaps[m].min()), float(example.heatmaps[m].max())
         text = f"{tissue.name} · {comparison.models[m]} · cosine {low:.2f} to {high:.2f} · {example.tile}"
-        draw.text((GAP, y + 5), text, "black", _font(13))
+        draw.text((GAP, y + 5), text, "black", label_font(13))
         for column, cell in enumerate(_cells(example, m, comparison.classes)):
             figure.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), y + LABEL))
     return figure
@@ -120,10 +121,10 @@ def scatter_figure(comparison: Comparison) -> Image.Image:
     for row, bank in enumerate(comparison.banks):
         y = PLOT + 2 * MARGIN + 24 * row
         _mark(draw, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
-        draw.text(((MARGIN + 24) * SCALE, (y - 8) * SCALE), bank.name, "black", _font(14 * SCALE))
+        draw.text(((MARGIN + 24) * SCALE, (y - 8) * SCALE), bank.name, "black", label_font(14 * SCALE))
     note = f"large: mean over {', '.join(comparison.judged)}, bars: 95 % interval; small: every tissue"
     y = PLOT + 2 * MARGIN + 24 * len(comparison.banks)
-    draw.text((MARGIN * SCALE, y * SCALE), note, "#444444", _font(13 * SCALE))
+    draw.text((MARGIN * SCALE, y * SCALE), note, "#444444", label_font(13 * SCALE))
     return figure
 
 
@@ -140,7 +141,7 @@ def _line(draw: ImageDraw.ImageDraw, ends: Sequence[tuple[float, float]], colour
 
 
 def _axes(draw: ImageDraw.ImageDraw, comparison: Comparison) -> None:
-    small, large = _font(13 * SCALE), _font(15 * SCALE)
+    small, large = label_font(13 * SCALE), label_font(15 * SCALE)
     for tick in np.linspace(0, 1, 6):
         _line(draw, [_at(tick, 0), _at(tick, 1)], "#e4e4e4")
         _line(draw, [_at(0, tick), _at(1, tick)], "#e4e4e4")

@@ -31,8 +31,7 @@ def models(tmp_path, tiny_slide, tiny_regions, classes, tiny_settings):
 
 def test_two_models_side_by_side_on_the_slide(use_widget, viewer, tiny_layer, models, qtbot, tmp_path, shown_errors):
     panel = use_widget(ExploreWidget).compare
-    for box, path in zip(panel.models, models, strict=True):
-        box.setCurrentIndex(box.findData(str(path.resolve())))
+    panel.pair.choose(*models)
     panel.job.button.click()
     qtbot.waitUntil(lambda: not panel.job.runner.running, timeout=180_000)
     assert shown_errors == []
@@ -63,15 +62,14 @@ def test_two_models_side_by_side_on_the_slide(use_widget, viewer, tiny_layer, mo
 def test_one_model_twice_is_refused(use_widget, tiny_layer, shown_errors):
     panel = use_widget(ExploreWidget).compare
     panel.job.button.click()
-    assert "two different models are compared: train a rival" in shown_errors[0]
+    assert "two different models are compared: choose another one, or train the rival of the first" in shown_errors[0]
 
 
 def test_models_of_other_classes_are_refused_in_one_line(use_widget, tiny_layer, models, qtbot, shown_errors):
     from napari_lpd.samples import model_path
 
     panel = use_widget(ExploreWidget).compare
-    panel.models[0].setCurrentIndex(panel.models[0].findData(str(models[0].resolve())))
-    panel.models[1].setCurrentIndex(panel.models[1].findData(str(model_path())))
+    panel.pair.choose(models[0], model_path())
     panel.job.button.click()
     qtbot.waitUntil(lambda: not panel.job.runner.running, timeout=120_000)
     assert len(shown_errors) == 1

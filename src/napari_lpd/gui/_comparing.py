@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QSize, Qt, Signal
@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QHeaderView,
     QLabel,
+    QScrollArea,
     QSlider,
     QTableWidget,
     QTableWidgetItem,
@@ -20,22 +21,22 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lpd.checkpoint import read_card
 from napari_lpd.config import CompareSettings
-from napari_lpd.errors import DataError, ModelError
+from napari_lpd.errors import DataError
+from napari_lpd.gui._all_heatmaps import pixmap_of
 from napari_lpd.gui._inference import keep_triton_out
 from napari_lpd.gui._job import JobBar
 from napari_lpd.gui._layers import corner, slide_of
 from napari_lpd.gui._layout import WIDTH, buttons, chooser, in_row, note
-from napari_lpd.gui._models import recent_models
+from napari_lpd.gui._model_pair import ModelPair, names_of
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.samples import model_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import napari
     from napari.layers import Image
-    from PIL.Image import Image as Picture
 
     from napari_lpd.comparison import Comparison, Figure, Patch, PrototypeCard
     from napari_lpd.slide import Slide
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 SLIDE, FOLDER = "the open slide", "a folder with img and mask"
 QUICK_TILES = 60  # of a slide, looked at from the window; the command line takes more
 PATCH = 52
+HEATMAPS, SCROLL_BAR = 250, 24  # pixels
+NOWHERE = "no place of it in what was compared; take images, or a slide, where both models find it"
 
 
 class ComparePanel(QWidget):
@@ -51,16 +54,18 @@ class ComparePanel(QWidget):
     Args:
         viewer: The viewer.
         slide_layer: Gives the slide's layer; raises LpdError where there is none.
+        pair: Gives the models.
     """
 
     jumped = Signal(object)
 
-    def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image]) -> None:
+    def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
         super().__init__()
-        self._viewer, self._slide_layer = viewer, slide_layer
-        self.models = (chooser(), chooser())
+        self._viewer, self._slide_layer, self.pair = viewer, slide_layer, pair
         self.data = chooser([SLIDE, FOLDER])
         self.folder: Path | None = None
+        self._asked: list[Path] = []
+        self._compared: list[Path] = []
         self.job = JobBar("Compare")
         self.comparison: Comparison | None = None
         self.table = QTableWidget(0, 0)
@@ -70,6 +75,7 @@ class ComparePanel(QWidget):
         self.card = note("")
         self.patches = QWidget()
         self.heatmaps, self.scatter = QLabel(), QLabel()
+        self._heatmaps_area = QScrollArea()
         self._result = QWidget()
         self._lay_out()
         self.data.currentTextChanged.connect(self._on_data)
@@ -78,8 +84,6 @@ class ComparePanel(QWidget):
         for changed in (self.bank.currentIndexChanged, self.tissue.currentIndexChanged, self.prototype.valueChanged):
             changed.connect(self._show_card)
         self.tissue.currentIndexChanged.connect(self._show_heatmaps)
-        recent_models.changed.connect(self._fill_models)
-        self._fill_models()
 
     def _lay_out(self) -> None:
         patches = QVBoxLayout(self.patches)
@@ -99,7 +103,7 @@ class ComparePanel(QWidget):
             self.card,
             self.patches,
             note("<b>The same tile, both models</b>"),
-            self.heatmaps,
+            self._heatmaps_area,
             note("<b>Coverage against overlap</b>: right and low is good"),
             self.scatter,
         ):
@@ -108,21 +112,11 @@ class ComparePanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
         self.table.verticalHeader().setDefaultSectionSize(22)
+        self._heatmaps_area.setWidget(self.heatmaps)
+        self._heatmaps_area.setWidgetResizable(True)
         self._result.setVisible(False)
-        for part in (*self.models, self.data, self.job, self._result):
+        for part in (self.data, self.job, self._result):
             layout.addWidget(part)
-
-    def _fill_models(self) -> None:
-        for number, box in enumerate(self.models):
-            kept = box.currentData()
-            box.blockSignals(True)
-            box.clear()
-            for path in recent_models.paths():
-                name = "sample model (skin)" if path == model_path() else f"{path.parent.name}/{path.name}"
-                box.addItem(name, str(path))
-            index = box.findData(kept)
-            box.setCurrentIndex(index if index >= 0 else min(number, box.count() - 1))
-            box.blockSignals(False)
 
     def _on_data(self, text: str) -> None:
         if text == FOLDER:
@@ -133,9 +127,7 @@ class ComparePanel(QWidget):
 
     def _on_compare(self) -> None:
         with self.job.reporting():
-            paths = [Path(box.currentData()) for box in self.models if box.currentData()]
-            if len(set(paths)) < 2:
-                raise ModelError("two different models are compared: train a rival (Train ▸ Then train the rival too)")
+            paths = self._asked = self.pair.paths()
             settings = CompareSettings(slide_tiles=QUICK_TILES, stability_tiles=8, nearest=5)
             if self.data.currentText() == FOLDER and self.folder is not None:
                 folder = self.folder
@@ -151,8 +143,8 @@ class ComparePanel(QWidget):
         from napari_lpd.comparison_figures import scatter_figure
         from napari_lpd.comparison_report import verdicts_of
 
-        self.comparison = comparison
-        self.verdicts.setText("\n".join(verdicts_of(comparison)))
+        self.comparison, self._compared = comparison, self._asked
+        self.verdicts.setText("\n".join([*verdicts_of(comparison), *comparison.notes[:2]]))
         self._fill_table(comparison)
         for box, names in (
             (self.bank, [bank.name for bank in comparison.banks]),
@@ -163,7 +155,8 @@ class ComparePanel(QWidget):
             box.addItems(names)
             box.blockSignals(False)
         self.prototype.setRange(0, comparison.k - 1)
-        self.scatter.setPixmap(_pixmap(scatter_figure(comparison), WIDTH - 30))
+        smooth = Qt.TransformationMode.SmoothTransformation
+        self.scatter.setPixmap(pixmap_of(scatter_figure(comparison)).scaledToWidth(WIDTH - 30, smooth))
         self._result.setVisible(True)
         self._show_card()
         self._show_heatmaps()
@@ -195,7 +188,8 @@ class ComparePanel(QWidget):
     def _show_card(self) -> None:
         card = self._chosen()
         title = f"Prototype {self.prototype.value() + 1} of {self.prototype.maximum() + 1}"
-        self.card.setText(f"{title}: no card" if card is None else f"{title}: {card_text(card)}")
+        said = NOWHERE if card is None or np.isnan(card.usage) else card_text(card)
+        self.card.setText(f"{title}: {said}")
         row = QWidget()
         layout = in_row([self._patch_button(patch) for patch in (card.patches if card else ())])
         outer = self.patches.layout()
@@ -227,9 +221,7 @@ class ComparePanel(QWidget):
 
     @property
     def _mpp(self) -> float:
-        from napari_lpd.checkpoint import read_card
-
-        return read_card(Path(self.models[0].currentData())).settings.mpp
+        return read_card(self._compared[0]).settings.mpp
 
     def _show_heatmaps(self) -> None:
         if self.comparison is None:
@@ -240,10 +232,12 @@ class ComparePanel(QWidget):
 
         own = [e for e in self.comparison.examples if e.class_index == self.tissue.currentIndex()]
         if own:
-            figure = heatmap_figure(replace(self.comparison, examples=tuple(own)))
-            self.heatmaps.setPixmap(_pixmap(figure, WIDTH - 30))
+            picture = pixmap_of(heatmap_figure(replace(self.comparison, examples=tuple(own))))
+            picture = picture.scaledToHeight(HEATMAPS, Qt.TransformationMode.SmoothTransformation)
+            self.heatmaps.setPixmap(picture)
         else:
-            self.heatmaps.setText("no tile holds this class")
+            self.heatmaps.setText(f"{self.tissue.currentText()}: {NOWHERE}")
+        self._heatmaps_area.setFixedHeight((HEATMAPS if own else 0) + SCROLL_BAR)
 
     def _on_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder for the report")
@@ -257,8 +251,8 @@ class ComparePanel(QWidget):
         with self.job.reporting():
             if self.comparison is None:
                 raise DataError("nothing is compared yet: press Compare first")
-            paths = (f"{box.currentText()}: {box.currentData()}" for box in self.models)
-            self.job.say(f"Written: {write_comparison(folder, self.comparison, list(paths))}")
+            paths = [f"{name}: {path}" for name, path in zip(self.comparison.models, self._compared, strict=True)]
+            self.job.say(f"Written: {write_comparison(folder, self.comparison, paths)}")
 
 
 def compare_job(
@@ -271,9 +265,8 @@ def compare_job(
     from napari_lpd.compare_tiles import tiles_of_folder, tiles_of_slide
     from napari_lpd.model import load_model
 
-    names = [path.parent.name for path in paths]
-    names = names if len(set(names)) == len(names) else [f"{name} {chr(65 + i)}" for i, name in enumerate(names)]
-    models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
+    named = zip(paths, names_of(paths), strict=True)
+    models = [load_model(path, settings.device)._replace(name=name) for path, name in named]
     card = models[0].card
     if folder is not None:
         return (yield from compare(models, tiles_of_folder(folder, card.classes), settings))
@@ -307,10 +300,3 @@ def _with_limits(figure: Figure | None) -> str:
         return "not measured"
     limits = "no interval" if np.isnan(figure.low) else f"95 % interval {figure.low:.2f} to {figure.high:.2f}"
     return f"{figure.value:.3f}, {limits}"
-
-
-def _pixmap(picture: Picture, width: int) -> QPixmap:
-    rgb: Any = np.ascontiguousarray(picture.convert("RGB"))
-    height, wide = rgb.shape[:2]
-    image = QImage(rgb.data, wide, height, 3 * wide, QImage.Format.Format_RGB888).copy()
-    return QPixmap.fromImage(image).scaledToWidth(width, Qt.TransformationMode.SmoothTransformation)

@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 KEY = "napari_lpd"
 UM = "micrometer"
+COMPARED = "compared"  # kind of the layers that stand side by side for a while; every other part leaves them alone
 
 
 def kind(layer: Layer) -> str:
-    """What a layer is to us: slide, labels, heatmap, regions, or nothing."""
+    """What a layer is to us: slide, labels, heatmap, regions, compared, or nothing."""
     return str(layer.metadata.get(KEY, {}).get("kind", ""))
 
 
 def slide_layers(viewer: napari.Viewer) -> list[Image]:
     """Layers that can serve as a slide: RGB images, ours first."""
-    images = [layer for layer in viewer.layers if isinstance(layer, Image) and layer.rgb]
+    images = [layer for layer in viewer.layers if isinstance(layer, Image) and layer.rgb and kind(layer) != COMPARED]
     return sorted(images, key=lambda layer: kind(layer) != "slide")
 
 
@@ -84,7 +85,8 @@ def visible_box_um(viewer: napari.Viewer, layer: Image) -> tuple[float, float, f
     Raises:
         SlideError: nothing of it is in view.
     """
-    half = np.array(viewer.canvas.size) / viewer.scene.camera.zoom / 2
+    boxes = viewer.canvas.grid.actual_shape(viewer.layers)  # napari's grid shares the canvas out
+    half = np.array(viewer.canvas.size) / boxes / viewer.scene.camera.zoom / 2
     middle = np.array(viewer.scene.camera.center[-2:]) - corner(layer)
     size = np.array((layer.data[0] if layer.multiscale else layer.data).shape[:2]) * layer.scale[-2:]
     low, high = np.clip(middle - half, 0, size), np.clip(middle + half, 0, size)

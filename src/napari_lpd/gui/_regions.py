@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import shapely
 from napari.layers import Shapes
 
 from napari_lpd.errors import DataError
-from napari_lpd.gui._layers import KEY, corner
+from napari_lpd.gui._layers import KEY, corner, visible_box_um
 from napari_lpd.regions import NONE, Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import napari
-    import shapely
     from napari.layers import Image
     from numpy.typing import NDArray
 
     from napari_lpd.classes import TissueClass
 
+VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 COLUMN = "tissues"
 NO_TISSUE = "#5a5a5a"
 JOIN = " + "
@@ -157,6 +158,24 @@ def bind_numbers(layer: Shapes, use: Callable[[int], None]) -> None:
     """Make the keys 1 to 9 call `use` with 0 to 8, and 0 with -1, while the layer is the active one."""
     for key in range(10):
         layer.bind_key(str(key), lambda _, index=key - 1: use(index), overwrite=True)
+
+
+def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:
+    """The view, the selected regions, or nothing for the whole slide: polygons, (x, y) in µm from the slide's corner.
+
+    Raises:
+        SlideError: nothing of the slide is in view.
+        DataError: no region is selected.
+    """
+    if scope == WHOLE:
+        return []
+    if scope == VIEW:
+        y0, x0, y1, x1 = visible_box_um(viewer, slide_layer)
+        return [shapely.box(x0, y0, x1, y1)]
+    for shapes in regions_layers(viewer):
+        if shapes.selected_data:
+            return polygons_um(shapes, slide_layer, selected=True)
+    raise DataError("no region is selected: select a shape in a Shapes layer, or take this view")
 
 
 def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:

@@ -11,6 +11,7 @@ from napari_lpd.checkpoint import STATE_NAME
 from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError
 from napari_lpd.presets import PRESETS
+from napari_lpd.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from napari_lpd.classes import TissueClass
 
 ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
-RIVAL = "rival"
+RIVAL = "rival"  # file in a rival's run folder: the run whose rival it is
+MODEL_NAME = "model.safetensors"
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
@@ -75,7 +77,7 @@ def rival_of(run: Path) -> list[str]:
         DataError: the run's files are gone, or the place cannot be written.
     """
     arguments = read_arguments(run)
-    settings = TrainSettings.build(json.loads((run / "settings.json").read_text(encoding="utf-8")))
+    settings = read_settings(TrainSettings, run / "settings.json", [])
     values = settings.model_dump()
     bank = values["model"]["bank"]
     if bank in ("learned", "seeded"):
@@ -96,6 +98,36 @@ def rival_of(run: Path) -> list[str]:
     data = arguments[1 : arguments.index("--settings")]
     classes = ["--classes", str(run / "classes.json")] if "--classes" in arguments else []
     return write_run(rival, [*data, *classes], other_settings, None)
+
+
+def trained_rival(run: Path) -> Path | None:
+    """The model to compare a run's with that stands beside it: its rival's, or that of the run whose rival it is."""
+    runs = _rivals(run)
+    if (run / RIVAL).exists():
+        runs.append(Path((run / RIVAL).read_text(encoding="utf-8")))
+    trained = [folder / MODEL_NAME for folder in runs if not (folder / STATE_NAME).exists()]
+    return next((path for path in trained if path.is_file()), None)
+
+
+def rival_arguments(run: Path) -> list[str]:
+    """Arguments of the child that trains a run's rival, or goes on with one that was stopped.
+
+    Raises:
+        DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
+    """
+    if not (run / ARGUMENTS).exists():
+        raise DataError(
+            f"{run}: its model was not trained in this window's Train, so its data are not known; train it there, or"
+            " its rival on the command line (--preset pbip), and choose it as second model"
+        )
+    stopped = next((rival for rival in _rivals(run) if (rival / STATE_NAME).exists()), None)
+    return read_arguments(stopped) if stopped else rival_of(run)
+
+
+def _rivals(run: Path) -> list[Path]:
+    """Runs that were started as rivals of `run`, newest first."""
+    marks = sorted(run.parent.glob(f"*/{RIVAL}"), reverse=True)
+    return [mark.parent for mark in marks if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
 
 
 def unfinished_run(parent: Path) -> Path | None:

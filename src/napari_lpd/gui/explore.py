@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
+from napari_lpd.gui._both_models import BothModels
 from napari_lpd.gui._comparing import ComparePanel
 from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import Column, chooser, note
+from napari_lpd.gui._model_pair import ModelPair
 from napari_lpd.gui._slides import SlidePicker
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
 COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
 ABOUT = (
@@ -48,6 +50,15 @@ class ExploreWidget(QWidget):
         self.mask = QCheckBox("show the mask on top")
         self.missing = note("No prediction in this viewer yet: run Predict, or open a prediction folder (.zarr).")
 
+        self.slides = SlidePicker(viewer)
+        self.pair = ModelPair()
+        self.both = BothModels(viewer, self.slides.layer, self.pair)
+        self.compare = ComparePanel(viewer, self.slides.layer, self.pair)
+        self._lay_out()
+        self._connect()
+        self._fill()
+
+    def _lay_out(self) -> None:
         self._controls = QWidget()
         form = QFormLayout(self._controls)
         form.setContentsMargins(0, 0, 0, 0)
@@ -59,34 +70,43 @@ class ExploreWidget(QWidget):
         form.addRow("", self.mask)
         column = Column()
         column.add(self._controls, self.missing, note(ABOUT), title="Prototypes")
-        self.slides = SlidePicker(viewer)
-        self.compare = ComparePanel(viewer, self.slides.layer)
-        column.add(self.slides, self.compare, note(FAIR), title="Compare two models")
+        column.add(self.slides, self.pair, title="Two models")
+        column.add(self.both, title="On the same place")
+        column.add(self.compare, note(FAIR), title="What the numbers say")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
 
+    def _connect(self) -> None:
         self.tissue.currentIndexChanged.connect(self._on_tissue)
         self.slider.valueChanged.connect(self._on_slider)
         self.opacity.valueChanged.connect(self._on_look)
         self.colormap.currentTextChanged.connect(self._on_look)
         self.mask.toggled.connect(self._on_look)
-        viewer.layers.events.inserted.connect(self._fill)
-        viewer.layers.events.removed.connect(self._fill)
-        viewer.dims.events.current_step.connect(self._on_dims)
-        self._fill()
+        self.both.changed.connect(self._fill)
+        self.both.picked.connect(self.show_heatmap)
+        self._viewer.layers.events.inserted.connect(self._fill)
+        self._viewer.layers.events.removed.connect(self._fill)
+        self._viewer.dims.events.current_step.connect(self._on_dims)
 
-    def show_heatmap(self, index: int) -> None:
-        """Show the prototypes of a class, counted from 0, without the mask."""
+    def show_heatmap(self, index: int, prototype: int = 0) -> None:
+        """Show a prototype of a class, both counted from 0, without the mask."""
         self.tissue.setCurrentIndex(index + 1)
+        self.slider.setValue(prototype)
 
-    def _heatmaps(self) -> list[Image]:
-        return [layer for layer in self._viewer.layers if kind(layer) == "heatmap"]
+    def _heatmaps(self) -> list[tuple[Image, ...]]:
+        """What the controls act on: both models' layers of a class where these stand side by side, else single ones."""
+        alone = [(layer,) for layer in self._viewer.layers if kind(layer) == "heatmap"]
+        return self.both.side.heatmaps() if self.both.side.is_open else alone
 
-    def _chosen(self) -> Image | None:
+    def _masks(self) -> list[Layer]:
+        alone = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
+        return self.both.side.masks() if self.both.side.is_open else alone
+
+    def _chosen(self) -> tuple[Image, ...]:
         heatmaps = self._heatmaps()
         index = self.tissue.currentIndex() - 1
-        return heatmaps[index] if 0 <= index < len(heatmaps) else None
+        return heatmaps[index] if 0 <= index < len(heatmaps) else ()
 
     def _axis(self) -> int:
         return int(self._viewer.dims.ndim) - 3
@@ -94,50 +114,50 @@ class ExploreWidget(QWidget):
     def _fill(self) -> None:
         chosen = self.tissue.currentText()
         heatmaps = self._heatmaps()
-        several = len({layer.metadata[KEY]["slide"] for layer in heatmaps}) > 1
+        several = len({layers[0].metadata[KEY]["slide"] for layers in heatmaps}) > 1
         self.tissue.blockSignals(True)
         self.tissue.clear()
         self.tissue.addItem(NONE)
-        for layer in heatmaps:
-            about = layer.metadata[KEY]
+        for layers in heatmaps:
+            about = layers[0].metadata[KEY]
             self.tissue.addItem(f"{about['class']} ({about['slide']})" if several else about["class"])
         self.tissue.setCurrentText(chosen)
         self.tissue.blockSignals(False)
         self._controls.setVisible(bool(heatmaps))
         self.missing.setVisible(not heatmaps)
-        if self._chosen() is not None:
+        if self._chosen():
             self._on_tissue()
 
     def _on_tissue(self) -> None:
         chosen = self._chosen()
-        if chosen is not None:
-            finest = chosen.data[0] if chosen.multiscale else chosen.data
+        if chosen:
+            finest = chosen[0].data[0] if chosen[0].multiscale else chosen[0].data
             self.slider.setRange(0, finest.shape[0] - 1)
             self._viewer.dims.set_point(self._axis(), self.slider.value())
         self._name_prototype()
         self._on_look()
 
     def _on_slider(self, index: int) -> None:
-        if self._chosen() is not None:
+        if self._chosen():
             self._viewer.dims.set_point(self._axis(), index)
         self._name_prototype()
 
     def _on_dims(self) -> None:
-        if self._chosen() is not None:
+        if self._chosen():
             self.slider.setValue(int(self._viewer.dims.current_step[self._axis()]))
 
     def _name_prototype(self) -> None:
         shown = f"Prototype {self.slider.value() + 1} of {self.slider.maximum() + 1}"
-        self.which.setText("Prototype" if self._chosen() is None else shown)
+        self.which.setText(shown if self._chosen() else "Prototype")
 
     def _on_look(self) -> None:
-        """Show the chosen class's heatmap alone, as the controls say."""
+        """Show the chosen class's heatmaps alone, as the controls say."""
         chosen = self._chosen()
-        for layer in self._viewer.layers:
-            if kind(layer) == "heatmap":
-                layer.visible = layer is chosen
-            elif kind(layer) == "labels":
-                layer.visible = chosen is None or self.mask.isChecked()
-        if chosen is not None:
-            chosen.opacity = self.opacity.value() / 100
-            chosen.colormap = self.colormap.currentText()
+        for layers in self._heatmaps():
+            for layer in layers:
+                layer.visible = layers == chosen
+        for mask in self._masks():
+            mask.visible = not chosen or self.mask.isChecked()
+        for layer in chosen:
+            layer.opacity = self.opacity.value() / 100
+            layer.colormap = self.colormap.currentText()

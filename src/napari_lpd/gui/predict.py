@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import shapely
 from napari.layers import Labels, Shapes
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
@@ -19,10 +18,10 @@ from napari_lpd.gui._correcting import carried_over
 from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
-from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path, visible_box_um
+from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path
 from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
 from napari_lpd.gui._models import recent_models
-from napari_lpd.gui._regions import polygons_um, regions_layers
+from napari_lpd.gui._regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui._result_panel import ResultPanel
 from napari_lpd.gui._results import (
     complete_prediction,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from napari_lpd.gui._inference import MakeMask
     from napari_lpd.tissue import Mask
 
-VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
 REFRESH_S = 0.4  # between looks at what has been predicted since
 RESULTS = "napari-lpd-results"
@@ -183,17 +181,6 @@ class PredictWidget(QWidget):
         self._show_results()
         self.panel.refresh()
 
-    def _scope(self, layer: Image) -> list[shapely.Geometry]:
-        if self.scope.currentText() == WHOLE:
-            return []
-        if self.scope.currentText() == VIEW:
-            y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
-            return [shapely.box(x0, y0, x1, y1)]
-        for shapes in regions_layers(self._viewer):
-            if shapes.selected_data:
-                return polygons_um(shapes, layer, selected=True)
-        raise DataError("no region is selected: select a shape in a Shapes layer, or predict this view")
-
     def _fill_tissue(self) -> None:
         chosen = self.tissue.currentText()
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Shapes)]
@@ -268,7 +255,8 @@ class PredictWidget(QWidget):
                     "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
                     " the same labels, or use it on the command line"
                 )
-            scope, tissue = self._scope(layer), self._make_mask(layer)
+            scope = chosen_scope(self._viewer, layer, self.scope.currentText())
+            tissue = self._make_mask(layer)
             run = PredictionRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
             self.warning.setVisible(False)
             self.job.start(run.job)

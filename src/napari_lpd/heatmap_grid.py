@@ -1,0 +1,186 @@
+"""Every prototype of a class at a glance: small heatmaps of one or more models on one colour scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from napari_lpd.comparison_figures import heat_colours, label_font, mask_colours, over_tile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.prediction import Prediction
+    from napari_lpd.pyramid import Pyramid
+    from napari_lpd.slide import Box, Slide
+
+FINE = 400  # pixels; what is larger is read from a coarser level
+CELL, GAP, LINE = 164, 8, 22  # pixels
+ACROSS = 5  # heatmaps in a line
+WIDTH = (ACROSS + 1) * (CELL + GAP) + GAP
+BAR = (240, 14)
+LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+NOT_COMPUTED = np.uint8(226)  # grey
+
+
+class Seen(NamedTuple):
+    """What one model says of a place.
+
+    Attributes:
+        name: Of the model.
+        mask: (H, W): 0..C-1 class, more: none.
+        heatmaps: (k, h, w) cosines of a class's prototypes; NaN where nothing was computed.
+    """
+
+    name: str
+    mask: NDArray[np.uint8]
+    heatmaps: NDArray[np.float32]
+
+
+class Slot(NamedTuple):
+    """Where a prototype's heatmap lies in the picture: pixels x0, y0, x1, y1 of model and prototype, from 0."""
+
+    box: tuple[int, int, int, int]
+    model: int
+    prototype: int
+
+
+class HeatmapGrid(NamedTuple):
+    """The picture, and where which prototype is in it."""
+
+    picture: Image.Image
+    slots: tuple[Slot, ...]
+
+    def at(self, x: int, y: int) -> Slot | None:
+        """The heatmap under a pixel."""
+        return next((s for s in self.slots if s.box[0] <= x < s.box[2] and s.box[1] <= y < s.box[3]), None)
+
+
+def seen_by(name: str, prediction: Prediction, index: int) -> Seen:
+    """What a prediction says of class `index` inside its scope, small enough for a picture."""
+    box, stride = prediction.bounds(), prediction.card.stride
+    values = _small(prediction.prototypes[index], box, stride)
+    cosines = np.where(values > 0, (values.astype(np.float32) - 1) / 127 - 1, np.float32(np.nan))
+    labels = _small(prediction.labels, box, 1)
+    return Seen(name, labels - np.uint8(1), cosines)  # 0, unlabelled, becomes 255
+
+
+def _small(pyramid: Pyramid, box: Box, pixel: int) -> NDArray[np.uint8]:
+    """A part of the finest level in which it is no larger than `FINE`, or of the coarsest."""
+    size = max(box[2] - box[0], box[3] - box[1]) / pixel
+    level = min(int(np.ceil(np.log2(max(size / FINE, 1)))), len(pyramid.levels) - 1)
+    step = pixel * 2**level
+    rows, columns = (slice(box[i] // step, -(-box[i + 2] // step)) for i in (0, 1))
+    return np.asarray(pyramid.levels[level][..., rows, columns])
+
+
+def tissue_of(slide: Slide, prediction: Prediction) -> NDArray[np.uint8]:
+    """The slide inside a prediction's scope, (H, W, 3), small enough for a picture."""
+    y0, x0, y1, x1 = prediction.bounds()
+    coarser = max(max(y1 - y0, x1 - x0) / FINE, 1)
+    origin, shape = (round(y0 / coarser), round(x0 / coarser)), (round((y1 - y0) / coarser), round((x1 - x0) / coarser))
+    return slide.read(origin, shape, prediction.card.mpp * coarser)
+
+
+def heatmap_grid(
+    tissue: NDArray[np.uint8],
+    width_um: float,
+    seen: Sequence[Seen],
+    index: int,
+    classes: Sequence[TissueClass],
+    scale: int = 1,
+) -> HeatmapGrid:
+    """Tissue, colour bar, and per model its mask and a numbered heatmap per prototype; one scale for all.
+
+    Args:
+        tissue: (H, W, 3) of the place.
+        width_um: Its width.
+        seen: What the models say of it.
+        index: The class whose prototypes these are.
+        classes: Of the masks.
+        scale: Pixels per pixel, for print.
+    """
+    k = len(seen[0].heatmaps)
+    cell = _fitted(tissue.shape[:2], CELL)
+    low, high = scale_of(seen)
+    lines = -(-k // ACROSS)
+    head = LINE + cell[1] + 2 * GAP
+    block = LINE + lines * (cell[1] + LINE) + GAP
+    canvas = _Canvas(WIDTH, head + len(seen) * block, scale)
+    canvas.paste(Image.fromarray(tissue), (GAP, LINE), cell)
+    canvas.text((GAP, 4), f"{classes[index].name}: {k} prototypes per model", bold=True)
+    canvas.scale_bar((GAP, LINE), cell, width_um)
+    canvas.colour_bar((2 * GAP + CELL, LINE + 26), low, high)
+    slots = []
+    for m, each in enumerate(seen):
+        top = head + m * block
+        canvas.text((GAP, top + 2), each.name, bold=True)
+        canvas.text((GAP, top + LINE + cell[1] + 1), "mask")
+        mask = over_tile(tissue, *mask_colours(each.mask, classes))
+        canvas.paste(mask, (GAP, top + LINE), cell)
+        for u, heatmap in enumerate(each.heatmaps):
+            x = GAP + (1 + u % ACROSS) * (CELL + GAP)
+            y = top + LINE + u // ACROSS * (cell[1] + LINE)
+            canvas.paste(_coloured(heatmap, low, high), (x, y), cell)
+            canvas.text((x, y + cell[1] + 1), f"prototype {u + 1}")
+            slots.append(Slot((x, y, x + cell[0], y + cell[1]), m, u))
+    return HeatmapGrid(canvas.picture, tuple(slots))
+
+
+def scale_of(seen: Sequence[Seen]) -> tuple[float, float]:
+    """Smallest and largest cosine of all heatmaps; NaN where nothing was computed."""
+    values = np.concatenate([each.heatmaps[np.isfinite(each.heatmaps)] for each in seen])
+    return (float(values.min()), float(values.max())) if len(values) else (float("nan"), float("nan"))
+
+
+def _coloured(heatmap: NDArray[np.float32], low: float, high: float) -> Image.Image:
+    known = np.isfinite(heatmap)
+    unit = np.where(known, (heatmap - low) / max(high - low, 1e-9), 0)
+    return Image.fromarray(np.where(known[..., None], heat_colours(unit), NOT_COMPUTED))
+
+
+def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
+    """Width and height of an image (H, W) that fits a square."""
+    share = edge / max(shape)
+    return max(round(shape[1] * share), 1), max(round(shape[0] * share), 1)
+
+
+class _Canvas:
+    """A white picture that is drawn in pixels of the screen, and may have more for print."""
+
+    def __init__(self, width: int, height: int, scale: int) -> None:
+        self.picture = Image.new("RGB", (width * scale, height * scale), "white")
+        self._draw, self._scale = ImageDraw.Draw(self.picture), scale
+
+    def paste(self, part: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
+        part = part.resize((size[0] * self._scale, size[1] * self._scale), Image.Resampling.BILINEAR)
+        self.picture.paste(part, (at[0] * self._scale, at[1] * self._scale))
+
+    def text(self, at: tuple[int, int], text: str, bold: bool = False) -> None:
+        place = (at[0] * self._scale, at[1] * self._scale)
+        self._draw.text(place, text, "black", label_font((14 if bold else 12) * self._scale))
+
+    def scale_bar(self, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
+        """A bar of a round length, at most half the width, in the lower left corner."""
+        length = max((um for um in LENGTHS_UM if um <= width_um / 2), default=LENGTHS_UM[0])
+        x0, y = at[0] + 6, at[1] + size[1] - 8
+        x1 = x0 + round(length / width_um * size[0])
+        for colour, width in (("white", 5), ("black", 3)):
+            ends = [x0 * self._scale, y * self._scale, x1 * self._scale, y * self._scale]
+            self._draw.line(ends, colour, width * self._scale)
+        self.text((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length} µm")
+
+    def colour_bar(self, at: tuple[int, int], low: float, high: float) -> None:
+        ramp = heat_colours(np.linspace(0, 1, BAR[0])[None])
+        if not np.isfinite(low):
+            self.text(at, "nothing was computed here: no tissue")
+            return
+        self.text((at[0], at[1] - 22), "cosine to the prototype; one scale for all heatmaps")
+        self.paste(Image.fromarray(ramp), at, BAR)
+        self.text((at[0], at[1] + BAR[1] + 4), f"{low:.2f}")
+        self.text((at[0] + BAR[0] - 26, at[1] + BAR[1] + 4), f"{high:.2f}")
