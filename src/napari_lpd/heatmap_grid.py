@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 FINE = 400  # pixels; what is larger is read from a coarser level
 CELL, GAP, LINE = 164, 8, 22  # pixels
 ACROSS = 5  # heatmaps in a line
+FEWEST = 5  # columns, to hold the colour bar and the legend
 WIDTH = (ACROSS + 1) * (CELL + GAP) + GAP
 BAR = (240, 14)
-LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+LEGEND_LINE, SQUARE = 18, 11
+BARS_MM = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 NOT_COMPUTED = np.uint8(226)  # grey
 
 
@@ -111,11 +113,13 @@ def heatmap_grid(
     lines = -(-k // ACROSS)
     head = LINE + cell[1] + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
-    canvas = _Canvas(WIDTH, head + len(seen) * block, scale)
+    columns = max(min(k, ACROSS) + 1, FEWEST)
+    canvas = _Canvas(columns * (CELL + GAP) + GAP, head + len(seen) * block, scale)
     canvas.paste(Image.fromarray(tissue), (GAP, LINE), cell)
     canvas.text((GAP, 4), f"{classes[index].name}: {k} prototypes per model", bold=True)
     canvas.scale_bar((GAP, LINE), cell, width_um)
     canvas.colour_bar((2 * GAP + CELL, LINE + 26), low, high)
+    canvas.legend((3 * GAP + 3 * CELL, LINE), cell[1], classes)
     slots = []
     for m, each in enumerate(seen):
         top = head + m * block
@@ -167,13 +171,22 @@ class _Canvas:
 
     def scale_bar(self, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
         """A bar of a round length, at most half the width, in the lower left corner."""
-        length = max((um for um in LENGTHS_UM if um <= width_um / 2), default=LENGTHS_UM[0])
+        length = max((mm for mm in BARS_MM if 1000 * mm <= width_um / 2), default=BARS_MM[0])
         x0, y = at[0] + 6, at[1] + size[1] - 8
-        x1 = x0 + round(length / width_um * size[0])
+        x1 = x0 + round(1000 * length / width_um * size[0])
         for colour, width in (("white", 5), ("black", 3)):
             ends = [x0 * self._scale, y * self._scale, x1 * self._scale, y * self._scale]
             self._draw.line(ends, colour, width * self._scale)
-        self.text((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length} µm")
+        self.text((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length:g} mm")  # the font has no Greek letter
+
+    def legend(self, at: tuple[int, int], height: int, classes: Sequence[TissueClass]) -> None:
+        """Colours of the masks, in columns."""
+        rows = max(height // LEGEND_LINE, 1)
+        for i, tissue in enumerate(classes):
+            x, y = at[0] + i // rows * (CELL + GAP), at[1] + i % rows * LEGEND_LINE
+            box = [value * self._scale for value in (x, y, x + SQUARE, y + SQUARE)]
+            self._draw.rectangle(box, tissue.color)
+            self.text((x + SQUARE + 6, y - 2), tissue.name)
 
     def colour_bar(self, at: tuple[int, int], low: float, high: float) -> None:
         ramp = heat_colours(np.linspace(0, 1, BAR[0])[None])

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QDialog, QFileDialog, QLabel, QScrollArea, QVBoxLayou
 
 from napari_lpd.files import written_whole
 from napari_lpd.gui._layout import buttons, chooser, in_row, note
-from napari_lpd.heatmap_grid import WIDTH, HeatmapGrid, heatmap_grid, seen_by
+from napari_lpd.heatmap_grid import HeatmapGrid, heatmap_grid, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.prediction import Prediction
 
-HEIGHT, RIM = 760, 40  # pixels
+HIGHEST, RIM, FRAME = 800, 50, 120  # pixels
 PRINT_SCALE = 2
 
 
@@ -76,12 +76,13 @@ class AllHeatmaps(QDialog):
         top.layout().setStretch(0, 1)
         for part in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. Research use only.")):
             layout.addWidget(part)
-        space = self.screen().availableGeometry()
-        self.resize(min(WIDTH + 60, space.width() - 2 * RIM), min(HEIGHT, space.height() - 2 * RIM))
         self.tissue.currentIndexChanged.connect(self._draw)
         self.picture.pressed.connect(self._on_pressed)
         self.grid = self._made()
         self._draw()
+        space = self.screen().availableGeometry()
+        wide, high = self.grid.picture.width + RIM, self.grid.picture.height + FRAME
+        self.resize(min(wide, space.width() - RIM), min(high, HIGHEST, space.height() - RIM))
 
     def save(self, path: Path) -> None:
         """Write the picture (``.png`` or ``.pdf``).

@@ -37,6 +37,7 @@ class BothModels(QWidget):
 
     Signals:
         changed: they stand side by side now, or no longer.
+        asked_for_all: the button for every prototype was pressed; the owner answers with `show_all`.
         picked: a heatmap among all of them was clicked: class and prototype, from 0.
 
     Args:
@@ -46,6 +47,7 @@ class BothModels(QWidget):
     """
 
     changed = Signal()
+    asked_for_all = Signal()
     picked = Signal(int, int)
 
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
@@ -60,7 +62,7 @@ class BothModels(QWidget):
         self.job = JobBar("Show both side by side")
         self.window_of_all: AllHeatmaps | None = None
         self._after = buttons(
-            ("Every prototype…", "All heatmaps of a class, of both models, in a window", self._on_all),
+            ("Every prototype…", "All heatmaps of a class, of both models, in a window", self.asked_for_all.emit),
             ("Back to one view", "Take both away; the viewer is as it was", self.side.close),
         )
         layout = QVBoxLayout(self)
@@ -96,7 +98,7 @@ class BothModels(QWidget):
             self.predictions = predictions
             self.side.show(predictions, self._target)
             left, right = (name for name, _ in predictions)
-            self.job.say(f"Left {left}, right {right}. Choose a class above for its heatmaps.")
+            self.job.say(f"Left {left}, right {right}. Choose a class above for its heatmaps; moved on, show them again.")
 
     def _on_side(self) -> None:
         self._after.setVisible(self.side.is_open)
@@ -105,9 +107,6 @@ class BothModels(QWidget):
             if self.window_of_all is not None:
                 self.window_of_all.close()
         self.changed.emit()
-
-    def _on_all(self) -> None:
-        self.show_all(0)
 
     def show_all(self, index: int) -> None:
         """Open the window with every prototype of a class, from 0."""
