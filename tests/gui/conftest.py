@@ -91,13 +91,13 @@ MODEL_STRIDE = 4
 def make_prediction(tmp_path):
     """A prediction of the tiny slide: left half dark, right half pink, inside a box or everywhere."""
 
-    def make(box=(32, 64, 160, 256), mpp=2.0, slide="tiny.tiff", slide_shape=(256, 384), finish=True, blocks=None):
+    def make(box=(32, 64, 160, 256), mpp=2.0, slide="tiny.tiff", slide_shape=(256, 384), finish=True, blocks=None, k=2):
         folder = tmp_path / f"made-{len(list(tmp_path.glob('made-*')))}.zarr"
         classes = (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a"))
         shape = (-(-slide_shape[0] // mpp), -(-slide_shape[1] // mpp))
         card = PredictionCard(
             classes=classes,
-            prototypes_per_class=2,
+            prototypes_per_class=k,
             mpp=mpp,
             shape=(int(shape[0]), int(shape[1])),
             stride=MODEL_STRIDE,
@@ -136,7 +136,8 @@ def _block(prediction, origin) -> BlockResult:
     cells = tuple(-(-n // MODEL_STRIDE) for n in (h, w))
     inside = np.pad(labels > 0, [(0, -n % MODEL_STRIDE) for n in (h, w)])
     there = inside.reshape(cells[0], MODEL_STRIDE, cells[1], MODEL_STRIDE).any((1, 3))
-    values = np.array([[150, 151], [152, 153]], np.uint8)[..., None, None]
+    k = prediction.card.prototypes_per_class
+    values = np.arange(150, 150 + 2 * k, dtype=np.uint8).reshape(2, k, 1, 1)
     return BlockResult(
         labels, (there * np.full((2, 1, 1), 200)).astype(np.uint8), there * values, there.astype(np.uint8)
     )

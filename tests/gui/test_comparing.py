@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from napari_lpd import jobs, samples
+from napari_lpd.checkpoint import Card, read_card, save_checkpoint
+from napari_lpd.classes import TissueClass
+from napari_lpd.config import ModelSettings, TrainSettings
 from napari_lpd.gui._comparing import FOLDER, NOWHERE
 from napari_lpd.gui._inference import keep_triton_out
 from napari_lpd.gui._models import recent_models
+from napari_lpd.gui._runs import new_run_folder, write_run
 from napari_lpd.gui.explore import ExploreWidget
+from napari_lpd.jobs import in_subprocess
+from napari_lpd.regions import write_regions
 
 
 @pytest.fixture
@@ -112,8 +121,8 @@ def make_model(tmp_path, classes):
         ),
         (
             {"prototypes_per_class": 1},
-            "two/model.safetensors: 1 prototype per class; wanted two or more, to compare with each other: train it anew"
-            " with prototypes_per_class=2 or more",
+            "two/model.safetensors: 1 prototype per class; wanted two or more, to compare with each other: train it"
+            " anew with prototypes_per_class=2 or more",
         ),
     ],
     ids=["classes", "mpp", "one prototype"],

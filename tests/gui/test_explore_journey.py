@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QToolButton
 
@@ -109,8 +109,7 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
     press(everything, "Save…")
     assert (tmp_path / "nests.pdf").read_bytes().startswith(b"%PDF")
     x0, y0, x1, y1 = everything.grid.slots[-1].box
-    QTest.mouseClick(everything.picture, Qt.MouseButton.LeftButton, pos=everything.picture.rect().topLeft().__class__(
-        (x0 + x1) // 2, (y0 + y1) // 2))  # fmt: skip
+    QTest.mouseClick(everything.picture, Qt.MouseButton.LeftButton, pos=QPoint((x0 + x1) // 2, (y0 + y1) // 2))
     assert viewer.dims.current_step[0] == k - 1
     everything.close()
 
@@ -129,10 +128,13 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
 
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "report"))
     press(explore, "Report and figures…")
-    assert {"report.html", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {p.name for p in (tmp_path / "report").iterdir()}
+    assert {"report.html", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {
+        p.name for p in (tmp_path / "report").iterdir()
+    }
     explore.column.reveal(compare.scatter)
     picture(viewer, "explore_figures")
 
+    assert viewer.window._qt_window.height() <= 1000
     press(explore, "Back to one view")
     assert list(viewer.layers) == layers
     assert not viewer.canvas.grid.enabled

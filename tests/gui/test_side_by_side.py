@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_lpd.gui._layers import KEY, slide_layers, visible_box_um
 from napari_lpd.gui._side_by_side import SideBySide
@@ -180,3 +180,40 @@ def test_predict_finds_its_own_slide_while_they_stand_side_by_side(use_widget, v
     SideBySide(viewer).show(two, tiny_layer)
     assert [predict.slides.combo.itemText(i) for i in range(predict.slides.combo.count())] == ["tiny.tiff"]
     assert predict.panel.shown() is None
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_every_prototype_fits_the_screen_and_a_click_picks_one(use_widget, viewer, tiny_layer, make_prediction, k):
+    two = [(name, make_prediction(box=(0, 0, 256, 128), k=k)) for name in ("LPD", "PBIP")]
+    widget = use_widget(ExploreWidget)
+    widget.both.side.show(two, tiny_layer)
+    widget.both.predictions, widget.both._target = two, tiny_layer
+    widget.both.show_all(1)
+    window = widget.both.window_of_all
+    assert len(window.grid.slots) == 2 * k
+    assert window.width() <= 1100
+    assert window.height() <= 850
+    assert window.picture.pixmap().height() == window.grid.picture.height
+    x0, y0, *_ = window.grid.slots[-1].box
+    window.picture.pressed.emit(x0 + 5, y0 + 5)
+    assert widget.tissue.currentText() == "pink"
+    assert viewer.dims.current_step[0] == k - 1
+    window.picture.pressed.emit(1, 1)
+    widget.both.side.close()
+    assert not window.isVisible()
+
+
+def test_a_picture_that_cannot_be_written_says_so(use_widget, tiny_layer, two, tmp_path, shown_errors, monkeypatch):
+    widget = use_widget(ExploreWidget)
+    widget.both.predictions, widget.both._target = two, tiny_layer
+    widget.both.show_all(0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "file" / "a.png"), ""))
+    widget.both.window_of_all._on_save()
+    assert len(shown_errors) == 1
+    assert "cannot be written" in shown_errors[0]
+
+
+def test_every_prototype_before_both_are_shown_says_what_to_press(use_widget, shown_errors):
+    use_widget(ExploreWidget).both.show_all(0)
+    assert shown_errors == ["nothing stands side by side yet: press Show both side by side first"]

@@ -98,7 +98,9 @@ class BothModels(QWidget):
             self.predictions = predictions
             self.side.show(predictions, self._target)
             left, right = (name for name, _ in predictions)
-            self.job.say(f"Left {left}, right {right}. Choose a class above for its heatmaps; moved on, show them again.")
+            self.job.say(
+                f"Left {left}, right {right}. Choose a class above for its heatmaps; moved on, show them again."
+            )
 
     def _on_side(self) -> None:
         self._after.setVisible(self.side.is_open)

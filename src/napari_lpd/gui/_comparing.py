@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from qtpy.QtCore import QSize, Qt, Signal
@@ -45,7 +45,15 @@ SLIDE, FOLDER = "the open slide", "a folder with img and mask"
 QUICK_TILES = 60  # of a slide, looked at from the window; the command line takes more
 PATCH = 52
 HEATMAPS, SCROLL_BAR = 250, 24  # pixels
+WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
 NOWHERE = "no place of it in what was compared; take images, or a slide, where both models find it"
+
+
+class _Asked(NamedTuple):
+    """What was compared: the models' files; a folder, or else the open slide."""
+
+    paths: list[Path]
+    folder: Path | None
 
 
 class ComparePanel(QWidget):
@@ -64,8 +72,7 @@ class ComparePanel(QWidget):
         self._viewer, self._slide_layer, self.pair = viewer, slide_layer, pair
         self.data = chooser([SLIDE, FOLDER])
         self.folder: Path | None = None
-        self._asked: list[Path] = []
-        self._compared: list[Path] = []
+        self._asked = self._compared = _Asked([], None)
         self.job = JobBar("Compare")
         self.comparison: Comparison | None = None
         self.table = QTableWidget(0, 0)
@@ -127,10 +134,10 @@ class ComparePanel(QWidget):
 
     def _on_compare(self) -> None:
         with self.job.reporting():
-            paths = self._asked = self.pair.paths()
+            paths, folder = self.pair.paths(), self.folder if self.data.currentText() == FOLDER else None
+            self._asked = _Asked(paths, folder)
             settings = CompareSettings(slide_tiles=QUICK_TILES, stability_tiles=8, nearest=5)
-            if self.data.currentText() == FOLDER and self.folder is not None:
-                folder = self.folder
+            if folder is not None:
                 self.job.start(lambda: compare_job(paths, settings, folder=folder))
             else:
                 slide = slide_of(self._slide_layer())
@@ -144,7 +151,10 @@ class ComparePanel(QWidget):
         from napari_lpd.comparison_report import verdicts_of
 
         self.comparison, self._compared = comparison, self._asked
-        self.verdicts.setText("\n".join([*verdicts_of(comparison), *comparison.notes[:2]]))
+        lines = [*verdicts_of(comparison), *comparison.notes[:3]]
+        if comparison.reference == "agreement" and self._compared.folder is not None:
+            lines.insert(0, f"{self._compared.folder} has no masks: {WITHOUT_MASKS}")
+        self.verdicts.setText("\n".join(lines))
         self._fill_table(comparison)
         for box, names in (
             (self.bank, [bank.name for bank in comparison.banks]),
@@ -221,7 +231,7 @@ class ComparePanel(QWidget):
 
     @property
     def _mpp(self) -> float:
-        return read_card(self._compared[0]).settings.mpp
+        return read_card(self._compared.paths[0]).settings.mpp
 
     def _show_heatmaps(self) -> None:
         if self.comparison is None:
@@ -251,7 +261,7 @@ class ComparePanel(QWidget):
         with self.job.reporting():
             if self.comparison is None:
                 raise DataError("nothing is compared yet: press Compare first")
-            paths = [f"{name}: {path}" for name, path in zip(self.comparison.models, self._compared, strict=True)]
+            paths = [f"{name}: {path}" for name, path in zip(self.comparison.models, self._compared.paths, strict=True)]
             self.job.say(f"Written: {write_comparison(folder, self.comparison, paths)}")
 
 
