@@ -116,7 +116,8 @@ def test_without_masks_the_models_have_to_agree(models, tiles):
     found = run(compare([models[0], models[0]._replace(name="twin")], bare, QUICK))
     assert found.reference == "agreement"
     assert "no masks" in found.notes[0]
-    assert found.banks[0].figures["iou"].value == 1  # it agrees with itself
+    assert "iou" not in found.banks[0].figures  # it agrees with itself
+    assert "faithfulness" in found.banks[0].figures
 
 
 def test_models_that_agree_nowhere_are_refused(models, tiles):

@@ -127,7 +127,7 @@ def compare(
             searched = yield from _search(contestant.model, contestant.sample)
         else:
             searched = _measured(contestant, places, tiles)
-        for result, found in _results(contestant, places, draws, searched, settings):
+        for result, found in _results(contestant, places, draws, searched, settings, truth):
             results.append(result)
             samples[result.name] = found
         yield Progress(done, len(contestants), "figures")
@@ -252,12 +252,19 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
 
 
 def _results(
-    contestant: _Contestant, places: Places, draws: _Draws, searched: Searched, settings: CompareSettings
+    contestant: _Contestant,
+    places: Places,
+    draws: _Draws,
+    searched: Searched,
+    settings: CompareSettings,
+    truth: bool,
 ) -> Iterator[tuple[BankResult, Samples]]:
     """Figures and cards of the banks in a model's space, with the judged classes' resamples."""
     patches = [nearest_patches(searched, j, settings) for j in range(contestant.model.network.prototype_count)]
     for bank in contestant.banks:
         found, losses = _samples(bank, contestant, places, draws.weights)
+        if not truth:
+            found.pop("iou", None)  # where all models agree it is 1 for each of them
         own = bank.kind == "model"
         cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
         known = [metric.name for metric in METRICS if metric.name in found]

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QToolButton
 
 from napari_lpd import samples
 from napari_lpd.checkpoint import load_tensors, read_card, save_checkpoint
+from napari_lpd.formats import open_slide
 from napari_lpd.gui._inference import keep_triton_out
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui.demo import take_picture
@@ -41,6 +42,16 @@ def press(widget, text):
 def choose(box, path):
     box.setCurrentIndex(box.findData(str(path.resolve())))
     assert box.currentData() == str(path.resolve())
+
+
+def is_around(viewer, patch):
+    """Whether a patch of the sample slide, pixel for pixel, lies around the middle of the view, where the jump went."""
+    with open_slide(samples.skin_slide_path()) as slide:
+        edge, mpp = len(patch), read_card(samples.model_path()).settings.mpp
+        y, x = ((np.array(viewer.scene.camera.center[1:]) + slide.mpp[0] / 2) / mpp).round().astype(int)
+        around = slide.read((y - edge, x - edge), (2 * edge, 2 * edge), mpp)
+    windows = np.lib.stride_tricks.sliding_window_view(around, (edge, edge), (0, 1)).transpose(0, 1, 3, 4, 2)
+    return any(np.array_equal(window, patch) for row in windows for window in row)
 
 
 @pytest.fixture
@@ -89,8 +100,8 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
 
     explore.tissue.setCurrentText("naevus nests")
     explore.slider.setValue(1)
-    assert [layer.metadata["napari_lpd"]["class"] for pair in both.side.heatmaps() for layer in pair if layer.visible] \
-        == ["naevus nests"] * 2  # fmt: skip
+    shown = [layer.metadata["napari_lpd"]["class"] for layer in both.side.heatmaps() if layer.visible]
+    assert shown == ["naevus nests"] * 2
     picture(viewer, "explore_heatmaps")
 
     press(explore, "Every prototype…")
@@ -122,6 +133,7 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
     (first, *_) = compare.patches.findChildren(QToolButton)
     first.click()
     assert viewer.scene.camera.center[1:] != camera[1:]
+    assert is_around(viewer, compare._chosen().patches[0].image)
     assert both.side.is_open
     explore.column.reveal(compare.patches)
     picture(viewer, "explore_card")

@@ -60,7 +60,7 @@ def test_each_model_has_its_place_with_the_slide_below(arranged, tiny_layer, two
 def test_masks_lie_on_the_slide_in_both(arranged, tiny_layer, two):
     side = SideBySide(arranged)
     side.show(two, tiny_layer)
-    for mask, (_, prediction) in zip(side.masks()[::-1], two, strict=True):
+    for mask, (_, prediction) in zip(side.masks(), two, strict=True):
         y0, x0, y1, x1 = prediction.bounds()
         first = mask.translate - mask.scale / 2 - (tiny_layer.translate - tiny_layer.scale / 2)
         last = first + np.array(mask.data.shape) * mask.scale
@@ -128,10 +128,15 @@ def test_one_of_the_pair_that_is_removed_takes_the_other_along(arranged, tiny_la
 def test_heatmaps_of_a_class_have_one_scale(viewer, tiny_layer, two):
     side = SideBySide(viewer)
     side.show(two, tiny_layer)
-    heatmaps = side.heatmaps()
-    assert [[layer.metadata[KEY]["class"] for layer in pair] for pair in heatmaps] == [["dark"] * 2, ["pink"] * 2]
-    for left, right in heatmaps:
+    assert side.classes() == ["dark", "pink"]
+    for index in (0, 1, 1, 0):
+        left, right = side.heatmaps(index)
+        assert [layer.metadata[KEY]["class"] for layer in (left, right)] == [side.classes()[index]] * 2
         assert left.contrast_limits == right.contrast_limits
+        assert np.asarray(left.data).max() == 151 + 2 * index
+        assert [layer.name for layer in (left, right)] == [
+            f"{m} · {side.classes()[index]} prototypes" for m in ("LPD", "PBIP")
+        ]
 
 
 def test_other_parts_see_the_slide_once_and_half_the_view(viewer, tiny_layer, two):

@@ -204,7 +204,9 @@ class ComparePanel(QWidget):
         layout = in_row([self._patch_button(patch) for patch in (card.patches if card else ())])
         outer = self.patches.layout()
         while outer.count():
-            outer.takeAt(0).widget().deleteLater()
+            old = outer.takeAt(0).widget()
+            old.setParent(None)
+            old.deleteLater()
         outer.addWidget(layout if card and card.patches else row)
 
     def _patch_button(self, patch: Patch) -> QToolButton:

@@ -1,8 +1,9 @@
 """Two predictions side by side in napari's own grid, which has one camera; closing leaves the viewer as it was.
 
 The grid gives every group of `stride` layers a place of its own, counted from the top of the layer list where the
-stride is negative. Each model brings a group: the slide once more, its heatmaps and its mask. What the user had is
-hidden meanwhile. Any layer that comes, goes or moves would break the groups, and therefore ends this.
+stride is negative. Each model brings a group: the slide once more, a heatmap and its mask. One heatmap layer serves
+all classes, since napari takes a quarter of a second for every layer that goes. What the user had is hidden meanwhile.
+Any layer that comes, goes or moves would break the groups, and therefore ends this.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from napari_lpd.prediction import Prediction
 
 SPACING = 6  # pixels between the two
+PARTS = ("slide", "heatmap", "labels")  # of a group, from below
 WATCHED = ("inserted", "removed", "reordered")
 
 
@@ -48,6 +50,8 @@ class SideBySide:
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = viewer
         self._layers: list[Layer] = []
+        self._heatmaps: list[list[LayerData]] = []  # per model and class
+        self._index = 0
         self._before: _Before | None = None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -60,7 +64,7 @@ class SideBySide:
         """Show predictions of one slide, (name of the model, prediction) each, from left to right."""
         self.close()
         viewer, grid = self._viewer, self._viewer.canvas.grid
-        self._before = _Before(
+        before = _Before(
             visible={layer: layer.visible for layer in viewer.layers},
             selected=set(viewer.layers.selection),
             grid={name: getattr(grid, name) for name in ("enabled", "stride", "shape", "spacing")},
@@ -70,19 +74,25 @@ class SideBySide:
         camera = self._camera()
         for layer in viewer.layers:
             layer.visible = False
-        groups = [_group(name, prediction, slide_layer) for name, prediction in reversed(predictions)]
-        _same_scale(groups)
-        for data, options, layer_type in (part for group in groups for part in group):
-            self._layers.append(getattr(viewer, f"add_{layer_type}")(data, **options))
-        for layer in self._layers:
-            layer.name_overlay.visible = _part(layer) == "slide"
-        grid.stride, grid.shape, grid.spacing = -len(groups[0]), (1, len(groups)), SPACING
+        models = [_heatmaps_and_mask(name, prediction, slide_layer) for name, prediction in predictions]
+        self._heatmaps, self._index = [heatmaps for *heatmaps, _ in models], 0
+        _same_scale(self._heatmaps)
+        groups = [
+            [_slide(name, slide_layer), heatmap, mask]
+            for (name, _), (heatmap, *_, mask) in zip(predictions, models, strict=True)
+        ]
+        for data, options, layer_type in (part for group in reversed(groups) for part in group):
+            self._layers.insert(0, getattr(viewer, f"add_{layer_type}")(data, **options))
+        for layer in self._of_kind("slide"):
+            layer.name_overlay.visible = True
+        grid.stride, grid.shape, grid.spacing = -len(PARTS), (1, len(groups)), SPACING
         grid.enabled = True
         viewer.dims.set_point(0, 0)
         viewer.scene.camera.update(camera)
         for event in WATCHED:
             getattr(viewer.layers.events, event).connect(self._on_changed_by_others)
         grid.events.enabled.connect(self._on_changed_by_others)
+        self._before = before
         self.on_change()
 
     def close(self) -> None:
@@ -99,7 +109,7 @@ class SideBySide:
         for layer in self._layers:
             if layer in viewer.layers:
                 viewer.layers.remove(layer)
-        self._layers = []
+        self._layers, self._heatmaps = [], []
         for layer, was_visible in before.visible.items():
             if layer in viewer.layers:
                 layer.visible = was_visible
@@ -112,17 +122,27 @@ class SideBySide:
         viewer.scene.camera.update(camera)
         self.on_change()
 
-    def heatmaps(self) -> list[tuple[Image, ...]]:
-        """Per class the heatmap layers of all models; [] when closed."""
-        found: dict[str, list[Image]] = {}
-        for layer in reversed(self._layers):
-            if _part(layer) == "heatmap":
-                found.setdefault(layer.metadata[KEY]["class"], []).append(layer)
-        return [tuple(layers[::-1]) for layers in found.values()][::-1]
+    def classes(self) -> list[str]:
+        """Names of the classes that there are heatmaps of; [] when closed."""
+        return [options["metadata"][KEY]["class"] for _, options, _ in self._heatmaps[0]] if self._heatmaps else []
+
+    def heatmaps(self, index: int | None = None) -> list[Image]:
+        """The heatmap of every model, left first; of class `index`, from 0, if given."""
+        layers = self._of_kind("heatmap")
+        if index is not None and index != self._index:
+            self._index = index
+            for layer, own in zip(layers, self._heatmaps, strict=True):
+                data, options, _ = own[index]
+                layer.data, layer.name = data, options["name"]
+                layer.metadata, layer.contrast_limits = options["metadata"], options["contrast_limits"]
+        return layers
 
     def masks(self) -> list[Labels]:
-        """The mask of every model."""
-        return [layer for layer in self._layers if _part(layer) == "labels"]
+        """The mask of every model, left first."""
+        return self._of_kind("labels")
+
+    def _of_kind(self, part: str) -> list[Layer]:
+        return [layer for layer in self._layers if layer.metadata[KEY]["part"] == part]
 
     def _camera(self) -> dict[str, Any]:
         camera = self._viewer.scene.camera
@@ -132,39 +152,35 @@ class SideBySide:
         QTimer.singleShot(0, self.close)  # not while napari still works on its list
 
 
-def _part(layer: Layer) -> str:
-    return str(layer.metadata[KEY]["part"])
+def _slide(name: str, layer: Image) -> LayerData:
+    """The slide once more, under a model's name."""
+    options = {
+        "name": f"{name} · {layer.name}",
+        "rgb": True,
+        "multiscale": layer.multiscale,
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "units": layer.units,
+        "metadata": {KEY: {"kind": COMPARED, "part": "slide"}},
+    }
+    return layer.data, options, "image"
 
 
-def _group(name: str, prediction: Prediction, slide_layer: Image) -> list[LayerData]:
-    """The slide once more, then a model's heatmaps and its mask, as layer data."""
-    slide: LayerData = (
-        slide_layer.data,
-        {
-            "name": f"{name} · {slide_layer.name}",
-            "rgb": True,
-            "multiscale": slide_layer.multiscale,
-            "scale": slide_layer.scale,
-            "translate": slide_layer.translate,
-            "units": slide_layer.units,
-            "metadata": {KEY: {"kind": COMPARED, "part": "slide"}},
-        },
-        "image",
-    )
-    parts = [slide]
+def _heatmaps_and_mask(name: str, prediction: Prediction, slide_layer: Image) -> list[LayerData]:
+    """A heatmap per class, then the mask, marked so that every other part of the plugin leaves the layers alone."""
+    found = []
     for data, options, layer_type in prediction_layers(prediction, corner(slide_layer)):
         about = options["metadata"][KEY]
-        if about["kind"] in ("heatmap", "labels"):
+        if about["kind"] in PARTS:
             options["metadata"] = {KEY: about | {"kind": COMPARED, "part": about["kind"]}}
             options["name"] = f"{name} · {options['name'] if about['kind'] == 'heatmap' else 'tissues'}"
-            parts.append((data, options, layer_type))
-    return parts
+            found.append((data, options, layer_type))
+    return found
 
 
-def _same_scale(groups: Sequence[Sequence[LayerData]]) -> None:
-    """Give the heatmaps of a class one contrast in all groups."""
-    for same in zip(*groups, strict=True):
-        if "contrast_limits" in same[0][1]:
-            limits = np.array([options["contrast_limits"] for _, options, _ in same])
-            for _, options, _ in same:
-                options["contrast_limits"] = (int(limits[:, 0].min()), int(limits[:, 1].max()))
+def _same_scale(heatmaps: Sequence[Sequence[LayerData]]) -> None:
+    """Give the heatmaps of a class one contrast for all models."""
+    for same in zip(*heatmaps, strict=True):
+        limits = np.array([options["contrast_limits"] for _, options, _ in same])
+        for _, options, _ in same:
+            options["contrast_limits"] = (int(limits[:, 0].min()), int(limits[:, 1].max()))

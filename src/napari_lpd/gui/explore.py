@@ -16,7 +16,7 @@ from napari_lpd.gui._slides import SlidePicker
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Image, Layer
+    from napari.layers import Image
 
 COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
 ABOUT = (
@@ -95,37 +95,36 @@ class ExploreWidget(QWidget):
         self.tissue.setCurrentIndex(index + 1)
         self.slider.setValue(prototype)
 
-    def _heatmaps(self) -> list[tuple[Image, ...]]:
-        """What the controls act on: both models' layers of a class where these stand side by side, else single ones."""
-        alone = [(layer,) for layer in self._viewer.layers if kind(layer) == "heatmap"]
-        return self.both.side.heatmaps() if self.both.side.is_open else alone
+    def _heatmaps(self) -> list[Image]:
+        return [layer for layer in self._viewer.layers if kind(layer) == "heatmap"]
 
-    def _masks(self) -> list[Layer]:
-        alone = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
-        return self.both.side.masks() if self.both.side.is_open else alone
-
-    def _chosen(self) -> tuple[Image, ...]:
-        heatmaps = self._heatmaps()
+    def _chosen(self) -> list[Image]:
+        """What the controls act on: the class's layer, or both models' where these stand side by side."""
         index = self.tissue.currentIndex() - 1
-        return heatmaps[index] if 0 <= index < len(heatmaps) else ()
+        if index < 0:
+            return []
+        return self.both.side.heatmaps(index) if self.both.side.is_open else self._heatmaps()[index : index + 1]
+
+    def _names(self) -> list[str]:
+        if self.both.side.is_open:
+            return self.both.side.classes()
+        found = [layer.metadata[KEY] for layer in self._heatmaps()]
+        several = len({about["slide"] for about in found}) > 1
+        return [f"{about['class']} ({about['slide']})" if several else about["class"] for about in found]
 
     def _axis(self) -> int:
         return int(self._viewer.dims.ndim) - 3
 
     def _fill(self) -> None:
         chosen = self.tissue.currentText()
-        heatmaps = self._heatmaps()
-        several = len({layers[0].metadata[KEY]["slide"] for layers in heatmaps}) > 1
+        names = self._names()
         self.tissue.blockSignals(True)
         self.tissue.clear()
-        self.tissue.addItem(NONE)
-        for layers in heatmaps:
-            about = layers[0].metadata[KEY]
-            self.tissue.addItem(f"{about['class']} ({about['slide']})" if several else about["class"])
+        self.tissue.addItems([NONE, *names])
         self.tissue.setCurrentText(chosen)
         self.tissue.blockSignals(False)
-        self._controls.setVisible(bool(heatmaps))
-        self.missing.setVisible(not heatmaps)
+        self._controls.setVisible(bool(names))
+        self.missing.setVisible(not names)
         if self._chosen():
             self._on_tissue()
 
@@ -153,12 +152,12 @@ class ExploreWidget(QWidget):
 
     def _on_look(self) -> None:
         """Show the chosen class's heatmaps alone, as the controls say."""
-        chosen = self._chosen()
-        for layers in self._heatmaps():
-            for layer in layers:
-                layer.visible = layers == chosen
-        for mask in self._masks():
-            mask.visible = not chosen or self.mask.isChecked()
+        chosen, side = self._chosen(), self.both.side
+        labels = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
+        for layer in side.heatmaps() if side.is_open else self._heatmaps():
+            layer.visible = layer in chosen
+        for layer in side.masks() if side.is_open else labels:
+            layer.visible = not chosen or self.mask.isChecked()
         for layer in chosen:
             layer.opacity = self.opacity.value() / 100
             layer.colormap = self.colormap.currentText()
