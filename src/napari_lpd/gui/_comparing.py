@@ -304,7 +304,7 @@ def card_text(card: PrototypeCard) -> str:
 
 
 def _value(figure: Figure | None) -> str:
-    return "–" if figure is None or np.isnan(figure.value) else f"{figure.value:.2f}"
+    return "–" if figure is None or np.isnan(figure.value) else f"{round(figure.value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def _with_limits(figure: Figure | None) -> str:
