@@ -192,6 +192,21 @@ def test_a_class_without_any_place_says_what_to_do(use_widget, models, tile_fold
     assert panel.card.text().startswith("Prototype 1 of 2: reaches") or "nearest on" in panel.card.text()
 
 
+def test_models_are_opened_from_files(use_widget, make_model, tmp_path, shown_errors, monkeypatch):
+    pair, chosen = use_widget(ExploreWidget).pair, [str(make_model("one")), str(make_model("two"))]
+    monkeypatch.setattr("napari_lpd.gui._model_pair.QFileDialog.getOpenFileNames", lambda *_: (chosen, ""))
+    pair._on_open()
+    assert [str(path) for path in pair.paths()] == chosen
+    chosen[:] = [str(make_model("three"))]
+    pair._on_open()
+    assert [path.parent.name for path in pair.paths()] == ["one", "three"]
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    chosen[:] = [str(tmp_path / "x.safetensors")]
+    pair._on_open()
+    assert len(shown_errors) == 1
+    assert "x.safetensors" in shown_errors[0]
+
+
 def test_nothing_in_view_says_where_to_go(use_widget, viewer, tiny_layer, make_model, shown_errors):
     explore = use_widget(ExploreWidget)
     explore.pair.choose(make_model("one"), make_model("two"))

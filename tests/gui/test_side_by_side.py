@@ -7,6 +7,7 @@ import pytest
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_lpd.gui._layers import KEY, slide_layers, visible_box_um
+from napari_lpd.gui._results import show_prediction
 from napari_lpd.gui._side_by_side import SideBySide
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.gui.predict import PredictWidget
@@ -167,6 +168,29 @@ def test_the_controls_of_explore_move_both(use_widget, viewer, tiny_layer, two):
     widget.both.side.close()
     assert widget.tissue.count() == 1
     assert not widget.missing.isHidden()
+
+
+@pytest.mark.parametrize("chosen", [None, 1])
+def test_a_prediction_that_was_explored_is_as_it_was_after_both_were(
+    use_widget, viewer, tiny_layer, two, make_prediction, chosen
+):
+    show_prediction(viewer, make_prediction(), tiny_layer)
+    widget = use_widget(ExploreWidget)
+    if chosen is not None:
+        widget.show_heatmap(chosen, 1)
+    before = state(viewer)
+    controls = (widget.tissue.currentText(), widget.slider.value(), widget.which.text())
+    widget.both.side.show(two, tiny_layer)
+    ours = ["PBIP · tiny.tiff", "PBIP · tissues", "LPD · tiny.tiff", "LPD · tissues"]
+    assert [layer.name for layer in viewer.layers if layer.visible] == ours
+    assert widget.tissue.currentIndex() == 0
+    widget.show_heatmap(0, 1)
+    widget.both.side.show(two, tiny_layer)
+    assert [layer.name for layer in viewer.layers if layer.visible] == ours
+    widget.show_heatmap(0)
+    widget.both.side.close()
+    assert state(viewer) == before
+    assert (widget.tissue.currentText(), widget.slider.value(), widget.which.text()) == controls
 
 
 def test_closing_the_widget_puts_the_viewer_back(use_widget, viewer, tiny_layer, two, qtbot):

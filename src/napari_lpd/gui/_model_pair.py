@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.comparison import check_comparable
 from napari_lpd.errors import ModelError
 from napari_lpd.gui._job import CloseGuard, JobBar
-from napari_lpd.gui._layout import chooser
+from napari_lpd.gui._layout import buttons, chooser
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._runs import rival_arguments, trained_rival
 from napari_lpd.jobs import in_subprocess
@@ -40,7 +40,10 @@ class ModelPair(QWidget):
         self._guarded = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (*self.boxes, self.job):
+        open_button = buttons(
+            ("Open models…", "Model files: one becomes the second model, two become both", self._on_open)
+        )
+        for part in (*self.boxes, open_button, self.job):
             layout.addWidget(part)
         self.job.asked.connect(self._on_rival)
         self.job.runner.succeeded.connect(self._on_trained)
@@ -86,6 +89,12 @@ class ModelPair(QWidget):
             index = box.findData(kept)
             box.setCurrentIndex(index if index >= 0 else min(number, box.count() - 1))
             box.blockSignals(False)
+
+    def _on_open(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, "One or two models", "", "Models (*.safetensors)")
+        if paths:
+            with self.job.reporting():
+                self.choose(*(Path(path) for path in paths[:2]))
 
     def _on_rival(self) -> None:
         with self.job.reporting():

@@ -8,6 +8,7 @@ Any layer that comes, goes or moves would break the groups, and therefore ends t
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from napari_lpd.gui._layers import COMPARED, KEY, corner
 from napari_lpd.gui._results import prediction_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import napari
     from napari.layers import Image, Labels, Layer
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 SPACING = 6  # pixels between the two
 PARTS = ("slide", "heatmap", "labels")  # of a group, from below
-WATCHED = ("inserted", "removed", "reordered")
 
 
 class _Before(NamedTuple):
@@ -45,6 +45,7 @@ class SideBySide:
 
     Attributes:
         on_change: Called after it was opened or closed.
+        changing: It is being opened or closed: layers come and go that are no concern of others.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -54,6 +55,7 @@ class SideBySide:
         self._index = 0
         self._before: _Before | None = None
         self.on_change: Callable[[], None] = lambda: None
+        self.changing = False
 
     @property
     def is_open(self) -> bool:
@@ -62,7 +64,32 @@ class SideBySide:
 
     def show(self, predictions: Sequence[tuple[str, Prediction]], slide_layer: Image) -> None:
         """Show predictions of one slide, (name of the model, prediction) each, from left to right."""
+        models = [_heatmaps_and_mask(name, prediction, slide_layer) for name, prediction in predictions]
         self.close()
+        self._heatmaps, self._index = [heatmaps for *heatmaps, _ in models], 0
+        _same_scale(self._heatmaps)
+        groups = [
+            [_slide(name, slide_layer), heatmap, mask]
+            for (name, _), (heatmap, *_, mask) in zip(predictions, models, strict=True)
+        ]
+        with self._change():
+            self._before = self._put_in_place(groups)
+        for event in self._watched():
+            event.connect(self._on_changed_by_others)
+        self.on_change()
+
+    def close(self) -> None:
+        """Take everything away and put back what was there; the camera stays where it is."""
+        if self._before is None:
+            return
+        for event in self._watched():
+            event.disconnect(self._on_changed_by_others)
+        with self._change():
+            before, self._before = self._before, None
+            self._put_back(before)
+        self.on_change()
+
+    def _put_in_place(self, groups: Sequence[Sequence[LayerData]]) -> _Before:
         viewer, grid = self._viewer, self._viewer.canvas.grid
         before = _Before(
             visible={layer: layer.visible for layer in viewer.layers},
@@ -74,13 +101,6 @@ class SideBySide:
         camera = self._camera()
         for layer in viewer.layers:
             layer.visible = False
-        models = [_heatmaps_and_mask(name, prediction, slide_layer) for name, prediction in predictions]
-        self._heatmaps, self._index = [heatmaps for *heatmaps, _ in models], 0
-        _same_scale(self._heatmaps)
-        groups = [
-            [_slide(name, slide_layer), heatmap, mask]
-            for (name, _), (heatmap, *_, mask) in zip(predictions, models, strict=True)
-        ]
         for data, options, layer_type in (part for group in reversed(groups) for part in group):
             self._layers.insert(0, getattr(viewer, f"add_{layer_type}")(data, **options))
         for layer in self._of_kind("slide"):
@@ -89,21 +109,10 @@ class SideBySide:
         grid.enabled = True
         viewer.dims.set_point(0, 0)
         viewer.scene.camera.update(camera)
-        for event in WATCHED:
-            getattr(viewer.layers.events, event).connect(self._on_changed_by_others)
-        grid.events.enabled.connect(self._on_changed_by_others)
-        self._before = before
-        self.on_change()
+        return before
 
-    def close(self) -> None:
-        """Take everything away and put back what was there; the camera stays where it is."""
-        if self._before is None:
-            return
-        before, self._before = self._before, None
+    def _put_back(self, before: _Before) -> None:
         viewer, grid = self._viewer, self._viewer.canvas.grid
-        for event in WATCHED:
-            getattr(viewer.layers.events, event).disconnect(self._on_changed_by_others)
-        grid.events.enabled.disconnect(self._on_changed_by_others)
         camera = self._camera()
         grid.enabled = False
         for layer in self._layers:
@@ -120,7 +129,18 @@ class SideBySide:
         for name, value in before.grid.items():
             setattr(grid, name, value)
         viewer.scene.camera.update(camera)
-        self.on_change()
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self.changing = True
+        try:
+            yield
+        finally:
+            self.changing = False
+
+    def _watched(self) -> list[Any]:
+        of_layers = self._viewer.layers.events
+        return [of_layers.inserted, of_layers.removed, of_layers.reordered, self._viewer.canvas.grid.events.enabled]
 
     def classes(self) -> list[str]:
         """Names of the classes that there are heatmaps of; [] when closed."""

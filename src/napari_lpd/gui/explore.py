@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
@@ -32,12 +32,21 @@ FAIR = (
 NONE = "none: the mask alone"
 
 
+class _Controls(NamedTuple):
+    """What the controls of the prototypes say."""
+
+    tissue: str
+    prototype: int
+    last: int
+
+
 class ExploreWidget(QWidget):
     """Choose a class, slide through its prototypes. Until a class is chosen, no layer is touched."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
+        self._alone = _Controls(NONE, 0, 0)
 
         self.tissue = chooser()
         self.slider = QSlider(Qt.Orientation.Horizontal)
@@ -83,7 +92,7 @@ class ExploreWidget(QWidget):
         self.opacity.valueChanged.connect(self._on_look)
         self.colormap.currentTextChanged.connect(self._on_look)
         self.mask.toggled.connect(self._on_look)
-        self.both.changed.connect(self._fill)
+        self.both.changed.connect(self._on_both)
         self.both.picked.connect(self.show_heatmap)
         self.both.asked_for_all.connect(lambda: self.both.show_all(max(0, self.tissue.currentIndex() - 1)))
         self._viewer.layers.events.inserted.connect(self._fill)
@@ -116,7 +125,25 @@ class ExploreWidget(QWidget):
         return int(self._viewer.dims.ndim) - 3
 
     def _fill(self) -> None:
-        chosen = self.tissue.currentText()
+        if not self.both.side.changing:
+            self._list_classes(self.tissue.currentText())
+            if self._chosen():
+                self._on_tissue()
+
+    def _on_both(self) -> None:
+        """The controls go over to both models, or back to what they showed before, whose layers are untouched."""
+        if self.both.side.is_open:
+            self._alone = _Controls(self.tissue.currentText(), self.slider.value(), self.slider.maximum())
+            self._list_classes(NONE)
+        else:
+            self._list_classes(self._alone.tissue)
+            self.slider.blockSignals(True)
+            self.slider.setRange(0, self._alone.last)
+            self.slider.setValue(self._alone.prototype)
+            self.slider.blockSignals(False)
+        self._name_prototype()
+
+    def _list_classes(self, chosen: str) -> None:
         names = self._names()
         self.tissue.blockSignals(True)
         self.tissue.clear()
@@ -125,8 +152,6 @@ class ExploreWidget(QWidget):
         self.tissue.blockSignals(False)
         self._controls.setVisible(bool(names))
         self.missing.setVisible(not names)
-        if self._chosen():
-            self._on_tissue()
 
     def _on_tissue(self) -> None:
         chosen = self._chosen()
@@ -143,7 +168,7 @@ class ExploreWidget(QWidget):
         self._name_prototype()
 
     def _on_dims(self) -> None:
-        if self._chosen():
+        if not self.both.side.changing and self._chosen():
             self.slider.setValue(int(self._viewer.dims.current_step[self._axis()]))
 
     def _name_prototype(self) -> None:
