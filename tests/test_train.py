@@ -283,7 +283,7 @@ def test_a_folder_of_200_tiles_starts_contrast_and_diversity(skin, tmp_path):
         )
     tiles = labelled_tiles(tmp_path / "tiles [x]", cut.classes)
     seen = []
-    chosen = settings.model_copy(update={"epochs": 2, "batch": 10})
+    chosen = settings.model_copy(update={"epochs": 2, "batch": 10, "valid_share": 0.2})
     path = run(fit(tiles, chosen, tmp_path / "run"), seen.append)
     steps = [progress.metrics for progress in seen if "loss" in progress.metrics]
     warm = round(0.16 * len(steps))
