@@ -133,7 +133,9 @@ def test_a_mask_too_large_for_memory_comes_back_coarser(tmp_path, make_predictio
 
 def test_regions_open_on_the_slide_that_is_open(tmp_path, viewer):
     path = tmp_path / "drawn.geojson"
-    write_regions(path, [Region(np.array([[0.0, 0], [0, 40], [30, 40]]), ("fat",))], [TissueClass(name="fat", color="#ffff00")])
+    write_regions(
+        path, [Region(np.array([[0.0, 0], [0, 40], [30, 40]]), ("fat",))], [TissueClass(name="fat", color="#ffff00")]
+    )
     with pytest.raises(DataError, match=r"drawn\.geojson: its regions are in pixels of a slide: open that first"):
         read_outlines(str(path))
     viewer.open(str(samples.skin_slide_path()), plugin="napari-lpd")
