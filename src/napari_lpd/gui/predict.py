@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 from napari.layers import Labels, Shapes
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.config import PredictSettings
@@ -26,27 +27,30 @@ from napari_lpd.gui._result_panel import ResultPanel
 from napari_lpd.gui._results import (
     complete_prediction,
     refresh_prediction,
-    show_prediction,
     show_tissue,
+    showing,
     shown_prediction,
 )
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import WARNING, Progress
-from napari_lpd.prediction import Prediction, PredictionCard
 from napari_lpd.settings import read_settings, write_settings
 from napari_lpd.tissue import mask_of_labels, mask_of_polygons
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari.viewer
     from napari.layers import Image
 
     from napari_lpd.gui._inference import MakeMask
+    from napari_lpd.prediction import Prediction, PredictionCard
     from napari_lpd.tissue import Mask
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
 REFRESH_S = 0.4  # between looks at what has been predicted since
 RESULTS = "napari-lpd-results"
+SHOWN = object()  # what comes after the last layer
 
 
 class PredictWidget(QWidget):
@@ -58,6 +62,7 @@ class PredictWidget(QWidget):
         self._models = ModelCache()
         self._run: PredictionRun | None = None
         self._growing: Prediction | None = None
+        self._showing: Iterator[None] = iter(())
         self._older: Prediction | None = None
         self._target: Any = None
         self._refreshed = 0.0
@@ -234,24 +239,31 @@ class PredictWidget(QWidget):
         if progress.message.startswith(WARNING):
             self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
             self.warning.setVisible(True)
-        if self._run is None or self._run.folder is None or time.monotonic() - self._refreshed < REFRESH_S:
+        if self._run is None or self._run.growing is None or time.monotonic() - self._refreshed < REFRESH_S:
             return
         if self._growing is None:
-            self._growing = Prediction.open(self._run.folder)
-            self._show(self._growing)
-        else:
+            self._growing = self._run.growing
+            self._showing = self._layers_of(self._growing)
+            self._show_next()
+        elif next(self._showing, SHOWN) is SHOWN:
             refresh_prediction(self._viewer, self._growing)
         self._refreshed = time.monotonic()
 
-    def _show(self, prediction: Prediction) -> None:
-        show_prediction(self._viewer, prediction, self._target if self._target in self._viewer.layers else None)
+    def _layers_of(self, prediction: Prediction) -> Iterator[None]:
+        target = self._target if self._target in self._viewer.layers else None
+        return showing(self._viewer, prediction, target)
+
+    def _show_next(self) -> None:
+        """Show one more layer, and the next when what waits has been seen to: napari stays alive meanwhile."""
+        if next(self._showing, SHOWN) is not SHOWN:
+            QTimer.singleShot(0, self._show_next)
 
     def _on_predicted(self, prediction: Prediction) -> None:
         card = prediction.card
         carried = carried_over(prediction, self._older)
-        if self._growing is None:
-            self._show(prediction)
-        else:
+        for _ in self._layers_of(prediction) if self._growing is None else self._showing:
+            pass
+        if self._growing is not None:
             complete_prediction(self._viewer, self._growing, prediction)
         places = len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
@@ -259,6 +271,8 @@ class PredictWidget(QWidget):
         self.panel.refresh()
 
     def _on_ended(self) -> None:
+        for _ in self._showing:  # of a run that was stopped or failed, what there is
+            pass
         if self.job.status.text() == "Stopped." and self._growing is not None:
             complete_prediction(self._viewer, self._growing, self._growing)
             kept = len(self._growing.done())
