@@ -229,32 +229,40 @@ def showing(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | 
     stays. So does the view, which napari would fit to all layers when their number of dimensions changes.
     """
     slide_corner = None if slide_layer is None else corner(slide_layer)
+    found = []
+    for made in _layers_one_by_one(prediction, slide_corner):
+        found.append(made)
+        yield
     older = {_role(layer): layer for layer in our_layers(viewer, prediction.card.slide, *KINDS)}
-    for data, options, layer_type in _layers_one_by_one(prediction, slide_corner):
-        camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
-        about = options["metadata"][KEY]
-        old = older.pop((about["kind"], about.get("class", "")), None)
-        if old is not None and old in viewer.layers and _fits(old, data):
+    kept = {role: older[role] for role, data in ((_role_of(made[1]), made[0]) for made in found)
+            if role in older and _fits(older[role], data)}  # fmt: skip
+    with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+        for layer in older.values():
+            if layer not in kept.values():
+                viewer.layers.remove(layer)
+    yield
+    for data, options, layer_type in found:
+        old = kept.get(_role_of(options))
+        if old is not None and old in viewer.layers:
             _fill(old, data, options)
         else:
-            if old is not None and old in viewer.layers:
-                viewer.layers.remove(old)
-            made = getattr(viewer, f"add_{layer_type}")(data, **options)
-            if made.ndim > 2:
+            camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+            if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
                 viewer.dims.set_point(0, 0)
             viewer.scene.camera.update(camera)
-        yield
-    for layer in older.values():
-        if layer in viewer.layers:
-            viewer.layers.remove(layer)
         yield
     (labels,) = our_layers(viewer, prediction.card.slide, "labels")
     viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
     viewer.layers.selection.active = labels
 
 
+def _role_of(options: dict[str, Any]) -> tuple[str, str]:
+    about = options["metadata"][KEY]
+    return about["kind"], about.get("class", "")
+
+
 def _role(layer: Layer) -> tuple[str, str]:
-    return kind(layer), layer.metadata[KEY].get("class", "")
+    return _role_of({"metadata": layer.metadata})
 
 
 def _fits(layer: Layer, data: Any) -> bool:
