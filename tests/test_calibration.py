@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_lpd.calibration import calibration, choose_thresholds, fit_temperature
+from napari_lpd.calibration import calibration, choose_thresholds, fit_label_temperature, fit_temperature
 from napari_lpd.errors import DataError
 
 
@@ -34,6 +34,16 @@ def test_the_temperature_that_was_put_in_is_found(temperature):
     present = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
     distorted = 1 / (1 + np.exp(-logits * temperature))
     assert fit_temperature(distorted, present) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+def test_the_temperature_of_labels_that_was_put_in_is_found(temperature):
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([1, 1, 1], 20_000).clip(0.05)
+    shares /= shares.sum(1, keepdims=True)
+    labels = (shares.cumsum(1) < rng.random((len(shares), 1))).sum(1).clip(max=2)
+    scores = shares**temperature
+    assert fit_label_temperature(scores / scores.max(), labels) == pytest.approx(temperature, rel=0.06)
 
 
 def test_certain_and_right_probabilities_still_give_a_temperature():

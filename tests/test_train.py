@@ -188,7 +188,18 @@ def test_a_rare_class_among_many_tiles_is_calibrated_too(tiles, tiny_settings):
     many.labels = np.repeat([[1.0, 0.0]], 2000, axis=0).astype(np.float32)
     many.labels[[777, 1333]] = (0, 1)
     network = LPD(tiny_settings.model, 2, encoder_of(tiny_settings.model, "embedded")).eval()
-    assert np.array(calibrate(network, many, 32)).shape == (3, 2)
+    assert np.array(calibrate(network, many, None, 32).map_scale).shape == (3, 2)
+
+
+def test_shares_are_made_as_sure_as_right_on_held_out_tiles_alone(tiles, tiny_settings):
+    network = LPD(tiny_settings.model, 2, encoder_of(tiny_settings.model, "embedded")).eval()
+    half = len(tiles) // 2
+    first, second = tiles.subset(range(half)), tiles.subset(range(half, len(tiles)))
+    assert calibrate(network, first, None, 8).temperature == 1
+    assert 0.2 <= calibrate(network, first, second, 8).temperature <= 5
+    wrong = second.subset(range(len(second)))
+    wrong.labels = wrong.labels[:, ::-1].copy()
+    assert calibrate(network, first, wrong, 8).temperature != calibrate(network, first, second, 8).temperature
 
 
 def test_a_random_encoder_learns_its_batch_statistics(tiles, tiny_settings, tmp_path):
@@ -283,7 +294,7 @@ def test_a_folder_of_200_tiles_starts_contrast_and_diversity(skin, tmp_path):
         )
     tiles = labelled_tiles(tmp_path / "tiles [x]", cut.classes)
     seen = []
-    chosen = settings.model_copy(update={"epochs": 2, "batch": 10})
+    chosen = settings.model_copy(update={"epochs": 2, "batch": 10, "valid_share": 0.2})
     path = run(fit(tiles, chosen, tmp_path / "run"), seen.append)
     steps = [progress.metrics for progress in seen if "loss" in progress.metrics]
     warm = round(0.16 * len(steps))

@@ -149,7 +149,7 @@ while kills < 20:
         if not child:
             run(train.fit(tiles, settings, folder))
             os._exit(0)
-        time.sleep(random.uniform(0.05, 0.8) * longest)
+        time.sleep(random.uniform(0.05, 0.5) * longest)
         os.kill(child, signal.SIGKILL)
         how = os.waitpid(child, 0)[1]
         assert how in (0, signal.SIGKILL), f"ended with {how}"
@@ -168,7 +168,7 @@ while kills < 20:
 def test_a_training_killed_at_random_moments_ends_with_the_same_bits(
     tiny_tiff, tiny_regions, classes, settings, tmp_path
 ):
-    settings = settings.model_copy(update={"max_steps": 24, "epochs": 30, "threads": 1})
+    settings = settings.model_copy(update={"max_steps": 24, "epochs": 30, "threads": 1, "batch": 4})
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     write_regions(tmp_path / "regions.geojson", tiny_regions, classes)
     entries = {"classes": [tissue.model_dump() for tissue in classes]}

@@ -1,4 +1,4 @@
-"""Probabilities that a tissue is in an image: how far from frequencies, and what is chosen on validation data."""
+"""Probabilities of tissues, in an image or at a place: how far from frequencies, what is chosen on other data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.special import logit  # type: ignore[import-untyped]
+from scipy.special import log_softmax, logit  # type: ignore[import-untyped]
 
 from napari_lpd.errors import DataError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMPERATURES = (0.05, 20.0)
+LABEL_TEMPERATURES = (0.2, 5.0)  # labels that are right throughout would ask for 0
+SMALLEST_SCORE = 1 / 255
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,23 @@ def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:
         return float(np.logaddexp(0, -logits / np.exp(log_temperature)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def fit_label_temperature(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """The T in 0.2..5 with the least negative log-likelihood of the labels' shares s^(1/T) / Σ s^(1/T).
+
+    Temperature scaling of log s. Scores below the smallest that a prediction stores count as that.
+
+    Args:
+        scores: (n, C) scores of the classes at n places, 0..1.
+        labels: (n,) the class of each place.
+    """
+    logs = np.log(np.clip(scores, SMALLEST_SCORE, 1))
+
+    def loss(log_temperature: float) -> float:
+        return float(-log_softmax(logs / np.exp(log_temperature), axis=1)[np.arange(len(logs)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(LABEL_TEMPERATURES), method="bounded").x))
 
 
 def choose_thresholds(presence: NDArray[Any], present: NDArray[Any]) -> NDArray[np.float64]:

@@ -102,15 +102,15 @@ def label_scores(
     return torch.cat([background(fused, settings.background_power)[None], fused])
 
 
-def probabilities(scores: Tensor) -> Tensor:
-    """Scores (L, …) → shares of their sum; an absent class (-inf) has 0."""
-    positive = scores.clamp(min=0)
+def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """Scores (L, …) → shares of their sum, of s^(1 / temperature); an absent class (-inf) has 0."""
+    positive = scores.clamp(min=0) ** (1 / temperature)
     return positive / positive.sum(0).clamp(min=1e-12)
 
 
-def uncertainty(scores: Tensor) -> Tensor:
+def uncertainty(scores: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
-    entropy: Tensor = torch.special.entr(probabilities(scores)).sum(0)
+    entropy: Tensor = torch.special.entr(probabilities(scores, temperature)).sum(0)
     return entropy / math.log(len(scores))
 
 

@@ -47,6 +47,10 @@ class Card(Settings):
         Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
     ]
     presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
+    temperature: Annotated[
+        float,
+        Field(gt=0, description="Shares of scores are raised to 1 / temperature, to be as sure as right."),
+    ] = 1.0
     metrics: Annotated[
         dict[str, float],
         BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),

@@ -14,16 +14,12 @@ from typing import TYPE_CHECKING
 from napari_lpd import __version__, commands, result_commands, samples
 from napari_lpd.config import EMBEDDED_ENCODER
 from napari_lpd.errors import LpdError
-from napari_lpd.jobs import PAUSE
+from napari_lpd.jobs import NICENESS, PAUSE
 from napari_lpd.presets import PRESETS
 from napari_lpd.printing import Printer, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-
-CHILD_NICENESS = 5
-"""How far a child stands back for its parent: a window stays smooth while a model is trained."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +58,7 @@ def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
 
     if until_eof:
         if hasattr(os, "nice"):
-            os.nice(CHILD_NICENESS)
+            os.nice(max(0, NICENESS - os.nice(0)))  # a thread that stands back may have started this
         threading.Thread(target=listen, daemon=True).start()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, stop) for number in numbers}

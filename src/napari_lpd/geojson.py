@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 import shapely
 from shapely.geometry import shape
 
+from napari_lpd.classes import TissueClass
 from napari_lpd.corrections import Corrections
-from napari_lpd.errors import DataError, ExportError
+from napari_lpd.errors import DataError, ExportError, SettingsError
 from napari_lpd.files import written_whole
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.outlines import outlines
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.classes import TissueClass
     from napari_lpd.prediction import Box, Prediction, PredictionCard
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
 DECIMALS = 3  # of coordinates
+MOST_DRAWN = 16_384  # pixels along an edge
 
 
 class Shape(NamedTuple):
@@ -64,8 +66,10 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
-    about: dict[str, str | float] = {
+    about: dict[str, Any] = {
         "slide": card.slide,
+        "slide_mpp": card.slide_mpp,
+        "classes": [tissue.model_dump() for tissue in card.classes],
         "slide_hash": card.slide_hash,
         "model": card.model,
         "model_hash": card.model_hash,
@@ -172,5 +176,63 @@ def labels_of_shapes(
         if each.tissue not in names:
             raise DataError(f"classification {each.tissue!r} is none of {', '.join(names)}")
         placed = shapely.transform(each.geometry, lambda corners: corners * np.array(factor[::-1]))
-        drawn[sampled_polygons([placed], (y0, x0), drawn.shape, 1.0)] = names[each.tissue]
+        left, top, right, bottom = placed.bounds
+        rows = slice(max(int(top) - y0, 0), max(math.ceil(bottom) - y0, 0))
+        columns = slice(max(int(left) - x0, 0), max(math.ceil(right) - x0, 0))
+        part = drawn[rows, columns]
+        if part.size:
+            origin = (y0 + rows.start, x0 + columns.start)
+            part[sampled_polygons([placed], origin, part.shape, 1.0)] = names[each.tissue]
     return drawn
+
+
+class DrawnMask(NamedTuple):
+    """A mask that was exported as outlines, drawn again.
+
+    Attributes:
+        labels: (h, w) uint8; c + 1 is class c.
+        mpp: µm per pixel.
+        origin: (y, x) of the first pixel, in pixels.
+        classes: Its classes.
+        slide: Name of its slide.
+    """
+
+    labels: NDArray[np.uint8]
+    mpp: float
+    origin: tuple[int, int]
+    classes: tuple[TissueClass, ...]
+    slide: str
+
+
+def read_mask(path: Path, most: int = MOST_DRAWN) -> DrawnMask | None:
+    """Draw the mask that `write_geojson` outlined: what was exported, where it was not simplified.
+
+    Args:
+        path: The file.
+        most: Longest edge in pixels; a larger mask is drawn with its pixels doubled, as often as needed.
+
+    Returns:
+        None where the outlines are not a mask of ours, but somebody's drawing.
+
+    Raises:
+        DataError: as `read_shapes`, or what the file says of itself is damaged.
+    """
+    shapes = read_shapes(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    about = document.get(KEY, {}) if isinstance(document, dict) else {}
+    if "slide_mpp" not in about:
+        return None
+    try:
+        mpp, slide_mpp = float(about["mpp"]), np.array(about["slide_mpp"], float)
+        classes = tuple(TissueClass.build(entry) for entry in about["classes"])
+        slide = str(about["slide"])
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        raise DataError(f"{path}: what it says of its mask is damaged ({error}); export it again") from error
+    bounds = np.array([each.geometry.bounds for each in shapes])
+    corners = np.concatenate([bounds[:, :2].min(0), bounds[:, 2:].max(0)]) * np.tile(slide_mpp[::-1], 2)
+    while max(corners[2:] - corners[:2]) / mpp > most:
+        mpp *= 2
+    x0, y0 = (int(value) for value in np.floor(corners[:2] / mpp + 1e-6))
+    x1, y1 = (int(value) for value in np.ceil(corners[2:] / mpp - 1e-6))
+    factor = (float(slide_mpp[0]) / mpp, float(slide_mpp[1]) / mpp)
+    return DrawnMask(labels_of_shapes(shapes, classes, factor, (y0, x0, y1, x1)), mpp, (y0, x0), classes, slide)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 PATIENCE_S = 1.5
 WARNING = "warning: "  # how a Progress's message begins that is to be kept in sight
 PAUSE, GO_ON = "p", "g"  # what a child reads from its input
+NICENESS = 5  # how far work beside a window stands back, so that the window stays smooth
 
 
 @dataclass(frozen=True)

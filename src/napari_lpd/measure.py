@@ -4,7 +4,8 @@ Definitions:
 
 - *area*: pixels with a tissue's label. *Tissue*: what was looked at, and what a correction labels.
 - *expected area*: sum over the pixels of the tissue's probability. Probabilities are the scores' shares of their sum,
-  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and shared out anew; a
+  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and shared out anew; the
+  model's own temperature makes them as sure as right on held-out tiles with one tissue (`scoring.calibrate`). A
   corrected pixel is certain, an unreadable one is not counted. Interval: ± 1.96 standard deviations; pixels in one
   square of 250 µm are taken as wholly dependent, squares as independent: Var = Σ_squares (Σ √(p (1 - p)))².
 - *stroma share of tumour area*: stroma / (stroma + tumour). In a field of 3.1 mm² that the user places (as large as a
@@ -75,8 +76,13 @@ class MeasureSettings(Settings):
     roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
     temperature: Annotated[
         float,
-        Field(ge=0.05, le=20, description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas."),
-    ] = 1.0
+        Field(
+            ge=0,
+            le=20,
+            description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the"
+            " model was calibrated.",
+        ),
+    ] = 0.0
 
 
 class Site(NamedTuple):
@@ -178,8 +184,9 @@ def measure(
     tallies = [_Tally(prediction, site) for site in sites]
     store = Corrections(prediction)
     blocks = sorted(prediction.done() | store.blocks())
+    temperature = settings.temperature or card.temperature
     for done, block in enumerate(blocks, start=1):
-        part = _Block(prediction, store, block, settings.temperature)
+        part = _Block(prediction, store, block, temperature)
         for tally in tallies:
             tally.add(part)
         yield Progress(done, len(blocks), "blocks measured")

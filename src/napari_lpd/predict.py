@@ -148,6 +148,7 @@ def prediction_card(
         mpp_source=slide.mpp_source,
         model=model.name,
         model_hash=model.hash,
+        temperature=model.card.temperature,
         settings=settings,
         tissue=source,
         scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
@@ -364,7 +365,7 @@ class _Run:
             labels,
             whole(scores[1:][inside], 0),
             whole((cosines + 1) / 2, 1),
-            whole(uncertainty(scores)[inside], 1),
+            whole(uncertainty(scores, card.temperature)[inside], 1),
         )
 
     def _cosines(self, stages: dict[int, Tensor]) -> Tensor:

@@ -71,6 +71,7 @@ class PredictionCard(Settings):
         mpp_source: Where the slide's resolution came from.
         model: File name of the model.
         model_hash: SHA-256 of the model's file.
+        temperature: The model's: shares of scores are raised to 1 / temperature to be as sure as right.
         settings: The settings of the run.
         tissue: Where the tissue mask comes from.
         scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
@@ -89,6 +90,7 @@ class PredictionCard(Settings):
     mpp_source: str
     model: str
     model_hash: str
+    temperature: float = 1.0
     settings: PredictSettings
     tissue: str
     scope: tuple[str, ...] = ()

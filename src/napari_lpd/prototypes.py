@@ -7,6 +7,7 @@ here depends on the length of a prototype, and all but what is returned per prot
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -78,7 +79,7 @@ def spatial_divergence(cosines: Tensor, temperature: float) -> float:
     first, second = _pairs(len(v))
     entropies = torch.special.entr(v).sum(1)
     divergence = torch.special.entr((v[first] + v[second]) / 2).sum(1) - (entropies[first] + entropies[second]) / 2
-    return float(divergence.mean() / torch.log(torch.tensor(2.0)))
+    return float(divergence.mean() / math.log(2))
 
 
 def spatial_similarity(cosines: Tensor, temperature: float) -> float:
@@ -106,7 +107,7 @@ def focus_overlap(cosines: Tensor, share: float = FOCUS_SHARE) -> float:
     first, second = _pairs(k)
     both = (focus[first] * focus[second]).sum(1)
     either = focus[first].sum(1) + focus[second].sum(1) - both
-    return float((both / either).mean())
+    return float((both / either).double().mean())  # the order of the pairs must not show
 
 
 def chance_overlap(n: int, share: float = FOCUS_SHARE) -> float:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from napari_lpd.calibration import fit_label_temperature
+from napari_lpd.cam import fuse, normalise
 from napari_lpd.losses import classification_loss, image_scores
 from napari_lpd.model import LPD, STAGES_USED, LoadedModel, Supervised, merge_prototypes, presence_scores
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from napari_lpd.data import TileSet
 
 CALIBRATION_TILES = 256
+PRESENCE = 0.5  # from which a class counts as there
 
 
 class Figures(NamedTuple):
@@ -77,7 +81,7 @@ def held_out_validation(tiles: TileSet) -> Validation:
     def figures(model: LoadedModel) -> Figures:
         scored = score_tiles(model.network, tiles, model.card.settings.batch)
         loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
-        right = ((presence_scores(list(scored.stage_scores[1:])) >= 0.5) == scored.labels).sum(0).tolist()
+        right = ((presence_scores(list(scored.stage_scores[1:])) >= PRESENCE) == scored.labels).sum(0).tolist()
         shares = {f"right about {t.name}": count / len(tiles) for t, count in zip(tiles.classes, right, strict=True)}
         return Figures(
             {"score": -loss, "classification": loss, **shares, "tiles": float(len(tiles))},
@@ -94,18 +98,53 @@ def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def calibrate(network: LPD, tiles: TileSet, batch: int) -> tuple[tuple[float, ...], ...]:
-    """Constants of the class maps, measured on up to 256 training tiles, evenly spread over every class's tiles.
+class Constants(NamedTuple):
+    """What a card keeps of how a network's maps are read.
 
-    Returns:
-        map_scale (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
-        map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a constant
-        of its own would weaken the class that the network has learned by heart.
+    Attributes:
+        map_scale: (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
+            map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a
+            constant of its own would weaken the class that the network has learned by heart.
+        temperature: By which the labels' shares are as sure as right on held-out tiles that hold one tissue alone; 1
+            where there are none. On the training tiles, of which a network knows every one, it would come out too low.
+    """
+
+    map_scale: tuple[tuple[float, ...], ...]
+    temperature: float
+
+
+def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) -> Constants:
+    """Measure the constants on up to 256 tiles, evenly spread over every class's tiles.
+
+    Args:
+        network: In evaluation mode.
+        tiles: Training tiles.
+        held: Held-out tiles.
+        batch: Tiles per pass.
     """
     scored = score_tiles(network, tiles.subset(tiles.spread(CALIBRATION_TILES)), batch)
-    held = scored.labels
     scale = []
     for stage in scored.class_maps:
-        levels = [float(np.percentile(stage[held[:, c], c].numpy(), 99)) for c in range(held.shape[1])]
-        scale.append((max(*levels, 1e-3),) * held.shape[1])
-    return tuple(scale)
+        levels = [float(np.percentile(stage[scored.labels[:, c], c].numpy(), 99)) for c in range(network.class_count)]
+        scale.append((max(*levels, 1e-3),) * network.class_count)
+    if held is None:
+        return Constants(tuple(scale), 1.0)
+    scored = score_tiles(network, held.subset(held.spread(CALIBRATION_TILES)), batch)
+    return Constants(tuple(scale), _temperature(scored, scale, network))
+
+
+def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: LPD) -> float:
+    """Fit on the places of tiles with one tissue, of which the label is known everywhere (but for glass)."""
+    alone = torch.nonzero(scored.labels.sum(1) == 1).flatten()
+    if network.class_count < 2 or not len(alone):
+        return 1.0
+    size = scored.class_maps[0].shape[2:]
+    present = presence_scores(list(scored.stage_scores[1:]))[alone] >= PRESENCE
+    stages = [
+        interpolate(normalise(maps[alone], levels), size=size, mode="bilinear", align_corners=False)
+        for maps, levels in zip(scored.class_maps, scale, strict=True)
+    ]
+    fused = fuse(stages, network.settings.stage_fusion, present[:, :, None, None]).clamp(min=0)
+    truth = scored.labels[alone].float().argmax(1)[:, None, None].expand(-1, *size)
+    seen = fused.amax(1) > 0
+    return fit_label_temperature(fused.movedim(1, -1)[seen].numpy(), truth[seen].numpy())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PLAUSIBLE_MPP = (0.05, 20.0)
-DISPLAY_CHUNK = 1024
+DISPLAY_CHUNK = 512
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
 MAX_BLOCK = 2**25  # source pixels that are held at once
 CELL = 128  # edge of the places that are reported as damaged

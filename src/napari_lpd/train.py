@@ -36,7 +36,7 @@ from napari_lpd.model import (
     encoder_of,
 )
 from napari_lpd.objective import Objective, StepLosses
-from napari_lpd.scoring import Figures, calibrate, held_out_validation
+from napari_lpd.scoring import PRESENCE, Figures, Validation, calibrate, held_out_validation
 from napari_lpd.training_state import TrainingState, identity_of
 from napari_lpd.watch import PREVIEWS, Watch
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PRESENCE = 0.5
 """Score from which a class counts as present: where the classification loss draws the line. A network knows its
 training tiles too well to choose another one on them; `validate.evaluate` chooses on other data."""
 LR_WARM_UP_RATIO = 1e-6
@@ -94,13 +93,15 @@ def fit(
     colours = training_colours(tiles)
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
+    held = None
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None
     elif shared := overlap(trained, validation.files):
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(validation.files if validation else ())
-    run = _Run(tiles, settings, out, command, {"file_hashes": trained, "validation_hashes": chosen_by}, colours)
+    hashes = {"file_hashes": trained, "validation_hashes": chosen_by}
+    run = _Run(tiles, held, settings, out, command, hashes, colours)
     yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
@@ -137,6 +138,7 @@ class _Run:
     def __init__(
         self,
         tiles: TileSet,
+        held: TileSet | None,
         settings: TrainSettings,
         out: Path,
         command: str,
@@ -144,6 +146,7 @@ class _Run:
         colours: Colours,
     ) -> None:
         self.tiles, self.settings, self.out, self.command, self.colours = tiles, settings, out, command, colours
+        self.held = held
         self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -298,13 +301,15 @@ class _Run:
 
     def _card(self, step: int) -> Card:
         self.network.eval()
+        constants = calibrate(self.network, self.tiles, self.held, self.settings.batch)
         return Card(
             classes=self.tiles.classes,
             settings=self.settings,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
             steps=step,
-            map_scale=calibrate(self.network, self.tiles, self.settings.batch),
+            map_scale=constants.map_scale,
+            temperature=constants.temperature,
             presence=(PRESENCE,) * len(self.tiles.classes),
             colours=self.colours,
             command=self.command,

@@ -6,9 +6,16 @@ import pytest
 import tifffile
 
 from napari_lpd import samples
-from napari_lpd.errors import ExportError
-from napari_lpd.gui._io import get_reader, read_prediction, read_slide, write_labels
+from napari_lpd.classes import TissueClass
+from napari_lpd.errors import DataError, ExportError
+from napari_lpd.export import ExportSettings, export
+from napari_lpd.geojson import read_mask
+from napari_lpd.gui._io import get_reader, read_outlines, read_prediction, read_slide, write_labels
+from napari_lpd.gui._layers import slide_layers
+from napari_lpd.gui._regions import outlines_of
 from napari_lpd.gui._results import prediction_layers
+from napari_lpd.jobs import run
+from napari_lpd.regions import Region, write_regions
 
 
 def test_the_reader_takes_the_sample_slides():
@@ -94,3 +101,57 @@ def test_other_names_are_refused(tmp_path):
 def test_labels_without_micrometres_are_refused(tmp_path):
     with pytest.raises(ExportError, match="set the layer's units to micrometer first"):
         write_labels(str(tmp_path / "a.ome.tif"), np.ones((9, 9), np.uint8), {"scale": (1, 1)})
+
+
+@pytest.mark.parametrize(("box", "mpp"), [((32, 64, 160, 256), 2.0), (None, 2.0)])
+@pytest.mark.parametrize("suffix", [".ome.tif", ".geojson"])
+def test_an_exported_mask_comes_back_where_it_was_with_names_and_colours(
+    tmp_path, viewer, box, mpp, suffix, make_prediction
+):
+    found = make_prediction(box=box, mpp=mpp)
+    run(export(found, tmp_path / f"mask{suffix}", ExportSettings()))
+    [layer] = viewer.open(str(tmp_path / f"mask{suffix}"), plugin="napari-lpd")
+    data, options, _ = prediction_layers(found)[-1]
+    ours = napari.layers.Labels(data, **options)
+    assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
+    y0, x0, y1, x1 = found.bounds()
+    for y, x in np.random.default_rng(0).integers((y0, x0), (y1, x1), (60, 2)):
+        place = ((y + 0.5) * mpp, (x + 0.5) * mpp)
+        value, expected = (np.max(each.get_value(place, world=True) or 0) for each in (layer, ours))
+        assert value == expected
+    assert layer.features["class"].tolist() == ours.features["class"].tolist()
+    assert np.allclose(layer.get_color(2), ours.get_color(2))
+
+
+def test_a_mask_too_large_for_memory_comes_back_coarser(tmp_path, make_prediction):
+    found = make_prediction()
+    path = run(export(found, tmp_path / "mask.geojson", ExportSettings()))
+    mask = read_mask(path, most=30)
+    assert max(mask.labels.shape) <= 30
+    assert mask.mpp == 4 * found.card.mpp
+
+
+def test_regions_open_on_the_slide_that_is_open(tmp_path, viewer):
+    path = tmp_path / "drawn.geojson"
+    write_regions(
+        path, [Region(np.array([[0.0, 0], [0, 40], [30, 40]]), ("fat",))], [TissueClass(name="fat", color="#ffff00")]
+    )
+    with pytest.raises(DataError, match=r"drawn\.geojson: its regions are in pixels of a slide: open that first"):
+        read_outlines(str(path))
+    viewer.open(str(samples.skin_slide_path()), plugin="napari-lpd")
+    [layer] = viewer.open(str(path), plugin="napari-lpd")
+    [region] = outlines_of(layer, slide_layers(viewer)[0])
+    assert np.allclose(region.vertices, [[0, 0], [0, 40], [30, 40]])
+    assert region.tissues == ("fat",)
+    viewer.open(str(samples.small_region_path()), plugin="napari-lpd")
+    with pytest.raises(DataError, match=r"name it like the slide, or use Load… in Train"):
+        read_outlines(str(path))
+    named = path.rename(tmp_path / "CMU-1_skin.regions.geojson")
+    [layer] = viewer.open(str(named), plugin="napari-lpd")
+    assert len(layer.data) == 1
+
+
+def test_a_geojson_that_is_none_says_so(tmp_path):
+    (tmp_path / "a.geojson").write_text("{}")
+    with pytest.raises(DataError, match=r"a\.geojson: not readable as GeoJSON"):
+        read_outlines(str(tmp_path / "a.geojson"))

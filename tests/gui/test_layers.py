@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import napari
 import numpy as np
 import pytest
 
 from napari_lpd.errors import SlideError
 from napari_lpd.gui._layers import (
     KEY,
+    corner,
     set_resolution,
     slide_of,
     visible_box_um,
@@ -14,6 +16,7 @@ from napari_lpd.gui._results import (
     KINDS,
     complete_prediction,
     our_layers,
+    prediction_layers,
     show_prediction,
     shown_prediction,
 )
@@ -177,3 +180,28 @@ def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
     viewer.scene.camera.center = (0, 1e5, 1e5)
     with pytest.raises(SlideError, match=r"nothing of tiny\.tiff is in view"):
         visible_box_um(viewer, tiny_layer)
+
+
+def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer, tiny_layer, make_prediction):
+    show_prediction(viewer, make_prediction(), tiny_layer)
+    [heatmap, _] = our_layers(viewer, "tiny.tiff", "heatmap")
+    heatmap.visible, heatmap.opacity, heatmap.colormap = True, 0.3, "viridis"
+    before = list(viewer.layers)
+    other = make_prediction(box=(16, 32, 200, 300))
+    labels = show_prediction(viewer, other, tiny_layer)
+    assert list(viewer.layers) == before
+    assert (heatmap.visible, heatmap.opacity, heatmap.colormap.name) == (True, 0.3, "viridis")
+    for layer in our_layers(viewer, "tiny.tiff", *KINDS):
+        fresh = next(
+            napari.layers.Layer.create(data, options, kind)
+            for data, options, kind in prediction_layers(other, corner(tiny_layer))
+            if options["name"] == layer.name
+        )
+        assert np.array_equal(np.asarray(layer.data), np.asarray(fresh.data))
+        assert np.allclose(layer.translate, fresh.translate)
+        assert layer.metadata["napari_lpd"].get("prediction", other) is other
+    assert viewer.layers[-1] is labels
+    larger = show_prediction(viewer, make_prediction(box=None, mpp=0.125), tiny_layer)  # with levels: a new layer
+    assert larger.multiscale
+    assert len(our_layers(viewer, "tiny.tiff", "labels")) == 1
+    assert viewer.layers[-1] is larger

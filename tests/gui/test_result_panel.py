@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QPushButton
 
+from napari_lpd.checkpoint import read_card
+from napari_lpd.classes import TissueClass
 from napari_lpd.corrections import Corrections
-from napari_lpd.gui._layers import kind
+from napari_lpd.gui._layers import kind, set_resolution
 from napari_lpd.gui._results import our_layers, show_prediction
 from napari_lpd.gui.predict import PredictWidget
+from napari_lpd.gui.train import TrainWidget
 from napari_lpd.measure import Roles
 from napari_lpd.prediction import Prediction
+from napari_lpd.project import regions_beside
+from napari_lpd.regions import Region, write_regions
 
 
 @pytest.fixture
@@ -145,3 +151,46 @@ def test_a_new_slide_with_an_old_result_shows_its_corrections(viewer, tiny_layer
     Corrections(prediction).apply_crop(3, 4, np.full((9, 9), 2, np.uint8))
     labels = show_prediction(viewer, Prediction.open(prediction.folder), tiny_layer)
     assert (labels.data[3:12, 4:13] == 2).all()
+
+
+def test_corrections_join_the_regions_to_train_on_with_one_press(shown, viewer, use_widget, shown_errors, tiny_tiff):
+    widget, prediction = shown
+    say = widget.job.status.text
+    to_train = next(b for b in widget.panel.findChildren(QPushButton) if b.text() == "To Train")
+    to_train.click()
+    assert shown_errors == ["nothing is corrected yet: press Edit view, paint, and Apply"]
+    pink = TissueClass(name="pink", color="#ff8c1a")
+    saved = Region(np.array([[100.0, 100], [100, 140], [140, 140]]), ("pink",))
+    write_regions(regions_beside(tiny_tiff), [saved], [pink])
+    Corrections(prediction).apply_crop(0, 0, np.full((20, 20), 2, np.uint8))
+    to_train.click()
+    Corrections(prediction).apply_crop(0, 0, np.full((10, 20), 1, np.uint8))  # the upper half, as the model had it
+    Corrections(prediction).apply_crop(60, 60, np.full((10, 20), 2, np.uint8))
+    to_train.click()
+    assert say().startswith("2 corrected regions put into 'tissue regions (tiny.tiff)'")
+    train = use_widget(TrainWidget)
+    regions = train.data.drawn.checked()  # what was saved beside the slide is kept, what was corrected anew replaced
+    assert sorted((region.tissues, round(region.polygon().area)) for region in regions) == [
+        (("pink",), 800),
+        (("pink",), 800),
+        (("pink",), 800),
+    ]
+    assert [tissue.name for tissue in train.data.tissue_classes()] == ["dark", "pink"]
+
+
+def test_a_model_of_another_resolution_is_announced_before_the_run(shown, viewer, tiny_layer):
+    widget, _ = shown
+    wanted = read_card(widget.model.path()).settings.mpp
+    for found, said in (
+        (wanted, ""),
+        (wanted / 4, "are resampled to the model's"),
+        (2 * wanted, "expect a worse mask"),
+    ):
+        set_resolution(tiny_layer, found)
+        widget.slides.refresh()
+        assert said in widget.model.reading.text()
+        assert widget.model.reading.isHidden() == (not said)
+    tiny_layer.units = ("pixel", "pixel")
+    widget.slides.refresh()
+    assert "no resolution yet" in widget.model.reading.text()
+    assert "EfficientNet" in widget.model.details.text() or "efficientnet" in widget.model.details.text()

@@ -307,7 +307,7 @@ def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
     widget = use_widget(PredictWidget)
     (tmp_path / "x.safetensors").write_bytes(b"no")
     with widget.job.reporting():
-        widget.use_model(tmp_path / "x.safetensors")
+        widget.model.use(tmp_path / "x.safetensors")
     assert "not a model file" in shown_errors[0]
 
 
@@ -367,7 +367,7 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert shown_errors == []
     trained = tmp_path / "models" / "CMU-1_skin-001" / "model.safetensors"
     assert recent_models.paths()[0] == trained.resolve()
-    assert Path(predict.model.currentData()) == trained.resolve()
+    assert Path(predict.model.combo.currentData()) == trained.resolve()
     assert train.watching.curves.points("loss")[0] == [1, 2, 3, 4, 5, 6]
 
     viewer.canvas.size, viewer.scene.camera.zoom, viewer.scene.camera.center = (400, 500), 0.5, (0, 2500, 1000)

@@ -1,18 +1,22 @@
-"""Correct a mask: a crop of it becomes a Labels layer for napari's brush; Apply writes it back to every level."""
+"""Correct a mask: a crop becomes a Labels layer for napari's brush; Apply writes it back; Train can learn from it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 from napari.layers import Labels
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.corrections import Corrections
 from napari_lpd.errors import DataError, LpdError
-from napari_lpd.gui._layers import KEY, UM, corner, kind, visible_box_um
+from napari_lpd.gui._layers import KEY, UM, corner, kind, slide_path, visible_box_um
+from napari_lpd.gui._regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui._results import label_colours, our_layers, refresh_labels
+from napari_lpd.project import regions_beside
+from napari_lpd.regions import classes_in, read_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST = 4096  # pixels; edge of a crop that is edited
 EDIT = "edit"
+SUPERSEDED = 0.99  # of a region's area; where so much of it is corrected, it came from an earlier correction
 
 
 class CorrectBar(QWidget):
@@ -142,6 +147,36 @@ class CorrectBar(QWidget):
         self.edit.setVisible(not editing)
         self.apply.setVisible(editing)
         self.discard.setVisible(editing)
+
+
+def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:
+    """Put what is corrected among the regions to train on, in place of what was put there before; what to say of it.
+
+    Raises:
+        LpdError: nothing is corrected, or regions saved beside the slide cannot be read.
+    """
+    card, found = prediction.card, Corrections(prediction).regions()
+    if not found:
+        raise DataError("nothing is corrected yet: press Edit view, paint, and Apply")
+    own = [s for s in regions_layers(viewer) if kind(s) == "regions" and s.metadata[KEY]["slide"] == slide_layer.name]
+    layer = own[0] if own else empty_regions(slide_layer)
+    path = slide_path(slide_layer)
+    if not own and path is not None and regions_beside(path).exists():
+        add_regions(layer, read_regions(regions_beside(path)), (*card.classes, *classes_in(regions_beside(path))))
+    outlines = [region.polygon() for region in found]
+    corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
+    layer.selected_data = {
+        i
+        for i, old in enumerate(region.polygon() for region in outlines_of(layer, slide_layer))
+        if any(old.equals_exact(each, 1.0) for each in before)
+        or corrected.intersection(old).area > SUPERSEDED * old.area
+    }
+    layer.remove_selected()
+    add_regions(layer, found, card.classes)
+    layer.metadata[KEY] |= {"classes": card.classes, "corrected": outlines}
+    if not own:
+        viewer.add_layer(layer)
+    return f"{len(found)} corrected region{'s' * (len(found) > 1)} put into '{layer.name}': train on them in Train."
 
 
 def carried_over(new: Prediction, old: Prediction | None) -> str:

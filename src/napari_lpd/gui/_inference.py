@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+
 from napari_lpd.errors import ModelError
 from napari_lpd.jobs import Job, Progress
+from napari_lpd.prediction import Prediction
 from napari_lpd.tissue import everything, find_tissue
 
 if TYPE_CHECKING:
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     import shapely
 
     from napari_lpd.config import PredictSettings
-    from napari_lpd.prediction import Prediction, PredictionCard
+    from napari_lpd.prediction import PredictionCard
     from napari_lpd.slide import Slide
     from napari_lpd.tissue import Mask
 
@@ -70,7 +74,7 @@ class PredictionRun:
         place: Says where a prediction goes.
 
     Attributes:
-        folder: Where the prediction is, once there is one.
+        growing: The prediction, once there is one to look at.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class PredictionRun:
         tissue: MakeMask,
         place: Callable[[PredictionCard], Path],
     ) -> None:
-        self.folder: Path | None = None
+        self.growing: Prediction | None = None
         self._slide, self._models, self._model, self._settings = slide, models, model, settings
         self._scope, self._tissue, self._place = scope, tissue, place
 
@@ -92,6 +96,7 @@ class PredictionRun:
         with self._slide as slide:
             yield Progress(0, 0, "loading the model")
             model = self._models.get(self._model, self._settings.device)
+            compile_label_colours()
             from napari_lpd.predict import predict_slide, prediction_card
 
             mask = self._tissue(slide)
@@ -104,15 +109,19 @@ class PredictionRun:
         try:
             while True:
                 progress = next(job)
-                if progress.total:
-                    self.folder = folder
+                if progress.total and self.growing is None:
+                    self.growing = Prediction.open(folder)
                 yield progress
         except StopIteration as finished:
-            self.folder = folder
             prediction: Prediction = finished.value
             return prediction
         finally:
             job.close()
+
+
+def compile_label_colours() -> None:
+    """Let napari compile what colours labels, for a second or so, here instead of in the GUI thread."""
+    DirectLabelColormap(color_dict={None: "black", 1: "white"}).map(np.ones((1, 1), np.uint8))
 
 
 def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[Mask]:

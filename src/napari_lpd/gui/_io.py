@@ -1,4 +1,4 @@
-"""What napari calls to open slides and predictions and to save labels."""
+"""What napari calls to open slides, predictions, masks and regions and to save labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_lpd.errors import ExportError, SlideError
+from napari_lpd.errors import DataError, ExportError, SlideError
 from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
-from napari_lpd.ome_tiff import Place, write_label_tiff, write_ome_tiff
+from napari_lpd.geojson import read_mask
+from napari_lpd.ome_tiff import SUFFIXES, Place, read_label_tiff, write_label_tiff, write_ome_tiff
 from napari_lpd.prediction import Prediction, is_prediction
+from napari_lpd.regions import classes_in, read_regions
 from napari_lpd.samples import slide_layer_data
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LayerData = tuple[Any, dict[str, Any], str]
 WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
+MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
@@ -34,7 +37,18 @@ def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None
             return read_prediction
         return read_slide if any(first.glob("*.dcm")) else None
     name = first.name.lower()
+    if name.endswith(".geojson"):
+        return read_outlines
+    if name.endswith(SUFFIXES) and _is_mask(first):
+        return read_masks
     return read_slide if name.endswith(VENDOR_SUFFIXES) or (name.endswith(TIFF_SUFFIXES) and _is_ours(first)) else None
+
+
+def _is_mask(path: Path) -> bool:
+    try:
+        return bool(read_label_tiff(path).classes)
+    except DataError:
+        return False
 
 
 def _is_ours(path: Path) -> bool:
@@ -58,6 +72,70 @@ def read_prediction(path: str | list[str]) -> list[LayerData]:
 
     folders = [path] if isinstance(path, str) else path
     return [layer for folder in folders for layer in prediction_layers(Prediction.open(Path(folder)))]
+
+
+def read_masks(path: str | list[str]) -> list[LayerData]:
+    """Masks that were exported as OME-TIFF, lazily, with names and colours, where they lay on the slide."""
+    from napari_lpd.gui._results import label_colours
+
+    layers: list[LayerData] = []
+    for file in [Path(p) for p in ([path] if isinstance(path, str) else path)]:
+        found = read_label_tiff(file)
+        many = len(found.levels) > 1
+        options = {
+            "name": file.name.removesuffix(".tiff").removesuffix(".tif").removesuffix(".ome"),
+            "multiscale": many,
+            "scale": found.mpp,
+            "translate": np.array(found.origin_um) + np.array(found.mpp) / 2,
+            **label_colours(found.classes),
+        }
+        layers.append((found.levels if many else np.asarray(found.levels[0]), MASK | options, "labels"))
+    return layers
+
+
+def read_outlines(path: str | list[str]) -> list[LayerData]:
+    """GeoJSON: a mask that we exported as labels; anything else as regions on the slide that is open.
+
+    Raises:
+        DataError: not readable, or regions while no slide or several are open.
+    """
+    from napari_lpd.gui._results import label_colours
+
+    layers: list[LayerData] = []
+    for file in [Path(p) for p in ([path] if isinstance(path, str) else path)]:
+        mask = read_mask(file)
+        if mask is None:
+            layers.append(_regions_on_slide(file))
+            continue
+        options = {
+            "name": file.stem,
+            "scale": (mask.mpp, mask.mpp),
+            "translate": (np.array(mask.origin) + 0.5) * mask.mpp,
+            **label_colours(mask.classes),
+        }
+        layers.append((mask.labels, MASK | options, "labels"))
+    return layers
+
+
+def _regions_on_slide(path: Path) -> LayerData:
+    """Regions are in pixels of their slide: the open one, or of several the one whose name the file's begins with."""
+    import napari
+
+    from napari_lpd.gui._layers import slide_layers
+    from napari_lpd.gui._regions import add_regions, empty_regions
+
+    viewer = napari.current_viewer()
+    slides = [] if viewer is None else slide_layers(viewer)
+    named = [layer for layer in slides if path.name.startswith(Path(layer.name).stem)]
+    chosen = named if len(slides) > 1 else slides
+    if len(chosen) != 1:
+        which = "open that first" if not slides else "name it like the slide, or use Load… in Train"
+        raise DataError(f"{path}: its regions are in pixels of a slide: {which}")
+    layer = empty_regions(chosen[0])
+    add_regions(layer, read_regions(path), classes_in(path))
+    layer.name = path.stem
+    data: LayerData = layer.as_layer_data_tuple()
+    return data
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBox
 
 from napari_lpd.errors import LpdError
 from napari_lpd.gui._layout import in_row
+from napari_lpd.jobs import NICENESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +39,8 @@ _running: dict[threading.Thread, threading.Event] = {}
 
 
 def _work(make_job: Callable[[], Job[Any]], outbox: SimpleQueue[Message], stop: threading.Event) -> None:
+    if sys.platform == "linux":  # elsewhere threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     try:
         job = make_job()
         try:

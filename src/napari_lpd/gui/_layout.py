@@ -91,8 +91,13 @@ def _together(parts: Sequence[QWidget], how: type[QHBoxLayout | QVBoxLayout]) ->
 
 
 def advanced(part: QWidget) -> QCollapsible:
+    """Settings that are folded away at first."""
+    return folded("Advanced", part)
+
+
+def folded(title: str, part: QWidget) -> QCollapsible:
     """A part that is folded away at first."""
-    fold = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+    fold = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     inner: QLayout = fold.content().layout()
     inner.setContentsMargins(10, 0, 0, 0)
     fold.addWidget(part)

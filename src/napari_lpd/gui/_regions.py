@@ -38,8 +38,14 @@ def regions_layers(viewer: napari.Viewer) -> list[Shapes]:
 
 
 def new_regions_layer(viewer: napari.Viewer, slide_layer: Image) -> Shapes:
-    """An empty Shapes layer on the slide; each shape carries its tissues as text ("a + b")."""
-    layer = viewer.add_shapes(
+    """Add an empty layer for regions on the slide to the viewer."""
+    layer: Shapes = viewer.add_layer(empty_regions(slide_layer))
+    return layer
+
+
+def empty_regions(slide_layer: Image) -> Shapes:
+    """An empty Shapes layer that lies on the slide; each shape carries its tissues as text ("a + b")."""
+    layer = Shapes(
         ndim=2,
         name=f"tissue regions ({slide_layer.name})",
         scale=slide_layer.scale,

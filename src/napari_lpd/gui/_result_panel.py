@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QDialog, QFileDialog, QVBoxLayout, QWidget
 from napari_lpd.errors import ExportError, LpdError
 from napari_lpd.export import FORMS, ExportSettings, export
 from napari_lpd.gui._areas import AreaTable, RolesDialog
-from napari_lpd.gui._correcting import CorrectBar
+from napari_lpd.gui._correcting import CorrectBar, corrections_to_regions
 from napari_lpd.gui._job import JobRunner
 from napari_lpd.gui._layers import KEY, UM, corner, kind, slide_of, visible_box_um
 from napari_lpd.gui._layout import buttons
@@ -75,7 +75,7 @@ class ResultPanel(QWidget):
                 lambda: self._on_export("labels"),
             ),
             ("Maps…", "Prototype maps as OME-TIFF", lambda: self._on_export("prototypes")),
-            ("To Train…", "Corrections as regions to train on (GeoJSON)", lambda: self._on_export("corrections")),
+            ("To Train", "Put the corrections among the regions of this slide to train on", self.to_train),
         )
         for part in (self.areas, self.correct, measures, exports):
             layout.addWidget(part)
@@ -191,6 +191,13 @@ class ResultPanel(QWidget):
         """Remember which class is what, for models with these classes, and measure."""
         remember_roles([tissue.name for tissue in self._needed().card.classes], roles)
         self.measure()
+
+    def to_train(self) -> None:
+        """Put the corrections among the regions to train on."""
+        try:
+            self.said.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._needed()))
+        except LpdError as error:
+            self.failed.emit(str(error))
 
     # Export
 

@@ -18,7 +18,7 @@ from napari_lpd.gui._layers import KEY, UM, corner, kind
 from napari_lpd.prediction import UNREADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import napari
     from napari.layers import Layer
@@ -77,17 +77,19 @@ def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[
         prediction: Finished or not.
         slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
     """
+    return list(_layers_one_by_one(prediction, slide_corner))
+
+
+def _layers_one_by_one(prediction: Prediction, slide_corner: Any) -> Iterator[LayerData]:
     card = prediction.card
     start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
     box = _box(prediction)
     origin = start + np.array(box[:2]) * card.mpp
-    classes = range(len(card.classes))
-    return [
-        tissue_layer(prediction.tissue, card.slide, start),
-        _uncertainty(prediction, box, origin),
-        *(_heatmap(prediction, index, box, origin) for index in classes),
-        _labels(prediction, box, origin),
-    ]
+    yield tissue_layer(prediction.tissue, card.slide, start)
+    yield _uncertainty(prediction, box, origin)
+    for index in range(len(card.classes)):
+        yield _heatmap(prediction, index, box, origin)
+    yield _labels(prediction, box, origin)
 
 
 def _box(prediction: Prediction) -> Box:
@@ -212,21 +214,73 @@ def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Predict
 
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Add a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer.
+    """Show a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
+    for _ in showing(viewer, prediction, slide_layer):
+        pass
+    (labels,) = our_layers(viewer, prediction.card.slide, "labels")
+    assert isinstance(labels, Labels)
+    return labels
 
-    The view stays where it is: napari fits all layers into it when their number of dimensions changes.
+
+def showing(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Iterator[None]:
+    """`show_prediction` layer by layer: making one takes napari a tenth of a second, and taking one away far longer.
+
+    So the layers of an older prediction of the slide are filled anew where they fit: what a user chose to see of them
+    stays. So does the view, which napari would fit to all layers when their number of dimensions changes.
     """
-    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
-    for layer in our_layers(viewer, prediction.card.slide, *KINDS):
-        viewer.layers.remove(layer)
     slide_corner = None if slide_layer is None else corner(slide_layer)
-    shown = None
-    for data, options, layer_type in prediction_layers(prediction, slide_corner):
-        shown = getattr(viewer, f"add_{layer_type}")(data, **options)
-    viewer.dims.set_point(0, 0)
-    viewer.scene.camera.update(camera)
-    assert isinstance(shown, Labels)
-    return shown
+    found = []
+    for made in _layers_one_by_one(prediction, slide_corner):
+        found.append(made)
+        yield
+    older = {_role(layer): layer for layer in our_layers(viewer, prediction.card.slide, *KINDS)}
+    kept = {role: older[role] for role, data in ((_role_of(made[1]), made[0]) for made in found)
+            if role in older and _fits(older[role], data)}  # fmt: skip
+    with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+        for layer in older.values():
+            if layer not in kept.values():
+                viewer.layers.remove(layer)
+    yield
+    for data, options, layer_type in found:
+        old = kept.get(_role_of(options))
+        if old is not None and old in viewer.layers:
+            _fill(old, data, options)
+        else:
+            camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+            if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
+                viewer.dims.set_point(0, 0)
+            viewer.scene.camera.update(camera)
+        yield
+    (labels,) = our_layers(viewer, prediction.card.slide, "labels")
+    viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+    viewer.layers.selection.active = labels
+
+
+def _role_of(options: dict[str, Any]) -> tuple[str, str]:
+    about = options["metadata"][KEY]
+    return about["kind"], about.get("class", "")
+
+
+def _role(layer: Layer) -> tuple[str, str]:
+    return _role_of({"metadata": layer.metadata})
+
+
+def _fits(layer: Layer, data: Any) -> bool:
+    """Whether a layer can take the data: as many levels and dimensions."""
+    levels, held = (
+        list(data) if isinstance(data, list) else [data],
+        list(layer.data) if layer.multiscale else [layer.data],
+    )
+    return len(levels) == len(held) and levels[0].ndim == layer.ndim
+
+
+def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
+    """Put another prediction into a layer; how it is looked at stays as the user chose it."""
+    layer.metadata.update(options["metadata"])
+    for name in ("scale", "translate", "colormap" if isinstance(layer, Labels) else "contrast_limits", "features"):
+        if name in options:
+            setattr(layer, name, options[name])
+    layer.data = data
 
 
 def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels:

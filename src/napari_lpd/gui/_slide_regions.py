@@ -29,9 +29,12 @@ from napari_lpd.project import AnnotatedSlide, regions_beside
 from napari_lpd.regions import NONE, Region, classes_in, read_regions, write_regions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari.viewer
     from napari.layers import Image, Shapes
 
+    from napari_lpd.classes import TissueClass
     from napari_lpd.gui._classes import ClassTable
 
 SAVE_MS = 1500  # after the last change of a region
@@ -153,6 +156,7 @@ class SlideRegions(QWidget):
                 self._watched.add(layer)
                 layer.events.data.connect(self._on_drawn)
                 bind_numbers(layer, self._on_number)
+                self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
         self.regions.setCurrentText(chosen)
         self.regions.blockSignals(False)
         self.regions.setVisible(self.regions.count() > 0)
@@ -237,12 +241,8 @@ class SlideRegions(QWidget):
         """Draw the regions of a GeoJSON file on the chosen slide; tissues that are no class yet become one."""
         try:
             regions, found = read_regions(path), classes_in(path)
-            known = {tissue.name for tissue in self.classes.drafts()}
-            new = [tissue for tissue in found if tissue.name not in known]
-            unused = not {tissue.name for tissue in found} & known
             layer = self._new_regions()
-            if new:
-                self.classes.set_classes([*(() if unused else self.classes.drafts()), *new])
+            new = self._add_classes(found)
             add_regions(layer, regions, self.classes.drafts())
         except LpdError as error:
             self.failed.emit(str(error))
@@ -252,6 +252,15 @@ class SlideRegions(QWidget):
         bare = sum(not region.named for region in regions)
         unnamed = f" {bare} of them carry no tissue yet." if bare else ""
         self.said.emit(f"{len(regions)} regions from {path.name}.{added}{unnamed}")
+
+    def _add_classes(self, found: Sequence[TissueClass]) -> list[TissueClass]:
+        """Make tissues classes; where none of them is one yet, in place of those there are. Returns the new ones."""
+        known = {tissue.name for tissue in self.classes.drafts()}
+        new = [tissue for tissue in found if tissue.name not in known]
+        unused = not {tissue.name for tissue in found} & known
+        if new:
+            self.classes.set_classes([*(() if unused else self.classes.drafts()), *new])
+        return new
 
     def _on_number(self, index: int) -> None:
         drafts = self.classes.drafts()

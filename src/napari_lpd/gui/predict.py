@@ -9,44 +9,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Labels, Shapes
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
-from napari_lpd.checkpoint import read_card
 from napari_lpd.config import PredictSettings
-from napari_lpd.errors import DataError, LpdError, ModelError, SettingsError
+from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.gui._correcting import carried_over
 from napari_lpd.gui._forms import SettingsForm
 from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
 from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path
 from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
-from napari_lpd.gui._models import recent_models
+from napari_lpd.gui._model_picker import ModelPicker
 from napari_lpd.gui._regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui._result_panel import ResultPanel
 from napari_lpd.gui._results import (
     complete_prediction,
     refresh_prediction,
-    show_prediction,
     show_tissue,
+    showing,
     shown_prediction,
 )
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import WARNING, Progress
-from napari_lpd.prediction import Prediction, PredictionCard
-from napari_lpd.samples import model_path
 from napari_lpd.settings import read_settings, write_settings
 from napari_lpd.tissue import mask_of_labels, mask_of_polygons
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari.viewer
     from napari.layers import Image
 
     from napari_lpd.gui._inference import MakeMask
+    from napari_lpd.prediction import Prediction, PredictionCard
     from napari_lpd.tissue import Mask
 
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
 REFRESH_S = 0.4  # between looks at what has been predicted since
 RESULTS = "napari-lpd-results"
+SHOWN = object()  # what comes after the last layer
 
 
 class PredictWidget(QWidget):
@@ -58,6 +60,7 @@ class PredictWidget(QWidget):
         self._models = ModelCache()
         self._run: PredictionRun | None = None
         self._growing: Prediction | None = None
+        self._showing: Iterator[None] = iter(())
         self._older: Prediction | None = None
         self._target: Any = None
         self._refreshed = 0.0
@@ -65,8 +68,7 @@ class PredictWidget(QWidget):
         self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
 
         self.slides = SlidePicker(viewer)
-        self.model = chooser()
-        self.card = note("")
+        self.model = ModelPicker(self.slides.find)
         self.scope = chooser([VIEW, WHOLE, REGIONS])
         self.tissue = chooser()
         self.results = note("")
@@ -78,18 +80,15 @@ class PredictWidget(QWidget):
 
         self._lay_out()
         self._connect()
-        self._fill_models()
         self._fill_tissue()
         self._on_slide()
 
     def _lay_out(self) -> None:
-        browse = buttons(("Browse…", "Open a model file (.safetensors)", self._on_browse))
-        model = in_row([self.model, browse])
         preview = buttons(("Preview", "Show what counts as tissue, without predicting", self._on_preview))
         tissue = in_row([self.tissue, preview])
         choose = ("Choose…", "Another folder for the results of whole slides", self._on_choose)
         results = in_row([self.results, buttons(choose)])
-        for row in (model, tissue, results):
+        for row in (tissue, results):
             row.layout().setStretch(0, 1)
         settings = buttons(
             ("Load…", "Settings from a JSON file", self._on_load),
@@ -97,7 +96,7 @@ class PredictWidget(QWidget):
         )
         column = Column()
         column.add(self.slides, title="Slide")
-        column.add(model, self.card, title="Model")
+        column.add(self.model, title="Model")
         column.add(
             self.scope,
             tissue,
@@ -116,7 +115,7 @@ class PredictWidget(QWidget):
         self.slides.changed.connect(self._on_slide)
         self.panel.said.connect(self.job.say)
         self.panel.failed.connect(self._on_panel_failed)
-        self.model.currentIndexChanged.connect(self._show_card)
+        self.model.failed.connect(self._on_panel_failed)
         self.scope.currentIndexChanged.connect(self._show_results)
         self.job.asked.connect(self._on_predict)
         self.job.runner.progressed.connect(self._on_progressed)
@@ -125,59 +124,19 @@ class PredictWidget(QWidget):
         self.aside.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
         self.aside.succeeded.connect(self._on_aside)
         self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
-        recent_models.changed.connect(self._fill_models)
         for event in ("inserted", "removed", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
 
-    # Model
-
-    def use_model(self, path: Path) -> None:
-        """Choose a model file and remember it."""
-        read_card(path)
-        recent_models.add(path)
-
     def predict_view_with(self, model: Path) -> None:
         """Choose a model and segment what is in view."""
-        self.use_model(model)
+        self.model.use(model)
         self.scope.setCurrentText(VIEW)
         self._on_predict()
-
-    def _fill_models(self, chosen: str = "") -> None:
-        self.model.blockSignals(True)
-        self.model.clear()
-        for path in recent_models.paths():
-            sample = path == model_path()
-            self.model.addItem("sample model (skin)" if sample else f"{path.parent.name}/{path.name}", str(path))
-            self.model.setItemData(self.model.count() - 1, str(path), 3)  # 3: tooltip
-        self.model.setCurrentIndex(max(0, self.model.findData(chosen)))
-        self.model.blockSignals(False)
-        self._show_card()
-
-    def _model_path(self) -> Path:
-        if self.model.currentIndex() < 0:
-            raise ModelError("no model yet: train one, or press Browse…")
-        return Path(self.model.currentData())
-
-    def _show_card(self) -> None:
-        try:
-            card = read_card(self._model_path())
-        except LpdError as error:
-            self.card.setText(str(error))
-            return
-        names = ", ".join(tissue.name for tissue in card.classes)
-        recall = card.metrics.get("mean recall")
-        checked = "not checked" if recall is None else f"mean recall {recall:.2f} on check regions"
-        self.card.setText(f"{names}\n{card.settings.mpp:g} µm per pixel · {card.tiles} tiles · {checked}")
-
-    def _on_browse(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Model", "", "Models (*.safetensors)")
-        if path:
-            with self.job.reporting():
-                self.use_model(Path(path))
 
     # What is predicted, and where it goes
 
     def _on_slide(self) -> None:
+        self.model.refresh()
         self._show_results()
         self.panel.refresh()
 
@@ -248,7 +207,7 @@ class PredictWidget(QWidget):
 
     def _on_predict(self) -> None:
         with self.job.reporting():
-            layer, path = self.slides.layer(), self._model_path()
+            layer, path = self.slides.layer(), self.model.path()
             settings = self.settings()
             if settings.refiner == "pydensecrf":
                 raise SettingsError(
@@ -268,24 +227,31 @@ class PredictWidget(QWidget):
         if progress.message.startswith(WARNING):
             self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
             self.warning.setVisible(True)
-        if self._run is None or self._run.folder is None or time.monotonic() - self._refreshed < REFRESH_S:
+        if self._run is None or self._run.growing is None or time.monotonic() - self._refreshed < REFRESH_S:
             return
         if self._growing is None:
-            self._growing = Prediction.open(self._run.folder)
-            self._show(self._growing)
-        else:
+            self._growing = self._run.growing
+            self._showing = self._layers_of(self._growing)
+            self._show_next()
+        elif next(self._showing, SHOWN) is SHOWN:
             refresh_prediction(self._viewer, self._growing)
         self._refreshed = time.monotonic()
 
-    def _show(self, prediction: Prediction) -> None:
-        show_prediction(self._viewer, prediction, self._target if self._target in self._viewer.layers else None)
+    def _layers_of(self, prediction: Prediction) -> Iterator[None]:
+        target = self._target if self._target in self._viewer.layers else None
+        return showing(self._viewer, prediction, target)
+
+    def _show_next(self) -> None:
+        """Show one more layer, and the next when what waits has been seen to: napari stays alive meanwhile."""
+        if next(self._showing, SHOWN) is not SHOWN:
+            QTimer.singleShot(0, self._show_next)
 
     def _on_predicted(self, prediction: Prediction) -> None:
         card = prediction.card
         carried = carried_over(prediction, self._older)
-        if self._growing is None:
-            self._show(prediction)
-        else:
+        for _ in self._layers_of(prediction) if self._growing is None else self._showing:
+            pass
+        if self._growing is not None:
             complete_prediction(self._viewer, self._growing, prediction)
         places = len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
@@ -293,6 +259,8 @@ class PredictWidget(QWidget):
         self.panel.refresh()
 
     def _on_ended(self) -> None:
+        for _ in self._showing:  # of a run that was stopped or failed, what there is
+            pass
         if self.job.status.text() == "Stopped." and self._growing is not None:
             complete_prediction(self._viewer, self._growing, self._growing)
             kept = len(self._growing.done())
