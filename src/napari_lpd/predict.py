@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
 CRF_REACH = 3  # standard deviations of its kernels
 CPU_BATCH, GPU_BATCH = 1, 16
+NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
 
 
 @torch.inference_mode()
@@ -95,8 +96,13 @@ def predict_slide(
     if not prediction.finished:
         if foreign := colour_warning(slide, model, prediction):
             yield Progress(0, 0, WARNING + foreign)
+        run = _Run(slide, model, prediction)
+        if not run.waiting and not prediction.done():
+            yield Progress(
+                0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
+            )
         with freed_memory_is_kept():
-            yield from _Run(slide, model, prediction).steps()
+            yield from run.steps()
         prediction.finish()
     return prediction
 
@@ -288,7 +294,7 @@ class _Run:
         written: Future[None] | None = None
         with ThreadPoolExecutor(1, "napari-lpd-read") as reader, ThreadPoolExecutor(1, "napari-lpd-write") as writer:
             coming = reader.submit(self._read, pieces[0]) if pieces else None
-            for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            for piece, following in zip(pieces, [*pieces[1:], []], strict=False):
                 assert coming is not None
                 pixels, (top, left), damaged = coming.result()
                 coming = reader.submit(self._read, following) if following else None

@@ -39,6 +39,14 @@ def viewer(make_napari_viewer):
     return make_napari_viewer()
 
 
+@pytest.fixture
+def shown_viewer(make_napari_viewer):
+    """A viewer in a window of a usual size, on the screen."""
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1500, 940)
+    return viewer
+
+
 def _add(viewer, path):
     data, options, _ = read_slide(str(path))[0]
     return viewer.add_image(data, **options)

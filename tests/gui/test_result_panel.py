@@ -194,3 +194,46 @@ def test_a_model_of_another_resolution_is_announced_before_the_run(shown, viewer
     widget.slides.refresh()
     assert "no resolution yet" in widget.model.reading.text()
     assert "EfficientNet" in widget.model.details.text() or "efficientnet" in widget.model.details.text()
+
+
+def test_what_cannot_be_done_with_a_result_is_said_and_nothing_is_lost(
+    shown, viewer, tiny_layer, make_prediction, qtbot, tmp_path, shown_errors
+):
+    widget, _ = shown
+    (tmp_path / "file").write_text("not a folder")
+    widget.panel.export(tmp_path / "file" / "a.ome.tif")
+    waited(widget, qtbot)
+    assert "a.ome.tif" in shown_errors.pop()
+    half = make_prediction(box=None, finish=False)
+    show_prediction(viewer, half, tiny_layer)
+    widget.panel.refresh()
+    assert widget.panel.areas.total.text() == "Half done: areas follow at the end."
+    widget.panel.measure()
+    waited(widget, qtbot)
+    assert "half predicted; run predict again to go on" in shown_errors.pop()
+    widget.panel.export(tmp_path / "half.csv")
+    waited(widget, qtbot)
+    assert "half predicted" in shown_errors.pop()
+    assert not (tmp_path / "half.csv").exists()
+    assert shown_errors == []
+
+
+def test_a_slide_without_tissue_is_said(viewer, use_widget, qtbot, tmp_path, shown_errors):
+    tifffile.imwrite(
+        tmp_path / "glass.tiff",
+        np.full((512, 512, 3), 245, np.uint8),
+        photometric="rgb",
+        tile=(256, 256),
+        resolution=(1e4, 1e4),
+        resolutionunit="CENTIMETER",
+    )
+    widget = use_widget(PredictWidget)
+    widget.slides.open(tmp_path / "glass.tiff")
+    widget.scope.setCurrentText("whole slide")
+    widget._out = tmp_path / "out"
+    widget.job.button.click()
+    qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=120_000)
+    assert shown_errors == []
+    assert "no tissue was found there in glass.tiff" in widget.warning.text()
+    assert not widget.warning.isHidden()
+    assert widget.job.status.text().startswith("Done")

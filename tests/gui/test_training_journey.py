@@ -1,16 +1,10 @@
-"""A user's whole way: open a slide, outline regions with the mouse, train, stop, resume, predict.
-
-With NAPARI_LPD_PICTURES=DIR pictures of the window are left there.
-"""
+"""A user's whole way: open a slide, outline regions with the mouse, train, stop, resume, predict."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, QPointF, Qt
+from hand import Hand, picture
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
@@ -19,11 +13,8 @@ from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
 from napari_lpd.gui._layers import kind
 from napari_lpd.gui._results import our_layers
-from napari_lpd.gui.demo import take_picture
 from napari_lpd.gui.train import TrainWidget
 
-PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")
-LEFT = Qt.MouseButton.LeftButton
 OUTLINES = [  # key of the tissue and a box in level-0 pixels: y, x, height, width
     ("2", 2090, 20, 450, 480),
     ("2", 4020, 640, 310, 360),
@@ -34,46 +25,6 @@ OUTLINES = [  # key of the tissue and a box in level-0 pixels: y, x, height, wid
     ("1", 3900, 40, 400, 230),
     ("1", 4435, 280, 480, 260),
 ]
-
-
-class Hand:
-    """A hand on the mouse over the canvas."""
-
-    def __init__(self, viewer):
-        self.viewer = viewer
-        self.canvas = viewer.window._qt_viewer.canvas
-
-    def at(self, y, x) -> QPoint:
-        """Where a place of the world lies on the canvas."""
-        camera = self.viewer.scene.camera
-        height, width = self.canvas.size
-        dy, dx = (np.array([y, x]) - camera.center[1:]) * camera.zoom
-        return QPoint(round(width / 2 + dx), round(height / 2 + dy))
-
-    def drag(self, first, last):
-        """Press at a place, move to another, release."""
-        native = self.canvas.native
-        start, end = self.at(*first), self.at(*last)
-        QTest.mouseMove(native, start)
-        QTest.mousePress(native, LEFT, pos=start)
-        for share in np.linspace(0, 1, 6)[1:]:
-            point = QPointF(start) + (QPointF(end) - QPointF(start)) * float(share)
-            QTest.mouseMove(native, point.toPoint())
-            QApplication.processEvents()
-        QTest.mouseRelease(native, LEFT, pos=end)
-        QApplication.processEvents()
-
-
-def picture(viewer, name):
-    if PICTURES:
-        take_picture(viewer, Path(PICTURES) / f"{name}.png")
-
-
-@pytest.fixture
-def shown_viewer(make_napari_viewer):
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1500, 940)
-    return viewer
 
 
 @pytest.mark.slow

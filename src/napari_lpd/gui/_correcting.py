@@ -128,6 +128,7 @@ class CorrectBar(QWidget):
         self._viewer.layers.remove(layer)
         for shown in our_layers(self._viewer, layer.metadata[KEY]["slide"], "labels"):
             shown.visible = True
+            self._viewer.layers.selection.active = shown
         self._show_buttons()
 
     def _edited(self) -> Labels:

@@ -163,6 +163,7 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
         "axis_labels": ("prototype", "y", "x"),
         "colormap": "magma",
         "contrast_limits": (128, max(192, int(view.levels[-1].max()))),
+        "interpolation2d": "linear",
         "opacity": 0.6,
         "visible": False,
     }
@@ -177,6 +178,7 @@ def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) 
         "name": f"uncertainty ({card.slide})",
         "colormap": "viridis",
         "contrast_limits": (0, 255),
+        "interpolation2d": "linear",
         "opacity": 0.6,
         "visible": False,
     }
