@@ -147,4 +147,6 @@ def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: 
     fused = fuse(stages, network.settings.stage_fusion, present[:, :, None, None]).clamp(min=0)
     truth = scored.labels[alone].float().argmax(1)[:, None, None].expand(-1, *size)
     seen = fused.amax(1) > 0
+    if not seen.any():  # a network that has learned nothing sees no class anywhere
+        return 1.0
     return fit_label_temperature(fused.movedim(1, -1)[seen].numpy(), truth[seen].numpy())
