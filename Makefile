@@ -24,6 +24,7 @@ bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/whole_slide.py
 	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/training_widget.py
+	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/predict_widget.py
 	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/explore_redraw.py
 	$(BIN)/python benchmarks/correction.py
 	$(BIN)/python benchmarks/results.py

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import napari
-import numpy as np
 from training_widget import Gaps, resident_mb, wait
 
 from napari_lpd import samples
@@ -47,6 +46,55 @@ def pan(viewer: napari.Viewer, until: float, going: PredictWidget | None = None)
         wait(0.03)
 
 
+def views(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+    """Seconds for views of 1 mm², the first of which loads the model."""
+    seconds = []
+    widget.scope.setCurrentText(VIEW)
+    for y, x in PLACES:
+        height, width = viewer.canvas.size
+        viewer.scene.camera.zoom = math.sqrt(height * width / 1e6)  # 1 mm² fills the canvas
+        viewer.scene.camera.center = (0, y, x)
+        wait(0.5)
+        seconds.append(run(widget))
+    return {
+        "first view of 1 mm², model not loaded, s": seconds[0],
+        "view of 1 mm², s": {"median": statistics.median(seconds[1:]), "longest": max(seconds[1:])},
+    }
+
+
+def idle_gaps(viewer: napari.Viewer) -> dict[str, object]:
+    """The gaps while nothing runs."""
+    found: dict[str, object] = {}
+    for name in ("nothing", "panning"):
+        gaps, until = Gaps(), time.monotonic() + IDLE_S
+        if name == "panning":
+            pan(viewer, until)
+        else:
+            wait(IDLE_S)
+        found[f"gaps, {name}, ms"] = gaps.stop()
+    return found
+
+
+def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+    """The gaps while the whole slide is predicted: left alone, and panned."""
+    found: dict[str, object] = {}
+    widget.scope.setCurrentText(WHOLE)
+    for name, moved in (("a slide runs", False), ("a slide runs, panning", True)):
+        other = widget.settings().model_copy(update={"flips": moved})  # another run, not the kept one
+        widget.form.set_value(other)
+        gaps = Gaps()
+        widget.job.button.click()
+        while widget.job.runner.running:
+            if moved:
+                pan(viewer, math.inf, widget)
+            else:
+                wait(0.1)
+        found[f"gaps, {name}, ms"] = gaps.stop()
+        if not widget.job.status.text().startswith("Done"):
+            raise SystemExit(widget.job.status.text())
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,43 +104,15 @@ def main() -> None:
     widget = PredictWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Predict")
     widget.slides.open(samples.skin_slide_path())
-    found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         widget._out = Path(folder)
         wait(3)
-        seconds = []
-        widget.scope.setCurrentText(VIEW)
-        for y, x in PLACES:
-            height, width = viewer.canvas.size
-            viewer.scene.camera.zoom = math.sqrt(height * width / 1e6)  # 1 mm² fills the canvas
-            viewer.scene.camera.center = (0, y, x)
-            wait(0.5)
-            seconds.append(run(widget))
-        found["first view of 1 mm², model not loaded, s"] = seconds[0]
-        found["view of 1 mm², s"] = {"median": statistics.median(seconds[1:]), "longest": max(seconds[1:])}
+        found = views(viewer, widget)
         wait(2)
-        for name, act in (("nothing", lambda until: wait(until - time.monotonic())),
-                          ("panning", lambda until: pan(viewer, until))):  # fmt: skip
-            gaps = Gaps()
-            act(time.monotonic() + IDLE_S)
-            found[f"gaps, {name}, ms"] = gaps.stop()
+        found |= idle_gaps(viewer)
         before = resident_mb()
-        widget.scope.setCurrentText(WHOLE)
-        for name, moved in (("a slide runs", False), ("a slide runs, panning", True)):
-            widget.form.set_value(widget.settings().model_copy(update={"flips": moved}))  # another run, not the kept one
-            gaps = Gaps()
-            widget.job.button.click()
-            while widget.job.runner.running:
-                if moved:
-                    pan(viewer, math.inf, widget)
-                else:
-                    wait(0.1)
-            found[f"gaps, {name}, ms"] = gaps.stop()
-            if not widget.job.status.text().startswith("Done"):
-                raise SystemExit(widget.job.status.text())
+        found |= running_gaps(viewer, widget)
         found["growth of memory over two runs, MB"] = resident_mb() - before
-        shown = np.asarray([layer.visible for layer in viewer.layers])
-        found["layers shown"] = int(shown.sum())
     viewer.close()
     print(json.dumps(found, indent=1))
     if options.json:
