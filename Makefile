@@ -1,6 +1,8 @@
 # `make demo` and `make test` set a bare machine up and run; nothing has to be installed before but Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two workers with one thread each need half the time of one, on two cores.
+PYTEST := -m pytest -n 2 --dist worksteal
 XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 SCREEN := $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname -s)))
 DEMO := $(BIN)/napari-lpd demo $(if $(TRAIN),--train)
@@ -11,7 +13,7 @@ demo: .venv/installed $(if $(SCREEN),,system-libraries)
 	$(if $(SCREEN),$(DEMO),$(XVFB) $(DEMO) --screenshot demo_out/demo.png)
 
 test: .venv/installed .venv/crf system-libraries
-	$(XVFB) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(XVFB) env OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff check .

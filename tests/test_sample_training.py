@@ -15,8 +15,8 @@ def trained_metrics(out, *extra: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_training_on_the_sample_regions_beats_guessing_and_a_random_encoder(tmp_path):
-    pretrained = trained_metrics(tmp_path / "pretrained", "--set", "max_steps=90")
-    random = trained_metrics(tmp_path / "random", "--set", "max_steps=90", "--encoder-weights", "random")
+    pretrained = trained_metrics(tmp_path / "pretrained", "--set", "max_steps=45")
+    random = trained_metrics(tmp_path / "random", "--set", "max_steps=45", "--encoder-weights", "random")
     assert pretrained["mean recall"] > 0.85
     assert pretrained["mean recall"] > random["mean recall"] + 0.1
     assert pretrained["mean recall"] > pretrained["mean recall of a majority guess"] + 0.5
