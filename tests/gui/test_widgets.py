@@ -227,7 +227,9 @@ def test_the_command_line_gives_the_same_mask_with_the_widgets_settings(predict,
 def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again(predict, pressed, qtbot):
     predict.form.set_value(QUICK.model_copy(update={"tile": 64, "overlap": 32}))
     predict.job.button.click()
-    qtbot.waitUntil(lambda: predict._growing is not None and len(predict._growing.done()) > 1, timeout=60_000)
+    qtbot.waitUntil(
+        lambda: predict._run.growing is not None and len(predict._run.growing.prediction.done()) > 1, timeout=60_000
+    )
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
     half = predict.panel.shown()

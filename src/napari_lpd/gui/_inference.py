@@ -11,7 +11,6 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.errors import ModelError
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.prediction import Prediction
 from napari_lpd.tissue import everything, find_tissue
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import shapely
 
     from napari_lpd.config import PredictSettings
-    from napari_lpd.prediction import PredictionCard
+    from napari_lpd.prediction import Prediction, PredictionCard
     from napari_lpd.slide import Slide
     from napari_lpd.tissue import Mask
 
@@ -72,9 +71,6 @@ class PredictionRun:
         scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
         tissue: Makes the tissue mask, or None where it is to be found.
         place: Says where a prediction goes.
-
-    Attributes:
-        growing: The prediction, once there is one to look at.
     """
 
     def __init__(
@@ -87,7 +83,6 @@ class PredictionRun:
         tissue: MakeMask,
         place: Callable[[PredictionCard], Path],
     ) -> None:
-        self.growing: Prediction | None = None
         self._slide, self._models, self._model, self._settings = slide, models, model, settings
         self._scope, self._tissue, self._place = scope, tissue, place
 
@@ -102,21 +97,12 @@ class PredictionRun:
             mask = self._tissue(slide)
             folder = self._place(prediction_card(slide, model, self._settings, self._scope, mask))
             job = predict_slide(slide, model, self._settings, folder, self._scope, mask)
-            prediction = yield from self._watched(job, folder)
+            prediction = yield from self._made(job, folder)
         return prediction
 
-    def _watched(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
-        try:
-            while True:
-                progress = next(job)
-                if progress.total and self.growing is None:
-                    self.growing = Prediction.open(folder)
-                yield progress
-        except StopIteration as finished:
-            prediction: Prediction = finished.value
-            return prediction
-        finally:
-            job.close()
+    def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        """Run the job that predicts into `folder`; whoever shows it meanwhile looks on here."""
+        return (yield from job)
 
 
 def compile_label_colours() -> None:
