@@ -1,7 +1,13 @@
-"""A prediction that is shown while it is made: its thread prepares and fills the layers, the window's only draws."""
+"""A prediction that is shown while it is made: its thread prepares and fills the layers, the window's only draws.
+
+Python's full garbage collection holds every thread: over all objects of napari and torch, half a million, for 0.3 s or
+more. It comes when they have grown by a quarter, and napari asks for it whenever a layer goes. So the objects that are
+there when a run begins are set aside (`gc.freeze`) until a layer goes and none runs (`gc.unfreeze` in the widget).
+"""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -88,7 +94,13 @@ class ShownRun(PredictionRun):
         super().__init__(*parts)
         self.filled, self.drawn = threading.Event(), threading.Event()
 
+    def job(self) -> Job[Prediction]:
+        """As in `PredictionRun`, with napari's objects set aside."""
+        gc.freeze()
+        return (yield from super().job())
+
     def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        gc.freeze()  # what torch brought, too
         try:
             prediction = yield from self._followed(job, folder)
             self.carried = carried_over(prediction, self.older)

@@ -208,11 +208,12 @@ def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Ite
     older = {_role(layer): layer for layer in our_layers(viewer, slide, *KINDS)}
     kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in made)
             if role in older and _fits(older[role], data)}  # fmt: skip
-    with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
-        for layer in older.values():
-            if layer not in kept.values():
+    unfit = [layer for layer in older.values() if layer not in kept.values()]
+    if unfit:
+        with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+            for layer in unfit:
                 viewer.layers.remove(layer)
-    yield
+        yield
     for data, options, layer_type in made:
         old = kept.get(_role_of(options))
         if old is not None and old in viewer.layers:
@@ -223,9 +224,9 @@ def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Ite
                 viewer.dims.set_point(0, 0)
             viewer.scene.camera.update(camera)
         yield
-    (labels,) = our_layers(viewer, slide, "labels")
-    viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
-    viewer.layers.selection.active = labels
+    for labels in our_layers(viewer, slide, "labels"):
+        viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+        viewer.layers.selection.active = labels
 
 
 def _role_of(options: dict[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -120,12 +121,19 @@ class PredictWidget(QWidget):
         self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
         for event in ("inserted", "removed", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
+        self._viewer.layers.events.removing.connect(self._on_removing)
+        self.destroyed.connect(gc.unfreeze)
 
     def predict_view_with(self, model: Path) -> None:
         """Choose a model and segment what is in view."""
         self.model.use(model)
         self.scope.setCurrentText(VIEW)
         self._on_predict()
+
+    def _on_removing(self) -> None:
+        """Let napari, which is about to collect garbage, see what runs have set aside (`_growing`)."""
+        if not self.job.runner.running:
+            gc.unfreeze()
 
     # What is predicted, and where it goes
 
