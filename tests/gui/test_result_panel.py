@@ -133,6 +133,8 @@ def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_error
     waited(widget, qtbot)
     widget.panel.place()
     assert [kind(layer) for layer in viewer.layers].count("fields") == 1
+    widget.panel.correct.edit.click()
+    assert {str(unit) for layer in viewer.layers for unit in layer.units[-2:]} == {"micrometer"}
     widget.panel.measure()
     waited(widget, qtbot)
     assert "a field of 3.1 mm² there reaches outside tiny.tiff" in shown_errors[0]

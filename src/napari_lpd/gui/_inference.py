@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from napari_lpd.jobs import Job, Progress
 from napari_lpd.tissue import everything, find_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import shapely
 
@@ -48,16 +50,27 @@ class ModelCache:
 
     def get(self, path: Path, device: str) -> Any:
         """The model at `path`, loaded now if it is not the one kept; imports torch."""
-        keep_triton_out()
-        from napari_lpd.model import load_model
-
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
         key = (path, path.stat().st_mtime_ns, device)
         if key != self._key:
-            self._model = load_model(path, device)
+            with _no_garbage_collection():
+                keep_triton_out()
+                from napari_lpd.model import load_model
+
+                self._model = load_model(path, device)
             self._key = key
         return self._model
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While torch is imported, nearly all that is made stays; looking for garbage in it would hold the window."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class PredictionRun:
