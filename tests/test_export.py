@@ -135,11 +135,13 @@ def test_what_qupath_writes_is_read_too(tmp_path):
         {"type": "Feature", "id": "x", "geometry": two, "properties": {"objectType": "annotation", "name": "edge"}},
         {"type": "Feature", "geometry": square, "properties": {"classification": {"names": ["Tumor", "front"]}}},
         {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}},
+        {"type": "Feature", "geometry": square, "properties": {"classification": "Stroma"}},
     ]
     (tmp_path / "q.geojson").write_text(json.dumps(features))
-    one, other = read_shapes(tmp_path / "q.geojson")
+    one, other, short = read_shapes(tmp_path / "q.geojson")
     assert (one.name, one.geometry.area) == ("edge", 16.5)
     assert other.tissue == "Tumor: front"
+    assert short.tissue == "Stroma"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"features": [{}]}', '{"features": []}', '{"features": [3]}'])
@@ -156,6 +158,19 @@ def test_the_label_pyramid_has_the_corrections_and_is_read_back(prediction, tmp_
     found = read_label_tiff(path)
     assert np.array_equal(found.levels[0][:], expected_labels())
     assert (found.mpp, found.origin_um, found.classes) == ((0.5, 0.5), (0.0, 0.0), classes)
+
+
+def test_corrections_beside_a_predicted_region_are_exported_too(classes, tmp_path):
+    scope = ("POLYGON ((10 10, 10 60, 60 60, 60 10, 10 10))",)  # µm: one block of the labels
+    prediction = predicted(tmp_path / "a.zarr", np.ones((1100, 900), np.uint8), classes, scope=scope)
+    Corrections(prediction).apply_crop(1030, 850, np.full((20, 10), 2, np.uint8))
+    expected = np.asarray(Corrections(prediction).levels[0])
+    drawn = tifffile.imread(written(prediction, tmp_path / "a.ome.tif"))
+    assert np.array_equal(drawn, expected[: drawn.shape[0], : drawn.shape[1]])
+    assert (drawn == 2).sum() == 200
+    areas = pd.read_csv(written(prediction, tmp_path / "a.csv")).set_index("what").area_mm2
+    own = [each.geometry for each in read_shapes(written(prediction, tmp_path / "a.geojson")) if each.tissue == "pink"]
+    assert shapely.area(own).sum() * 0.25**2 / 1e6 == pytest.approx(areas.pink, rel=1e-3)
 
 
 def test_label_pyramids_of_others_are_read_or_refused(tmp_path):

@@ -10,7 +10,7 @@ import zarr
 
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, ExportError
-from napari_lpd.evaluate import recall_metrics, region_confusion
+from napari_lpd.evaluate import recall_metrics, region_confusion, region_scores
 from napari_lpd.ome_tiff import write_ome_tiff
 from napari_lpd.prediction import BlockResult, Prediction, PredictionCard, is_prediction
 from napari_lpd.regions import Region
@@ -255,6 +255,16 @@ def test_recall_counts_the_pixels_of_each_region(prediction):
     assert metrics["recall pink"] == 0.5
     assert metrics["mean recall"] == 0.75
     assert metrics["mean recall of a majority guess"] == 0.5
+
+
+def test_scores_of_regions_are_those_of_their_map_pixels(prediction):
+    regions = [Region(square(96, 200, 80), ("dark",)), Region(square(8, 8, 80), ("dark", "pink"))]
+    scores, outlined = region_scores(prediction, regions)
+    assert scores.shape == (100, 2)  # of 8 pixels each
+    assert (scores == 200 / 255).all()
+    assert (outlined == 0).all()
+    outside, none = region_scores(prediction, [Region(square(9000, 9000, 80), ("dark",))])
+    assert (outside.shape, none.shape) == ((0, 2), (0,))
 
 
 def test_regions_that_say_nothing_are_refused(prediction):

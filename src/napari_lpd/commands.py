@@ -89,9 +89,13 @@ def _check_train_options(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:
-    """Predict the slide, measure recall on the check regions, and add the figures to the model's card."""
+    """Predict the slide, measure recall on the check regions, and add the figures to the model's card.
+
+    Where no tiles were held out, the labels' temperature is fitted there, too; recall does not depend on it.
+    """
+    from napari_lpd.calibration import fit_label_temperature
     from napari_lpd.checkpoint import load_tensors, read_card, save_checkpoint
-    from napari_lpd.evaluate import recall_metrics, region_confusion
+    from napari_lpd.evaluate import recall_metrics, region_confusion, region_scores
     from napari_lpd.formats import open_slide
     from napari_lpd.model import load_model
     from napari_lpd.predict import predict_slide
@@ -99,10 +103,13 @@ def _measure(options: argparse.Namespace, model: Path, check: Any, settings: Tra
     loaded = load_model(model, settings.device)
     with open_slide(options.slide, options.slide_mpp) as slide, tempfile.TemporaryDirectory() as folder:
         prediction = run(predict_slide(slide, loaded, PredictSettings(), Path(folder, "check.zarr")), printer.progress)
-        confusion = region_confusion(prediction, check)
+        confusion, (scores, outlined) = region_confusion(prediction, check), region_scores(prediction, check)
     card = read_card(model)
     metrics = recall_metrics(confusion, [tissue.name for tissue in card.classes])
-    card = card.model_copy(update={"metrics": card.metrics | metrics})
+    changes: dict[str, Any] = {"metrics": card.metrics | metrics}
+    if not settings.valid_share and len(outlined):
+        changes["temperature"] = fit_label_temperature(scores, outlined)
+    card = card.model_copy(update=changes)
     save_checkpoint(model, load_tensors(model), card)
     return metrics
 

@@ -191,6 +191,14 @@ class Corrections:
         h, w = self.prediction.card.shape
         return int(y0), int(x0), min(int(y1), h), min(int(x1), w)
 
+    def extent(self) -> Box:
+        """(y0, x0, y1, x1) in pixels around all that is predicted or corrected."""
+        predicted, corrected = self.prediction.bounds(), self.bounds()
+        if corrected is None:
+            return predicted
+        low, high = np.minimum(predicted[:2], corrected[:2]), np.maximum(predicted[2:], corrected[2:])
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
     def regions(self) -> list[Region]:
         """What is corrected as training regions in level-0 pixels: connected areas, cut apart where they have holes.
 

@@ -102,15 +102,37 @@ def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArr
 
 def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
     """Labels of the pixels whose centres lie in `region`: (n,)."""
-    mpp, (height, width) = prediction.card.mpp, prediction.card.shape
-    polygon = region.polygon(prediction.card.slide_mpp)
-    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
-    y0, x0, y1, x1 = max(y0, 0), max(x0, 0), min(y1 + 1, height), min(x1 + 1, width)
-    if y0 >= y1 or x0 >= x1:
-        return np.empty(0, np.uint8)
-    inside = sampled_polygons([polygon], (y0, x0), (y1 - y0, x1 - x0), mpp)
-    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][y0:y1, x0:x1])[inside]
+    (rows, columns), inside = _pixels_inside(prediction, region, 1)
+    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][rows, columns])[inside]
     return labels
+
+
+def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Rows and columns around `region`, in pixels `step` times as large as the labels', and which centres lie in it."""
+    card, mpp = prediction.card, prediction.card.mpp * step
+    polygon = region.polygon(card.slide_mpp)
+    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
+    bottom, right = (min(last + 1, -(-n // step)) for last, n in zip((y1, x1), card.shape, strict=True))
+    rows, columns = slice(max(y0, 0), max(bottom, y0, 0)), slice(max(x0, 0), max(right, x0, 0))
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    if not min(shape):
+        return (rows, columns), np.zeros(shape, np.bool_)
+    return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
+
+
+def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Scores (n, C) in 0..1 and outlined classes (n,) at the map pixels in regions of one tissue where one is seen."""
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    found, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
+    for region in regions:
+        if len(region.tissues) == 1 and region.tissues[0] in names:
+            (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
+            own = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
+            own = own[own.any(1)]
+            found.append(own)
+            outlined.append(np.full(len(own), names.index(region.tissues[0])))
+    return np.concatenate(found), np.concatenate(outlined)
 
 
 def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:

@@ -59,10 +59,7 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     Raises:
         ExportError: nothing is labelled, a file is there and `overwrite` is off, or the place cannot be written.
     """
-    card, labels, box = prediction.card, Corrections(prediction).levels[0], prediction.bounds()
-    corrected = Corrections(prediction).bounds()
-    if corrected is not None:
-        box = (*np.minimum(box[:2], corrected[:2]).tolist(), *np.maximum(box[2:], corrected[2:]).tolist())
+    card, labels, box = prediction.card, Corrections(prediction).levels[0], Corrections(prediction).extent()
     factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
@@ -136,6 +133,8 @@ def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Shape]:
 def _shape(found: dict[str, Any]) -> Shape:
     properties = found.get("properties") or {}
     classification = properties.get("classification") or {}
+    if isinstance(classification, str):  # as QuPath reads it, too
+        classification = {"name": classification}
     tissue = classification.get("name") or ": ".join(classification.get("names", []))
     geometry = shape(found["geometry"])
     if not geometry.is_valid:

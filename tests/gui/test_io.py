@@ -7,13 +7,14 @@ import tifffile
 
 from napari_lpd import samples
 from napari_lpd.classes import TissueClass
+from napari_lpd.corrections import Corrections
 from napari_lpd.errors import DataError, ExportError
 from napari_lpd.export import ExportSettings, export
 from napari_lpd.geojson import read_mask
 from napari_lpd.gui._io import get_reader, read_outlines, read_prediction, read_slide, write_labels
 from napari_lpd.gui._layers import slide_layers
 from napari_lpd.gui._regions import outlines_of
-from napari_lpd.gui._results import prediction_layers
+from napari_lpd.gui._results import prediction_layers, show_prediction
 from napari_lpd.jobs import run
 from napari_lpd.regions import Region, write_regions
 
@@ -69,6 +70,18 @@ def test_labels_are_written_with_size_names_and_place(tmp_path, box, mpp, make_p
         assert f'PhysicalSizeX="{mpp}"' in tiff.ome_metadata
         assert f'PositionX="{x0 * mpp}"' in tiff.ome_metadata
         assert "pink" in tiff.ome_metadata
+
+
+def test_napari_saves_the_multiscale_mask_with_its_corrections_under_an_ome_tiff_name(
+    viewer, tiny_layer, make_prediction, tmp_path
+):
+    found = make_prediction(box=None, mpp=0.125)
+    Corrections(found).apply_crop(5, 6, np.full((40, 30), 2, np.uint8))
+    labels = show_prediction(viewer, found, tiny_layer)
+    assert labels.multiscale
+    viewer.layers.selection.active = labels
+    assert viewer.layers.save(str(tmp_path / "mask.ome.tif"), selected=True) == [str(tmp_path / "mask.ome.tif")]
+    assert np.array_equal(tifffile.imread(tmp_path / "mask.ome.tif"), Corrections(found).levels[0])
 
 
 def test_an_edited_mask_is_written_as_it_is_shown(tmp_path, make_prediction):

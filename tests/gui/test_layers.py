@@ -4,7 +4,9 @@ import napari
 import numpy as np
 import pytest
 
+from napari_lpd.corrections import Corrections
 from napari_lpd.errors import SlideError
+from napari_lpd.gui._growing import Growing
 from napari_lpd.gui._layers import (
     KEY,
     corner,
@@ -14,12 +16,14 @@ from napari_lpd.gui._layers import (
 )
 from napari_lpd.gui._results import (
     KINDS,
-    complete_prediction,
+    completing,
     our_layers,
     prediction_layers,
     show_prediction,
+    showing,
     shown_prediction,
 )
+from napari_lpd.gui._views import View
 from napari_lpd.prediction import BlockResult, Prediction
 
 SLIDE_MPP = 1.0
@@ -71,16 +75,44 @@ def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_predict
 
 def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
-    labels = show_prediction(viewer, found, tiny_layer)
+    growing = Growing(found, corner(tiny_layer))
+    for _ in showing(viewer, "tiny.tiff", growing.layers):
+        pass
+    [labels] = our_layers(viewer, "tiny.tiff", "labels")
+    [uncertainty] = our_layers(viewer, "tiny.tiff", "uncertainty")
     assert (labels.data[:, 260:] == 0).all()
+    growing.fill()
+    assert growing.version == 0
     writer = Prediction.open(found.folder, write=True)
     w = writer.card.shape[1]
     part = BlockResult(*(np.full((*n, 256 // s, (w - 256) // s), 2, np.uint8)
                          for n, s in (((), 1), ((2,), 4), ((2, 2), 4), ((), 4))))  # fmt: skip
     writer.write_block((0, 1), part)
-    complete_prediction(viewer, found, found)
+    growing.fill()
+    assert growing.version == 1
     assert (labels.data[:, 260:] == 2).all()
-    assert (our_layers(viewer, "tiny.tiff", "uncertainty")[0].data[:, 70:] == 2).all()
+    assert (uncertainty.data[:, 70:] == 2).all()
+    Corrections(writer).apply_crop(0, 300, np.ones((9, 9), np.uint8))
+    growing.fill_corrections()
+    assert (labels.data[:9, 300:309] == 1).all()
+    for _ in completing(viewer, found, writer):
+        pass
+    assert shown_prediction(viewer, "tiny.tiff") is writer
+
+
+@pytest.mark.parametrize("most", [0, 2**30])
+def test_all_blocks_are_filled_into_all_levels_that_are_held(make_prediction, monkeypatch, most):
+    monkeypatch.setattr("napari_lpd.gui._views.MOST_HELD", most)
+    found = make_prediction(box=None, mpp=0.125)
+    labels, maps = View(found.labels, found.bounds(), 256), View(found.prototypes[1], (0, 0, 512, 768), 64)
+    held = [isinstance(level, np.ndarray) for level in labels.levels]
+    assert held == [bool(most)] * (len(held) - 1) + [True]
+    labels.fill(found.done())
+    maps.fill(found.done())
+    for view, pyramid in ((labels, found.labels), (maps, found.prototypes[1])):
+        for level, stored in zip(view.levels, pyramid.levels, strict=False):
+            assert np.array_equal(level, stored)
+    assert maps.highest == 153
 
 
 def test_unreadable_places_have_a_name_and_a_colour_of_their_own(viewer, make_prediction):

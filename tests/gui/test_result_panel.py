@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.classes import TissueClass
@@ -22,6 +24,7 @@ from napari_lpd.measure import Roles
 from napari_lpd.prediction import Prediction
 from napari_lpd.project import regions_beside
 from napari_lpd.regions import Region, write_regions
+from napari_lpd.samples import model_path
 
 
 @pytest.fixture
@@ -130,6 +133,8 @@ def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_error
     waited(widget, qtbot)
     widget.panel.place()
     assert [kind(layer) for layer in viewer.layers].count("fields") == 1
+    widget.panel.correct.edit.click()
+    assert {str(unit) for layer in viewer.layers for unit in layer.units[-2:]} == {"micrometer"}
     widget.panel.measure()
     waited(widget, qtbot)
     assert "a field of 3.1 mm² there reaches outside tiny.tiff" in shown_errors[0]
@@ -216,6 +221,84 @@ def test_what_cannot_be_done_with_a_result_is_said_and_nothing_is_lost(
     assert "half predicted" in shown_errors.pop()
     assert not (tmp_path / "half.csv").exists()
     assert shown_errors == []
+
+
+@pytest.mark.parametrize("name", ["mask.ome.tif", "copy.zarr"])
+def test_a_name_that_the_dialog_did_not_ask_about_is_asked_about(shown, qtbot, tmp_path, monkeypatch, name):
+    widget, prediction = shown
+    target, suffix = tmp_path / name, name.partition(".")[2]
+    typed = str(tmp_path / name.partition(".")[0])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (typed, f"A form (*.{suffix})"))
+    questions, answers = [], [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+    monkeypatch.setattr(QMessageBox, "question", lambda *said: questions.append(said[2]) or answers.pop(0))
+    widget.panel._on_export("labels")
+    waited(widget, qtbot)
+    before = target.stat().st_ino
+    widget.panel._on_export("labels")
+    waited(widget, qtbot)
+    assert target.stat().st_ino == before
+    widget.panel._on_export("labels")
+    waited(widget, qtbot)
+    assert target.stat().st_ino != before
+    assert questions == [f"{target} exists. Replace it?"] * 2
+    assert prediction.folder.is_dir()
+
+
+def test_nothing_is_replaced_that_nobody_was_asked_about(shown, qtbot, tmp_path, shown_errors):
+    widget, _ = shown
+    for name in ("a.csv", "a.ome.tif", "a.geojson"):
+        (tmp_path / name).write_text("mine")
+        widget.panel.export(tmp_path / name)
+        waited(widget, qtbot)
+        assert f"{name} exists and is not overwritten" in shown_errors.pop()
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def test_outlines_are_simplified_as_far_as_is_said(shown, qtbot, tmp_path):
+    widget, _ = shown
+    assert widget.panel.simplify.text() == "GeoJSON outlines follow every pixel"
+    for um in (0, 3):
+        widget.panel.simplify.setValue(um)
+        widget.panel.export(tmp_path / f"{um}.geojson")
+        waited(widget, qtbot)
+        assert json.loads((tmp_path / f"{um}.geojson").read_text())["napari_lpd"]["simplified_um"] == um
+
+
+def test_the_result_of_another_slide_is_not_taken_for_this_ones(shown, viewer, tmp_path, shown_errors):
+    widget, _ = shown
+    tifffile.imwrite(tmp_path / "other.tiff", np.full((300, 200, 3), 200, np.uint8), photometric="rgb", tile=(64, 64))
+    widget.slides.open(tmp_path / "other.tiff")
+    assert widget.slides.find().name == "other.tiff"
+    for press in (
+        widget.panel.correct.edit.click,
+        widget.panel.measure,
+        lambda: widget.panel.export(tmp_path / "a.csv"),
+    ):
+        press()
+        assert "made-0.zarr is a result of tiny.tiff, not of other.tiff" in shown_errors.pop()
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_what_is_being_painted_is_not_lost_to_another_prediction(shown, shown_errors):
+    widget, _ = shown
+    widget.panel.correct.edit.click()
+    layer = widget.panel.correct.layer()
+    widget.job.button.click()
+    assert "being edited: press Apply or Discard first" in shown_errors[0]
+    assert widget.panel.correct.layer() is layer
+    assert not widget.job.runner.running
+
+
+def test_models_that_were_opened_are_listed_the_next_time(use_widget, tmp_path):
+    (tmp_path / "mine").mkdir()
+    own = Path(shutil.copy(model_path(), tmp_path / "mine" / "model.safetensors"))
+    use_widget(PredictWidget).model.use(own)
+    picker = use_widget(PredictWidget).model
+    texts = [picker.combo.itemText(i) for i in range(picker.combo.count())]
+    assert texts == ["mine/model.safetensors", "sample model (skin)"]
+    assert picker.path() == own.resolve()
+    own.unlink()
+    assert use_widget(PredictWidget).model.path() == model_path()
 
 
 def test_a_slide_without_tissue_is_said(viewer, use_widget, qtbot, tmp_path, shown_errors):

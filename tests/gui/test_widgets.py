@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -227,7 +228,9 @@ def test_the_command_line_gives_the_same_mask_with_the_widgets_settings(predict,
 def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again(predict, pressed, qtbot):
     predict.form.set_value(QUICK.model_copy(update={"tile": 64, "overlap": 32}))
     predict.job.button.click()
-    qtbot.waitUntil(lambda: predict._growing is not None and len(predict._growing.done()) > 1, timeout=60_000)
+    qtbot.waitUntil(
+        lambda: predict._run.growing is not None and len(predict._run.growing.prediction.done()) > 1, timeout=60_000
+    )
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
     half = predict.panel.shown()
@@ -239,6 +242,13 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
     assert whole.folder == half.folder
     assert whole.finished
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_what_a_run_sets_aside_from_garbage_collection_comes_back_when_a_layer_goes(pressed, viewer):
+    pressed()
+    assert gc.get_freeze_count() > 0
+    viewer.layers.remove(viewer.layers[-1])
+    assert gc.get_freeze_count() == 0
 
 
 def test_selected_shapes_are_predicted_to_their_outline(predict, pressed, viewer, tiny_layer, tmp_path):

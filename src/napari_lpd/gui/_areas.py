@@ -135,7 +135,8 @@ class AreaTable(QWidget):
                 reported = "" if row.percent_reported is None else f", reported as {row.percent_reported} %"
                 lines.append(f"{row.region}: {row.what} {share}{reported}")
             elif row.region != whole and row.what in found:
-                lines.append(f"{row.region}: {row.what} {row.area_mm2:.3f} mm²")
+                share = "" if row.percent is None else f", {row.percent:.1f} % of tissue"
+                lines.append(f"{row.region}: {row.what} {row.area_mm2:.3f} mm²{share}")
         self.ratios.setText("\n".join(lines))
         self.ratios.setVisible(bool(lines))
 

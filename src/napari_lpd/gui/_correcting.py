@@ -118,7 +118,8 @@ class CorrectBar(QWidget):
         y, x = about["origin"]
         changed = Corrections(prediction).apply_crop(y, x, np.asarray(layer.data))
         self.drop()
-        refresh_labels(self._viewer, prediction)
+        h, w = layer.data.shape
+        refresh_labels(self._viewer, prediction, (y, x, y + h, x + w))
         self.said.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
         self.applied.emit(prediction)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +13,15 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.errors import ModelError
 from napari_lpd.jobs import Job, Progress
-from napari_lpd.prediction import Prediction
 from napari_lpd.tissue import everything, find_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import shapely
 
     from napari_lpd.config import PredictSettings
-    from napari_lpd.prediction import PredictionCard
+    from napari_lpd.prediction import Prediction, PredictionCard
     from napari_lpd.slide import Slide
     from napari_lpd.tissue import Mask
 
@@ -49,16 +50,27 @@ class ModelCache:
 
     def get(self, path: Path, device: str) -> Any:
         """The model at `path`, loaded now if it is not the one kept; imports torch."""
-        keep_triton_out()
-        from napari_lpd.model import load_model
-
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
         key = (path, path.stat().st_mtime_ns, device)
         if key != self._key:
-            self._model = load_model(path, device)
+            with _no_garbage_collection():
+                keep_triton_out()
+                from napari_lpd.model import load_model
+
+                self._model = load_model(path, device)
             self._key = key
         return self._model
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While torch is imported, nearly all that is made stays; looking for garbage in it would hold the window."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class PredictionRun:
@@ -72,9 +84,6 @@ class PredictionRun:
         scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
         tissue: Makes the tissue mask, or None where it is to be found.
         place: Says where a prediction goes.
-
-    Attributes:
-        growing: The prediction, once there is one to look at.
     """
 
     def __init__(
@@ -87,7 +96,6 @@ class PredictionRun:
         tissue: MakeMask,
         place: Callable[[PredictionCard], Path],
     ) -> None:
-        self.growing: Prediction | None = None
         self._slide, self._models, self._model, self._settings = slide, models, model, settings
         self._scope, self._tissue, self._place = scope, tissue, place
 
@@ -102,21 +110,12 @@ class PredictionRun:
             mask = self._tissue(slide)
             folder = self._place(prediction_card(slide, model, self._settings, self._scope, mask))
             job = predict_slide(slide, model, self._settings, folder, self._scope, mask)
-            prediction = yield from self._watched(job, folder)
+            prediction = yield from self._made(job, folder)
         return prediction
 
-    def _watched(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
-        try:
-            while True:
-                progress = next(job)
-                if progress.total and self.growing is None:
-                    self.growing = Prediction.open(folder)
-                yield progress
-        except StopIteration as finished:
-            prediction: Prediction = finished.value
-            return prediction
-        finally:
-            job.close()
+    def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        """Run the job that predicts into `folder`; whoever shows it meanwhile looks on here."""
+        return (yield from job)
 
 
 def compile_label_colours() -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDialog, QFileDialog, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
-from napari_lpd.errors import ExportError, LpdError
-from napari_lpd.export import FORMS, ExportSettings, export
+from napari_lpd.errors import DataError, ExportError, LpdError
+from napari_lpd.export import FORMS, ON_SLIDE, ExportSettings, export
+from napari_lpd.files import check_free
 from napari_lpd.gui._areas import AreaTable, RolesDialog
 from napari_lpd.gui._correcting import CorrectBar, corrections_to_regions
 from napari_lpd.gui._job import JobRunner
@@ -58,6 +59,7 @@ class ResultPanel(QWidget):
         self._viewer, self._slide_layer = viewer, slide_layer
         self.areas = AreaTable()
         self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._needed()))
+        self.simplify = QDoubleSpinBox()
         self.runner = JobRunner(self)
         self.rows: list[MeasureRow] = []
         self._listed: tuple[Path, bool] | None = None
@@ -77,7 +79,13 @@ class ResultPanel(QWidget):
             ("Maps…", "Prototype maps as OME-TIFF", lambda: self._on_export("prototypes")),
             ("To Train", "Put the corrections among the regions of this slide to train on", self.to_train),
         )
-        for part in (self.areas, self.correct, measures, exports):
+        self.simplify.setRange(0, 1000)
+        self.simplify.setDecimals(1)
+        self.simplify.setPrefix("GeoJSON outlines simplified by ")
+        self.simplify.setSuffix(" µm")
+        self.simplify.setSpecialValueText("GeoJSON outlines follow every pixel")
+        self.simplify.setToolTip("Corners that span a triangle of less than this squared are left out, without gaps")
+        for part in (self.areas, self.correct, measures, exports, self.simplify):
             layout.addWidget(part)
         self.areas.painted.connect(self._on_painted)
         self.areas.table.itemSelectionChanged.connect(self._on_selected)
@@ -108,6 +116,11 @@ class ResultPanel(QWidget):
         prediction = self.shown()
         if prediction is None:
             raise ExportError("nothing is predicted yet: press Predict first")
+        try:
+            layer = self._slide_layer()
+        except LpdError:  # the result alone is open
+            return prediction
+        _check_slide(prediction, layer)
         return prediction
 
     def _on_painted(self, strength: dict[str, float]) -> None:
@@ -211,27 +224,41 @@ class ResultPanel(QWidget):
         first = next(iter(FORMS[what]))[0]
         name = f"{Path(prediction.card.slide).stem}{first}"
         path, chosen = QFileDialog.getSaveFileName(self, "Export", name, kinds)
-        if path:
-            suffix = chosen.rpartition("*")[2].rstrip(")")
-            known = tuple(ending for endings in FORMS[what] for ending in endings)
-            self.export(Path(path if path.lower().endswith(known) else f"{path}{suffix}"), what)
+        if not path:
+            return
+        suffix = chosen.rpartition("*")[2].rstrip(")")
+        known = tuple(ending for endings in FORMS[what] for ending in endings)
+        target = Path(path if path.lower().endswith(known) else f"{path}{suffix}")
+        asked = target == Path(path) and not target.is_dir()  # by the dialog, and under this name
+        if asked or not target.exists() or self._may_replace(target):
+            self.export(target, what, overwrite=True)
 
-    def export(self, path: Path, what: What = "labels") -> None:
-        """Write the prediction, as the name's ending says, beside the GUI; a file there was agreed to be replaced."""
+    def _may_replace(self, path: Path) -> bool:
+        buttons = QMessageBox.StandardButton
+        question = f"{path} exists. Replace it?"
+        return QMessageBox.question(self, "Export", question, buttons.Yes | buttons.No) == buttons.Yes
+
+    def export(self, path: Path, what: What = "labels", overwrite: bool = False) -> None:
+        """Write the prediction, as the name's ending says, beside the GUI; `overwrite`: the user agreed to replace."""
         try:
-            prediction, layer = self._needed(), self._slide_layer()
-            settings = ExportSettings.build({"what": what, "overwrite": True})
+            prediction = self._needed()
+            simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
+            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
             if path.suffix == ".csv":
-                self.runner.start(lambda: self._csv_job(prediction, path))
+                self.runner.start(lambda: self._csv_job(prediction, path, overwrite))
+            elif path.suffix in ON_SLIDE:
+                layer = self._slide_layer()
+                self.runner.start(lambda: _export_on_slide(prediction, path, settings, layer))
             else:
-                self.runner.start(lambda: _export_job(prediction, path, settings, layer))
+                self.runner.start(lambda: export(prediction, path, settings))
         except LpdError as error:
             self.failed.emit(str(error))
 
-    def _csv_job(self, prediction: Prediction, path: Path) -> Job[Path]:
+    def _csv_job(self, prediction: Prediction, path: Path, overwrite: bool) -> Job[Path]:
+        check_free(path, overwrite)
         names = [tissue.name for tissue in prediction.card.classes]
         rows = yield from measure(prediction, MeasureSettings(roles=kept_roles(names)), self._sites(prediction))
-        return write_measures(rows, path, overwrite=True)
+        return write_measures(rows, path, overwrite)
 
     def _on_done(self, found: Path | Sequence[MeasureRow]) -> None:
         if isinstance(found, Path):
@@ -242,7 +269,20 @@ class ResultPanel(QWidget):
         self.said.emit("Measured.")
 
 
-def _export_job(prediction: Prediction, path: Path, settings: ExportSettings, layer: Image) -> Job[Path]:
+def _check_slide(prediction: Prediction, layer: Image) -> None:
+    """Raise DataError where a result is that of another slide than a layer shows."""
+    card = prediction.card
+    same = tuple((layer.data[0] if layer.multiscale else layer.data).shape[:2]) == card.slide_shape
+    if same and layer.name != card.slide:
+        with slide_of(layer) as slide:
+            same = slide.fingerprint == card.slide_hash
+    if not same:
+        raise DataError(
+            f"{prediction.folder.name} is a result of {card.slide}, not of {layer.name}: choose that slide above"
+        )
+
+
+def _export_on_slide(prediction: Prediction, path: Path, settings: ExportSettings, layer: Image) -> Job[Path]:
     yield Progress(0, 0, f"writing {path.name}")
     with slide_of(layer) as slide:
         return (yield from export(prediction, path, settings, slide))

@@ -1,8 +1,4 @@
-"""A prediction as layers: labels, heatmaps, uncertainty, tissue. They may be shown while it is still being predicted.
-
-napari reads what it draws again and again, and zarr takes a while each time. So what is small is held as an array and
-read anew when it has grown; the fine levels of a large prediction stay on disk.
-"""
+"""A prediction as layers: labels, heatmaps, uncertainty, tissue; they may be shown while it is being predicted."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.corrections import Corrections
 from napari_lpd.gui._layers import KEY, UM, corner, kind
+from napari_lpd.gui._views import SMALL, View
 from napari_lpd.prediction import UNREADABLE
 
 if TYPE_CHECKING:
@@ -30,44 +27,11 @@ if TYPE_CHECKING:
     from napari_lpd.slide import Box
     from napari_lpd.tissue import Mask
 
-SMALL = 2048  # pixels; what is not larger is held in memory
 UNREADABLE_COLOR = "#808080"
 TISSUE_COLOR = "#00b4d8"
 KINDS = ("labels", "heatmap", "uncertainty", "tissue")
 
 LayerData = tuple[Any, dict[str, Any], str]
-
-
-class View:
-    """The part of a pyramid that is shown: a small one as one array, a large one with its levels.
-
-    Attributes:
-        levels: (…, h, w) each, biggest first.
-    """
-
-    def __init__(self, pyramid: Pyramid | Corrections, box: Box) -> None:
-        y0, x0, y1, x1 = box
-        self._here = (..., slice(y0, y1), slice(x0, x1))
-        self._sources = pyramid.levels
-        if max(y1 - y0, x1 - x0) <= SMALL:
-            self._sources = pyramid.levels[:1]
-        else:
-            self._here = (..., slice(None), slice(None))
-        small = [len(self._sources) == 1 or max(level.shape[-2:]) <= SMALL for level in self._sources]
-        self.levels: list[Any] = [
-            np.array(level[self._here]) if held else level for level, held in zip(self._sources, small, strict=True)
-        ]
-
-    @property
-    def data(self) -> Any:
-        """What napari takes as a layer's data."""
-        return self.levels if len(self.levels) > 1 else self.levels[0]
-
-    def refresh(self) -> None:
-        """Read anew what is held in memory."""
-        for held, source in zip(self.levels, self._sources, strict=True):
-            if isinstance(held, np.ndarray):
-                held[:] = source[self._here]
 
 
 def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
@@ -77,19 +41,16 @@ def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[
         prediction: Finished or not.
         slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
     """
-    return list(_layers_one_by_one(prediction, slide_corner))
-
-
-def _layers_one_by_one(prediction: Prediction, slide_corner: Any) -> Iterator[LayerData]:
     card = prediction.card
     start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
     box = _box(prediction)
     origin = start + np.array(box[:2]) * card.mpp
-    yield tissue_layer(prediction.tissue, card.slide, start)
-    yield _uncertainty(prediction, box, origin)
-    for index in range(len(card.classes)):
-        yield _heatmap(prediction, index, box, origin)
-    yield _labels(prediction, box, origin)
+    return [
+        tissue_layer(prediction.tissue, card.slide, start),
+        _uncertainty(prediction, box, origin),
+        *(_heatmap(prediction, index, box, origin) for index in range(len(card.classes))),
+        _labels(prediction, box, origin),
+    ]
 
 
 def _box(prediction: Prediction) -> Box:
@@ -102,9 +63,12 @@ def _box(prediction: Prediction) -> Box:
     return y0, x0, min(-(-y1 // stride) * stride, h), min(-(-x1 // stride) * stride, w)
 
 
-def _of_maps(box: Box, stride: int) -> Box:
-    y0, x0, y1, x1 = box
-    return y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride)
+def _view_of_maps(prediction: Prediction, maps: Pyramid, box: Box) -> View:
+    (y0, x0, y1, x1), stride = box, prediction.card.stride
+    of_maps = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
+    view = View(maps, of_maps, prediction.card.block // stride)
+    view.fill(prediction.done())
+    return view
 
 
 def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: NDArray[np.float64]) -> dict[str, Any]:
@@ -118,7 +82,9 @@ def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: 
 
 
 def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
-    view = View(Corrections(prediction), box)
+    store = Corrections(prediction)
+    view = View(store, box, prediction.card.block)
+    view.fill(prediction.done() | store.blocks())
     options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
         "name": f"tissues ({prediction.card.slide})",
         "opacity": 0.5,
@@ -145,15 +111,18 @@ def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] 
     }
 
 
-def refresh_labels(viewer: napari.Viewer, prediction: Prediction) -> None:
-    """Show corrections that were made since."""
+def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> None:
+    """Show what was corrected inside a box, in pixels of the labels."""
+    edge = prediction.card.block
+    rows, columns = (range(box[i] // edge, -(-box[i + 2] // edge)) for i in (0, 1))
     for layer in our_layers(viewer, prediction.card.slide, "labels"):
-        _refresh(layer)
+        layer.metadata[KEY]["view"].fill((y, x) for y in rows for x in columns)
+        layer.refresh()
 
 
 def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.float64]) -> LayerData:
     card = prediction.card
-    view = View(prediction.prototypes[index], _of_maps(box, card.stride))
+    view = _view_of_maps(prediction, prediction.prototypes[index], box)
     name, mpp = card.classes[index].name, card.mpp * card.stride
     options = _options(prediction, view, "heatmap", mpp, origin) | {
         "name": f"{name} prototypes",
@@ -162,7 +131,7 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
         "units": ("pixel", UM, UM),
         "axis_labels": ("prototype", "y", "x"),
         "colormap": "magma",
-        "contrast_limits": (128, max(192, int(view.levels[-1].max()))),
+        "contrast_limits": _limits(view),
         "interpolation2d": "linear",
         "opacity": 0.6,
         "visible": False,
@@ -171,9 +140,14 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
     return view.data, options, "image"
 
 
+def _limits(view: View) -> tuple[int, int]:
+    """Contrast of a heatmap: from a cosine of 0, to 0.5 or the highest."""
+    return 128, max(192, view.highest)
+
+
 def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
     card = prediction.card
-    view = View(prediction.uncertainty, _of_maps(box, card.stride))
+    view = _view_of_maps(prediction, prediction.uncertainty, box)
     options = _options(prediction, view, "uncertainty", card.mpp * card.stride, origin) | {
         "name": f"uncertainty ({card.slide})",
         "colormap": "viridis",
@@ -217,33 +191,30 @@ def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Predict
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
     """Show a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
-    for _ in showing(viewer, prediction, slide_layer):
+    made = prediction_layers(prediction, None if slide_layer is None else corner(slide_layer))
+    for _ in showing(viewer, prediction.card.slide, made):
         pass
     (labels,) = our_layers(viewer, prediction.card.slide, "labels")
     assert isinstance(labels, Labels)
     return labels
 
 
-def showing(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Iterator[None]:
+def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Iterator[None]:
     """`show_prediction` layer by layer: making one takes napari a tenth of a second, and taking one away far longer.
 
     So the layers of an older prediction of the slide are filled anew where they fit: what a user chose to see of them
     stays. So does the view, which napari would fit to all layers when their number of dimensions changes.
     """
-    slide_corner = None if slide_layer is None else corner(slide_layer)
-    found = []
-    for made in _layers_one_by_one(prediction, slide_corner):
-        found.append(made)
-        yield
-    older = {_role(layer): layer for layer in our_layers(viewer, prediction.card.slide, *KINDS)}
-    kept = {role: older[role] for role, data in ((_role_of(made[1]), made[0]) for made in found)
+    older = {_role(layer): layer for layer in our_layers(viewer, slide, *KINDS)}
+    kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in made)
             if role in older and _fits(older[role], data)}  # fmt: skip
-    with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
-        for layer in older.values():
-            if layer not in kept.values():
+    unfit = [layer for layer in older.values() if layer not in kept.values()]
+    if unfit:
+        with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+            for layer in unfit:
                 viewer.layers.remove(layer)
-    yield
-    for data, options, layer_type in found:
+        yield
+    for data, options, layer_type in made:
         old = kept.get(_role_of(options))
         if old is not None and old in viewer.layers:
             _fill(old, data, options)
@@ -253,9 +224,9 @@ def showing(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | 
                 viewer.dims.set_point(0, 0)
             viewer.scene.camera.update(camera)
         yield
-    (labels,) = our_layers(viewer, prediction.card.slide, "labels")
-    viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
-    viewer.layers.selection.active = labels
+    for labels in our_layers(viewer, slide, "labels"):
+        viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+        viewer.layers.selection.active = labels
 
 
 def _role_of(options: dict[str, Any]) -> tuple[str, str]:
@@ -293,28 +264,24 @@ def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels
     return viewer.add_labels(data, **(options | {"visible": True}))
 
 
-def refresh_prediction(viewer: napari.Viewer, prediction: Prediction) -> None:
-    """Show what has been predicted since, in the layers that are visible."""
+def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
+    """Draw what was filled in since, of the layers that are visible, one by one."""
     for layer in _layers_of(viewer, prediction):
         if layer.visible:
-            _refresh(layer)
+            layer.refresh(thumbnail=False, highlight=False, extent=False)
+            yield
 
 
-def complete_prediction(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> None:
-    """Show all that has been predicted, and put the finished prediction in the place of the growing one."""
+def completing(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> Iterator[None]:
+    """Draw all that was filled in, layer by layer, and put the finished prediction in the place of the growing one."""
     for layer in _layers_of(viewer, prediction):
-        _refresh(layer)
         layer.metadata[KEY]["prediction"] = finished
+        if kind(layer) == "heatmap":
+            layer.contrast_limits = _limits(layer.metadata[KEY]["view"])
+        layer.refresh(highlight=False, extent=False)
+        yield
 
 
 def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
     found = our_layers(viewer, prediction.card.slide, *KINDS)
     return [layer for layer in found if layer.metadata[KEY].get("prediction") is prediction]
-
-
-def _refresh(layer: Layer) -> None:
-    view: View = layer.metadata[KEY]["view"]
-    view.refresh()
-    layer.refresh()
-    if kind(layer) == "heatmap":
-        layer.contrast_limits = (128, max(192, int(view.levels[-1].max())))

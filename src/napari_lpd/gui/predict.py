@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,16 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.gui._correcting import carried_over
 from napari_lpd.gui._forms import SettingsForm
-from napari_lpd.gui._inference import ModelCache, PredictionRun, tissue_job
+from napari_lpd.gui._growing import ShownRun, drawing
+from napari_lpd.gui._inference import ModelCache, tissue_job
 from napari_lpd.gui._job import JobBar, JobRunner
 from napari_lpd.gui._layers import UM, corner, kind, slide_of, slide_path
 from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
 from napari_lpd.gui._model_picker import ModelPicker
 from napari_lpd.gui._regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui._result_panel import ResultPanel
-from napari_lpd.gui._results import (
-    complete_prediction,
-    refresh_prediction,
-    show_tissue,
-    showing,
-    shown_prediction,
-)
+from napari_lpd.gui._results import show_tissue, shown_prediction
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.jobs import WARNING, Progress
 from napari_lpd.settings import read_settings, write_settings
@@ -46,9 +40,9 @@ if TYPE_CHECKING:
     from napari_lpd.tissue import Mask
 
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
-REFRESH_S = 0.4  # between looks at what has been predicted since
 RESULTS = "napari-lpd-results"
-SHOWN = object()  # what comes after the last layer
+DRAW_MS = 40  # between two steps of drawing: napari stays alive meanwhile
+DRAWN = object()  # what comes after the last step
 
 
 class PredictWidget(QWidget):
@@ -58,12 +52,11 @@ class PredictWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._models = ModelCache()
-        self._run: PredictionRun | None = None
-        self._growing: Prediction | None = None
-        self._showing: Iterator[None] = iter(())
-        self._older: Prediction | None = None
+        self._run: ShownRun | None = None
+        self._drawing: Iterator[None] | None = None
+        self._drawer = QTimer(self)
         self._target: Any = None
-        self._refreshed = 0.0
+        self._seen: Any = ()  # the slide that the texts are about
         self._out: Path | None = None
         self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
 
@@ -121,11 +114,15 @@ class PredictWidget(QWidget):
         self.job.runner.progressed.connect(self._on_progressed)
         self.job.runner.succeeded.connect(self._on_predicted)
         self.job.runner.ended.connect(self._on_ended)
+        self._drawer.setInterval(DRAW_MS)
+        self._drawer.timeout.connect(self._draw)
         self.aside.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
         self.aside.succeeded.connect(self._on_aside)
         self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
         for event in ("inserted", "removed", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
+        self._viewer.layers.events.removing.connect(self._on_removing)
+        self.destroyed.connect(gc.unfreeze)
 
     def predict_view_with(self, model: Path) -> None:
         """Choose a model and segment what is in view."""
@@ -133,11 +130,20 @@ class PredictWidget(QWidget):
         self.scope.setCurrentText(VIEW)
         self._on_predict()
 
+    def _on_removing(self) -> None:
+        """Let napari, which is about to collect garbage, see what runs have set aside (`_growing`)."""
+        if not self.job.runner.running:
+            gc.unfreeze()
+
     # What is predicted, and where it goes
 
     def _on_slide(self) -> None:
-        self.model.refresh()
-        self._show_results()
+        layer = self.slides.find()
+        seen = None if layer is None else (layer, tuple(layer.scale), tuple(layer.units))
+        if seen != self._seen:  # it is also called for every layer that comes or goes
+            self._seen = seen
+            self.model.refresh()
+            self._show_results()
         self.panel.refresh()
 
     def _fill_tissue(self) -> None:
@@ -209,6 +215,8 @@ class PredictWidget(QWidget):
         with self.job.reporting():
             layer, path = self.slides.layer(), self.model.path()
             settings = self.settings()
+            if self.panel.correct.layer() is not None:
+                raise DataError("a part of the mask is being edited: press Apply or Discard first")
             if settings.refiner == "pydensecrf":
                 raise SettingsError(
                     "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
@@ -216,55 +224,54 @@ class PredictWidget(QWidget):
                 )
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
-            run = PredictionRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            run = ShownRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            run.slide_corner, run.older = corner(layer), shown_prediction(self._viewer, layer.name)
             self.warning.setVisible(False)
             self.job.start(run.job)
-            self._run, self._growing, self._target = run, None, layer
-            self._older = shown_prediction(self._viewer, layer.name)
+            self._run, self._drawing = run, None
 
     def _on_progressed(self, progress: Progress) -> None:
-        """Show what there is so far, two or three times a second; keep warnings in sight."""
+        """Begin to draw when there is something; keep warnings in sight."""
         if progress.message.startswith(WARNING):
             self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
             self.warning.setVisible(True)
-        if self._run is None or self._run.growing is None or time.monotonic() - self._refreshed < REFRESH_S:
-            return
-        if self._growing is None:
-            self._growing = self._run.growing
-            self._showing = self._layers_of(self._growing)
-            self._show_next()
-        elif next(self._showing, SHOWN) is SHOWN:
-            refresh_prediction(self._viewer, self._growing)
-        self._refreshed = time.monotonic()
+        if self._begin_drawing():
+            self._drawer.start()
 
-    def _layers_of(self, prediction: Prediction) -> Iterator[None]:
-        target = self._target if self._target in self._viewer.layers else None
-        return showing(self._viewer, prediction, target)
+    def _begin_drawing(self) -> bool:
+        """Whether there is something to draw that is not being drawn yet."""
+        begun = self._drawing is None and self._run is not None and self._run.growing is not None
+        if begun:
+            assert self._run is not None
+            self._drawing = drawing(self._viewer, self._run)
+        return begun
 
-    def _show_next(self) -> None:
-        """Show one more layer, and the next when what waits has been seen to: napari stays alive meanwhile."""
-        if next(self._showing, SHOWN) is not SHOWN:
-            QTimer.singleShot(0, self._show_next)
+    def _draw(self) -> None:
+        """Draw a step more, and the next when what waits has been seen to."""
+        assert self._run is not None
+        assert self._drawing is not None
+        if next(self._drawing, DRAWN) is DRAWN:
+            self._drawer.stop()
+            self._run.drawn.set()
 
     def _on_predicted(self, prediction: Prediction) -> None:
-        card = prediction.card
-        carried = carried_over(prediction, self._older)
-        for _ in self._layers_of(prediction) if self._growing is None else self._showing:
-            pass
-        if self._growing is not None:
-            complete_prediction(self._viewer, self._growing, prediction)
-        places = len(prediction.unreadable)
+        assert self._run is not None
+        card, places = prediction.card, len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
-        self.job.say(f"Done, read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}.{lost}{carried}")
+        resolution = f"read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}"
+        self.job.say(f"Done, {resolution}.{lost}{self._run.carried}")
         self.panel.refresh()
 
     def _on_ended(self) -> None:
-        for _ in self._showing:  # of a run that was stopped or failed, what there is
+        self._drawer.stop()
+        self._begin_drawing()
+        for _ in self._drawing or ():  # of a run that was stopped or failed, what there is
             pass
-        if self.job.status.text() == "Stopped." and self._growing is not None:
-            complete_prediction(self._viewer, self._growing, self._growing)
-            kept = len(self._growing.done())
+        growing = None if self._run is None else self._run.growing
+        if self.job.status.text() == "Stopped." and growing is not None:
+            kept = len(growing.prediction.done())
             self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
+            self.panel.refresh()
 
     def _on_panel_failed(self, message: str) -> None:
         with self.job.reporting():
