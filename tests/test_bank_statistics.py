@@ -59,6 +59,28 @@ def test_perfect_prototypes_are_perfect():
     assert np.isnan(figures["stability_noise"]).all()  # not measured
 
 
+def test_prototypes_of_another_tissue_have_no_purity_but_keep_to_one_tissue():
+    """Of four places per tile, class 0's first prototype likes class 1, its second one class in one tile each."""
+    grid = np.array([[0, 0, 1, 1]], np.uint8)
+    first, second = torch.zeros(4, 1, 4), torch.zeros(4, 1, 4)
+    first[0, 0, 2] = second[0, 0, 2] = first[1, 0, 0] = second[1, 0, 3] = 1
+    places = Places(2, [grid] * 2, np.arange(2))
+    figures = bank_figures(record_of([first, second], places, 2), places, np.ones((1, 2)))
+    assert figures["purity"][0, 0] == pytest.approx((0 + 0.5) / 2)
+    assert figures["lift"][0, 0] == pytest.approx(0.25 / 0.5)
+    assert figures["consistency"][0, 0] == pytest.approx((1 + 0) / 2)  # 2 of 2 hits of class 1; one of each
+
+
+def test_opposed_prototypes_share_no_place():
+    ramp = torch.linspace(-1, 1, 42).reshape(1, 6, 7)
+    places = Places(2, [np.zeros((6, 7), np.uint8), np.ones((6, 7), np.uint8)], np.arange(2))
+    figures = bank_figures(record_of([torch.cat([ramp, -ramp, ramp, -ramp])] * 2, places, 2), places, np.ones((1, 2)))
+    assert figures["focus_overlap"][0] == pytest.approx([0, 0])
+    assert figures["spatial_divergence"][0] == pytest.approx([1, 1], abs=0.02)
+    assert figures["spatial_similarity"][0] == pytest.approx([0, 0], abs=1e-6)
+    assert figures["usage_entropy"][0] == pytest.approx([1, 1])  # each serves its half
+
+
 def test_collapsed_prototypes_are_seen_to_be():
     places, maps = random_places(4, 0), [m[:1].repeat(4, 1, 1) for m in random_maps(4, 4, 1)]
     figures = bank_figures(record_of(maps, places, 2), places, np.ones((1, 3)))

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -84,6 +85,41 @@ def test_models_are_compared_with_controls_on_the_truth(models, tiles, tile_fold
     }  # fmt: skip
     assert [example.class_index for example in found.examples] == [0, 1]
     assert found.examples[0].heatmaps[1].shape == (2, 4, 4)
+
+
+def test_places_in_the_compared_tiles_are_found_beside_training_patches_on_request(models, tiles, tile_folder, classes):
+    training = labelled_tiles(tile_folder / "train", classes)
+    asked = QUICK.model_copy(update={"nearest_places": 3})
+    (own, *_) = run(compare(models[:1], tiles, asked, training)).banks
+    (bare, *_) = run(compare(models[:1], tiles, QUICK.model_copy(update={"nearest": 3}))).banks
+    for card, alone in zip(own.cards[0], bare.cards[0], strict=True):
+        assert {patch.file.parent.name for patch in card.patches} == {"train"}
+        assert {patch.file.parent.name for patch in card.places} == {"img"}
+        assert [patch.tile for patch in card.places] == [patch.tile for patch in alone.patches]
+        assert alone.places == ()
+
+
+def test_a_class_of_which_no_clusters_can_be_had_costs_that_control_alone(models, tiles, tile_folder, classes):
+    training = labelled_tiles(tile_folder / "train", classes)
+    mixed = np.flatnonzero(training.labels[:, 0] == 1)  # dark tiles, and those with both: no pink alone
+    training = training.subset(mixed.tolist())
+    found = run(compare(models[:1], tiles, QUICK, training))
+    assert [bank.kind for bank in found.banks] == ["model", "random"]
+    assert any(note.startswith("No clusters in A's space: ") and "pink" in note for note in found.notes)
+    assert all(len(card.patches) == 2 for card in found.banks[0].cards[0])
+
+
+def test_few_sources_give_intervals_but_no_verdicts(models, tiles):
+    few = run(compare(models, tiles, QUICK))
+    assert (few.fewest_sources, few.resamplings) == (3, 40)
+    assert any(d.low > 0 or d.high < 0 for d in few.differences)
+    assert not any(d.verdict for d in few.differences)
+    (line,) = verdicts_of(few)
+    assert line.startswith(
+        "Nothing is concluded from 3 slides or patients, wanted 6: as few lean all the same way in 25%"
+    )
+    many = run(compare(models, [tile._replace(source=tile.name) for tile in tiles * 2], QUICK))
+    assert any(d.verdict for d in many.differences) == any(d.low > 0 or d.high < 0 for d in many.differences)
 
 
 def test_the_miou_is_that_of_evaluate(models, tiles, tile_folder):
@@ -250,7 +286,7 @@ def test_figures_show_what_they_say(models, tiles, classes):
     assert rows.width > rows.height / 2 > 100
     one = heatmap_figure(replace(found, examples=found.examples[:1]))
     assert rows.height > 1.8 * one.height
-    assert len(np.unique(np.asarray(scatter_figure(found)).reshape(-1, 3), axis=0)) > 50
+    assert len(np.unique(np.asarray(scatter_figure(found).pixels()).reshape(-1, 3), axis=0)) > 50
 
 
 def test_flags_are_named_in_the_table(models, tiles):
@@ -279,6 +315,7 @@ def test_the_command_writes_a_report_that_needs_no_other_file(tmp_path, classes,
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 100
         assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert ElementTree.parse(out / f"{name}.svg").getroot().tag.endswith("svg")
     content = json.loads((out / "report.json").read_text())
     with (out / "figures.csv").open() as file:
         rows = {(r["bank"], r["metric"], r["class"]): r["value"] for r in csv.DictReader(file)}

@@ -198,6 +198,17 @@ def test_coverage_is_bounded_by_its_parts(k, n, seed, threshold):
     assert coverage(maps.flip(0), threshold).own.flip(0).tolist() == covered.own.tolist()
 
 
+@given(st.integers(2, 5), st.integers(2, 50), st.integers(0, 1000), st.floats(0.1, 10))
+@settings(deadline=None, max_examples=40)
+def test_usage_is_shared_out_whole_in_any_order_and_scale(k, n, seed, scale):
+    maps = 2 * torch.rand(k, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+    shares = usage(maps)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert usage(scale * maps).tolist() == pytest.approx(shares.tolist())
+    assert usage(maps.flip(0)).flip(0).tolist() == pytest.approx(shares.tolist())
+    assert -1e-9 <= float(usage_entropy(shares.numpy())) <= 1 + 1e-9
+
+
 def test_usage_of_one_hot_equal_and_idle_prototypes():
     assert usage(torch.eye(4)).tolist() == [0.25] * 4
     assert usage(torch.ones(3, 7)).tolist() == pytest.approx([1 / 3] * 3)  # equal ones share

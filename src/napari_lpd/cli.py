@@ -195,7 +195,8 @@ def _compare_options(compare: argparse.ArgumentParser) -> None:
         "--training",
         type=Path,
         metavar="DATA",
-        help="labelled training tiles, as of train: nearest patches come from them, and a clustered control is made",
+        help="labelled training tiles, as of train, or the word model: what the first model was trained on, as its card"
+        " says; nearest patches come from them, and a clustered control is made",
     )
     compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if its file gives none")
     _source_option(compare)

@@ -24,6 +24,8 @@ from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 from napari_lpd.settings import read_settings
 
+OF_MODEL = "model"  # for the place of training tiles
+
 if TYPE_CHECKING:
     import argparse
 
@@ -202,6 +204,7 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.formats import open_slide
     from napari_lpd.labelled import labelled_tiles
     from napari_lpd.model import load_model
+    from napari_lpd.trained_on import training_tiles_of
     from napari_lpd.validate import check_unseen
 
     paths, names = options.models, options.names or _names_of(options.models)
@@ -210,7 +213,12 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     check_comparable([(f"{name} ({path})", read_card(path)) for path, name in zip(paths, names, strict=True)])
     models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
     classes, trained = models[0].card.classes, models[0].card.settings
-    training = labelled_tiles(options.training, classes, options.source) if options.training else None
+    training = None
+    if options.training:
+        of_model = str(options.training) == OF_MODEL
+        training = (
+            training_tiles_of(models[0].card) if of_model else labelled_tiles(options.training, classes, options.source)
+        )
     _check_folder(options.out)
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
     notes = [f"{m.name}: {path} (SHA-256 {m.hash[:12]}…)." for m, path in zip(models, paths, strict=True)]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from napari_lpd.bank_statistics import LEAST_PLACES, BankRecord, DropCounts, Hits, Places, bank_figures, drop_figures
-from napari_lpd.compare_tiles import as_seen_by, images_for, spread
+from napari_lpd.compare_tiles import as_seen_by, images_for, spread, tiles_of_set
 from napari_lpd.comparison import (
+    FEWEST_FOR_VERDICT,
     METRICS,
     BankResult,
     Comparison,
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.compare_tiles import Tile
+    from napari_lpd.comparison import Patch
     from napari_lpd.config import CompareSettings
     from napari_lpd.data import TileSet
     from napari_lpd.model import LoadedModel
 
     Samples = dict[str, NDArray[np.float64]]
+    _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]  # per prototype: patches, places
 
 
 class _Bank(NamedTuple):
@@ -63,6 +66,7 @@ class _Contestant(NamedTuple):
     read: Callable[[int], NDArray[np.uint8]]
     whole: list[NDArray[np.float64]]  # (C, 2) per tile
     dropped: list[NDArray[np.float64]]  # (C·k, 2) per tile
+    no_clusters: str  # why there is no clustered control, where training tiles were given
 
 
 class _Draws(NamedTuple):
@@ -70,6 +74,7 @@ class _Draws(NamedTuple):
 
     weights: NDArray[np.float64]  # (1 + resamplings, S), first row ones
     judged: NDArray[np.bool_]  # (C,)
+    fewest: int  # sources of the judged class that has fewest
 
     @property
     def resamplings(self) -> int:
@@ -108,8 +113,8 @@ def compare(
     contestants = []
     for model in models:
         own = sample and as_seen_by(model, sample)
-        banks = yield from _banks(model, own, settings, temperature)
-        contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], []))
+        banks, reason = yield from _banks(model, own, settings, temperature)
+        contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], [], reason))
     places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
         wanted = ", ".join(f"{c} {tissue.name}" for c, tissue in enumerate(classes))
@@ -123,11 +128,8 @@ def compare(
     samples: dict[str, Samples] = {}
     results: list[BankResult] = []
     for done, contestant in enumerate(contestants, start=1):
-        if contestant.sample and settings.nearest:
-            searched = yield from _search(contestant.model, contestant.sample)
-        else:
-            searched = _measured(contestant, places, tiles)
-        for result, found in _results(contestant, places, draws, searched, settings, truth):
+        nearest = yield from _nearest(contestant, places, tiles, settings)
+        for result, found in _results(contestant, places, draws, nearest, truth):
             results.append(result)
             samples[result.name] = found
         yield Progress(done, len(contestants), "figures")
@@ -140,13 +142,14 @@ def compare(
         resamplings=draws.resamplings,
         judged=tuple(tissue.name for tissue, of_mean in zip(classes, draws.judged, strict=True) if of_mean),
         chance_overlap=_chance(places),
+        fewest_sources=draws.fewest,
         tiles=len(tiles),
         sources=int(places.source.max()) + 1,
         models=tuple(model.name for model in models),
         banks=tuple(results),
-        differences=tuple(_differences(results, samples)),
+        differences=tuple(_differences(results, samples, draws)),
         examples=tuple(_examples(contestants, tiles, places)),
-        notes=tuple(_notes(models, places, truth, sample)),
+        notes=tuple(_notes(contestants, places, truth, sample)),
     )
 
 
@@ -159,15 +162,19 @@ def _common_temperature(models: Sequence[LoadedModel]) -> float:
 
 def _banks(
     model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
-) -> Job[list[_Bank]]:
-    """The model's own bank, and the controls in the space of its features."""
+) -> Job[tuple[list[_Bank], str]]:
+    """The model's own bank, the controls in the space of its features, and why there are no clusters among these."""
     found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
     found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
+    reason = ""
     if sample is not None:
-        clusters = yield from clustered_control(model, sample, settings.seed)
-        found.append((f"clustered in {model.name}'s space", "clustered", clusters))
+        try:
+            clusters = yield from clustered_control(model, sample, settings.seed)
+            found.append((f"clustered in {model.name}'s space", "clustered", clusters))
+        except DataError as error:  # of this control alone: the report says why it is missing
+            reason = str(error)
     shape = (model.network.class_count, model.network.k, temperature)
-    return [_Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found]
+    return [_Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason
 
 
 def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:
@@ -186,7 +193,8 @@ def _draws(places: Places, settings: CompareSettings) -> _Draws:
     held, count = _sources_per_class(places), int(places.source.max()) + 1
     resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
     weights = np.vstack([np.ones(count), source_draws(count, resamplings, settings.seed)])
-    return _Draws(weights, held >= (FEWEST_SOURCES if resamplings else 1))
+    judged = held >= (FEWEST_SOURCES if resamplings else 1)
+    return _Draws(weights, judged, int(held[judged].min()))
 
 
 def _look(contestants: Sequence[_Contestant], index: int, tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
@@ -220,14 +228,8 @@ def _agreement(labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _measured(contestant: _Contestant, places: Places, tiles: Sequence[Tile]) -> Searched:
     """The measured tiles, to find nearest patches in."""
-    return Searched(
-        hits=contestant.banks[0].record.hits(places),
-        grids=[grid.shape for grid in places.reference],
-        names=[tile.name for tile in tiles],
-        sources=[tile.source for tile in tiles],
-        origins=[tile.origin for tile in tiles],
-        read=lambda i: tiles[i].read(),
-    )
+    grids = [(grid.shape[0], grid.shape[1]) for grid in places.reference]
+    return Searched(contestant.banks[0].record.hits(places), grids, tiles)
 
 
 @torch.inference_mode()
@@ -241,32 +243,36 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
         grids.append(grid)
         yield Progress(i + 1, len(sample), f"nearest patches of {model.name}")
     cosines, place = (torch.stack(part).numpy() for part in zip(*found, strict=True))
-    return Searched(
-        hits=Hits(cosines, place, np.zeros_like(place)),
-        grids=grids,
-        names=[sample.name(i) for i in range(len(sample))],
-        sources=sample.slides,
-        origins=[(0, 0)] * len(sample),
-        read=lambda i: sample[i][0].permute(1, 2, 0).numpy(),
-    )
+    return Searched(Hits(cosines, place, np.zeros_like(place)), grids, tiles_of_set(sample))
+
+
+def _nearest(
+    contestant: _Contestant, places: Places, tiles: Sequence[Tile], settings: CompareSettings
+) -> Job[_Nearest]:
+    """Per prototype its patches, of training tiles where there are any, and then on request its places in `tiles`."""
+    measured, most, count = _measured(contestant, places, tiles), settings.nearest_per_source, settings.nearest
+    every = range(contestant.model.network.prototype_count)
+    if contestant.sample is None or not count:
+        return [(nearest_patches(measured, j, count, most), ()) for j in every]
+    searched = yield from _search(contestant.model, contestant.sample)
+    wanted = settings.nearest_places
+    return [(nearest_patches(searched, j, count, most), nearest_patches(measured, j, wanted, most)) for j in every]
 
 
 def _results(
     contestant: _Contestant,
     places: Places,
     draws: _Draws,
-    searched: Searched,
-    settings: CompareSettings,
+    nearest: _Nearest,
     truth: bool,
 ) -> Iterator[tuple[BankResult, Samples]]:
     """Figures and cards of the banks in a model's space, with the judged classes' resamples."""
-    patches = [nearest_patches(searched, j, settings) for j in range(contestant.model.network.prototype_count)]
     for bank in contestant.banks:
         found, losses = _samples(bank, contestant, places, draws.weights)
         if not truth:
             found.pop("iou", None)  # where all models agree it is 1 for each of them
         own = bank.kind == "model"
-        cards = prototype_cards(bank.vectors, bank.record, places, losses, patches if own else [])
+        cards = prototype_cards(bank.vectors, bank.record, places, losses, nearest if own else [])
         known = [metric.name for metric in METRICS if metric.name in found]
         figures = {name: figure_of(found[name], draws.judged) for name in known}
         result = BankResult(bank.name, bank.kind, contestant.model.name, figures, cards)
@@ -287,12 +293,14 @@ def _samples(
     return samples | dropped, losses
 
 
-def _differences(banks: Sequence[BankResult], samples: dict[str, Samples]) -> Iterator[Difference]:
+def _differences(banks: Sequence[BankResult], samples: dict[str, Samples], draws: _Draws) -> Iterator[Difference]:
+    """Of all pairs; without a verdict where too few sources lean one way for it."""
     for first, second in compared_banks(banks):
         for metric in METRICS:
             if metric.name in first.figures and metric.name in second.figures:
                 pair = (samples[first.name][metric.name], samples[second.name][metric.name])
-                yield difference_of(metric, (first.name, second.name), *pair)
+                found = difference_of(metric, (first.name, second.name), *pair)
+                yield found if draws.fewest >= FEWEST_FOR_VERDICT else found._replace(verdict="")
 
 
 def _sources_per_class(places: Places) -> NDArray[np.int64]:
@@ -328,8 +336,9 @@ def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places:
         )
 
 
-def _notes(models: Sequence[LoadedModel], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
+def _notes(contestants: Sequence[_Contestant], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
     """What the reader has to know of the data, the models and the intervals."""
+    models = [contestant.model for contestant in contestants]
     names = [tissue.name for tissue in models[0].card.classes]
     yield (
         "Places of a class (Ω): the masks' truth."
@@ -365,6 +374,9 @@ def _notes(models: Sequence[LoadedModel], places: Places, truth: bool, sample: T
         "Controls: random directions in the space of each model's stage-4 features"
         + ("." if sample is None else f", and k-means centres of {len(sample)} training tiles' mean features there.")
     )
+    for contestant in contestants:
+        if contestant.no_clusters:
+            yield f"No clusters in {contestant.model.name}'s space: {contestant.no_clusters}."
     if sample is None:
         yield "No training tiles were given: no clustered control, and nearest patches are from the measured tiles."
     yield (

@@ -38,6 +38,7 @@ class Tile(NamedTuple):
         read_mask: Gives (H, W) uint8, 0..C-1 class, more: none; None where there is no truth.
         origin: (y, x) of the first pixel, in pixels at that resolution.
         file: The file it is, where it is one.
+        slide: Name of the slide that it was cut from, where it was.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Tile(NamedTuple):
     read_mask: Callable[[], NDArray[np.uint8]] | None
     origin: tuple[int, int] = (0, 0)
     file: Path | None = None
+    slide: str = ""
 
 
 def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = "") -> list[Tile]:
@@ -92,9 +94,29 @@ def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile
     if not origins:
         raise DataError(f"{slide.name}: no tile of {edge} pixels at {mpp:g} µm per pixel is at least half tissue")
     return [
-        Tile(f"{slide.name} ({y}, {x})", slide.name, partial(slide.read, (y, x), shape, mpp), None, (y, x))
+        Tile(
+            f"{slide.name} ({y}, {x})",
+            slide.name,
+            partial(slide.read, (y, x), shape, mpp),
+            None,
+            (y, x),
+            slide=slide.name,
+        )
         for y, x in (origins[i] for i in spread(len(origins), count))
     ]
+
+
+def tiles_of_set(tiles: TileSet) -> list[Tile]:
+    """Training tiles, as the set gives them."""
+    own_files = len(tiles.files) == len(tiles) and not tiles.origins
+    found = []
+    for i, source in enumerate(tiles.slides):
+        tile = Tile(tiles.name(i), source, partial(tiles.read, i), None, file=tiles.files[i] if own_files else None)
+        if tiles.origins:
+            slide, y, x = tiles.origins[i]
+            tile = tile._replace(name=f"{slide} ({y}, {x})", origin=(y, x), slide=slide)
+        found.append(tile)
+    return found
 
 
 def spread(total: int, count: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from napari_lpd.evaluate import limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from napari_lpd.classes import TissueClass
 
 NAN = float("nan")
+FEWEST_FOR_VERDICT = (
+    6  # sources; of n, all lean the same way by chance in 2^(1 - n) of cases: from 6 on in less than 5 %
+)
 Kind = Literal["model", "random", "clustered"]
 
 
@@ -170,6 +174,8 @@ class Patch(NamedTuple):
         place: (y, x) of the place's centre, in pixels of the tile, or of the slide where the tile was cut from one.
         cosine: To the prototype.
         image: (h, w, 3) around it.
+        slide: Name of the slide that the tile was cut from, where it was.
+        file: The tile's own file, where it has one.
     """
 
     tile: str
@@ -177,6 +183,8 @@ class Patch(NamedTuple):
     place: tuple[int, int]
     cosine: float
     image: NDArray[np.uint8]
+    slide: str = ""
+    file: Path | None = None
 
 
 class PrototypeCard(NamedTuple):
@@ -193,7 +201,9 @@ class PrototypeCard(NamedTuple):
         sibling: Largest cosine to a sibling.
         dead: Whether `own` is below `prototypes.DEAD_SHARE`.
         redundant: Whether `sibling` is `prototypes.REDUNDANT_COSINE` or more.
-        patches: Its nearest places; none for controls.
+        patches: Its nearest places in the training tiles, or, where there are none, in the compared tiles; none for
+            controls.
+        places: With training tiles, and if asked for: its nearest places in the compared tiles.
     """
 
     usage: float
@@ -207,6 +217,7 @@ class PrototypeCard(NamedTuple):
     dead: bool
     redundant: bool
     patches: tuple[Patch, ...]
+    places: tuple[Patch, ...] = ()
 
 
 class BankResult(NamedTuple):
@@ -271,6 +282,7 @@ class Comparison:
         resamplings: Of the sources, for intervals; 0: there are none.
         judged: Names of the classes that means and differences are of: with intervals, those from enough sources.
         chance_overlap: Focus overlap of unrelated prototypes on these places.
+        fewest_sources: Slides or patients of the judged class that has fewest; verdicts need `FEWEST_FOR_VERDICT`.
         tiles: Number of tiles.
         sources: Number of slides or patients.
         models: Names of the models.
@@ -287,6 +299,7 @@ class Comparison:
     resamplings: int
     judged: tuple[str, ...]
     chance_overlap: float
+    fewest_sources: int
     tiles: int
     sources: int
     models: tuple[str, ...]

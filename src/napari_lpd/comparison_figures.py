@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from napari_lpd.drawing import Drawing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,37 +25,30 @@ HEAT = np.array(
 )  # dark to bright, as matplotlib's magma
 BLEND = 0.6  # of a heatmap or mask over the grey tile
 BANK_COLOURS = ("#0063b2", "#d1420a", "#1b7f3b", "#7a3db8", "#8a6d00", "#444444")  # per model
-SCALE = 2  # of the scatter, for sharp lines
 PLOT, MARGIN = 520, 70
+CHANCE_COVERAGE = 0.05  # share of other places that reach θ_c, by its definition
 
 
-def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of all labels."""
-    return ImageFont.load_default(size)
-
-
-def heatmap_figure(comparison: Comparison) -> Image.Image:
+def heatmap_figure(comparison: Comparison) -> Drawing:
     """Per class and model a row: tile, truth (or where the models agree), the model's mask, a heatmap per prototype.
 
     The heatmaps of a row share one scale, from the smallest to the largest cosine in the tile.
     """
     rows = [(example, m) for example in comparison.examples for m in range(len(comparison.models))]
     columns = 3 + comparison.k
-    width = columns * (CELL + GAP) + GAP
-    figure = Image.new("RGB", (width, LABEL + len(rows) * (CELL + LABEL + GAP) + GAP), "white")
-    draw = ImageDraw.Draw(figure)
+    figure = Drawing(columns * (CELL + GAP) + GAP, LABEL + len(rows) * (CELL + LABEL + GAP) + GAP)
     heads = ["tile", "truth" if comparison.reference == "truth" else "agreement", "mask"]
     heads += [f"prototype {u + 1}" for u in range(comparison.k)]
     for column, head in enumerate(heads):
-        draw.text((GAP + column * (CELL + GAP), 6), head, "black", label_font(14))
+        figure.text((GAP + column * (CELL + GAP), 6), head, 14)
     for row, (example, m) in enumerate(rows):
         y = LABEL + row * (CELL + LABEL + GAP)
         tissue = comparison.classes[example.class_index]
         low, high = float(example.heatmaps[m].min()), float(example.heatmaps[m].max())
         text = f"{tissue.name} · {comparison.models[m]} · cosine {low:.2f} to {high:.2f} · {example.tile}"
-        draw.text((GAP, y + 5), text, "black", label_font(13))
+        figure.text((GAP, y + 5), text, 13)
         for column, cell in enumerate(_cells(example, m, comparison.classes)):
-            figure.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), y + LABEL))
+            figure.paste(cell, (GAP + column * (CELL + GAP), y + LABEL), (CELL, CELL))
     return figure
 
 
@@ -106,25 +101,22 @@ def patch_strip(patches: Sequence[Patch]) -> Image.Image:
     return strip
 
 
-def scatter_figure(comparison: Comparison) -> Image.Image:
+def scatter_figure(comparison: Comparison) -> Drawing:
     """Coverage against focus overlap: small marks per class, large ones for the judged classes' mean, with intervals.
 
     Right and low is good: the prototypes cover much of their tissue, and at different places.
     """
     legend = 24 * len(comparison.banks) + 60
-    size = ((PLOT + 2 * MARGIN) * SCALE, (PLOT + 2 * MARGIN + legend) * SCALE)
-    figure = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(figure)
-    _axes(draw, comparison)
+    figure = Drawing(PLOT + 2 * MARGIN, PLOT + 2 * MARGIN + legend)
+    _axes(figure, comparison)
     for bank in reversed(comparison.banks):
-        _marks(draw, bank, _colour(bank, comparison))
+        _marks(figure, bank, _colour(bank, comparison))
     for row, bank in enumerate(comparison.banks):
         y = PLOT + 2 * MARGIN + 24 * row
-        _mark(draw, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
-        draw.text(((MARGIN + 24) * SCALE, (y - 8) * SCALE), bank.name, "black", label_font(14 * SCALE))
+        _mark(figure, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
+        figure.text((MARGIN + 24, y - 9), bank.name, 14)
     note = f"large: mean over {', '.join(comparison.judged)}, bars: 95 % interval; small: every tissue"
-    y = PLOT + 2 * MARGIN + 24 * len(comparison.banks)
-    draw.text((MARGIN * SCALE, y * SCALE), note, "#444444", label_font(13 * SCALE))
+    figure.text((MARGIN, PLOT + 2 * MARGIN + 24 * len(comparison.banks)), note, 13, "#444444")
     return figure
 
 
@@ -136,53 +128,49 @@ def _at(coverage: float, overlap: float) -> tuple[float, float]:
     return MARGIN + coverage * PLOT, MARGIN + (1 - overlap) * PLOT
 
 
-def _line(draw: ImageDraw.ImageDraw, ends: Sequence[tuple[float, float]], colour: str, width: int = 1) -> None:
-    draw.line([(x * SCALE, y * SCALE) for x, y in ends], colour, width * SCALE)
-
-
-def _axes(draw: ImageDraw.ImageDraw, comparison: Comparison) -> None:
-    small, large = label_font(13 * SCALE), label_font(15 * SCALE)
-    for tick in np.linspace(0, 1, 6):
-        _line(draw, [_at(tick, 0), _at(tick, 1)], "#e4e4e4")
-        _line(draw, [_at(0, tick), _at(1, tick)], "#e4e4e4")
+def _axes(figure: Drawing, comparison: Comparison) -> None:
+    for tick in np.linspace(0, 1, 6).tolist():
+        figure.line((_at(tick, 0), _at(tick, 1)), "#e4e4e4")
+        figure.line((_at(0, tick), _at(1, tick)), "#e4e4e4")
         (x, below), (left, y) = _at(tick, 0), _at(0, tick)
-        draw.text((x * SCALE, (below + 8) * SCALE), f"{tick:.1f}", "black", small, anchor="mt")
-        draw.text(((left - 8) * SCALE, y * SCALE), f"{tick:.1f}", "black", small, anchor="rm")
+        figure.text((x, below + 6), f"{tick:.1f}", 13, align="middle")
+        figure.text((left - 8, y - 9), f"{tick:.1f}", 13, align="right")
     chance = comparison.chance_overlap
     if math.isfinite(chance):
-        _line(draw, [_at(0, chance), _at(1, chance)], "#999999")
-    _line(draw, [_at(0.05, 0), _at(0.05, 1)], "#999999")
-    _line(draw, [_at(0, 1), _at(0, 0), _at(1, 0)], "black", 2)
+        figure.line((_at(0, chance), _at(1, chance)), "#999999")
+    figure.line((_at(CHANCE_COVERAGE, 0), _at(CHANCE_COVERAGE, 1)), "#999999")
+    figure.line((_at(0, 1), _at(0, 0)), "black", 2)
+    figure.line((_at(0, 0), _at(1, 0)), "black", 2)
     x, y = _at(0.5, 0)
-    text = "coverage: share of the class's places (grey line: chance)"
-    draw.text((x * SCALE, (y + 30) * SCALE), text, "black", large, anchor="mt")
-    draw.text((12 * SCALE, 20 * SCALE), "focus overlap (IoU; grey line: chance)", "black", large)
+    figure.text((x, y + 28), "coverage: share of the class's places (grey line: chance)", 15, align="middle")
+    figure.text((12, 20), "focus overlap (IoU; grey line: chance)", 15)
 
 
-def _marks(draw: ImageDraw.ImageDraw, bank: BankResult, colour: str) -> None:
+def _marks(figure: Drawing, bank: BankResult, colour: str) -> None:
     covered, overlap = bank.figures["coverage"], bank.figures["focus_overlap"]
     for x, y in zip(covered.per_class, overlap.per_class, strict=True):
         if math.isfinite(x) and math.isfinite(y):
-            _mark(draw, _at(x, y), 3, bank.kind, colour)
+            _mark(figure, _at(x, y), 3, bank.kind, colour)
     if math.isfinite(covered.value) and math.isfinite(overlap.value):
         for ends in (_whisker(covered, overlap.value, False), _whisker(overlap, covered.value, True)):
             if ends:
-                _line(draw, ends, colour, 2)
-        _mark(draw, _at(covered.value, overlap.value), 8, bank.kind, colour)
+                figure.line(ends, colour, 2)
+        _mark(figure, _at(covered.value, overlap.value), 8, bank.kind, colour)
 
 
-def _whisker(figure: Figure, other: float, upright: bool) -> list[tuple[float, float]]:
+def _whisker(figure: Figure, other: float, upright: bool) -> tuple[tuple[float, float], tuple[float, float]] | None:
     if not math.isfinite(figure.low):
-        return []
-    return [_at(other, end) if upright else _at(end, other) for end in (figure.low, figure.high)]
+        return None
+    low, high = (_at(other, end) if upright else _at(end, other) for end in (figure.low, figure.high))
+    return low, high
 
 
-def _mark(draw: ImageDraw.ImageDraw, place: tuple[float, float], radius: int, kind: str, colour: str) -> None:
+def _mark(figure: Drawing, place: tuple[float, float], radius: int, kind: str, colour: str) -> None:
     """A disc for a model, a hollow square for random directions, a hollow triangle for clusters."""
-    (x, y), r = (place[0] * SCALE, place[1] * SCALE), radius * SCALE
+    (x, y), r = place, radius
     if kind == "model":
-        draw.ellipse((x - r, y - r, x + r, y + r), colour, "white", SCALE)
+        figure.disc(place, r, colour, "white")
     elif kind == "random":
-        draw.rectangle((x - r, y - r, x + r, y + r), "white", colour, SCALE)
+        figure.polygon([(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)], "white", colour)
     else:
-        draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], "white", colour, SCALE)
+        figure.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], "white", colour)

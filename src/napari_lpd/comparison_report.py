@@ -10,8 +10,9 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from napari_lpd.comparison import METRICS, compared_banks
+from napari_lpd.comparison import FEWEST_FOR_VERDICT, METRICS, compared_banks
 from napari_lpd.comparison_figures import heatmap_figure, patch_strip, scatter_figure
+from napari_lpd.drawing import FINEST, FORMATS
 from napari_lpd.report import NOTICE, markdown_table, plain, write_files
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from napari_lpd.comparison import BankResult, Comparison, Difference, Figure, PrototypeCard
+    from napari_lpd.comparison import BankResult, Comparison, Difference, Figure, Patch, PrototypeCard
+    from napari_lpd.drawing import Drawing
 
     Table = list[list[str]]
 
@@ -39,7 +41,7 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
     """Write the report into `folder`; old files are replaced only when all are written.
 
     report.html (self-contained), report.md, figures.csv, differences.csv, prototypes.csv, report.json, and the figures
-    heatmaps and scatter as PNG and PDF.
+    heatmaps and scatter as PNG, SVG and PDF.
 
     Args:
         folder: Made where it is missing.
@@ -52,20 +54,25 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
     Raises:
         ExportError: a file cannot be written.
     """
-    pictures = {"heatmaps": heatmap_figure(comparison), "scatter": scatter_figure(comparison)}
+    drawings = {"heatmaps": heatmap_figure(comparison), "scatter": scatter_figure(comparison)}
     notes = [*notes, *comparison.notes]
     contents = {
-        "report.html": _html(comparison, notes, pictures).encode(),
+        "report.html": _html(comparison, notes, drawings).encode(),
         "report.md": _markdown(comparison, notes).encode(),
-        "figures.csv": _csv(_figure_rows(comparison)),
+        "figures.csv": figures_csv(comparison),
         "differences.csv": _csv(_difference_rows(comparison)),
         "prototypes.csv": _csv(_prototype_rows(comparison)),
         "report.json": _json(comparison, notes).encode(),
     }
-    for name, picture in pictures.items():
-        contents[f"{name}.png"], contents[f"{name}.pdf"] = _encoded(picture, "PNG"), _encoded(picture, "PDF")
+    for name, drawing in drawings.items():
+        contents |= {f"{name}{suffix}": drawing.encoded(suffix) for suffix in FORMATS}
     write_files(folder, contents)
     return folder / "report.html"
+
+
+def figures_csv(comparison: Comparison) -> bytes:
+    """A row per bank, metric and class, and one for the mean with its interval."""
+    return _csv(_figure_rows(comparison))
 
 
 def title_of(comparison: Comparison) -> str:
@@ -87,6 +94,11 @@ def verdicts_of(comparison: Comparison, controls: bool = False) -> list[str]:
     """What the intervals allow to say, and nothing more, of the models, or of each model and its controls."""
     if not comparison.resamplings:
         return ["Without intervals nothing is concluded."]
+    if (few := comparison.fewest_sources) < FEWEST_FOR_VERDICT:
+        return [
+            f"Nothing is concluded from {few} slides or patients, wanted {FEWEST_FOR_VERDICT}: as few lean all the same"
+            f" way in {2 ** (1 - few):.0%} of comparisons without any difference, and their intervals are too narrow."
+        ]
     asked = [
         d for d in comparison.differences if math.isfinite(d.low) and (d.second not in comparison.models) == controls
     ]
@@ -203,7 +215,7 @@ def _pairing(comparison: Comparison) -> str:
     return "First bank less second, in the same resamples; * where the 95 % interval excludes zero."
 
 
-def _html(comparison: Comparison, notes: Sequence[str], pictures: dict[str, Image.Image]) -> str:
+def _html(comparison: Comparison, notes: Sequence[str], drawings: dict[str, Drawing]) -> str:
     title = escape(title_of(comparison))
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"]
     parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{escape(NOTICE)}</b></p>"]
@@ -213,14 +225,22 @@ def _html(comparison: Comparison, notes: Sequence[str], pictures: dict[str, Imag
     parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
     parts += [f"<p>{escape(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
     parts += ["<h2>By tissue</h2>", _html_table(tissue_table(comparison))]
-    parts += [_html_image(pictures["scatter"], "coverage against focus overlap", "width='660'")]
-    parts += ["<h2>Heatmaps</h2>", _html_image(pictures["heatmaps"], "heatmaps"), "<h2>Prototypes</h2>"]
+    parts += [_html_image(drawings["scatter"].pixels(FINEST), "coverage against focus overlap", "width='660'")]
+    parts += ["<h2>Heatmaps</h2>", _html_image(drawings["heatmaps"].pixels(), "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
         for bank in _models(comparison):
             parts += [f"<h3>{escape(tissue.name)}, {escape(bank.name)}</h3>"]
-            strips = [_html_image(patch_strip(card.patches), "", quality=True) for card in bank.cards[c]]
-            parts += [_html_table(card_table(bank, c), ["nearest patches", *strips])]
+            parts += [_html_table(card_table(bank, c), _strips([card.patches for card in bank.cards[c]]))]
+            if any(card.places for card in bank.cards[c]):
+                strips = _strips([card.places for card in bank.cards[c]])[1:]
+                numbered = [["prototype"], *([str(u + 1)] for u in range(len(strips)))]
+                parts += [_html_table(numbered, ["nearest places in the compared tiles", *strips])]
     return "\n".join([*parts, "</body></html>\n"])
+
+
+def _strips(nearest: Sequence[tuple[Patch, ...]]) -> list[str]:
+    """The column of a table: its head, and a prototype's patches in a row."""
+    return ["nearest patches", *(_html_image(patch_strip(patches), "", quality=True) for patches in nearest)]
 
 
 def _html_list(lines: Sequence[str]) -> str:
@@ -274,12 +294,16 @@ def _difference_rows(comparison: Comparison) -> Iterator[Sequence[object]]:
 
 
 def _prototype_rows(comparison: Comparison) -> Iterator[Sequence[object]]:
-    yield "bank", "class", "prototype", *FIELDS, "nearest"
+    yield "bank", "class", "prototype", *FIELDS, "nearest", "nearest_compared"
     for bank in comparison.banks:
         for tissue, cards in zip(comparison.classes, bank.cards, strict=True):
             for u, card in enumerate(cards, start=1):
-                nearest = "; ".join(f"{patch.tile} ({patch.place[0]}, {patch.place[1]})" for patch in card.patches)
-                yield bank.name, tissue.name, u, *(getattr(card, name) for name in FIELDS), nearest
+                nearest = (_named(patches) for patches in (card.patches, card.places))
+                yield bank.name, tissue.name, u, *(getattr(card, name) for name in FIELDS), *nearest
+
+
+def _named(patches: Sequence[Patch]) -> str:
+    return "; ".join(f"{patch.tile} ({patch.place[0]}, {patch.place[1]})" for patch in patches)
 
 
 def _json(comparison: Comparison, notes: Sequence[str]) -> str:
@@ -294,6 +318,7 @@ def _json(comparison: Comparison, notes: Sequence[str]) -> str:
         "resamplings": comparison.resamplings,
         "judged": list(comparison.judged),
         "chance_overlap": comparison.chance_overlap,
+        "fewest_sources": comparison.fewest_sources,
         "tiles": comparison.tiles,
         "sources": comparison.sources,
         "metrics": {metric.name: metric.meaning for metric in comparison.metrics},
@@ -314,5 +339,8 @@ def _json(comparison: Comparison, notes: Sequence[str]) -> str:
 
 
 def _card_content(card: PrototypeCard) -> dict[str, object]:
-    nearest = [{name: getattr(patch, name) for name in ("tile", "source", "place", "cosine")} for patch in card.patches]
-    return {name: getattr(card, name) for name in FIELDS} | {"nearest": nearest}
+    names = ("tile", "source", "place", "cosine")
+    nearest, places = (
+        [{name: getattr(patch, name) for name in names} for patch in patches] for patches in (card.patches, card.places)
+    )
+    return {name: getattr(card, name) for name in FIELDS} | {"nearest": nearest, "nearest_compared": places}

@@ -360,6 +360,10 @@ class CompareSettings(Settings):
         float, Field(ge=0, description="τ of the softmax over places; 0 takes the models' own, if they agree.")
     ] = 0.0
     nearest: Annotated[int, Field(ge=0, le=100, description="Nearest patches shown per prototype.")] = 5
+    nearest_places: Annotated[
+        int,
+        Field(ge=0, le=100, description="With training tiles: nearest places in the compared tiles, shown as well."),
+    ] = 0
     nearest_per_source: Annotated[int, Field(ge=1, description="Most of them from one slide or patient.")] = 3
     training_tiles: Annotated[
         int,

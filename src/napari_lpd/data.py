@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ MIN_TISSUE_SHARE = 0.1
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
 
 
+class Origin(NamedTuple):
+    """Where a tile was cut: the slide's name, and (y, x) of its first pixel there, at the tile's resolution."""
+
+    slide: str
+    y: int
+    x: int
+
+
 class TileSet(Dataset[tuple[Tensor, Tensor]]):
     """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float in {0, 1}).
 
@@ -42,6 +50,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         slides: Per tile: the slide or patient it comes from.
         places: Per tile: the part of the slide it comes from; tiles of two places do not touch.
         files: The files that the tiles were read from.
+        origins: Per tile: where it was cut from a slide; empty where the tiles are files of their own.
         read: Tile i as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -58,6 +67,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         slides: Sequence[str],
         files: Sequence[Path],
         places: Sequence[str] = (),
+        origins: Sequence[Origin] = (),
     ) -> None:
         self.classes = classes
         self.labels = labels
@@ -65,6 +75,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         self.slides = tuple(slides)
         self.places = tuple(places) or self.slides
         self.files = tuple(files)
+        self.origins = tuple(origins)
         self.read = read
         self._check()
 
@@ -85,6 +96,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
             slides=[slide for tiles in sets for slide in tiles.slides],
             files=[file for tiles in sets for file in tiles.files],
             places=[place for tiles in sets for place in tiles.places],
+            origins=[origin for tiles in sets for origin in tiles.origins],
         )
 
     def _check(self) -> None:
@@ -128,6 +140,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         part = copy.copy(self)
         part.labels = self.labels[list(indices)]
         part.slides, part.places = (tuple(names[i] for i in indices) for names in (self.slides, self.places))
+        part.origins = tuple(self.origins[i] for i in indices) if self.origins else ()
         part.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
         part.read = lambda index: self.read(indices[index])
         return part
@@ -217,6 +230,7 @@ def tiles_from_regions(
         slides=[patient or slide.name] * len(labels),
         files=[slide.path] if slide.path else [],
         places=_places(origins, settings.tile, slide.name),
+        origins=[Origin(slide.name, y, x) for y, x in origins],
     )
 
 

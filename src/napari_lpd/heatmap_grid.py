@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from napari_lpd.comparison_figures import heat_colours, label_font, mask_colours, over_tile
+from napari_lpd.comparison_figures import heat_colours, mask_colours, over_tile
+from napari_lpd.drawing import Drawing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +54,9 @@ class Slot(NamedTuple):
 
 
 class HeatmapGrid(NamedTuple):
-    """The picture, and where which prototype is in it."""
+    """The drawing, and where which prototype is in it."""
 
-    picture: Image.Image
+    drawing: Drawing
     slots: tuple[Slot, ...]
 
     def at(self, x: int, y: int) -> Slot | None:
@@ -95,7 +96,6 @@ def heatmap_grid(
     seen: Sequence[Seen],
     index: int,
     classes: Sequence[TissueClass],
-    scale: int = 1,
 ) -> HeatmapGrid:
     """Tissue, colour bar, and per model its mask and a numbered heatmap per prototype; one scale for all.
 
@@ -105,7 +105,6 @@ def heatmap_grid(
         seen: What the models say of it.
         index: The class whose prototypes these are.
         classes: Of the masks.
-        scale: Pixels per pixel, for print.
     """
     k = len(seen[0].heatmaps)
     cell = _fitted(tissue.shape[:2], CELL)
@@ -114,26 +113,26 @@ def heatmap_grid(
     head = LINE + cell[1] + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
     columns = max(min(k, ACROSS) + 1, FEWEST)
-    canvas = _Canvas(columns * (CELL + GAP) + GAP, head + len(seen) * block, scale)
+    canvas = _Canvas(columns * (CELL + GAP) + GAP, head + len(seen) * block)
     canvas.paste(Image.fromarray(tissue), (GAP, LINE), cell)
-    canvas.text((GAP, 4), f"{classes[index].name}: {k} prototypes per model", bold=True)
+    canvas.label((GAP, 4), f"{classes[index].name}: {k} prototypes per model", large=True)
     canvas.scale_bar((GAP, LINE), cell, width_um)
     canvas.colour_bar((2 * GAP + CELL, LINE + 26), low, high)
     canvas.legend((3 * GAP + 3 * CELL, LINE), cell[1], classes)
     slots = []
     for m, each in enumerate(seen):
         top = head + m * block
-        canvas.text((GAP, top + 2), each.name, bold=True)
-        canvas.text((GAP, top + LINE + cell[1] + 1), "mask")
+        canvas.label((GAP, top + 2), each.name, large=True)
+        canvas.label((GAP, top + LINE + cell[1] + 1), "mask")
         mask = over_tile(tissue, *mask_colours(each.mask, classes))
         canvas.paste(mask, (GAP, top + LINE), cell)
         for u, heatmap in enumerate(each.heatmaps):
             x = GAP + (1 + u % ACROSS) * (CELL + GAP)
             y = top + LINE + u // ACROSS * (cell[1] + LINE)
             canvas.paste(_coloured(heatmap, low, high), (x, y), cell)
-            canvas.text((x, y + cell[1] + 1), f"prototype {u + 1}")
+            canvas.label((x, y + cell[1] + 1), f"prototype {u + 1}")
             slots.append(Slot((x, y, x + cell[0], y + cell[1]), m, u))
-    return HeatmapGrid(canvas.picture, tuple(slots))
+    return HeatmapGrid(canvas, tuple(slots))
 
 
 def scale_of(seen: Sequence[Seen]) -> tuple[float, float]:
@@ -154,20 +153,11 @@ def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return max(round(shape[1] * share), 1), max(round(shape[0] * share), 1)
 
 
-class _Canvas:
-    """A white picture that is drawn in pixels of the screen, and may have more for print."""
+class _Canvas(Drawing):
+    """A drawing with the parts of this picture."""
 
-    def __init__(self, width: int, height: int, scale: int) -> None:
-        self.picture = Image.new("RGB", (width * scale, height * scale), "white")
-        self._draw, self._scale = ImageDraw.Draw(self.picture), scale
-
-    def paste(self, part: Image.Image, at: tuple[int, int], size: tuple[int, int]) -> None:
-        part = part.resize((size[0] * self._scale, size[1] * self._scale), Image.Resampling.BILINEAR)
-        self.picture.paste(part, (at[0] * self._scale, at[1] * self._scale))
-
-    def text(self, at: tuple[int, int], text: str, bold: bool = False) -> None:
-        place = (at[0] * self._scale, at[1] * self._scale)
-        self._draw.text(place, text, "black", label_font((14 if bold else 12) * self._scale))
+    def label(self, at: tuple[int, int], text: str, large: bool = False) -> None:
+        self.text(at, text, 14 if large else 12)
 
     def scale_bar(self, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
         """A bar of a round length, at most half the width, in the lower left corner."""
@@ -175,25 +165,24 @@ class _Canvas:
         x0, y = at[0] + 6, at[1] + size[1] - 8
         x1 = x0 + round(1000 * length / width_um * size[0])
         for colour, width in (("white", 5), ("black", 3)):
-            ends = [x0 * self._scale, y * self._scale, x1 * self._scale, y * self._scale]
-            self._draw.line(ends, colour, width * self._scale)
-        self.text((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length:g} mm")  # the font has no Greek letter
+            self.line(((x0, y), (x1, y)), colour, width)
+        self.label((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length:g} mm")  # the font has no Greek letter
 
     def legend(self, at: tuple[int, int], height: int, classes: Sequence[TissueClass]) -> None:
         """Colours of the masks, in columns."""
         rows = max(height // LEGEND_LINE, 1)
         for i, tissue in enumerate(classes):
             x, y = at[0] + i // rows * (CELL + GAP), at[1] + i % rows * LEGEND_LINE
-            box = [value * self._scale for value in (x, y, x + SQUARE, y + SQUARE)]
-            self._draw.rectangle(box, tissue.color)
-            self.text((x + SQUARE + 6, y - 2), tissue.name)
+            corners = [(x, y), (x + SQUARE, y), (x + SQUARE, y + SQUARE), (x, y + SQUARE)]
+            self.polygon(corners, tissue.color, tissue.color)
+            self.label((x + SQUARE + 6, y - 2), tissue.name)
 
     def colour_bar(self, at: tuple[int, int], low: float, high: float) -> None:
         ramp = heat_colours(np.linspace(0, 1, BAR[0])[None])
         if not np.isfinite(low):
-            self.text(at, "nothing was computed here: no tissue")
+            self.label(at, "nothing was computed here: no tissue")
             return
-        self.text((at[0], at[1] - 22), "cosine to the prototype; one scale for all heatmaps")
+        self.label((at[0], at[1] - 22), "cosine to the prototype; one scale for all heatmaps")
         self.paste(Image.fromarray(ramp), at, BAR)
-        self.text((at[0], at[1] + BAR[1] + 4), f"{low:.2f}")
-        self.text((at[0] + BAR[0] - 26, at[1] + BAR[1] + 4), f"{high:.2f}")
+        self.label((at[0], at[1] + BAR[1] + 4), f"{low:.2f}")
+        self.label((at[0] + BAR[0] - 26, at[1] + BAR[1] + 4), f"{high:.2f}")

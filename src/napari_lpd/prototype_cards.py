@@ -24,12 +24,12 @@ from napari_lpd.prototypes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_lpd.config import CompareSettings
+    from napari_lpd.compare_tiles import Tile
 
 PATCH_SHARE = 0.4  # edge of a patch, as a share of its tile's
 
@@ -40,27 +40,22 @@ class Searched(NamedTuple):
     Attributes:
         hits: The nearest place of every tile.
         grids: (h, w) of every tile's maps.
-        names: Of the tiles.
-        sources: Their slides or patients.
-        origins: (y, x) of their first pixels.
-        read: Gives tile i, (H, W, 3).
+        tiles: The tiles.
     """
 
     hits: Hits
     grids: Sequence[tuple[int, int]]
-    names: Sequence[str]
-    sources: Sequence[str]
-    origins: Sequence[tuple[int, int]]
-    read: Callable[[int], NDArray[np.uint8]]
+    tiles: Sequence[Tile]
 
 
-def nearest_patches(searched: Searched, j: int, settings: CompareSettings) -> tuple[Patch, ...]:
-    """The patches around prototype j's nearest places: one per tile, a few per source, best first."""
-    hits = searched.hits
-    chosen = nearest_tiles(hits.cosine[:, j], searched.sources, settings.nearest, settings.nearest_per_source)
+def nearest_patches(searched: Searched, j: int, count: int, per_source: int) -> tuple[Patch, ...]:
+    """The patches around prototype j's `count` nearest places: one per tile, a few per source, best first."""
+    hits, sources = searched.hits, [tile.source for tile in searched.tiles]
+    chosen = nearest_tiles(hits.cosine[:, j], sources, count, per_source)
     patches = []
     for i in chosen:
-        image = searched.read(i)
+        tile = searched.tiles[i]
+        image = tile.read()
         row, column = divmod(int(hits.place[i, j]), searched.grids[i][1])
         centre = [
             int((cell + 0.5) * size / cells)
@@ -68,9 +63,10 @@ def nearest_patches(searched: Searched, j: int, settings: CompareSettings) -> tu
         ]
         edge = round(PATCH_SHARE * min(image.shape[:2]))
         y, x = (max(0, min(at - edge // 2, size - edge)) for at, size in zip(centre, image.shape, strict=False))
-        place = (searched.origins[i][0] + centre[0], searched.origins[i][1] + centre[1])
+        place = (tile.origin[0] + centre[0], tile.origin[1] + centre[1])
         patch = np.ascontiguousarray(image[y : y + edge, x : x + edge])
-        patches.append(Patch(searched.names[i], searched.sources[i], place, float(hits.cosine[i, j]), patch))
+        cosine = float(hits.cosine[i, j])
+        patches.append(Patch(tile.name, tile.source, place, cosine, patch, tile.slide, tile.file))
     return tuple(patches)
 
 
@@ -101,7 +97,7 @@ def prototype_cards(
     record: BankRecord,
     places: Places,
     losses: NDArray[np.float64] | None,
-    patches: Sequence[tuple[Patch, ...]],
+    nearest: Sequence[tuple[tuple[Patch, ...], tuple[Patch, ...]]],
 ) -> tuple[tuple[PrototypeCard, ...], ...]:
     """A card per class and prototype (C, k).
 
@@ -110,7 +106,7 @@ def prototype_cards(
         record: Its maps.
         places: Where they are looked at.
         losses: (N,) IoU that each prototype's class loses without it; None: not measured.
-        patches: Per prototype (N); empty for none.
+        nearest: Per prototype (N) its patches and places; empty for none.
     """
     k, count = record.k, record.class_count * record.k
     hits, spreads = record.hits(places), hit_spreads(record, places)
@@ -135,7 +131,8 @@ def prototype_cards(
                     sibling=float(siblings[u]),
                     dead=bool(shares[1][u] < DEAD_SHARE),
                     redundant=bool(siblings[u] >= REDUNDANT_COSINE),
-                    patches=patches[c * k + u] if patches else (),
+                    patches=nearest[c * k + u][0] if nearest else (),
+                    places=nearest[c * k + u][1] if nearest else (),
                 )
                 for u in range(k)
             )

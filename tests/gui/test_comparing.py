@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from qtpy.QtWidgets import QFileDialog, QToolButton
 
 from napari_lpd import jobs, samples
 from napari_lpd.checkpoint import Card, read_card, save_checkpoint
 from napari_lpd.classes import TissueClass
 from napari_lpd.config import ModelSettings, TrainSettings
-from napari_lpd.gui._comparing import FOLDER, NOWHERE
+from napari_lpd.gui._comparing import FOLDER, NOWHERE, WITHOUT
 from napari_lpd.gui._inference import keep_triton_out
 from napari_lpd.gui._models import recent_models
+from napari_lpd.gui._prototype_card import OF_COMPARED, OF_TRAINING
 from napari_lpd.gui._runs import new_run_folder, write_run
 from napari_lpd.gui.explore import ExploreWidget
 from napari_lpd.jobs import in_subprocess
@@ -22,24 +24,28 @@ from napari_lpd.regions import write_regions
 
 
 @pytest.fixture
-def models(tmp_path, tiny_slide, tiny_regions, classes, tiny_settings):
-    """Paths of two models of the tiny slide that differ in how their prototypes were had."""
+def models(tmp_path, tiny_tiff, tiny_slide, tiny_regions, classes, tiny_settings):
+    """Paths of two models of the tiny slide that differ in how their prototypes were had; they know their regions."""
     keep_triton_out()  # napari may have drawn already
     from napari_lpd.data import tiles_from_regions
     from napari_lpd.jobs import run
     from napari_lpd.train import fit
 
+    regions = write_regions(tmp_path / "tiny.geojson", tiny_regions, classes)
+    command = f"napari-lpd train --slide {tiny_tiff} --regions {regions}"
     paths = []
     for bank in ("learned", "random"):
         head = tiny_settings.model.model_copy(update={"bank": bank})
-        settings = tiny_settings.model_copy(update={"model": head, "max_steps": 6})
+        settings = tiny_settings.model_copy(update={"model": head, "max_steps": 6, "mpp": 1.0})
         tiles = tiles_from_regions(tiny_slide, tiny_regions, classes, settings)
-        paths.append(run(fit(tiles, settings, tmp_path / bank)))
+        paths.append(run(fit(tiles, settings, tmp_path / bank, command)))
         recent_models.add(paths[-1])
     return paths
 
 
-def test_two_models_side_by_side_on_the_slide(use_widget, viewer, tiny_layer, models, qtbot, tmp_path, shown_errors):
+def test_two_models_side_by_side_on_the_slide(
+    use_widget, viewer, tiny_layer, models, qtbot, tmp_path, shown_errors, monkeypatch
+):
     panel = use_widget(ExploreWidget).compare
     panel.pair.choose(*models)
     panel.job.button.click()
@@ -47,21 +53,34 @@ def test_two_models_side_by_side_on_the_slide(use_widget, viewer, tiny_layer, mo
     assert shown_errors == []
     comparison = panel.comparison
     assert comparison.models == ("learned", "random")
+    assert [bank.kind for bank in comparison.banks].count("clustered") == 2  # of the training tiles, which it found
     assert panel.table.rowCount() == len(comparison.metrics)
     heads = [panel.table.horizontalHeaderItem(i).text() for i in range(panel.table.columnCount())]
     assert heads[:2] == ["learned", "random"]
-    assert "%" not in panel.card.text()
-    assert panel.card.text().startswith("Prototype 1 of 2")
-    panel.prototype.setValue(1)
-    assert panel.card.text().startswith("Prototype 2 of 2")
-    panel.tissue.setCurrentIndex(comparison.examples[0].class_index)
+    assert "%" not in panel.card.text.text()
+    assert panel.card.text.text().startswith("Prototype 1 of 2")
+    panel.card.prototype.setValue(1)
+    assert panel.card.text.text().startswith("Prototype 2 of 2")
+    panel.card.tissue.setCurrentIndex(comparison.examples[0].class_index)
     assert not panel.heatmaps.pixmap().isNull()
     assert not panel.scatter.pixmap().isNull()
 
-    patch = next(p for bank in comparison.banks for own in bank.cards for card in own for p in card.patches)
-    panel.jump(patch)
-    y, x = viewer.scene.camera.center[-2:]
-    assert (y, x) == pytest.approx([value * 1.0 - 0.5 for value in patch.place], abs=1)
+    for where in (OF_TRAINING, OF_COMPARED):
+        panel.card.where.setCurrentText(where)
+        patch = panel.card.shown_patches()[-1]
+        panel.card.patches.findChildren(QToolButton)[-1].click()
+        y, x = viewer.scene.camera.center[-2:]
+        assert (y, x) == pytest.approx([value * 1.0 - 0.5 for value in patch.place], abs=1)
+        y, x = (slice(round(at) - 13, round(at) + 13) for at in patch.place)
+        assert np.abs(patch.image.mean((0, 1)) - tiny_layer.data[0][y, x].mean((0, 1))).max() < 12
+    panel.table.setCurrentCell(0, 0)
+    assert panel.meaning.text() == f"<b>{comparison.metrics[0].label}</b>: {comparison.metrics[0].meaning}."
+
+    for press, name in ((panel._on_heatmaps, "f.svg"), (panel._on_scatter, "s.pdf"), (panel._on_csv, "n.csv")):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
+        press()
+        assert (tmp_path / name).stat().st_size > 500
+        assert panel.job.status.text() == f"Written: {tmp_path / name}"
 
     panel.write_report(tmp_path / "report")
     names = {path.suffix for path in Path(tmp_path / "report").iterdir()}
@@ -142,10 +161,11 @@ def test_models_that_do_not_fit_are_refused_before_any_work(
 
 
 def test_a_folder_without_masks_is_compared_where_both_agree_and_says_so(
-    use_widget, models, tile_folder, qtbot, shown_errors, monkeypatch
+    use_widget, viewer, models, tile_folder, qtbot, shown_errors, monkeypatch
 ):
     panel = use_widget(ExploreWidget).compare
     panel.pair.choose(*models)
+    panel.training.setCurrentText(WITHOUT)
     images = tile_folder / "valid" / "img"
     monkeypatch.setattr("napari_lpd.gui._comparing.QFileDialog.getExistingDirectory", lambda *_: str(images))
     panel.data.setCurrentText(FOLDER)
@@ -155,6 +175,16 @@ def test_a_folder_without_masks_is_compared_where_both_agree_and_says_so(
     assert panel.comparison.reference == "agreement"
     assert f"{images} has no masks" in panel.verdicts.text()
     assert "choose a folder with img and mask" in panel.verdicts.text()
+
+    for number in (0, 1):  # its places are in tiles of their own, which are opened, one at a time
+        panel.card.prototype.setValue(number)
+        patch = panel.card.shown_patches()[-1]
+        panel.jump(patch)
+        (layer,) = viewer.layers
+        assert layer.name == patch.tile
+        (y0, x0), (y1, x1) = layer.extent.world
+        assert y0 < viewer.scene.camera.center[1] < y1
+        assert x0 < viewer.scene.camera.center[2] < x1
 
 
 def test_a_folder_without_images_is_refused_by_name(use_widget, models, tmp_path, qtbot, shown_errors, monkeypatch):
@@ -185,11 +215,11 @@ def test_a_class_without_any_place_says_what_to_do(use_widget, models, tile_fold
     qtbot.waitUntil(lambda: not panel.job.runner.running, timeout=180_000)
     assert shown_errors == []
     assert "No place of pink: in no mean." in panel.verdicts.text()
-    panel.tissue.setCurrentText("pink")
-    assert panel.card.text() == f"Prototype 1 of 2: {NOWHERE}"
+    panel.card.tissue.setCurrentText("pink")
+    assert panel.card.text.text() == f"Prototype 1 of 2: {NOWHERE}"
     assert panel.heatmaps.text() == f"pink: {NOWHERE}"
-    panel.tissue.setCurrentText("dark")
-    assert panel.card.text().startswith("Prototype 1 of 2: reaches") or "nearest on" in panel.card.text()
+    panel.card.tissue.setCurrentText("dark")
+    assert panel.card.text.text().startswith("Prototype 1 of 2: reaches") or "nearest on" in panel.card.text.text()
 
 
 def test_models_are_opened_from_files(use_widget, make_model, tmp_path, shown_errors, monkeypatch):

@@ -128,19 +128,24 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
     press(explore, "Compare")
     qtbot.waitUntil(lambda: not compare.job.runner.running, timeout=300_000)
     assert shown_errors == []
-    compare.tissue.setCurrentText("collagen")
-    assert compare.card.text().startswith(f"Prototype 1 of {k}: reaches")
-    (first, *_) = compare.patches.findChildren(QToolButton)
+    compare.card.tissue.setCurrentText("collagen")
+    assert compare.card.text.text().startswith(f"Prototype 1 of {k}: reaches")
+    (first, *_) = compare.card.patches.findChildren(QToolButton)
     first.click()
     assert viewer.scene.camera.center[1:] != camera[1:]
-    assert is_around(viewer, compare._chosen().patches[0].image)
+    assert is_around(viewer, compare.card.chosen().patches[0].image)
     assert both.side.is_open
-    explore.column.reveal(compare.patches)
+    explore.column.reveal(compare.card.patches)
     picture(viewer, "explore_card")
 
+    for button, name in (("Heatmaps…", "figure.svg"), ("CSV…", "figures.csv")):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
+        press(compare, button)
+    assert (tmp_path / "figure.svg").read_text().count("<image") == len(compare.comparison.examples) * 2 * (3 + k)
+    assert (tmp_path / "figures.csv").read_text().startswith("bank,kind,space,metric,class,value,low,high")
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "report"))
     press(explore, "Report and figures…")
-    assert {"report.html", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {
+    assert {"report.html", "heatmaps.svg", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {
         p.name for p in (tmp_path / "report").iterdir()
     }
     explore.column.reveal(compare.scatter)

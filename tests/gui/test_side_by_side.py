@@ -222,7 +222,7 @@ def test_every_prototype_fits_the_screen_and_a_click_picks_one(use_widget, viewe
     assert len(window.grid.slots) == 2 * k
     assert window.width() <= 1100
     assert window.height() <= 850
-    assert window.picture.pixmap().height() == window.grid.picture.height
+    assert window.picture.pixmap().height() == window.grid.drawing.height
     x0, y0, *_ = window.grid.slots[-1].box
     window.picture.pressed.emit(x0 + 5, y0 + 5)
     assert widget.tissue.currentText() == "pink"

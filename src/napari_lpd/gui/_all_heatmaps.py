@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QImage, QMouseEvent, QPixmap
 from qtpy.QtWidgets import QDialog, QFileDialog, QLabel, QScrollArea, QVBoxLayout, QWidget
 
-from napari_lpd.files import written_whole
 from napari_lpd.gui._layout import buttons, chooser, in_row, note
 from napari_lpd.heatmap_grid import HeatmapGrid, heatmap_grid, seen_by
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from napari_lpd.prediction import Prediction
 
 HIGHEST, RIM, FRAME = 800, 50, 120  # pixels
-PRINT_SCALE = 2
+PICTURES = "Pictures (*.png *.svg *.pdf)"
 
 
 class _Picture(QLabel):
@@ -70,7 +69,7 @@ class AllHeatmaps(QDialog):
         area.setWidget(self.picture)
         area.setWidgetResizable(True)
         area.setStyleSheet("background: white;")
-        save = buttons(("Save…", "This picture as PNG or PDF, in twice as many pixels", self._on_save))
+        save = buttons(("Save…", "This picture as PNG, SVG or PDF", self._on_save))
         layout = QVBoxLayout(self)
         top = in_row([self.tissue, save])
         top.layout().setStretch(0, 1)
@@ -81,29 +80,19 @@ class AllHeatmaps(QDialog):
         self.grid = self._made()
         self._draw()
         space = self.screen().availableGeometry()
-        wide, high = self.grid.picture.width + RIM, self.grid.picture.height + FRAME
+        wide, high = self.grid.drawing.width + RIM, self.grid.drawing.height + FRAME
         self.resize(min(wide, space.width() - RIM), min(high, HIGHEST, space.height() - RIM))
 
-    def save(self, path: Path) -> None:
-        """Write the picture (``.png`` or ``.pdf``).
-
-        Raises:
-            ExportError: the place cannot be written.
-        """
-        with written_whole(path, overwrite=True) as partial:
-            kind = "PDF" if path.suffix.lower() == ".pdf" else "PNG"
-            self._made(PRINT_SCALE).picture.save(partial, kind)
-
-    def _made(self, scale: int = 1) -> HeatmapGrid:
+    def _made(self) -> HeatmapGrid:
         index = self.tissue.currentIndex()
         seen = [seen_by(name, prediction, index) for name, prediction in self._predictions]
         first = self._predictions[0][1]
         _, x0, _, x1 = first.bounds()
-        return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, seen, index, first.card.classes, scale)
+        return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, seen, index, first.card.classes)
 
     def _draw(self) -> None:
         self.grid = self._made()
-        self.picture.setPixmap(pixmap_of(self.grid.picture))
+        self.picture.setPixmap(pixmap_of(self.grid.drawing.pixels()))
 
     def _on_pressed(self, x: int, y: int) -> None:
         slot = self.grid.at(x, y)
@@ -111,11 +100,17 @@ class AllHeatmaps(QDialog):
             self.picked.emit(self.tissue.currentIndex(), slot.prototype)
 
     def _on_save(self) -> None:
-        name = f"{self.tissue.currentText()} prototypes.png"
-        path, _ = QFileDialog.getSaveFileName(self, "Every prototype", name, "Pictures (*.png *.pdf)")
+        path = chosen_picture(self, f"{self.tissue.currentText()} prototypes")
         if path:
             with self._reporting():
-                self.save(Path(path))
+                self.grid.drawing.write(path)
+
+
+def chosen_picture(parent: QWidget, name: str) -> Path | None:
+    """Ask where a figure goes; a name without an ending gets ``.png``."""
+    chosen, _ = QFileDialog.getSaveFileName(parent, name, f"{name}.png", PICTURES)
+    path = Path(chosen)
+    return (path if path.suffix else path.with_suffix(".png")) if chosen else None
 
 
 def pixmap_of(picture: Image) -> QPixmap:

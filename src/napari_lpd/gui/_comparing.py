@@ -6,54 +6,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
     QHeaderView,
     QLabel,
     QScrollArea,
-    QSlider,
     QTableWidget,
     QTableWidgetItem,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_lpd.checkpoint import read_card
 from napari_lpd.config import CompareSettings
+from napari_lpd.drawing import FINEST
 from napari_lpd.errors import DataError
-from napari_lpd.gui._all_heatmaps import pixmap_of
+from napari_lpd.files import written_whole
+from napari_lpd.gui._all_heatmaps import chosen_picture, pixmap_of
 from napari_lpd.gui._inference import keep_triton_out
 from napari_lpd.gui._job import JobBar
-from napari_lpd.gui._layers import corner, slide_of
-from napari_lpd.gui._layout import WIDTH, buttons, chooser, in_row, note
+from napari_lpd.gui._layers import slide_of
+from napari_lpd.gui._layout import WIDTH, buttons, chooser, note
 from napari_lpd.gui._model_pair import ModelPair, names_of
+from napari_lpd.gui._prototype_card import NOWHERE, CardView, jump
 from napari_lpd.jobs import Job, Progress
+from napari_lpd.trained_on import is_at_hand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import napari
     from napari.layers import Image
 
-    from napari_lpd.comparison import Comparison, Figure, Patch, PrototypeCard
+    from napari_lpd.checkpoint import Card
+    from napari_lpd.comparison import Comparison, Figure, Patch
+    from napari_lpd.data import TileSet
+    from napari_lpd.drawing import Drawing
     from napari_lpd.slide import Slide
 
 SLIDE, FOLDER = "the open slide", "a folder with img and mask"
 QUICK_TILES = 60  # of a slide, looked at from the window; the command line takes more
-PATCH = 52
 HEATMAPS, SCROLL_BAR = 250, 24  # pixels
 WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
-NOWHERE = "no place of it in what was compared; take images, or a slide, where both models find it"
+QUICK_TRAINING = 120  # training tiles
+
+
+WITHOUT, OF_MODEL, CHOSEN = (
+    "without training tiles",
+    "with the first model's training tiles",
+    "with training tiles from a folder",
+)
+TRAINING = (
+    "Training tiles give each prototype's nearest training patches, and one control more: clusters of the tiles'"
+    " features, as PBIP makes its bank"
+)
+MEANING = "Click a figure to see what it means."
 
 
 class _Asked(NamedTuple):
-    """What was compared: the models' files; a folder, or else the open slide."""
+    """What is compared: the models' files; a folder, or else a slide; training tiles: none, the model's, a folder's."""
 
     paths: list[Path]
-    folder: Path | None
+    folder: Path | None = None
+    slide: Slide | None = None
+    training: Path | bool = False
 
 
 class ComparePanel(QWidget):
@@ -65,50 +82,50 @@ class ComparePanel(QWidget):
         pair: Gives the models.
     """
 
-    jumped = Signal(object)
-
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
         super().__init__()
         self._viewer, self._slide_layer, self.pair = viewer, slide_layer, pair
         self.data = chooser([SLIDE, FOLDER])
+        self.training = chooser([WITHOUT, OF_MODEL, CHOSEN])
+        self.training.setToolTip(TRAINING)
         self.folder: Path | None = None
-        self._asked = self._compared = _Asked([], None)
+        self._tiles: Path | None = None
+        self._asked = self._compared = _Asked([])
         self.job = JobBar("Compare")
         self.comparison: Comparison | None = None
         self.table = QTableWidget(0, 0)
-        self.verdicts = note("")
-        self.bank, self.tissue = chooser(), chooser()
-        self.prototype = QSlider(Qt.Orientation.Horizontal)
-        self.card = note("")
-        self.patches = QWidget()
+        self.verdicts, self.meaning = note(""), note(MEANING)
+        self.card = CardView()
         self.heatmaps, self.scatter = QLabel(), QLabel()
         self._heatmaps_area = QScrollArea()
         self._result = QWidget()
         self._lay_out()
         self.data.currentTextChanged.connect(self._on_data)
+        self.training.currentTextChanged.connect(self._on_training)
+        self.pair.boxes[0].currentIndexChanged.connect(self._on_model)
         self.job.asked.connect(self._on_compare)
         self.job.runner.succeeded.connect(self.show_comparison)
-        for changed in (self.bank.currentIndexChanged, self.tissue.currentIndexChanged, self.prototype.valueChanged):
-            changed.connect(self._show_card)
-        self.tissue.currentIndexChanged.connect(self._show_heatmaps)
+        self.table.currentCellChanged.connect(self._on_row)
+        self.card.asked.connect(self.jump)
+        self.card.tissue.currentIndexChanged.connect(self._show_heatmaps)
+        self._on_model()
 
     def _lay_out(self) -> None:
-        patches = QVBoxLayout(self.patches)
-        patches.setContentsMargins(0, 0, 0, 0)
         result = QVBoxLayout(self._result)
         result.setContentsMargins(0, 0, 0, 0)
-        report = buttons(
-            ("Report and figures…", "HTML, Markdown, CSV, JSON, figures as PNG and PDF, into a folder", self._on_report)
+        files = buttons(
+            ("Heatmaps…", "Of all classes, as in the paper's figure 3: PNG, SVG or PDF", self._on_heatmaps),
+            ("Scatter…", "Coverage against overlap: PNG, SVG or PDF", self._on_scatter),
+            ("CSV…", "All figures of the table, and per class", self._on_csv),
+            ("Report…", "HTML, Markdown, CSV, JSON and both figures, into a folder", self._on_report),
         )
         for part in (
             self.verdicts,
             self.table,
-            report,
+            self.meaning,
+            files,
             note("<b>One prototype</b>"),
-            in_row([self.bank, self.tissue]),
-            self.prototype,
             self.card,
-            self.patches,
             note("<b>The same tile, both models</b>"),
             self._heatmaps_area,
             note("<b>Coverage against overlap</b>: right and low is good"),
@@ -122,7 +139,7 @@ class ComparePanel(QWidget):
         self._heatmaps_area.setWidget(self.heatmaps)
         self._heatmaps_area.setWidgetResizable(True)
         self._result.setVisible(False)
-        for part in (self.data, self.job, self._result):
+        for part in (self.data, self.training, self.job, self._result):
             layout.addWidget(part)
 
     def _on_data(self, text: str) -> None:
@@ -132,16 +149,30 @@ class ComparePanel(QWidget):
             if self.folder is None:
                 self.data.setCurrentText(SLIDE)
 
+    def _on_training(self, text: str) -> None:
+        if text == CHOSEN:
+            chosen = QFileDialog.getExistingDirectory(self, "Folder of labelled training tiles")
+            self._tiles = Path(chosen) if chosen else None
+            if self._tiles is None:
+                self.training.setCurrentText(WITHOUT)
+
+    def _on_model(self) -> None:
+        """Take the first model's training tiles where they are still at hand; a folder that was chosen stays."""
+        path = self.pair.boxes[0].currentData()
+        if path and self.training.currentText() != CHOSEN:
+            with self.job.reporting():
+                self.training.setCurrentText(OF_MODEL if is_at_hand(read_card(Path(path))) else WITHOUT)
+
     def _on_compare(self) -> None:
         with self.job.reporting():
             paths, folder = self.pair.paths(), self.folder if self.data.currentText() == FOLDER else None
-            self._asked = _Asked(paths, folder)
-            settings = CompareSettings(slide_tiles=QUICK_TILES, stability_tiles=8, nearest=5)
-            if folder is not None:
-                self.job.start(lambda: compare_job(paths, settings, folder=folder))
-            else:
-                slide = slide_of(self._slide_layer())
-                self.job.start(lambda: compare_job(paths, settings, slide=slide))
+            slide = None if folder else slide_of(self._slide_layer())
+            training = {WITHOUT: False, OF_MODEL: True}.get(self.training.currentText(), self._tiles)
+            asked = self._asked = _Asked(paths, folder, slide, training or False)
+            settings = CompareSettings(
+                slide_tiles=QUICK_TILES, training_tiles=QUICK_TRAINING, stability_tiles=8, nearest=5, nearest_places=5
+            )
+            self.job.start(lambda: compare_job(asked, settings))
 
     # What came out
 
@@ -156,19 +187,10 @@ class ComparePanel(QWidget):
             lines.insert(0, f"{self._compared.folder} has no masks: {WITHOUT_MASKS}")
         self.verdicts.setText("\n".join(lines))
         self._fill_table(comparison)
-        for box, names in (
-            (self.bank, [bank.name for bank in comparison.banks]),
-            (self.tissue, [tissue.name for tissue in comparison.classes]),
-        ):
-            box.blockSignals(True)
-            box.clear()
-            box.addItems(names)
-            box.blockSignals(False)
-        self.prototype.setRange(0, comparison.k - 1)
+        self.card.set_comparison(comparison)
         smooth = Qt.TransformationMode.SmoothTransformation
-        self.scatter.setPixmap(pixmap_of(scatter_figure(comparison)).scaledToWidth(WIDTH - 30, smooth))
+        self.scatter.setPixmap(pixmap_of(scatter_figure(comparison).pixels(FINEST)).scaledToWidth(WIDTH - 30, smooth))
         self._result.setVisible(True)
-        self._show_card()
         self._show_heatmaps()
         sources = f"{comparison.sources} slides or patients" if comparison.sources > 1 else "one slide or patient"
         self.job.say(f"{comparison.tiles} tiles of {sources} compared.")
@@ -183,57 +205,20 @@ class ComparePanel(QWidget):
             self.table.setVerticalHeaderItem(row, title)
             for column, bank in enumerate(comparison.banks):
                 item = QTableWidgetItem(_value(bank.figures.get(metric.name)))
-                item.setToolTip(f"{bank.name}: {_with_limits(bank.figures.get(metric.name))}\n{metric.meaning}")
+                item.setToolTip(f"{bank.name}, {metric.label}: {metric.meaning}")
                 self.table.setItem(row, column, item)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 22 * len(comparison.metrics) + 18)
 
-    def _chosen(self) -> PrototypeCard | None:
-        if self.comparison is None or self.bank.currentIndex() < 0 or self.tissue.currentIndex() < 0:
-            return None
-        cards = self.comparison.banks[self.bank.currentIndex()].cards
-        own = cards[self.tissue.currentIndex()] if self.tissue.currentIndex() < len(cards) else ()
-        return own[self.prototype.value()] if self.prototype.value() < len(own) else None
-
-    def _show_card(self) -> None:
-        card = self._chosen()
-        title = f"Prototype {self.prototype.value() + 1} of {self.prototype.maximum() + 1}"
-        said = NOWHERE if card is None or np.isnan(card.usage) else card_text(card)
-        self.card.setText(f"{title}: {said}")
-        row = QWidget()
-        layout = in_row([self._patch_button(patch) for patch in (card.patches if card else ())])
-        outer = self.patches.layout()
-        while outer.count():
-            old = outer.takeAt(0).widget()
-            old.setParent(None)
-            old.deleteLater()
-        outer.addWidget(layout if card and card.patches else row)
-
-    def _patch_button(self, patch: Patch) -> QToolButton:
-        button = QToolButton()
-        image = np.ascontiguousarray(patch.image)
-        height, width = image.shape[:2]
-        pixels = QImage(image.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-        button.setIcon(QIcon(QPixmap.fromImage(pixels.copy())))
-        button.setIconSize(QSize(PATCH, PATCH))
-        button.setToolTip(f"{patch.tile}, cosine {patch.cosine:.2f}: click to go there")
-        button.clicked.connect(lambda: self.jump(patch))
-        return button
+    def _on_row(self, row: int) -> None:
+        if self.comparison is not None and row >= 0:
+            metric = self.comparison.metrics[row]
+            self.meaning.setText(f"<b>{metric.label}</b>: {metric.meaning}.")
 
     def jump(self, patch: Patch) -> None:
-        """Move the viewer to a patch of the open slide."""
+        """Move the viewer to a patch."""
         with self.job.reporting():
-            layer = self._slide_layer()
-            if patch.source != layer.name or self.comparison is None:
-                raise DataError(f"{patch.tile} is no place on the open slide; open {patch.source} to go there")
-            y, x = corner(layer) + np.array(patch.place) * self._mpp
-            self._viewer.scene.camera.center = (0, float(y), float(x))
-            self._viewer.scene.camera.zoom = 2.0
-            self.jumped.emit(patch)
-
-    @property
-    def _mpp(self) -> float:
-        return read_card(self._compared.paths[0]).settings.mpp
+            jump(self._viewer, patch, read_card(self._compared.paths[0]).settings.mpp)
 
     def _show_heatmaps(self) -> None:
         if self.comparison is None:
@@ -242,14 +227,45 @@ class ComparePanel(QWidget):
 
         from napari_lpd.comparison_figures import heatmap_figure
 
-        own = [e for e in self.comparison.examples if e.class_index == self.tissue.currentIndex()]
+        own = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]
         if own:
-            picture = pixmap_of(heatmap_figure(replace(self.comparison, examples=tuple(own))))
+            picture = pixmap_of(heatmap_figure(replace(self.comparison, examples=tuple(own))).pixels(FINEST))
             picture = picture.scaledToHeight(HEATMAPS, Qt.TransformationMode.SmoothTransformation)
             self.heatmaps.setPixmap(picture)
         else:
-            self.heatmaps.setText(f"{self.tissue.currentText()}: {NOWHERE}")
+            self.heatmaps.setText(f"{self.card.tissue.currentText()}: {NOWHERE}")
         self._heatmaps_area.setFixedHeight((HEATMAPS if own else 0) + SCROLL_BAR)
+
+    def _compared_now(self) -> Comparison:
+        if self.comparison is None:
+            raise DataError("nothing is compared yet: press Compare first")
+        return self.comparison
+
+    def _on_heatmaps(self) -> None:
+        from napari_lpd.comparison_figures import heatmap_figure
+
+        self._save_picture("prototypes", heatmap_figure)
+
+    def _on_scatter(self) -> None:
+        from napari_lpd.comparison_figures import scatter_figure
+
+        self._save_picture("coverage against overlap", scatter_figure)
+
+    def _save_picture(self, name: str, draw: Callable[[Comparison], Drawing]) -> None:
+        path = chosen_picture(self, name)
+        if path:
+            with self.job.reporting():
+                draw(self._compared_now()).write(path)
+                self.job.say(f"Written: {path}")
+
+    def _on_csv(self) -> None:
+        from napari_lpd.comparison_report import figures_csv
+
+        path, _ = QFileDialog.getSaveFileName(self, "Figures", "figures.csv", "Tables (*.csv)")
+        if path:
+            with self.job.reporting(), written_whole(Path(path), overwrite=True) as partial:
+                partial.write_bytes(figures_csv(self._compared_now()))
+                self.job.say(f"Written: {path}")
 
     def _on_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder for the report")
@@ -261,15 +277,12 @@ class ComparePanel(QWidget):
         from napari_lpd.comparison_report import write_comparison
 
         with self.job.reporting():
-            if self.comparison is None:
-                raise DataError("nothing is compared yet: press Compare first")
-            paths = [f"{name}: {path}" for name, path in zip(self.comparison.models, self._compared.paths, strict=True)]
-            self.job.say(f"Written: {write_comparison(folder, self.comparison, paths)}")
+            comparison = self._compared_now()
+            paths = [f"{name}: {path}" for name, path in zip(comparison.models, self._compared.paths, strict=True)]
+            self.job.say(f"Written: {write_comparison(folder, comparison, paths)}")
 
 
-def compare_job(
-    paths: Sequence[Path], settings: CompareSettings, folder: Path | None = None, slide: Slide | None = None
-) -> Job[Comparison]:
+def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
     """Load the models and compare them, in a thread; torch is imported here."""
     yield Progress(0, 0, "loading the models")
     keep_triton_out()
@@ -277,38 +290,30 @@ def compare_job(
     from napari_lpd.compare_tiles import tiles_of_folder, tiles_of_slide
     from napari_lpd.model import load_model
 
-    named = zip(paths, names_of(paths), strict=True)
+    named = zip(asked.paths, names_of(asked.paths), strict=True)
     models = [load_model(path, settings.device)._replace(name=name) for path, name in named]
     card = models[0].card
-    if folder is not None:
-        return (yield from compare(models, tiles_of_folder(folder, card.classes), settings))
-    assert slide is not None
-    with slide:
+    training = _training_tiles(asked.training, card)
+    if asked.slide is None:
+        assert asked.folder is not None
+        return (yield from compare(models, tiles_of_folder(asked.folder, card.classes), settings, training))
+    with asked.slide as slide:
         tiles = tiles_of_slide(slide, card.settings.mpp, card.settings.tile, settings.slide_tiles)
-        return (yield from compare(models, tiles, settings))
+        return (yield from compare(models, tiles, settings, training))
 
 
-def card_text(card: PrototypeCard) -> str:
-    """A prototype's card in words."""
-    flags = "".join(f" <b>{name}</b>" for name, on in (("dead", card.dead), ("redundant", card.redundant)) if on)
-    parts = {
-        "reaches": card.own,
-        "alone": card.marginal,
-        "nearest on": card.usage,
-        "purity": card.purity,
-        "stability": card.stability,
-        "IoU lost without it": card.loss,
-        "nearest sibling": card.sibling,
-    }
-    return ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if not np.isnan(value)) + flags
+def _training_tiles(wanted: Path | bool, card: Card) -> TileSet | None:
+    from napari_lpd.labelled import labelled_tiles
+    from napari_lpd.trained_on import training_tiles_of
+
+    if isinstance(wanted, Path):
+        return labelled_tiles(wanted, card.classes)
+    return training_tiles_of(card) if wanted else None
 
 
 def _value(figure: Figure | None) -> str:
-    return "–" if figure is None or np.isnan(figure.value) else f"{round(figure.value, 2) + 0.0:.2f}"  # no -0.00
-
-
-def _with_limits(figure: Figure | None) -> str:
-    if figure is None:
-        return "not measured"
-    limits = "no interval" if np.isnan(figure.low) else f"95 % interval {figure.low:.2f} to {figure.high:.2f}"
-    return f"{figure.value:.3f}, {limits}"
+    """A figure with its interval, to two places."""
+    if figure is None or np.isnan(figure.value):
+        return "–"
+    value, *limits = (f"{round(number, 2) + 0.0:.2f}" for number in figure[:3])  # no -0.00
+    return value if np.isnan(figure.low) else f"{value} [{', '.join(limits)}]"

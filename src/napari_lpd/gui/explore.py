@@ -26,8 +26,8 @@ ABOUT = (
 
 
 FAIR = (
-    "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions. "
-    "Research use only; not for diagnosis."
+    "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions, "
+    "and, with training tiles, clusters. Research use only; not for diagnosis."
 )
 NONE = "none: the mask alone"
 
