@@ -115,7 +115,8 @@ def scatter_figure(comparison: Comparison) -> Drawing:
         y = PLOT + 2 * MARGIN + 24 * row
         _mark(figure, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
         figure.text((MARGIN + 24, y - 9), bank.name, 14)
-    note = f"large: mean over {', '.join(comparison.judged)}, bars: 95 % interval; small: every tissue"
+    bars = ", bars: 95 % interval" if comparison.resamplings else ""
+    note = f"large: mean over {', '.join(comparison.judged)}{bars}; small: every tissue"
     figure.text((MARGIN, PLOT + 2 * MARGIN + 24 * len(comparison.banks)), note, 13, "#444444")
     return figure
 

@@ -97,7 +97,7 @@ def verdicts_of(comparison: Comparison, controls: bool = False) -> list[str]:
     if (few := comparison.fewest_sources) < FEWEST_FOR_VERDICT:
         return [
             f"Nothing is concluded from {few} slides or patients, wanted {FEWEST_FOR_VERDICT}: as few lean all the same"
-            f" way in {2 ** (1 - few):.0%} of comparisons without any difference, and their intervals are too narrow."
+            f" way in {100 * 2 ** (1 - few):.0f} % of comparisons without any difference."
         ]
     asked = [
         d for d in comparison.differences if math.isfinite(d.low) and (d.second not in comparison.models) == controls

@@ -16,6 +16,7 @@ from napari_lpd.images import read_image
 
 if TYPE_CHECKING:
     import napari
+    from numpy.typing import NDArray
 
     from napari_lpd.comparison import Comparison, Patch, PrototypeCard
 
@@ -147,7 +148,7 @@ def jump(viewer: napari.Viewer, patch: Patch, mpp: float) -> None:
     viewer.scene.camera.zoom = ZOOM
 
 
-def _show_tile(viewer: napari.Viewer, patch: Patch, mpp: float) -> np.ndarray:
+def _show_tile(viewer: napari.Viewer, patch: Patch, mpp: float) -> NDArray[np.float64]:
     """Show a tile's file, in place of the last one, left of all else; returns where its corner lies."""
     assert patch.file is not None
     image = read_image(patch.file)
