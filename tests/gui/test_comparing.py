@@ -71,8 +71,6 @@ def test_two_models_side_by_side_on_the_slide(
         panel.card.patches.findChildren(QToolButton)[-1].click()
         y, x = viewer.scene.camera.center[-2:]
         assert (y, x) == pytest.approx([value * 1.0 - 0.5 for value in patch.place], abs=1)
-        y, x = (slice(round(at) - 13, round(at) + 13) for at in patch.place)
-        assert np.abs(patch.image.mean((0, 1)) - tiny_layer.data[0][y, x].mean((0, 1))).max() < 12
     panel.table.setCurrentCell(0, 0)
     assert panel.meaning.text() == f"<b>{comparison.metrics[0].label}</b>: {comparison.metrics[0].meaning}."
 
