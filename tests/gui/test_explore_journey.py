@@ -144,7 +144,7 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
     assert (tmp_path / "figure.svg").read_text().count("<image") == len(compare.comparison.examples) * 2 * (3 + k)
     assert (tmp_path / "figures.csv").read_text().startswith("bank,kind,space,metric,class,value,low,high")
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "report"))
-    press(explore, "Report and figures…")
+    press(compare, "Report…")
     assert {"report.html", "heatmaps.svg", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {
         p.name for p in (tmp_path / "report").iterdir()
     }
