@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from napari_lpd.config import CrfSettings
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.refine import build_lattice, dense_crf, filtered
+from napari_lpd.lattice import build_lattice, filtered
+from napari_lpd.refine import dense_crf
 
 
 def soft_classes(shape: tuple[int, int], count: int = 5, seed: int = 0) -> np.ndarray:

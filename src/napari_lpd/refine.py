@@ -1,18 +1,18 @@
-"""The dense CRF: mean field with Gaussian kernels (Krähenbühl & Koltun 2011), on a permutohedral lattice of our own.
+"""The dense CRF: mean field with Gaussian kernels (Krähenbühl & Koltun 2011).
 
 Q ← softmax(-U + Σ_m w_m D^-½ K_m D^-½ Q), with a smoothness kernel on positions and an appearance kernel on positions
-and colours (method.md §7.7). A lattice filters with one kernel in time linear in the pixels (Adams, Baek & Davis 2010);
-it is built once per image and kernel and used for all labels and iterations.
+and colours (method.md §7.7). The kernels act through permutohedral lattices, built once per image and used for all
+labels and iterations: on a CPU those of `lattice.py`, on a GPU those of `lattice_torch.py`, or, for parity, pydensecrf.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.lattice import Filter, build_lattice, compiled, crew
 
 if TYPE_CHECKING:
     from typing import Any, Literal
@@ -20,182 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.config import CrfSettings
+    from napari_lpd.lattice import Each, Lattice
 
 SMALLEST_PROBABILITY = 1e-5
-_HASH_FACTOR = 2531011
-
-
-class Lattice(NamedTuple):
-    """A permutohedral lattice over n points in d dimensions, with m vertices.
-
-    Attributes:
-        vertices: (n, d + 1) vertex of each corner of a point's simplex, 1-based; 0 stands for "no vertex".
-        weights: (n, d + 1) barycentric weight of each.
-        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction; 0 where there is none.
-    """
-
-    vertices: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    neighbours: NDArray[np.int32]
-
-
-def build_lattice(features: NDArray[np.float32]) -> Lattice:
-    """The lattice of points (n, d), in units of the kernel's standard deviation."""
-    vertices, weights, keys, table = _splat_corners(np.ascontiguousarray(features, np.float32))
-    return Lattice(vertices, weights, _find_neighbours(keys, table))
-
-
-def filtered(lattice: Lattice, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gaussian filter of (n, L) values over the lattice's points: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
-    return _filter(*lattice, np.ascontiguousarray(values, np.float32))
-
-
-@njit(nogil=True, cache=True)
-def _slot(key: NDArray[np.int32], keys: NDArray[np.int32], table: NDArray[np.int32]) -> Any:
-    """Where `key` stands in the open-addressed table, or the free place where it would stand."""
-    mixed = np.int64(0)
-    for part in key:
-        mixed = (mixed + np.int64(part)) * np.int64(_HASH_FACTOR)  # wraps around
-    slot = (mixed ^ (mixed >> np.int64(17))) & np.int64(len(table) - 1)
-    while table[slot]:
-        same = True
-        for i in range(len(key)):
-            if keys[table[slot], i] != key[i]:
-                same = False
-                break
-        if same:
-            return slot
-        slot = (slot + 1) & np.int64(len(table) - 1)
-    return slot
-
-
-@njit(nogil=True, cache=True)
-def _enclosing_simplex(
-    point: NDArray[np.float32], scale: NDArray[np.float32], corner: NDArray[np.int32], rank: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Barycentric weights (d + 2,) of a point; sets its simplex's remainder-0 corner and the order of its coordinates.
-
-    The point is lifted onto the plane Σ x = 0 of d + 1 dimensions, where the lattice's corners are the points whose
-    coordinates are integers with the same remainder modulo d + 1.
-    """
-    d = len(point)
-    lifted = np.empty(d + 1, np.float32)
-    above = np.float32(0)
-    for i in range(d, 0, -1):
-        along = point[i - 1] * scale[i - 1]
-        lifted[i] = above - i * along
-        above += along
-    lifted[0] = above
-    surplus = 0
-    for i in range(d + 1):
-        multiple = int(np.round(lifted[i] / (d + 1)))
-        corner[i] = multiple * (d + 1)
-        surplus += multiple
-        rank[i] = 0
-    for i in range(d):
-        for j in range(i + 1, d + 1):
-            if lifted[i] - corner[i] < lifted[j] - corner[j]:
-                rank[i] += 1
-            else:
-                rank[j] += 1
-    for i in range(d + 1):  # bring the corner back onto the plane
-        rank[i] += surplus
-        if rank[i] < 0:
-            rank[i] += d + 1
-            corner[i] += d + 1
-        elif rank[i] > d:
-            rank[i] -= d + 1
-            corner[i] -= d + 1
-    weights = np.zeros(d + 2, np.float32)
-    for i in range(d + 1):
-        share = (lifted[i] - corner[i]) / (d + 1)
-        weights[d - rank[i]] += share
-        weights[d + 1 - rank[i]] -= share
-    weights[0] += 1 + weights[d + 1]
-    return weights
-
-
-@njit(nogil=True, cache=True)
-def _splat_corners(
-    points: NDArray[np.float32],
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    n, d = points.shape
-    scale = np.empty(d, np.float32)
-    for i in range(d):  # makes the blur's variance along every direction that of the kernel
-        scale[i] = np.sqrt(2.0 / 3.0) * (d + 1) / np.sqrt((i + 1.0) * (i + 2.0))
-    size = 1
-    while size < 2 * n * (d + 1):
-        size *= 2
-    table = np.zeros(size, np.int32)
-    keys = np.zeros((n * (d + 1) + 1, d), np.int32)
-    vertices = np.empty((n, d + 1), np.int32)
-    weights = np.empty((n, d + 1), np.float32)
-    corner, rank = np.empty(d + 1, np.int32), np.empty(d + 1, np.int32)
-    key = np.empty(d, np.int32)
-    count = 0
-    for p in range(n):
-        inside = _enclosing_simplex(points[p], scale, corner, rank)
-        for remainder in range(d + 1):
-            for i in range(d):
-                key[i] = corner[i] + remainder - (d + 1 if rank[i] > d - remainder else 0)
-            slot = _slot(key, keys, table)
-            if not table[slot]:
-                count += 1
-                table[slot] = count
-                keys[count] = key
-            vertices[p, remainder] = table[slot]
-            weights[p, remainder] = inside[remainder]
-    return vertices, weights, keys[: count + 1].copy(), table
-
-
-@njit(nogil=True, cache=True)
-def _find_neighbours(keys: NDArray[np.int32], table: NDArray[np.int32]) -> NDArray[np.int32]:
-    d = keys.shape[1]
-    neighbours = np.zeros((d + 1, len(keys), 2), np.int32)
-    key = np.empty(d, np.int32)
-    for vertex in range(1, len(keys)):
-        for direction in range(d + 1):
-            for side in range(2):
-                step = 1 if side else -1
-                for i in range(d):
-                    key[i] = keys[vertex, i] + step
-                if direction < d:
-                    key[direction] = keys[vertex, direction] - step * d
-                neighbours[direction, vertex, side] = table[_slot(key, keys, table)]
-    return neighbours
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _filter(
-    vertices: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    neighbours: NDArray[np.int32],
-    values: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    n, corners = vertices.shape
-    labels = values.shape[1]
-    old = np.zeros((neighbours.shape[1], labels), np.float32)
-    new = np.zeros_like(old)
-    for p in range(n):
-        for c in range(corners):
-            vertex, weight = vertices[p, c], weights[p, c]
-            for label in range(labels):
-                old[vertex, label] += weight * values[p, label]
-    for direction in range(corners):
-        for vertex in range(1, len(old)):
-            before, after = neighbours[direction, vertex, 0], neighbours[direction, vertex, 1]
-            for label in range(labels):
-                new[vertex, label] = old[vertex, label] + np.float32(0.5) * (old[before, label] + old[after, label])
-        old, new = new, old
-        old[0] = 0
-    out = np.zeros((n, labels), np.float32)
-    alpha = np.float32(1 / (1 + 2.0 ** (1 - corners)))
-    for p in range(n):
-        for c in range(corners):
-            vertex, weight = vertices[p, c], weights[p, c] * alpha
-            for label in range(labels):
-                out[p, label] += weight * old[vertex, label]
-    return out
+SMALLEST_MASS = np.float32(1e-20)
+LANES = 8  # labels come in rows of a multiple of it: a vector register
+STRIP = 16384  # pixels, about, that one thread works on at a time
+LOWEST = -60.0  # exponents below it count as minus infinity
 
 
 def dense_crf(
@@ -203,6 +34,8 @@ def dense_crf(
     probability: NDArray[np.float32],
     settings: CrfSettings,
     backend: Literal["lattice", "pydensecrf"] = "lattice",
+    device: str = "cpu",
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Sharpen class probabilities along an image's edges.
 
@@ -210,8 +43,10 @@ def dense_crf(
         image: (H, W, 3) RGB.
         probability: (L, H, W); a label that is 0 everywhere takes no part and stays 0.
         settings: Reach and weight of the kernels, iterations; reach in pixels.
-        backend: ``lattice``, ours: numba, releases the GIL. ``pydensecrf``, for parity (extra ``crf``): it holds the
+        backend: ``lattice``, ours: it releases the GIL. ``pydensecrf``, for parity (extra ``crf``): it holds the
             GIL for its whole run, so never in a process with a window.
+        device: Where our lattice works: ``cpu`` (numba), or a device of torch's.
+        threads: CPU threads of our lattice; the result has the same bits with any number.
 
     Returns:
         Q (L, H, W), which sums to 1 over L.
@@ -225,46 +60,142 @@ def dense_crf(
             f"image {image.shape} {image.dtype} and probability {probability.shape}:"
             " wanted (H, W, 3) uint8 and (L, H, W)"
         )
-    used = np.flatnonzero(probability.any((1, 2)))
+    used = np.flatnonzero([label.any() for label in probability])
     if not len(used):
         raise DataError("the CRF was given probabilities that are all 0; wanted at least one label")
-    unary = -np.log(np.clip(probability[used], SMALLEST_PROBABILITY, 1)).astype(np.float32)
-    mean_field = _lattice_mean_field if backend == "lattice" else _pydensecrf_mean_field
+
+    def solve(image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings) -> NDArray[np.float32]:
+        if backend == "pydensecrf":
+            return _pydensecrf_mean_field(image, unary, settings)
+        if device != "cpu":
+            from napari_lpd.lattice_torch import mean_field
+
+            return mean_field(image, unary, settings, device)
+        with crew(threads) as each:
+            return _lattice_mean_field(image, unary, settings, each)
+
     result = np.zeros(probability.shape, np.float32)
-    result[used] = mean_field(image, unary, settings)
+    given = probability if len(used) == len(probability) else probability[used]
+    result[used] = _through_half_size(image, given, settings, solve) if settings.half_size else solve(image, _energies(given), settings)
     return result
 
 
+def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    energy: NDArray[np.float32] = np.clip(probability, SMALLEST_PROBABILITY, 1, dtype=np.float32)
+    np.log(energy, out=energy)
+    return np.negative(energy, out=energy)
+
+
 def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, each: Each
 ) -> NDArray[np.float32]:
-    height, width = image.shape[:2]
-    places = np.indices((height, width), np.float32).reshape(2, -1).T[:, ::-1]
-    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(settings.colour_sigma)
+    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares the strips of rows among threads."""
+    height, lanes = image.shape[0], -(-len(unary) // LANES) * LANES
+    rows = strips_of_rows(*image.shape[:2])
     kernels = (
-        (settings.gaussian_weight, places / np.float32(settings.gaussian_sigma)),
-        (settings.bilateral_weight, np.hstack([places / np.float32(settings.bilateral_sigma), colours])),
+        (settings.gaussian_weight, lambda strip: _features(image, strip, settings.gaussian_sigma)),
+        (
+            settings.bilateral_weight,
+            lambda strip: _features(image, strip, settings.bilateral_sigma, settings.colour_sigma),
+        ),
     )
-    prepared = []
-    for weight, features in kernels:
-        if weight:
-            lattice = build_lattice(features)
-            mass = filtered(lattice, np.ones((len(features), 1), np.float32))
-            prepared.append((np.float32(weight), lattice, 1 / np.sqrt(mass + np.float32(1e-20))))
-    energy = np.ascontiguousarray(unary.reshape(len(unary), -1).T)  # (n, L)
-    q = _softmax(-energy)
-    for _ in range(settings.iterations):
-        total = -energy
-        for strength, lattice, norm in prepared:
-            total += strength * norm * filtered(lattice, norm * q)
-        q = _softmax(total)
-    return np.ascontiguousarray(q.T).reshape(unary.shape)
+    filters = [
+        Filter(_normalised(build_lattice(list(each(features, rows)), each), weight, each), lanes, each)
+        for weight, features in kernels
+        if weight
+    ]
+    result = np.empty_like(unary)
+
+    def start(strip: tuple[int, int]) -> NDArray[np.float32]:
+        energy = unary[:, slice(*strip)].reshape(len(unary), -1)
+        own = np.full((energy.shape[1], lanes), -2 * LOWEST, np.float32)
+        own[:, : len(unary)] = energy.T
+        return own
+
+    energies = list(each(start, rows))
+    for iteration in range(settings.iterations + 1):
+
+        def sweep(index: int, first: bool = not iteration, last: bool = iteration == settings.iterations) -> None:
+            q = -energies[index]
+            for own in filters if not first else ():
+                own.read_back(index, q)
+            _softmax(q, (0,) * lanes)
+            for own in filters if not last else ():
+                own.splat(index, q)
+            if last:
+                part = result[:, slice(*rows[index])]
+                part[:] = q[:, : len(unary)].T.reshape(part.shape)
+
+        list(each(sweep, range(len(rows))))
+        if iteration < settings.iterations:
+            for own in filters:
+                own.blur()
+    return result
 
 
-def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponential: NDArray[np.float32] = np.exp(scores - scores.max(1, keepdims=True))
-    exponential /= exponential.sum(1, keepdims=True)
-    return exponential
+def strips_of_rows(height: int, width: int) -> list[tuple[int, int]]:
+    """The strips of rows that are worked on one at a time: an even number, about `STRIP` pixels each."""
+    count = min(max(2 * round(height * width / STRIP / 2), 2), height)
+    edges = [height * i // count for i in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def _features(
+    image: NDArray[np.uint8], rows: tuple[int, int], sigma: float, colour_sigma: float | None = None
+) -> NDArray[np.float32]:
+    """Features (2 or 5, n) of a strip's pixels: place and colour, in standard deviations."""
+    start, stop = rows
+    width = image.shape[1]
+    found = np.empty((5 if colour_sigma else 2, stop - start, width), np.float32)
+    found[0] = np.arange(width, dtype=np.float32) / np.float32(sigma)
+    found[1] = (np.arange(start, stop, dtype=np.float32) / np.float32(sigma))[:, None]
+    if colour_sigma:
+        np.divide(image[start:stop].transpose(2, 0, 1), np.float32(colour_sigma), out=found[2:])
+    return found.reshape(len(found), -1)
+
+
+def _normalised(lattice: Lattice, strength: float, each: Each) -> Lattice:
+    """The same lattice, whose filter is w D^-½ K D^-½: its weights, which act twice, take half of each factor."""
+    mass = Filter(lattice, 1, each)
+    ones = [np.ones((len(part.weights), 1), np.float32) for part in lattice.parts]
+    list(each(mass.splat, range(len(ones)), ones))
+    mass.blur()
+
+    def scale(index: int) -> None:
+        found, part = np.zeros_like(ones[index]), lattice.parts[index]
+        mass.read_back(index, found)
+        np.multiply(part.weights, np.sqrt(np.float32(strength) / (found + SMALLEST_MASS)), out=part.weights)
+
+    list(each(scale, range(len(ones))))
+    return lattice
+
+
+@compiled
+def _exponential(x: Any) -> Any:
+    """e^x of a float32 from `LOWEST` to 0; 0 below. 2^n e^r with |r| ≤ log(2) / 2: numba's own is no vector code."""
+    n = np.rint(x * np.float32(1.4426950408889634))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)  # log(2) in two parts
+    series = np.float32(1 / 120) + r * np.float32(1 / 720)
+    series = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * series)
+    series = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * series))
+    power = np.int32((max(np.int32(n), -126) + 127) << 23).view(np.float32)  # 2^n, from its bits
+    return series * power if x > np.float32(LOWEST) else np.float32(0)
+
+
+@compiled
+def _softmax(scores: NDArray[np.float32], lanes: tuple[int, ...]) -> None:
+    """Softmax of each row of scores (n, L), in their place; `lanes`: a tuple of L."""
+    for p in range(len(scores)):
+        highest, total = scores[p, 0], np.float32(0)
+        for lane in range(len(lanes)):
+            highest = max(highest, scores[p, lane])
+        for lane in range(len(lanes)):
+            scores[p, lane] = _exponential(scores[p, lane] - highest)
+        for lane in range(len(lanes)):
+            total += scores[p, lane]
+        share = np.float32(1) / total
+        for lane in range(len(lanes)):
+            scores[p, lane] *= share
 
 
 def _pydensecrf_mean_field(
