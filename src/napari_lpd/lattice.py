@@ -5,17 +5,18 @@ the points read it back (Adams, Baek & Davis 2010). Ours is made for the CRF's m
 
 - A vertex is one number: a linear function of its coordinates modulo 2^64. So a step along the lattice is an addition,
   a comparison is one, and the number is its own hash. (Two of a million vertices share one with a chance of 3e-8.)
-- The points come in strips, each with its own hash table and its own copies of the vertices that it touches; they stay
-  in the cache, and threads never write to the same place. Copies are added up in the order of the strips, so that the
+- The points come in pieces, each with its own hash table and its own copies of the vertices that it touches: these stay
+  in the cache, and threads never write to the same place. Copies are added up in the order of the pieces, so that the
   result has the same bits whatever the number of threads.
-- Values are rows of a width that is known when a function is compiled, so that a row is one or two vector registers.
+- How many values a point has is known when a function is compiled (`lanes`, a tuple of that length), so that the loops
+  over them are unrolled.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,78 +28,35 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Each = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+    Each = Callable[..., Iterable[Any]]
+    Ints = NDArray[np.int32]
+    Numbers = NDArray[np.int64]
+    Floats = NDArray[np.float32]
+    Span = tuple[int, int]
+    Lanes = tuple[int, ...]
 
 BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
-FACTORS = np.random.default_rng(2010).integers(2**62, 2**63, 16) * 2 + 1  # odd; they wrap around
+SPAN = 16384  # vertices that one thread works on at a time
 FIRST_SLOTS = 1024
+FACTORS = np.random.default_rng(2010).integers(2**62, 2**63, 16) * 2 + 1  # odd; products wrap around
 
 
 def compiled(function: Any) -> Any:
-    """Compile with numba, without the GIL; keep the machine code on disk where that can be written to."""
+    """Compile with numba, without the GIL; keep the machine code on disk, where there is a place for it."""
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
         return njit(function, cache=True, **options)
-    except RuntimeError as error:  # neither beside this file nor in the user's cache folder
-        logging.getLogger(__name__).warning("%s is compiled anew at every start: %s", function.__name__, error)
+    except RuntimeError as error:  # neither beside the source nor in the user's cache folder
+        logging.getLogger(__name__).warning("%s: compiled anew at every start (%s)", function.__name__, error)
         return njit(function, **options)
-
-
-class Part(NamedTuple):
-    """What a strip of n points knows of the lattice.
-
-    Attributes:
-        corners: (n, d + 1) the corners of each point's simplex, as places in `vertices`.
-        weights: (n, d + 1) barycentric weight of each.
-        vertices: (k,) the lattice's vertices that the strip touches.
-    """
-
-    corners: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    vertices: NDArray[np.int32]
-
-
-class Lattice(NamedTuple):
-    """A permutohedral lattice of m vertices over points in strips.
-
-    Attributes:
-        parts: What each strip knows of it.
-        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction. Vertices count from 1; 0
-            stands for "none".
-        first: (m + 2,) where the copies of a vertex begin in `copies`.
-        copies: (sum of all k,) the strips' places, one strip after the other, sorted by vertex.
-    """
-
-    parts: tuple[Part, ...]
-    neighbours: NDArray[np.int32]
-    first: NDArray[np.int32]
-    copies: NDArray[np.int32]
-
-
-def build_lattice(strips: Sequence[NDArray[np.float32]], each: Each = map) -> Lattice:
-    """The lattice of points in strips (d, n), in units of the kernel's standard deviation.
-
-    Args:
-        strips: Strips whose neighbouring points should be alike: that is what makes them fast.
-        each: What calls a function for every item, as `map` does: of a pool, where threads are to share the work.
-    """
-    d = len(strips[0])
-    embedded = list(each(_embed, strips))
-    keys = np.empty(1 + sum(len(own) for _, _, own in embedded), np.int64)
-    table, count = np.zeros((FIRST_SLOTS, 2), np.int64), 0
-    parts = []
-    for corners, weights, own in embedded:
-        vertices = np.empty(len(own), np.int32)
-        table, count = _enter_all(own, vertices, table, keys, count)
-        parts.append(Part(corners, weights, vertices))
-    neighbours = np.zeros((d + 1, count + 1, 2), np.int32)
-    list(each(lambda span: _find_neighbours(keys, table, neighbours, *span), spans(1, count + 1)))
-    return Lattice(tuple(parts), neighbours, *_sort_copies(np.concatenate([part.vertices for part in parts]), count))
 
 
 @contextmanager
 def crew(threads: int) -> Iterator[Each]:
-    """What calls a function for every item in `threads` threads: ours, as numba's are not safe to start from several."""
+    """What calls a function for every item, as `map` does, in so many threads.
+
+    They are Python's: numba's own must not be started from several threads at once.
+    """
     if threads == 1:
         yield map
         return
@@ -106,13 +64,97 @@ def crew(threads: int) -> Iterator[Each]:
         yield pool.map
 
 
-def spans(start: int, stop: int, length: int = 16384) -> list[tuple[int, int]]:
-    """Pieces of a range, for threads to share."""
-    return [(i, min(i + length, stop)) for i in range(start, stop, length)]
+class Part(NamedTuple):
+    """What a piece of n points knows of the lattice.
+
+    Attributes:
+        corners: (n, d + 1) the corners of each point's simplex, as places in `vertices`.
+        weights: (n, d + 1) barycentric weight of each.
+        vertices: (k,) the lattice's vertices that the piece touches.
+    """
+
+    corners: Ints
+    weights: Floats
+    vertices: Ints
+
+
+class Lattice(NamedTuple):
+    """A permutohedral lattice of m vertices over points in pieces.
+
+    Attributes:
+        parts: What each piece knows of it.
+        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction. Vertices count from 1; 0
+            stands for "none".
+        first: (m + 2,) where the copies of a vertex begin in `copies`.
+        copies: (sum of all k,) the places of the pieces' vertices, one piece after the other, sorted by vertex.
+    """
+
+    parts: tuple[Part, ...]
+    neighbours: Ints
+    first: Ints
+    copies: Ints
+
+
+def build_lattice(pieces: Sequence[Floats], each: Each = map) -> Lattice:
+    """The lattice of points in pieces (d, n), in units of the kernel's standard deviation.
+
+    Args:
+        pieces: The points; those that follow each other should be alike, which makes it fast.
+        each: What calls a function for every item (`crew`).
+    """
+    embedded = list(each(_embed, pieces))
+    keys = np.empty(1 + sum(len(own) for _, _, own in embedded), np.int64)
+    table, count = np.zeros((FIRST_SLOTS, 2), np.int64), 0
+    parts = []
+    for corners, weights, own in embedded:
+        vertices = np.empty(len(own), np.int32)
+        table, count = _enter_all(own, vertices, table, keys, count)
+        parts.append(Part(corners, weights, vertices))
+    neighbours = np.zeros((len(pieces[0]) + 1, count + 1, 2), np.int32)
+    list(each(lambda span: _find_neighbours(keys, table, neighbours, span), spans(count)))
+    return Lattice(tuple(parts), neighbours, *_sort_copies(np.concatenate([part.vertices for part in parts]), count))
+
+
+def spans(count: int) -> list[Span]:
+    """The vertices 1 to `count` in pieces for threads to share."""
+    return [(i, min(i + SPAN, count + 1)) for i in range(1, count + 1, SPAN)]
+
+
+class Filter:
+    """The Gaussian filter of L values per point over a lattice, to be used again and again.
+
+    In turn: `splat` every piece, `blur`, `read_back` every piece.
+    """
+
+    def __init__(self, lattice: Lattice, lanes: Lanes, each: Each = map) -> None:
+        self.lattice, self.lanes, self.each = lattice, lanes, each
+        self.copies = np.empty((len(lattice.copies), len(lanes)), np.float32)
+        self.values, self._spare = np.zeros((2, lattice.neighbours.shape[1], len(lanes)), np.float32)
+        ends = np.cumsum([len(part.vertices) for part in lattice.parts])
+        self._own = np.split(self.copies, ends[:-1])
+
+    def splat(self, piece: int, values: Floats) -> None:
+        """Take in the values (n, L) of a piece; pieces may come at the same time."""
+        _splat(self.lattice.parts[piece], values, self._own[piece], self.lanes)
+
+    def blur(self) -> None:
+        """Add the pieces' copies up and blur along every direction."""
+        self._share(_gather, self.lattice.first, self.lattice.copies, self.copies)
+        for neighbours in self.lattice.neighbours:
+            self.values, self._spare = self._spare, self.values
+            self._share(_blur_along, neighbours, self._spare)
+
+    def _share(self, function: Callable[..., None], *given: Any) -> None:
+        """Let a function make `values` from what is given, span by span."""
+        list(self.each(lambda span: function(*given, self.values, span, self.lanes), spans(len(self.values) - 1)))
+
+    def read_back(self, piece: int, values: Floats) -> None:
+        """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
+        _read_back(self.lattice.parts[piece], self.values, values, self.lanes)
 
 
 @compiled
-def _find(table, key):
+def _find(table: Numbers, key: int) -> Any:
     """Slot of a key in the open-addressed table of (key, vertex), or the free slot where it would stand."""
     last = len(table) - 1
     slot = (key >> 32) & last
@@ -122,7 +164,7 @@ def _find(table, key):
 
 
 @compiled
-def _grown(table):
+def _grown(table: Numbers) -> Numbers:
     """The same table with twice the slots."""
     larger = np.zeros((2 * len(table), 2), np.int64)
     for i in range(len(table)):
@@ -132,8 +174,8 @@ def _grown(table):
 
 
 @compiled
-def _enter_all(own, vertices, table, keys, count):
-    """Number the vertices of a strip in the common table; new ones go on from `count`."""
+def _enter_all(own: Numbers, vertices: Ints, table: Numbers, keys: Numbers, count: int) -> tuple[Numbers, int]:
+    """Number the vertices of a piece in the common table; new ones go on from `count`."""
     for i in range(len(own)):
         slot = _find(table, own[i])
         if table[slot, 1] == 0:
@@ -148,15 +190,13 @@ def _enter_all(own, vertices, table, keys, count):
 
 
 @compiled
-def _find_neighbours(keys, table, neighbours, start, stop):
+def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: Span) -> None:
     d = len(neighbours) - 1
     for direction in range(d + 1):
-        step = np.int64(0)
-        for i in range(d):
-            step += FACTORS[i]
+        step = FACTORS[:d].sum()
         if direction < d:
             step -= (d + 1) * FACTORS[direction]
-        for vertex in range(start, stop):
+        for vertex in range(span[0], span[1]):
             found = table[_find(table, keys[vertex] + step), 1]
             if found:
                 neighbours[direction, vertex, 0] = found
@@ -164,7 +204,7 @@ def _find_neighbours(keys, table, neighbours, start, stop):
 
 
 @compiled
-def _sort_copies(vertices, count):
+def _sort_copies(vertices: Ints, count: int) -> tuple[Ints, Ints]:
     first = np.zeros(count + 2, np.int32)
     for vertex in vertices:
         first[vertex + 1] += 1
@@ -179,7 +219,7 @@ def _sort_copies(vertices, count):
 
 
 @compiled
-def _embed(features):
+def _embed(features: Floats) -> tuple[Ints, Floats, Numbers]:
     """Corners (n, d + 1) and weights of points (d, n), and the numbers of the vertices that they name."""
     d, n = features.shape
     corners, weights = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.float32)
@@ -190,7 +230,7 @@ def _embed(features):
     count = 0
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
-        _order(features[:, start : start + size], ordered, moves, numbers[0])
+        _order(_lift(features[:, start : start + size]), ordered, moves, numbers[0])
         _weigh(ordered, weights[start : start + size])
         for corner in range(d + 1):
             for p in range(size):
@@ -215,52 +255,64 @@ def _embed(features):
 
 
 @compiled
-def _order(features, ordered, moves, numbers):
-    """Sort the coordinates of points (d, n) within their simplex, the highest first.
+def _lift(features: Floats) -> Floats:
+    """Coordinates (d + 1, n) of points (d, n) on the plane Σ x = 0, where the lattice lies.
 
-    A point is lifted onto the plane Σ x = 0 of d + 1 dimensions, where the lattice's vertices are the points whose
-    coordinates are integers with the same remainder modulo d + 1.
-
-    Args:
-        features: The points.
-        ordered: Becomes their coordinates, from their simplex's corner with remainder 0.
-        moves: Becomes, for each coordinate, the step between the two corners that differ in it.
-        numbers: Becomes the number of the corner with remainder 0.
+    Its vertices are the points whose coordinates are integers with the same remainder modulo d + 1.
     """
     d, n = features.shape
-    c = d + 1
-    x, rank = np.empty((c, n), np.float32), np.zeros((c, n), np.int32)
-    above, surplus = np.zeros(n, np.float32), np.zeros(n, np.int32)
+    x, above = np.empty((d + 1, n), np.float32), np.zeros(n, np.float32)
     for i in range(d, 0, -1):
         # makes the blur's variance along every direction that of the kernel
-        scale = np.float32(np.sqrt(2.0 / 3.0) * c / np.sqrt(i * (i + 1.0)))
+        scale = np.float32(np.sqrt(2.0 / 3.0) * (d + 1) / np.sqrt(i * (i + 1.0)))
         for p in range(n):
             along = features[i - 1, p] * scale
             x[i, p] = above[p] - np.float32(i) * along
             above[p] += along
     x[0] = above
+    return x
+
+
+@compiled
+def _round(x: Floats, numbers: Numbers) -> Ints:
+    """Take the nearest multiples of d + 1 from coordinates (d + 1, n); set their number, return their sum / (d + 1)."""
+    c, n = x.shape
+    surplus = np.zeros(n, np.int32)
     numbers[:n] = 0
     for i in range(c):
-        factor = FACTORS[i] if i < d else np.int64(0)
+        factor = FACTORS[i] * c if i < c - 1 else np.int64(0)
         for p in range(n):
             multiple = np.int32(np.rint(x[i, p] / np.float32(c)))
             surplus[p] += multiple
             x[i, p] -= np.float32(multiple * c)
-            numbers[p] += multiple * (c * factor)
-    for i in range(d):
+            numbers[p] += multiple * factor
+    return surplus
+
+
+@compiled
+def _order(x: Floats, ordered: Floats, moves: Numbers, numbers: Numbers) -> None:
+    """Sort the coordinates of points within their simplex, the highest first.
+
+    Args:
+        x: (d + 1, n) lifted coordinates; used up.
+        ordered: Becomes the coordinates from the simplex's corner with remainder 0.
+        moves: Becomes, for each of them, the step between the two corners that differ in it.
+        numbers: Becomes the number of the corner with remainder 0.
+    """
+    c, n = x.shape
+    surplus, rank = _round(x, numbers), np.zeros((c, n), np.int32)
+    for i in range(c - 1):
         for j in range(i + 1, c):
             for p in range(n):
                 less = np.int32(x[i, p] < x[j, p])
                 rank[i, p] += less
                 rank[j, p] += 1 - less
-    ones = np.int64(0)
-    for i in range(d):
-        ones += FACTORS[i]
+    ones = FACTORS[: c - 1].sum()
     for i in range(c):
-        factor = FACTORS[i] * c if i < d else np.int64(0)
+        factor = FACTORS[i] * c if i < c - 1 else np.int64(0)
         for p in range(n):  # bring the corner back onto the plane
             moved = rank[i, p] + surplus[p]
-            turn = np.int32(moved < 0) - np.int32(moved > d)
+            turn = np.int32(moved < 0) - np.int32(moved >= c)
             moved += turn * c
             numbers[p] += turn * factor
             ordered[moved, p] = x[i, p] - np.float32(turn * c)
@@ -268,7 +320,7 @@ def _order(features, ordered, moves, numbers):
 
 
 @compiled
-def _weigh(ordered, weights):
+def _weigh(ordered: Floats, weights: Floats) -> None:
     """Barycentric weights (n, d + 1) from the ordered coordinates."""
     c = len(ordered)
     share = np.float32(1.0 / c)
@@ -279,8 +331,8 @@ def _weigh(ordered, weights):
 
 
 @compiled
-def splat(part, values, copies, lanes):
-    """Add values (n, L) up at the strip's own copies (k, L) of its vertices; `lanes`: a tuple of L."""
+def _splat(part: Part, values: Floats, copies: Floats, lanes: Lanes) -> None:
+    """Add values (n, L) up at the strip's own copies (k, L) of its vertices; `lanes`."""
     copies[:] = 0
     for p in range(len(values)):
         for c in range(part.corners.shape[1]):
@@ -290,8 +342,8 @@ def splat(part, values, copies, lanes):
 
 
 @compiled
-def read_back(part, vertex_values, values, lanes):
-    """Add to values (n, L) what the lattice's vertices (m + 1, L) hold at the strip's points."""
+def _read_back(part: Part, vertex_values: Floats, values: Floats, lanes: Lanes) -> None:
+    """Add to values (n, L) what the lattice's vertices (m + 1, L) hold at the piece's points."""
     own = np.empty((len(part.vertices), len(lanes)), np.float32)
     for i in range(len(own)):
         for lane in range(len(lanes)):
@@ -304,8 +356,8 @@ def read_back(part, vertex_values, values, lanes):
 
 
 @compiled
-def _gather(first, places, copies, out, start, stop, lanes):
-    for vertex in range(start, stop):
+def _gather(first: Ints, places: Ints, copies: Floats, out: Floats, span: Span, lanes: Lanes) -> None:
+    for vertex in range(span[0], span[1]):
         for lane in range(len(lanes)):
             out[vertex, lane] = 0
         for i in range(first[vertex], first[vertex + 1]):
@@ -314,52 +366,8 @@ def _gather(first, places, copies, out, start, stop, lanes):
 
 
 @compiled
-def _blur_along(neighbours, old, new, start, stop, lanes):
-    for vertex in range(start, stop):
+def _blur_along(neighbours: Ints, old: Floats, new: Floats, span: Span, lanes: Lanes) -> None:
+    for vertex in range(span[0], span[1]):
         before, after = neighbours[vertex, 0], neighbours[vertex, 1]
         for lane in range(len(lanes)):
             new[vertex, lane] = old[vertex, lane] + np.float32(0.5) * (old[before, lane] + old[after, lane])
-
-
-class Filter:
-    """A lattice with what its filterings need: the Gaussian filter of L values per point, again and again.
-
-    Attributes:
-        values: (m + 1, L) what the vertices hold.
-    """
-
-    def __init__(self, lattice: Lattice, lanes: int, each: Each = map) -> None:
-        self.lattice, self.each, self.lanes = lattice, each, (0,) * lanes
-        self.copies = np.empty((len(lattice.copies), lanes), np.float32)
-        self.values, self._other = np.zeros((2, lattice.neighbours.shape[1], lanes), np.float32)
-        ends = np.cumsum([len(part.vertices) for part in lattice.parts])
-        self._own = np.split(self.copies, ends[:-1])
-
-    def splat(self, strip: int, values: NDArray[np.float32]) -> None:
-        """Take in the values (n, L) of a strip; strips may come at the same time."""
-        splat(self.lattice.parts[strip], values, self._own[strip], self.lanes)
-
-    def blur(self) -> None:
-        """Once all strips are in: add their copies up and blur along every direction."""
-        lattice = self.lattice
-        pieces = spans(1, len(self.values))
-        list(self.each(lambda piece: _gather(lattice.first, lattice.copies, self.copies, self.values, *piece, self.lanes), pieces))
-        for neighbours in lattice.neighbours:
-            list(self.each(lambda piece: _blur_along(neighbours, self.values, self._other, *piece, self.lanes), pieces))
-            self.values, self._other = self._other, self.values
-
-    def read_back(self, strip: int, values: NDArray[np.float32]) -> None:
-        """Add the filtered values of a strip's points to `values` (n, L)."""
-        read_back(self.lattice.parts[strip], self.values, values, self.lanes)
-
-
-def filtered(lattice: Lattice, values: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Gaussian filter of each strip's (n, L) values over all points: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
-    filter_ = Filter(lattice, values[0].shape[1])
-    for strip, own in enumerate(values):
-        filter_.splat(strip, own)
-    filter_.blur()
-    results = [np.zeros_like(own) for own in values]
-    for strip, result in enumerate(results):
-        filter_.read_back(strip, result)
-    return results

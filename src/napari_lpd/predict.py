@@ -414,9 +414,9 @@ class _Run:
         y0, x0, y1, x1 = seen
         image, _ = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
         shares = probabilities(fine).numpy()
-        refined = dense_crf(
-            image, shares, self.crf, "pydensecrf" if self.card.settings.refiner == "pydensecrf" else "lattice"
-        )
+        refiner = self.card.settings.refiner
+        assert refiner != "none"
+        refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), torch.get_num_threads())
         return np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
 
 

@@ -7,6 +7,7 @@ labels and iterations: on a CPU those of `lattice.py`, on a GPU those of `lattic
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.lattice import Filter, build_lattice, compiled, crew
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Literal
 
     from numpy.typing import NDArray
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from napari_lpd.config import CrfSettings
     from napari_lpd.lattice import Each, Lattice
 
+    Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
+
 SMALLEST_PROBABILITY = 1e-5
 SMALLEST_MASS = np.float32(1e-20)
-LANES = 8  # labels come in rows of a multiple of it: a vector register
-STRIP = 16384  # pixels, about, that one thread works on at a time
+LANES = 1  # labels come in rows of a multiple of it: a vector register
+PIECE = 128  # edge, about, of what one thread works on at a time
 LOWEST = -60.0  # exponents below it count as minus infinity
 
 
@@ -45,7 +49,7 @@ def dense_crf(
         settings: Reach and weight of the kernels, iterations; reach in pixels.
         backend: ``lattice``, ours: it releases the GIL. ``pydensecrf``, for parity (extra ``crf``): it holds the
             GIL for its whole run, so never in a process with a window.
-        device: Where our lattice works: ``cpu`` (numba), or a device of torch's.
+        device: Where the model is: on a CUDA device our lattice works there too, with torch; else on the CPU.
         threads: CPU threads of our lattice; the result has the same bits with any number.
 
     Returns:
@@ -67,7 +71,7 @@ def dense_crf(
     def solve(image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings) -> NDArray[np.float32]:
         if backend == "pydensecrf":
             return _pydensecrf_mean_field(image, unary, settings)
-        if device != "cpu":
+        if device.startswith("cuda"):
             from napari_lpd.lattice_torch import mean_field
 
             return mean_field(image, unary, settings, device)
@@ -75,9 +79,52 @@ def dense_crf(
             return _lattice_mean_field(image, unary, settings, each)
 
     result = np.zeros(probability.shape, np.float32)
-    given = probability if len(used) == len(probability) else probability[used]
-    result[used] = _through_half_size(image, given, settings, solve) if settings.half_size else solve(image, _energies(given), settings)
+    shares = probability if len(used) == len(probability) else probability[used]
+    result[used] = (_at_half_size if settings.half_size else _at_full_size)(image, shares, settings, solve)
     return result
+
+
+def _at_full_size(
+    image: NDArray[np.uint8], probability: NDArray[np.float32], settings: CrfSettings, solve: Solver
+) -> NDArray[np.float32]:
+    return solve(image, _energies(probability), settings)
+
+
+def _at_half_size(
+    image: NDArray[np.uint8], probability: NDArray[np.float32], settings: CrfSettings, solve: Solver
+) -> NDArray[np.float32]:
+    """Q from what the pixels tell each other at half the size; their own energies keep the full one."""
+    reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
+    energies = _energies(_halved(probability))
+    small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0)
+    q = solve(small, energies, settings.model_copy(update=reaches))
+    messages = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
+    scores = _doubled(_doubled(messages, 1), 2)[:, : image.shape[0], : image.shape[1]]
+    scores -= _energies(probability)
+    scores -= scores.max(0)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(0)
+    return scores
+
+
+def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Means (L, ⌈H / 2⌉, ⌈W / 2⌉) of 2 x 2 values (L, H, W); an odd edge is repeated."""
+    even = np.pad(values, [(0, 0), *((0, n % 2) for n in values.shape[1:])], "edge")
+    total = np.zeros((len(even), even.shape[1] // 2, even.shape[2] // 2), np.float32)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total += even[:, i::2, j::2]
+    total /= 4
+    return total
+
+
+def _doubled(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Linear interpolation to twice the length of an axis, whose ends are repeated."""
+    values = np.moveaxis(values, axis, 0)
+    beside = np.concatenate([values[:1], values, values[-1:]])
+    result = np.empty((2 * len(values), *values.shape[1:]), np.float32)
+    for odd in (0, 1):
+        result[odd::2] = np.float32(0.75) * values + np.float32(0.25) * beside[2 * odd :][: len(values)]
+    return np.moveaxis(result, 0, axis)
 
 
 def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,74 +136,65 @@ def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
 def _lattice_mean_field(
     image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, each: Each
 ) -> NDArray[np.float32]:
-    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares the strips of rows among threads."""
-    height, lanes = image.shape[0], -(-len(unary) // LANES) * LANES
-    rows = strips_of_rows(*image.shape[:2])
+    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares pieces of them among threads."""
+    pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
     kernels = (
-        (settings.gaussian_weight, lambda strip: _features(image, strip, settings.gaussian_sigma)),
-        (
-            settings.bilateral_weight,
-            lambda strip: _features(image, strip, settings.bilateral_sigma, settings.colour_sigma),
-        ),
+        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
+        (settings.bilateral_weight, (settings.bilateral_sigma, settings.colour_sigma)),
     )
-    filters = [
-        Filter(_normalised(build_lattice(list(each(features, rows)), each), weight, each), lanes, each)
-        for weight, features in kernels
-        if weight
-    ]
+    filters = []
+    for weight, sigmas in kernels:
+        if weight:
+            features = list(each(partial(_features, image, sigmas), pieces))
+            filters.append(Filter(_normalised(build_lattice(features, each), weight, each), lanes, each))
+    scores = [-unary[(..., *piece)].reshape(len(unary), -1).T for piece in pieces]
     result = np.empty_like(unary)
 
-    def start(strip: tuple[int, int]) -> NDArray[np.float32]:
-        energy = unary[:, slice(*strip)].reshape(len(unary), -1)
-        own = np.full((energy.shape[1], lanes), -2 * LOWEST, np.float32)
-        own[:, : len(unary)] = energy.T
-        return own
+    def sweep(read: bool, write: bool, index: int) -> None:
+        """Update a piece's Q from the filters, and give it to them; all that a thread does between two blurs."""
+        q = scores[index].copy("C")
+        for own in filters if read else ():
+            own.read_back(index, q)
+        _softmax(q, lanes)
+        for own in filters if write else ():
+            own.splat(index, q)
+        if not write:
+            part = result[(..., *pieces[index])]
+            part[:] = q.T.reshape(part.shape)
 
-    energies = list(each(start, rows))
     for iteration in range(settings.iterations + 1):
-
-        def sweep(index: int, first: bool = not iteration, last: bool = iteration == settings.iterations) -> None:
-            q = -energies[index]
-            for own in filters if not first else ():
-                own.read_back(index, q)
-            _softmax(q, (0,) * lanes)
-            for own in filters if not last else ():
-                own.splat(index, q)
-            if last:
-                part = result[:, slice(*rows[index])]
-                part[:] = q[:, : len(unary)].T.reshape(part.shape)
-
-        list(each(sweep, range(len(rows))))
-        if iteration < settings.iterations:
-            for own in filters:
-                own.blur()
+        list(each(partial(sweep, iteration > 0, iteration < settings.iterations), range(len(pieces))))
+        for own in filters if iteration < settings.iterations else ():
+            own.blur()
     return result
 
 
-def strips_of_rows(height: int, width: int) -> list[tuple[int, int]]:
-    """The strips of rows that are worked on one at a time: an even number, about `STRIP` pixels each."""
-    count = min(max(2 * round(height * width / STRIP / 2), 2), height)
-    edges = [height * i // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
+    """The pieces of an image that are worked on one at a time, about `PIECE` pixels high and wide, at least 2 x 2."""
+
+    def spans(length: int) -> list[slice]:
+        count = max(round(length / PIECE), min(length, 2))
+        return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+    return [(rows, columns) for rows in spans(height) for columns in spans(width)]
 
 
 def _features(
-    image: NDArray[np.uint8], rows: tuple[int, int], sigma: float, colour_sigma: float | None = None
+    image: NDArray[np.uint8], sigmas: tuple[float, float | None], piece: tuple[slice, slice]
 ) -> NDArray[np.float32]:
-    """Features (2 or 5, n) of a strip's pixels: place and colour, in standard deviations."""
-    start, stop = rows
-    width = image.shape[1]
-    found = np.empty((5 if colour_sigma else 2, stop - start, width), np.float32)
-    found[0] = np.arange(width, dtype=np.float32) / np.float32(sigma)
-    found[1] = (np.arange(start, stop, dtype=np.float32) / np.float32(sigma))[:, None]
+    """Features (2 or 5, n) of a piece's pixels: place and, where it has a sigma, colour, in standard deviations."""
+    sigma, colour_sigma = sigmas
+    y, x = (np.arange(span.start, span.stop, dtype=np.float32) / np.float32(sigma) for span in piece)
+    found = np.empty((5 if colour_sigma else 2, len(y), len(x)), np.float32)
+    found[0], found[1] = x, y[:, None]
     if colour_sigma:
-        np.divide(image[start:stop].transpose(2, 0, 1), np.float32(colour_sigma), out=found[2:])
+        np.divide(image[piece].transpose(2, 0, 1), np.float32(colour_sigma), out=found[2:])
     return found.reshape(len(found), -1)
 
 
 def _normalised(lattice: Lattice, strength: float, each: Each) -> Lattice:
     """The same lattice, whose filter is w D^-½ K D^-½: its weights, which act twice, take half of each factor."""
-    mass = Filter(lattice, 1, each)
+    mass = Filter(lattice, (0,), each)
     ones = [np.ones((len(part.weights), 1), np.float32) for part in lattice.parts]
     list(each(mass.splat, range(len(ones)), ones))
     mass.blur()
@@ -178,7 +216,8 @@ def _exponential(x: Any) -> Any:
     series = np.float32(1 / 120) + r * np.float32(1 / 720)
     series = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * series)
     series = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * series))
-    power = np.int32((max(np.int32(n), -126) + 127) << 23).view(np.float32)  # 2^n, from its bits
+    bits: Any = np.int32((max(np.int32(n), np.int32(-126)) + 127) << 23)
+    power = bits.view(np.float32)  # 2^n: a number of which only the exponent is set
     return series * power if x > np.float32(LOWEST) else np.float32(0)
 
 
@@ -186,11 +225,16 @@ def _exponential(x: Any) -> Any:
 def _softmax(scores: NDArray[np.float32], lanes: tuple[int, ...]) -> None:
     """Softmax of each row of scores (n, L), in their place; `lanes`: a tuple of L."""
     for p in range(len(scores)):
-        highest, total = scores[p, 0], np.float32(0)
-        for lane in range(len(lanes)):
+        highest = scores[p, 0]
+        for lane in range(1, len(lanes)):
             highest = max(highest, scores[p, lane])
         for lane in range(len(lanes)):
-            scores[p, lane] = _exponential(scores[p, lane] - highest)
+            scores[p, lane] -= highest
+    flat = scores.reshape(-1)
+    for i in range(len(flat)):  # a loop of its own, as this way it becomes vector code
+        flat[i] = _exponential(flat[i])
+    for p in range(len(scores)):
+        total = np.float32(0)
         for lane in range(len(lanes)):
             total += scores[p, lane]
         share = np.float32(1) / total
