@@ -74,11 +74,12 @@ def main() -> None:
             options.repeats,
         )
         for way in WAYS:
-            low, high = row["spread"][way]
+            seconds, (low, high), ratio = (
+                row[key][way] for key in ("seconds", "spread", "times as fast as pydensecrf")
+            )
             print(
-                f"dense CRF {edge} x {edge}, {LABELS} labels, {way}: {row['seconds'][way]:.3f} s ({low:.3f}-{high:.3f}),"
-                f" {row['times as fast as pydensecrf'][way]:.2f} times as fast as pydensecrf,"
-                f" equal labels {100 * row['equal labels'][way]:.2f} %"
+                f"dense CRF {edge} x {edge}, {LABELS} labels, {way}: {seconds:.3f} s ({low:.3f} to {high:.3f}),"
+                f" {ratio:.2f} times as fast as pydensecrf, equal labels {100 * row['equal labels'][way]:.2f} %"
             )
         print(json.dumps(row), flush=True)
 

@@ -240,7 +240,7 @@ class _Run:
         self.match = slide_matcher(slide, wanted, prediction.tissue, card.mpp, edge)
         self.window = model.card.settings.tile // card.stride | 1
         self.crf = card.settings.crf.in_pixels(card.mpp)
-        reach = math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma))
+        reach = 2 * math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma) / 2)
         self.crf_halo = 0 if card.settings.refiner == "none" else reach
         self.damaged: set[Box] = set()
         done, limits = prediction.done(), prediction.bounds()

@@ -75,36 +75,94 @@ def dense_crf(
             from napari_lpd.lattice_torch import mean_field
 
             return mean_field(image, unary, settings, device)
-        with crew(threads) as each:
-            return _lattice_mean_field(image, unary, settings, each)
+        return _lattice_mean_field(image, unary, settings, each)
 
+    unary = _energies(probability if len(used) == len(probability) else probability[used])
     result = np.zeros(probability.shape, np.float32)
-    shares = probability if len(used) == len(probability) else probability[used]
-    result[used] = (_at_half_size if settings.half_size else _at_full_size)(image, shares, settings, solve)
+    with crew(threads) as each:
+        if settings.half_size:
+            result[used] = _at_half_size(image, unary, settings, solve, each)
+        else:
+            result[used] = solve(image, unary, settings)
     return result
 
 
-def _at_full_size(
-    image: NDArray[np.uint8], probability: NDArray[np.float32], settings: CrfSettings, solve: Solver
-) -> NDArray[np.float32]:
-    return solve(image, _energies(probability), settings)
+def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    energy: NDArray[np.float32] = np.clip(probability, SMALLEST_PROBABILITY, 1, dtype=np.float32)
+    np.log(energy, out=energy)
+    return np.negative(energy, out=energy)
 
 
 def _at_half_size(
-    image: NDArray[np.uint8], probability: NDArray[np.float32], settings: CrfSettings, solve: Solver
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, each: Each
 ) -> NDArray[np.float32]:
-    """Q from what the pixels tell each other at half the size; their own energies keep the full one."""
+    """Q from what pixels tell each other at half the size; their own energies keep the full one."""
     reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
-    energies = _energies(_halved(probability))
-    small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0)
+    small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0).copy()
+    energies = _energies(_halved(np.exp(-unary)))
     q = solve(small, energies, settings.model_copy(update=reaches))
-    messages = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
-    scores = _doubled(_doubled(messages, 1), 2)[:, : image.shape[0], : image.shape[1]]
-    scores -= _energies(probability)
-    scores -= scores.max(0)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(0)
-    return scores
+    told = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
+    told = told.transpose(1, 2, 0).copy()
+    result = np.empty_like(unary)
+
+    def finish(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        scores = -unary[:, rows, columns].transpose(1, 2, 0).copy()
+        _interpolate(told, small, image[piece], (rows.start, columns.start), settings.colour_sigma, scores)
+        _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
+        result[:, rows, columns] = scores.transpose(2, 0, 1)
+
+    list(each(finish, pieces_of(*image.shape[:2])))
+    return result
+
+
+@compiled
+def _interpolate(
+    values: NDArray[np.float32],
+    small: NDArray[np.uint8],
+    colours: NDArray[np.uint8],
+    corner: tuple[int, int],
+    sigma: float,
+    result: NDArray[np.float32],
+) -> None:
+    """Add values (h, w, L) of an image of half the size: of the four nearest pixels, by place and likeness of colour.
+
+    Args:
+        values: What is interpolated.
+        small: (h, w, 3) the image of half the size.
+        colours: (a, b, 3) a piece of the image.
+        corner: The piece's first row and column.
+        sigma: Standard deviation in colour.
+        result: (a, b, L) what is added to (joint bilateral upsampling, Kopf et al. 2007).
+    """
+    h, w, labels = values.shape
+    sharpness = np.float32(-0.5 / sigma**2)
+    shares = np.empty(4, np.float32)
+    for i in range(result.shape[0]):
+        for j in range(result.shape[1]):
+            y, x = corner[0] + i, corner[1] + j
+            total = np.float32(0)
+            for k in range(4):
+                near_y, near_x = k < 2, k % 2 == 0  # of the two rows and columns, the one that the pixel lies in
+                row, column = _beside(y, near_y, h), _beside(x, near_x, w)
+                distance = np.float32(0)
+                for c in range(3):
+                    difference = np.float32(colours[i, j, c]) - np.float32(small[row, column, c])
+                    distance += difference * difference
+                place = np.float32((0.75 if near_y else 0.25) * (0.75 if near_x else 0.25))
+                shares[k] = place * (_exponential(distance * sharpness) + np.float32(1e-12))
+                total += shares[k]
+            for k in range(4):
+                row, column, share = _beside(y, k < 2, h), _beside(x, k % 2 == 0, w), shares[k] / total
+                for label in range(labels):
+                    result[i, j, label] += share * values[row, column, label]
+
+
+@compiled
+def _beside(place: int, near: bool, length: int) -> int:
+    """The place at half the size that a place lies in, or the next nearest."""
+    step = 0 if near else 1 if place % 2 else -1
+    return min(max(place // 2 + step, 0), length - 1)
 
 
 def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -115,22 +173,6 @@ def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
         total += even[:, i::2, j::2]
     total /= 4
     return total
-
-
-def _doubled(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Linear interpolation to twice the length of an axis, whose ends are repeated."""
-    values = np.moveaxis(values, axis, 0)
-    beside = np.concatenate([values[:1], values, values[-1:]])
-    result = np.empty((2 * len(values), *values.shape[1:]), np.float32)
-    for odd in (0, 1):
-        result[odd::2] = np.float32(0.75) * values + np.float32(0.25) * beside[2 * odd :][: len(values)]
-    return np.moveaxis(result, 0, axis)
-
-
-def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    energy: NDArray[np.float32] = np.clip(probability, SMALLEST_PROBABILITY, 1, dtype=np.float32)
-    np.log(energy, out=energy)
-    return np.negative(energy, out=energy)
 
 
 def _lattice_mean_field(
