@@ -53,15 +53,32 @@ def compiled(function: Any) -> Any:
 
 @contextmanager
 def crew(threads: int) -> Iterator[Each]:
-    """What calls a function for every item, as `map` does, in so many threads.
+    """What calls a function for every item, as `map` does, in so many threads: this one and some of Python's own.
 
-    They are Python's: numba's own must not be started from several threads at once.
+    Numba's must not be started from several threads at once, as ours are by the widgets and the writer of predictions.
     """
     if threads == 1:
         yield map
         return
-    with ThreadPoolExecutor(threads, "napari-lpd-crf") as pool:
-        yield pool.map
+    with ThreadPoolExecutor(threads - 1, "napari-lpd-crf") as pool:
+
+        def each(function: Callable[..., Any], *columns: Iterable[Any]) -> Iterable[Any]:
+            items = list(zip(*columns, strict=True))
+            results = [None] * len(items)
+            waiting = iter(range(len(items)))
+
+            def work() -> None:
+                for i in waiting:  # whoever is free takes the next
+                    results[i] = function(*items[i])
+
+            others = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
+            work()
+            for other in others:
+                if not other.cancel():
+                    other.result()
+            return results
+
+        yield each
 
 
 class Part(NamedTuple):
@@ -104,11 +121,11 @@ def build_lattice(pieces: Sequence[Floats], each: Each = map) -> Lattice:
     """
     embedded = list(each(_embed, pieces))
     keys = np.empty(1 + sum(len(own) for _, _, own in embedded), np.int64)
-    table, count = np.zeros((FIRST_SLOTS, 2), np.int64), 0
+    table, count = np.zeros((1 << (2 * len(keys)).bit_length(), 2), np.int64), 0
     parts = []
     for corners, weights, own in embedded:
         vertices = np.empty(len(own), np.int32)
-        table, count = _enter_all(own, vertices, table, keys, count)
+        count = _enter_all(own, vertices, table, keys, count)
         parts.append(Part(corners, weights, vertices))
     neighbours = np.zeros((len(pieces[0]) + 1, count + 1, 2), np.int32)
     list(each(lambda span: _find_neighbours(keys, table, neighbours, span), spans(count)))
@@ -150,7 +167,7 @@ class Filter:
 
     def read_back(self, piece: int, values: Floats) -> None:
         """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
-        _read_back(self.lattice.parts[piece], self.values, values, self.lanes)
+        _read_back(self.lattice.parts[piece], self.values, self._own[piece], values, self.lanes)
 
 
 @compiled
@@ -174,7 +191,7 @@ def _grown(table: Numbers) -> Numbers:
 
 
 @compiled
-def _enter_all(own: Numbers, vertices: Ints, table: Numbers, keys: Numbers, count: int) -> tuple[Numbers, int]:
+def _enter_all(own: Numbers, vertices: Ints, table: Numbers, keys: Numbers, count: int) -> int:
     """Number the vertices of a piece in the common table; new ones go on from `count`."""
     for i in range(len(own)):
         slot = _find(table, own[i])
@@ -182,11 +199,8 @@ def _enter_all(own: Numbers, vertices: Ints, table: Numbers, keys: Numbers, coun
             count += 1
             keys[count] = own[i]
             table[slot, 0], table[slot, 1] = own[i], count
-            if 2 * count > len(table):
-                table = _grown(table)
-                slot = _find(table, own[i])
         vertices[i] = table[slot, 1]
-    return table, count
+    return count
 
 
 @compiled
@@ -342,17 +356,16 @@ def _splat(part: Part, values: Floats, copies: Floats, lanes: Lanes) -> None:
 
 
 @compiled
-def _read_back(part: Part, vertex_values: Floats, values: Floats, lanes: Lanes) -> None:
+def _read_back(part: Part, vertex_values: Floats, copies: Floats, values: Floats, lanes: Lanes) -> None:
     """Add to values (n, L) what the lattice's vertices (m + 1, L) hold at the piece's points."""
-    own = np.empty((len(part.vertices), len(lanes)), np.float32)
-    for i in range(len(own)):
+    for i in range(len(copies)):
         for lane in range(len(lanes)):
-            own[i, lane] = vertex_values[part.vertices[i], lane]
+            copies[i, lane] = vertex_values[part.vertices[i], lane]
     for p in range(len(values)):
         for c in range(part.corners.shape[1]):
             vertex, weight = part.corners[p, c], part.weights[p, c]
             for lane in range(len(lanes)):
-                values[p, lane] += weight * own[vertex, lane]
+                values[p, lane] += weight * copies[vertex, lane]
 
 
 @compiled

@@ -60,7 +60,7 @@ def mean_field(
     height, width = image.shape[:2]
     rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
     places = torch.stack([columns.repeat(height), rows.repeat_interleave(width)], 1)
-    colours = torch.from_numpy(np.ascontiguousarray(image)).to(device).reshape(-1, 3) / settings.colour_sigma
+    colours = torch.from_numpy(np.array(image)).to(device).reshape(-1, 3) / settings.colour_sigma
     kernels = (
         (settings.gaussian_weight, places / settings.gaussian_sigma),
         (settings.bilateral_weight, torch.cat([places / settings.bilateral_sigma, colours], 1)),
@@ -71,7 +71,7 @@ def mean_field(
             lattice = build_lattice(features)
             mass = lattice.filtered(torch.ones_like(places[:, :1]))
             lattices.append(lattice.scaled((weight / (mass + 1e-20)).sqrt()))
-    energy = torch.from_numpy(np.ascontiguousarray(unary)).to(device).flatten(1).T.contiguous()
+    energy = torch.from_numpy(unary).to(device).flatten(1).T.contiguous()
     q = (-energy).softmax(1)
     for _ in range(settings.iterations):
         q = (sum((lattice.filtered(q) for lattice in lattices), -energy)).softmax(1)

@@ -189,12 +189,14 @@ def _lattice_mean_field(
         if weight:
             features = list(each(partial(_features, image, sigmas), pieces))
             filters.append(Filter(_normalised(build_lattice(features, each), weight, each), lanes, each))
-    scores = [-unary[(..., *piece)].reshape(len(unary), -1).T for piece in pieces]
+    scores = list(each(lambda piece: -unary[(..., *piece)].reshape(len(unary), -1).T.copy(), pieces))
+    qs = [np.empty_like(own) for own in scores]
     result = np.empty_like(unary)
 
     def sweep(read: bool, write: bool, index: int) -> None:
         """Update a piece's Q from the filters, and give it to them; all that a thread does between two blurs."""
-        q = scores[index].copy("C")
+        q = qs[index]
+        q[:] = scores[index]
         for own in filters if read else ():
             own.read_back(index, q)
         _softmax(q, lanes)
