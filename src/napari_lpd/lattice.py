@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
 SPAN = 16384  # vertices that one thread works on at a time
 FIRST_SLOTS = 1024
-FACTORS = np.random.default_rng(2010).integers(2**62, 2**63, 16) * 2 + 1  # odd; products wrap around
+FACTORS = np.cumprod(np.full(16, -7046029254386353131, np.int64))  # powers of an odd number; they wrap around
 
 
 def compiled(function: Any) -> Any:
