@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
-from napari_lpd.config import CrfSettings
+from napari_lpd import lattice, lattice_torch
+from napari_lpd.config import CrfSettings, EvaluateSettings
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.refine import build_lattice, dense_crf, filtered
+from napari_lpd.lattice import Filter, build_lattice
+from napari_lpd.refine import dense_crf
+from napari_lpd.validate import predicted_labels
 
 
-def soft_classes(shape: tuple[int, int], count: int = 5, seed: int = 0) -> np.ndarray:
+def soft_classes(shape: tuple[int, int], count: int = 5, seed: int = 0, width: float = 8) -> np.ndarray:
     """Smooth random class probabilities (count, H, W)."""
     rng = np.random.default_rng(seed)
-    scores = np.exp(20 * np.stack([gaussian_filter(rng.normal(size=shape), 8) for _ in range(count)]))
+    scores = np.exp(20 * np.stack([gaussian_filter(rng.normal(size=shape), width) for _ in range(count)]))
     return (scores / scores.sum(0)).astype(np.float32)
 
 
@@ -82,14 +89,102 @@ def test_a_label_without_probability_stays_without(two_colours):
     assert np.allclose(q.sum(0), 1, atol=1e-5)
 
 
-def test_the_filter_is_a_gaussian_up_to_a_constant():
+def gaussian_of_lattice(points: np.ndarray, values: np.ndarray, cuts: list[int]) -> np.ndarray:
+    """Filter values (n, L) over points (n, d) that are cut into pieces."""
+    found = Filter(build_lattice(np.split(points.T, cuts, axis=1)), (0,) * values.shape[1])
+    results = [np.zeros_like(part) for part in np.split(values, cuts)]
+    for piece, part in enumerate(np.split(values, cuts)):
+        found.splat(piece, part)
+    found.blur()
+    for piece, result in enumerate(results):
+        found.read_back(piece, result)
+    return np.concatenate(results)
+
+
+@pytest.mark.parametrize("cuts", [[], [70, 300]])
+def test_the_filter_is_a_gaussian_up_to_a_constant(cuts):
     points = np.random.default_rng(0).uniform(0, 3, (400, 2)).astype(np.float32)
     values = np.random.default_rng(1).random((400, 2)).astype(np.float32)
-    lattice = build_lattice(points)
     gram = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(-1))
-    smooth, mass = filtered(lattice, values), filtered(lattice, np.ones((400, 1), np.float32))
+    smooth, mass = (gaussian_of_lattice(points, given, cuts) for given in (values, np.ones_like(values)))
     assert np.allclose(smooth / mass, gram @ values / gram.sum(1, keepdims=True), atol=0.03)
-    assert np.allclose(lattice.weights.sum(1), 1, atol=1e-4)
+
+
+def test_the_weights_of_a_points_corners_sum_to_one():
+    points = np.random.default_rng(0).uniform(-50, 50, (5, 1000)).astype(np.float32)
+    (part,) = build_lattice([points]).parts
+    assert np.allclose(part.weights.sum(1), 1, atol=1e-4)
+    assert part.weights.min() > -1e-5
+
+
+@pytest.mark.parametrize("half_size", [False, True])
+def test_two_threads_give_the_bits_of_one(skin, half_size):
+    image, settings = skin.read((1000, 1000), (301, 280), 1.0), CrfSettings(half_size=half_size)
+    one, two, five = (dense_crf(image, soft_classes((301, 280)), settings, threads=n) for n in (1, 2, 5))
+    assert np.array_equal(one, two)
+    assert np.array_equal(one, five)
+
+
+def test_several_calls_at_once_do_not_disturb_each_other(two_colours):
+    given = [soft_classes((24, 28), 3, seed) for seed in range(8)]
+    alone = [dense_crf(two_colours, probability, CrfSettings()) for probability in given]
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda probability: dense_crf(two_colours, probability, CrfSettings(), threads=2), given)
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_at_half_the_size_nearly_all_labels_are_the_same(skin):
+    image, probability = skin.read((1000, 1000), (225, 224), 1.0), soft_classes((225, 224), width=16)
+    full, half = (dense_crf(image, probability, CrfSettings(half_size=on)) for on in (False, True))
+    assert 0.97 <= (full.argmax(0) == half.argmax(0)).mean() < 1
+    assert (full.argmax(0) == half.argmax(0)).mean() > (full.argmax(0) == probability.argmax(0)).mean() + 0.01
+    assert np.allclose(half.sum(0), 1, atol=1e-5)
+
+
+def test_evaluating_honours_half_size(two_colours):
+    probability = soft_classes((24, 28), 3)
+    settings = EvaluateSettings(crf=CrfSettings(half_size=True))
+    labels = predicted_labels(two_colours, torch.from_numpy(probability), "lattice", settings)
+    assert np.array_equal(labels, dense_crf(two_colours, probability, settings.crf).argmax(0))
+
+
+def test_torchs_lattice_gives_the_labels_of_ours(skin):
+    image, probability = skin.read((1000, 1000), (200, 180), 1.0), soft_classes((200, 180))
+    ours = dense_crf(image, probability, CrfSettings())
+    torchs = lattice_torch.mean_field(image, -np.log(np.clip(probability, 1e-5, 1)), CrfSettings(), "cpu")
+    assert (ours.argmax(0) == torchs.argmax(0)).mean() >= 0.999
+    assert np.allclose(ours, torchs, atol=0.01)
+
+
+def test_on_a_cuda_device_torchs_lattice_is_used(two_colours, monkeypatch):
+    seen = []
+    solve = lattice_torch.mean_field
+    monkeypatch.setattr(lattice_torch, "mean_field", lambda *given: seen.append(given[-1]) or solve(*given[:-1], "cpu"))
+    probability = soft_classes((24, 28), 3)
+    q = dense_crf(two_colours, probability, CrfSettings(), device="cuda:1")
+    assert seen == ["cuda:1"]
+    assert np.allclose(q, dense_crf(two_colours, probability, CrfSettings()), atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_gives_the_labels_of_the_cpu(skin):
+    image, probability = skin.read((1000, 1000), (200, 180), 1.0), soft_classes((200, 180))
+    cpu, cuda, again = (dense_crf(image, probability, CrfSettings(), device=d) for d in ("cpu", "cuda", "cuda"))
+    assert (cpu.argmax(0) == cuda.argmax(0)).mean() >= 0.999
+    assert np.array_equal(cuda, again)
+
+
+def test_compiled_code_is_kept_on_disk_where_there_is_a_place(two_colours, monkeypatch, caplog):
+    dense_crf(two_colours, soft_classes((24, 28), 3), CrfSettings())
+    assert list(Path(lattice._embed.stats.cache_path).glob("lattice._embed*.nbi"))
+
+    def double(x):
+        return 2 * x
+
+    monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
+    with caplog.at_level(logging.WARNING):
+        assert lattice.compiled(double)(21) == 42
+    assert "double: compiled anew at every start" in caplog.text
 
 
 def test_other_threads_run_while_it_works(two_colours):

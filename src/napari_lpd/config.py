@@ -250,6 +250,9 @@ class CrfSettings(Settings):
     colour_sigma: Annotated[float, Field(gt=0, description="Width of the appearance kernel in colour, 0..255.")] = 20.0
     bilateral_weight: Annotated[float, Field(ge=0, description="Weight of the appearance kernel.")] = 50.0
     iterations: Annotated[int, Field(ge=1, le=100, description="Mean-field iterations.")] = 5
+    half_size: Annotated[
+        bool, Field(description="Work on the image at half its size: several times as fast, nearly the same labels.")
+    ] = False
 
     def in_pixels(self, mpp: float) -> CrfSettings:
         """These settings with their reaches, given in µm, in pixels of `mpp`."""

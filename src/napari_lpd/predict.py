@@ -240,7 +240,7 @@ class _Run:
         self.match = slide_matcher(slide, wanted, prediction.tissue, card.mpp, edge)
         self.window = model.card.settings.tile // card.stride | 1
         self.crf = card.settings.crf.in_pixels(card.mpp)
-        reach = math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma))
+        reach = 2 * math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma) / 2)
         self.crf_halo = 0 if card.settings.refiner == "none" else reach
         self.damaged: set[Box] = set()
         done, limits = prediction.done(), prediction.bounds()
@@ -414,9 +414,9 @@ class _Run:
         y0, x0, y1, x1 = seen
         image, _ = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
         shares = probabilities(fine).numpy()
-        refined = dense_crf(
-            image, shares, self.crf, "pydensecrf" if self.card.settings.refiner == "pydensecrf" else "lattice"
-        )
+        refiner = self.card.settings.refiner
+        assert refiner != "none"
+        refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), torch.get_num_threads())
         return np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
 
 

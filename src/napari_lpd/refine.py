@@ -1,201 +1,36 @@
-"""The dense CRF: mean field with Gaussian kernels (Krähenbühl & Koltun 2011), on a permutohedral lattice of our own.
+"""The dense CRF: mean field with Gaussian kernels (Krähenbühl & Koltun 2011).
 
 Q ← softmax(-U + Σ_m w_m D^-½ K_m D^-½ Q), with a smoothness kernel on positions and an appearance kernel on positions
-and colours (method.md §7.7). A lattice filters with one kernel in time linear in the pixels (Adams, Baek & Davis 2010);
-it is built once per image and kernel and used for all labels and iterations.
+and colours (method.md §7.7). The kernels act through permutohedral lattices, built once per image and used for all
+labels and iterations: on a CPU those of `lattice.py`, on a GPU those of `lattice_torch.py`, or, for parity, pydensecrf.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.lattice import Filter, build_lattice, compiled, crew
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
     from napari_lpd.config import CrfSettings
+    from napari_lpd.lattice import Each, Lattice
+
+    Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
 
 SMALLEST_PROBABILITY = 1e-5
-_HASH_FACTOR = 2531011
-
-
-class Lattice(NamedTuple):
-    """A permutohedral lattice over n points in d dimensions, with m vertices.
-
-    Attributes:
-        vertices: (n, d + 1) vertex of each corner of a point's simplex, 1-based; 0 stands for "no vertex".
-        weights: (n, d + 1) barycentric weight of each.
-        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction; 0 where there is none.
-    """
-
-    vertices: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    neighbours: NDArray[np.int32]
-
-
-def build_lattice(features: NDArray[np.float32]) -> Lattice:
-    """The lattice of points (n, d), in units of the kernel's standard deviation."""
-    vertices, weights, keys, table = _splat_corners(np.ascontiguousarray(features, np.float32))
-    return Lattice(vertices, weights, _find_neighbours(keys, table))
-
-
-def filtered(lattice: Lattice, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gaussian filter of (n, L) values over the lattice's points: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
-    return _filter(*lattice, np.ascontiguousarray(values, np.float32))
-
-
-@njit(nogil=True, cache=True)
-def _slot(key: NDArray[np.int32], keys: NDArray[np.int32], table: NDArray[np.int32]) -> Any:
-    """Where `key` stands in the open-addressed table, or the free place where it would stand."""
-    mixed = np.int64(0)
-    for part in key:
-        mixed = (mixed + np.int64(part)) * np.int64(_HASH_FACTOR)  # wraps around
-    slot = (mixed ^ (mixed >> np.int64(17))) & np.int64(len(table) - 1)
-    while table[slot]:
-        same = True
-        for i in range(len(key)):
-            if keys[table[slot], i] != key[i]:
-                same = False
-                break
-        if same:
-            return slot
-        slot = (slot + 1) & np.int64(len(table) - 1)
-    return slot
-
-
-@njit(nogil=True, cache=True)
-def _enclosing_simplex(
-    point: NDArray[np.float32], scale: NDArray[np.float32], corner: NDArray[np.int32], rank: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Barycentric weights (d + 2,) of a point; sets its simplex's remainder-0 corner and the order of its coordinates.
-
-    The point is lifted onto the plane Σ x = 0 of d + 1 dimensions, where the lattice's corners are the points whose
-    coordinates are integers with the same remainder modulo d + 1.
-    """
-    d = len(point)
-    lifted = np.empty(d + 1, np.float32)
-    above = np.float32(0)
-    for i in range(d, 0, -1):
-        along = point[i - 1] * scale[i - 1]
-        lifted[i] = above - i * along
-        above += along
-    lifted[0] = above
-    surplus = 0
-    for i in range(d + 1):
-        multiple = int(np.round(lifted[i] / (d + 1)))
-        corner[i] = multiple * (d + 1)
-        surplus += multiple
-        rank[i] = 0
-    for i in range(d):
-        for j in range(i + 1, d + 1):
-            if lifted[i] - corner[i] < lifted[j] - corner[j]:
-                rank[i] += 1
-            else:
-                rank[j] += 1
-    for i in range(d + 1):  # bring the corner back onto the plane
-        rank[i] += surplus
-        if rank[i] < 0:
-            rank[i] += d + 1
-            corner[i] += d + 1
-        elif rank[i] > d:
-            rank[i] -= d + 1
-            corner[i] -= d + 1
-    weights = np.zeros(d + 2, np.float32)
-    for i in range(d + 1):
-        share = (lifted[i] - corner[i]) / (d + 1)
-        weights[d - rank[i]] += share
-        weights[d + 1 - rank[i]] -= share
-    weights[0] += 1 + weights[d + 1]
-    return weights
-
-
-@njit(nogil=True, cache=True)
-def _splat_corners(
-    points: NDArray[np.float32],
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    n, d = points.shape
-    scale = np.empty(d, np.float32)
-    for i in range(d):  # makes the blur's variance along every direction that of the kernel
-        scale[i] = np.sqrt(2.0 / 3.0) * (d + 1) / np.sqrt((i + 1.0) * (i + 2.0))
-    size = 1
-    while size < 2 * n * (d + 1):
-        size *= 2
-    table = np.zeros(size, np.int32)
-    keys = np.zeros((n * (d + 1) + 1, d), np.int32)
-    vertices = np.empty((n, d + 1), np.int32)
-    weights = np.empty((n, d + 1), np.float32)
-    corner, rank = np.empty(d + 1, np.int32), np.empty(d + 1, np.int32)
-    key = np.empty(d, np.int32)
-    count = 0
-    for p in range(n):
-        inside = _enclosing_simplex(points[p], scale, corner, rank)
-        for remainder in range(d + 1):
-            for i in range(d):
-                key[i] = corner[i] + remainder - (d + 1 if rank[i] > d - remainder else 0)
-            slot = _slot(key, keys, table)
-            if not table[slot]:
-                count += 1
-                table[slot] = count
-                keys[count] = key
-            vertices[p, remainder] = table[slot]
-            weights[p, remainder] = inside[remainder]
-    return vertices, weights, keys[: count + 1].copy(), table
-
-
-@njit(nogil=True, cache=True)
-def _find_neighbours(keys: NDArray[np.int32], table: NDArray[np.int32]) -> NDArray[np.int32]:
-    d = keys.shape[1]
-    neighbours = np.zeros((d + 1, len(keys), 2), np.int32)
-    key = np.empty(d, np.int32)
-    for vertex in range(1, len(keys)):
-        for direction in range(d + 1):
-            for side in range(2):
-                step = 1 if side else -1
-                for i in range(d):
-                    key[i] = keys[vertex, i] + step
-                if direction < d:
-                    key[direction] = keys[vertex, direction] - step * d
-                neighbours[direction, vertex, side] = table[_slot(key, keys, table)]
-    return neighbours
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _filter(
-    vertices: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    neighbours: NDArray[np.int32],
-    values: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    n, corners = vertices.shape
-    labels = values.shape[1]
-    old = np.zeros((neighbours.shape[1], labels), np.float32)
-    new = np.zeros_like(old)
-    for p in range(n):
-        for c in range(corners):
-            vertex, weight = vertices[p, c], weights[p, c]
-            for label in range(labels):
-                old[vertex, label] += weight * values[p, label]
-    for direction in range(corners):
-        for vertex in range(1, len(old)):
-            before, after = neighbours[direction, vertex, 0], neighbours[direction, vertex, 1]
-            for label in range(labels):
-                new[vertex, label] = old[vertex, label] + np.float32(0.5) * (old[before, label] + old[after, label])
-        old, new = new, old
-        old[0] = 0
-    out = np.zeros((n, labels), np.float32)
-    alpha = np.float32(1 / (1 + 2.0 ** (1 - corners)))
-    for p in range(n):
-        for c in range(corners):
-            vertex, weight = vertices[p, c], weights[p, c] * alpha
-            for label in range(labels):
-                out[p, label] += weight * old[vertex, label]
-    return out
+SMALLEST_MASS = np.float32(1e-20)
+LANES = 1  # labels come in rows of a multiple of it: a vector register
+PIECE = 128  # edge, about, of what one thread works on at a time
+LOWEST = -60.0  # exponents below it count as minus infinity
 
 
 def dense_crf(
@@ -203,6 +38,8 @@ def dense_crf(
     probability: NDArray[np.float32],
     settings: CrfSettings,
     backend: Literal["lattice", "pydensecrf"] = "lattice",
+    device: str = "cpu",
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Sharpen class probabilities along an image's edges.
 
@@ -210,8 +47,10 @@ def dense_crf(
         image: (H, W, 3) RGB.
         probability: (L, H, W); a label that is 0 everywhere takes no part and stays 0.
         settings: Reach and weight of the kernels, iterations; reach in pixels.
-        backend: ``lattice``, ours: numba, releases the GIL. ``pydensecrf``, for parity (extra ``crf``): it holds the
+        backend: ``lattice``, ours: it releases the GIL. ``pydensecrf``, for parity (extra ``crf``): it holds the
             GIL for its whole run, so never in a process with a window.
+        device: Where the model is: on a CUDA device our lattice works there too, with torch; else on the CPU.
+        threads: CPU threads of our lattice; the result has the same bits with any number.
 
     Returns:
         Q (L, H, W), which sums to 1 over L.
@@ -225,46 +64,226 @@ def dense_crf(
             f"image {image.shape} {image.dtype} and probability {probability.shape}:"
             " wanted (H, W, 3) uint8 and (L, H, W)"
         )
-    used = np.flatnonzero(probability.any((1, 2)))
+    used = np.flatnonzero([label.any() for label in probability])
     if not len(used):
         raise DataError("the CRF was given probabilities that are all 0; wanted at least one label")
-    unary = -np.log(np.clip(probability[used], SMALLEST_PROBABILITY, 1)).astype(np.float32)
-    mean_field = _lattice_mean_field if backend == "lattice" else _pydensecrf_mean_field
+
+    def solve(image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings) -> NDArray[np.float32]:
+        if backend == "pydensecrf":
+            return _pydensecrf_mean_field(image, unary, settings)
+        if device.startswith("cuda"):
+            from napari_lpd.lattice_torch import mean_field
+
+            return mean_field(image, unary, settings, device)
+        return _lattice_mean_field(image, unary, settings, each)
+
+    unary = _energies(probability if len(used) == len(probability) else probability[used])
     result = np.zeros(probability.shape, np.float32)
-    result[used] = mean_field(image, unary, settings)
+    with crew(threads) as each:
+        if settings.half_size:
+            result[used] = _at_half_size(image, unary, settings, solve, each)
+        else:
+            result[used] = solve(image, unary, settings)
     return result
 
 
-def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings
+def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    energy: NDArray[np.float32] = np.clip(probability, SMALLEST_PROBABILITY, 1, dtype=np.float32)
+    np.log(energy, out=energy)
+    return np.negative(energy, out=energy)
+
+
+def _at_half_size(
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, each: Each
 ) -> NDArray[np.float32]:
-    height, width = image.shape[:2]
-    places = np.indices((height, width), np.float32).reshape(2, -1).T[:, ::-1]
-    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(settings.colour_sigma)
+    """Q from what pixels tell each other at half the size; their own energies keep the full one."""
+    reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
+    small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0).copy()
+    energies = _energies(_halved(np.exp(-unary)))
+    q = solve(small, energies, settings.model_copy(update=reaches))
+    told = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
+    told = told.transpose(1, 2, 0).copy()
+    result = np.empty_like(unary)
+
+    def finish(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        scores = -unary[:, rows, columns].transpose(1, 2, 0).copy()
+        _interpolate(told, small, image[piece], (rows.start, columns.start), settings.colour_sigma, scores)
+        _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
+        result[:, rows, columns] = scores.transpose(2, 0, 1)
+
+    list(each(finish, pieces_of(*image.shape[:2])))
+    return result
+
+
+@compiled
+def _interpolate(
+    values: NDArray[np.float32],
+    small: NDArray[np.uint8],
+    colours: NDArray[np.uint8],
+    corner: tuple[int, int],
+    sigma: float,
+    result: NDArray[np.float32],
+) -> None:
+    """Add values (h, w, L) of an image of half the size: of the four nearest pixels, by place and likeness of colour.
+
+    Args:
+        values: What is interpolated.
+        small: (h, w, 3) the image of half the size.
+        colours: (a, b, 3) a piece of the image.
+        corner: The piece's first row and column.
+        sigma: Standard deviation in colour.
+        result: (a, b, L) what is added to (joint bilateral upsampling, Kopf et al. 2007).
+    """
+    h, w, labels = values.shape
+    sharpness = np.float32(-0.5 / sigma**2)
+    shares = np.empty(4, np.float32)
+    for i in range(result.shape[0]):
+        for j in range(result.shape[1]):
+            y, x = corner[0] + i, corner[1] + j
+            total = np.float32(0)
+            for k in range(4):
+                near_y, near_x = k < 2, k % 2 == 0  # of the two rows and columns, the one that the pixel lies in
+                row, column = _beside(y, near_y, h), _beside(x, near_x, w)
+                distance = np.float32(0)
+                for c in range(3):
+                    difference = np.float32(colours[i, j, c]) - np.float32(small[row, column, c])
+                    distance += difference * difference
+                place = np.float32((0.75 if near_y else 0.25) * (0.75 if near_x else 0.25))
+                shares[k] = place * (_exponential(distance * sharpness) + np.float32(1e-12))
+                total += shares[k]
+            for k in range(4):
+                row, column, share = _beside(y, k < 2, h), _beside(x, k % 2 == 0, w), shares[k] / total
+                for label in range(labels):
+                    result[i, j, label] += share * values[row, column, label]
+
+
+@compiled
+def _beside(place: int, near: bool, length: int) -> int:
+    """The place at half the size that a place lies in, or the next nearest."""
+    step = 0 if near else 1 if place % 2 else -1
+    return min(max(place // 2 + step, 0), length - 1)
+
+
+def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Means (L, ⌈H / 2⌉, ⌈W / 2⌉) of 2 x 2 values (L, H, W); an odd edge is repeated."""
+    even = np.pad(values, [(0, 0), *((0, n % 2) for n in values.shape[1:])], "edge")
+    total = np.zeros((len(even), even.shape[1] // 2, even.shape[2] // 2), np.float32)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total += even[:, i::2, j::2]
+    total /= 4
+    return total
+
+
+def _lattice_mean_field(
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, each: Each
+) -> NDArray[np.float32]:
+    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares pieces of them among threads."""
+    pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
     kernels = (
-        (settings.gaussian_weight, places / np.float32(settings.gaussian_sigma)),
-        (settings.bilateral_weight, np.hstack([places / np.float32(settings.bilateral_sigma), colours])),
+        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
+        (settings.bilateral_weight, (settings.bilateral_sigma, settings.colour_sigma)),
     )
-    prepared = []
-    for weight, features in kernels:
+    filters = []
+    for weight, sigmas in kernels:
         if weight:
-            lattice = build_lattice(features)
-            mass = filtered(lattice, np.ones((len(features), 1), np.float32))
-            prepared.append((np.float32(weight), lattice, 1 / np.sqrt(mass + np.float32(1e-20))))
-    energy = np.ascontiguousarray(unary.reshape(len(unary), -1).T)  # (n, L)
-    q = _softmax(-energy)
-    for _ in range(settings.iterations):
-        total = -energy
-        for strength, lattice, norm in prepared:
-            total += strength * norm * filtered(lattice, norm * q)
-        q = _softmax(total)
-    return np.ascontiguousarray(q.T).reshape(unary.shape)
+            features = list(each(partial(_features, image, sigmas), pieces))
+            filters.append(Filter(_normalised(build_lattice(features, each), weight, each), lanes, each))
+    scores = list(each(lambda piece: -unary[(..., *piece)].reshape(len(unary), -1).T.copy(), pieces))
+    qs = [np.empty_like(own) for own in scores]
+    result = np.empty_like(unary)
+
+    def sweep(read: bool, write: bool, index: int) -> None:
+        """Update a piece's Q from the filters, and give it to them; all that a thread does between two blurs."""
+        q = qs[index]
+        q[:] = scores[index]
+        for own in filters if read else ():
+            own.read_back(index, q)
+        _softmax(q, lanes)
+        for own in filters if write else ():
+            own.splat(index, q)
+        if not write:
+            part = result[(..., *pieces[index])]
+            part[:] = q.T.reshape(part.shape)
+
+    for iteration in range(settings.iterations + 1):
+        list(each(partial(sweep, iteration > 0, iteration < settings.iterations), range(len(pieces))))
+        for own in filters if iteration < settings.iterations else ():
+            own.blur()
+    return result
 
 
-def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponential: NDArray[np.float32] = np.exp(scores - scores.max(1, keepdims=True))
-    exponential /= exponential.sum(1, keepdims=True)
-    return exponential
+def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
+    """The pieces of an image that are worked on one at a time, about `PIECE` pixels high and wide, at least 2 x 2."""
+
+    def spans(length: int) -> list[slice]:
+        count = max(round(length / PIECE), min(length, 2))
+        return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+    return [(rows, columns) for rows in spans(height) for columns in spans(width)]
+
+
+def _features(
+    image: NDArray[np.uint8], sigmas: tuple[float, float | None], piece: tuple[slice, slice]
+) -> NDArray[np.float32]:
+    """Features (2 or 5, n) of a piece's pixels: place and, where it has a sigma, colour, in standard deviations."""
+    sigma, colour_sigma = sigmas
+    y, x = (np.arange(span.start, span.stop, dtype=np.float32) / np.float32(sigma) for span in piece)
+    found = np.empty((5 if colour_sigma else 2, len(y), len(x)), np.float32)
+    found[0], found[1] = x, y[:, None]
+    if colour_sigma:
+        np.divide(image[piece].transpose(2, 0, 1), np.float32(colour_sigma), out=found[2:])
+    return found.reshape(len(found), -1)
+
+
+def _normalised(lattice: Lattice, strength: float, each: Each) -> Lattice:
+    """The same lattice, whose filter is w D^-½ K D^-½: its weights, which act twice, take half of each factor."""
+    mass = Filter(lattice, (0,), each)
+    ones = [np.ones((len(part.weights), 1), np.float32) for part in lattice.parts]
+    list(each(mass.splat, range(len(ones)), ones))
+    mass.blur()
+
+    def scale(index: int) -> None:
+        found, part = np.zeros_like(ones[index]), lattice.parts[index]
+        mass.read_back(index, found)
+        np.multiply(part.weights, np.sqrt(np.float32(strength) / (found + SMALLEST_MASS)), out=part.weights)
+
+    list(each(scale, range(len(ones))))
+    return lattice
+
+
+@compiled
+def _exponential(x: Any) -> Any:
+    """e^x of a float32 from `LOWEST` to 0; 0 below. 2^n e^r with |r| ≤ log(2) / 2: numba's own is no vector code."""
+    n = np.rint(x * np.float32(1.4426950408889634))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)  # log(2) in two parts
+    series = np.float32(1 / 120) + r * np.float32(1 / 720)
+    series = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * series)
+    series = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * series))
+    bits: Any = np.int32((max(np.int32(n), np.int32(-126)) + 127) << 23)
+    power = bits.view(np.float32)  # 2^n: a number of which only the exponent is set
+    return series * power if x > np.float32(LOWEST) else np.float32(0)
+
+
+@compiled
+def _softmax(scores: NDArray[np.float32], lanes: tuple[int, ...]) -> None:
+    """Softmax of each row of scores (n, L), in their place; `lanes`: a tuple of L."""
+    for p in range(len(scores)):
+        highest = scores[p, 0]
+        for lane in range(1, len(lanes)):
+            highest = max(highest, scores[p, lane])
+        for lane in range(len(lanes)):
+            scores[p, lane] -= highest
+    flat = scores.reshape(-1)
+    for i in range(len(flat)):  # a loop of its own, as this way it becomes vector code
+        flat[i] = _exponential(flat[i])
+    for p in range(len(scores)):
+        total = np.float32(0)
+        for lane in range(len(lanes)):
+            total += scores[p, lane]
+        share = np.float32(1) / total
+        for lane in range(len(lanes)):
+            scores[p, lane] *= share
 
 
 def _pydensecrf_mean_field(

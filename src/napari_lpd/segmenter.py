@@ -61,7 +61,7 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
             image = read_image(path)
             fused, _ = fused_maps(model, torch.from_numpy(image).permute(2, 0, 1).float() / 255, settings)
             probability = class_probability(fused, torch.from_numpy(labels) > 0, settings)
-            mask = predicted_labels(image, probability, refiner, settings)
+            mask = predicted_labels(image, probability, refiner, settings, str(model.device))
             _write_mask(target, np.where(mask == len(tiles.classes), IGNORE, mask).astype(np.uint8), tiles.classes)
         yield Progress(done, len(tiles), "pseudo-masks")
     return folder

@@ -132,14 +132,15 @@ def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings
 
 
 def predicted_labels(
-    image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings
+    image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings, device: str = "cpu"
 ) -> NDArray[np.uint8]:
-    """Winner at every pixel, after the refiner: (H, W) uint8, C = background."""
+    """Winner at every pixel, after the refiner on `device`: (H, W) uint8, C = background."""
     if refiner == "none":
         return probability.numpy().argmax(0).astype(np.uint8)  # five times as fast as torch's
     from napari_lpd.refine import dense_crf
 
-    return dense_crf(image, probability.numpy(), settings.crf, refiner).argmax(0).astype(np.uint8)
+    refined = dense_crf(image, probability.numpy(), settings.crf, refiner, device, torch.get_num_threads())
+    return refined.argmax(0).astype(np.uint8)
 
 
 def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
@@ -184,7 +185,7 @@ def _measured(
         counted = np.where(mask == len(classes), IGNORE, mask) if settings.background == "exclude" else mask
         for (gate, refiner), results in cells.items():
             probability = class_probability(fused, gates[gate], settings)
-            labels = predicted_labels(image, probability, refiner, settings)
+            labels = predicted_labels(image, probability, refiner, settings, str(model.device))
             results.append(
                 ImageResult(
                     name=item.image.name,
