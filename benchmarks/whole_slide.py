@@ -1,9 +1,14 @@
-"""Prediction of whole slides: peak memory, and time as a ratio to that of the bare model on as many tiles.
+"""Prediction of whole slides against the bare model on as many tiles: throughput, flatness, memory and a cluster.
 
-``python benchmarks/whole_slide.py [EDGE ...]`` makes tiled JPEG pyramids of EDGE x EDGE pixels (20,000 and 100,000)
-from the tissue of the sample slide, sparse on glass, and predicts each in a process of its own. The bare model scores
-tiles that lie ready in memory, in the same process, before and after: as PyTorch comes, and with freed memory kept as
-predictions keep it.
+``python benchmarks/whole_slide.py [--json FILE] [--device cuda] [PART ...]`` makes tiled JPEG pyramids from the tissue
+of the sample slide and predicts them with the embedded model. The bare model scores tiles that lie ready in memory, in
+the same process, with the same threads and freed memory kept in the same way. Parts:
+
+- ``ratio``: a slide of 20,000 px, with one thread of torch and with all; bare runs before, between and after.
+- ``sweep``: 1 to 100 pieces of tissue of 1 mm² on glass, each slide in a process of its own.
+- ``cluster``: slides per hour of two dask workers against one, the model limited to one thread each.
+
+On a GPU the baseline of ``ratio`` is the encoder alone, in the precision that suits the card, on tiles that lie on it.
 """
 
 from __future__ import annotations
@@ -11,11 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -25,11 +33,15 @@ from napari_lpd import samples
 from napari_lpd.config import PredictSettings
 from napari_lpd.formats import open_slide
 
-EDGES = (20_000, 100_000)
+EDGE = 20_000
+SWEEP = (1, 4, 16, 49, 100)  # pieces of tissue, each 4 x 4 tiles of the file: 1.04 mm²
+PIECE, PITCH = 4, 6
 TILE = 1024
 SHRINK = 4
 MPP = 0.2495  # scanned at 40x; the levels are 1, 4, 16…, as in Aperio's files
-BARE_TILES = 24
+BARE_TILES = 16
+REPEATS = 3
+CLUSTER_SLIDES, CLUSTER_EDGE = 6, 8_000
 
 
 def tissue_tiles() -> list[np.ndarray]:
@@ -52,11 +64,22 @@ def layout(count: int) -> np.ndarray:
     return kinds
 
 
-def make_slide(path: Path, edge: int) -> None:
-    """Write a pyramid whose tiles repeat."""
+def pieces(number: int) -> np.ndarray:
+    """`number` (a square) pieces of tissue of 1 mm² on glass, as for `layout`."""
+    rng, side = np.random.default_rng(0), int(number**0.5)
+    kinds = np.full((side * PITCH + 1,) * 2, -1)
+    for y in range(side):
+        for x in range(side):
+            place = (slice(y * PITCH + 1, y * PITCH + 1 + PIECE), slice(x * PITCH + 1, x * PITCH + 1 + PIECE))
+            kinds[place] = rng.integers(0, 8, (PIECE, PIECE))
+    return kinds
+
+
+def make_slide(path: Path, kinds: np.ndarray) -> None:
+    """Write a pyramid whose tiles repeat; `kinds` as `layout` gives it."""
     tiles = tissue_tiles()
-    count = -(-edge // TILE)
-    kinds = layout(count)
+    count = len(kinds)
+    edge = count * TILE
     options = {"tile": (TILE, TILE), "photometric": "rgb", "compression": "jpeg", "metadata": None}
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         step = 1
@@ -65,7 +88,7 @@ def make_slide(path: Path, edge: int) -> None:
             small = [tile[::step, ::step] for tile in tiles]
             grid = -(-count // step)
 
-            def pieces(step=step, small=small, grid=grid, encoded=encoded):
+            def parts(step=step, small=small, grid=grid, encoded=encoded):
                 for y in range(grid):
                     for x in range(grid):
                         part = kinds[y * step : (y + 1) * step, x * step : (x + 1) * step]
@@ -83,85 +106,214 @@ def make_slide(path: Path, edge: int) -> None:
 
             size = -(-edge // step)
             resolution = (1e4 / MPP / step,) * 2
-            tiff.write(pieces(), shape=(size, size, 3), dtype=np.uint8, resolution=resolution,
+            tiff.write(parts(), shape=(size, size, 3), dtype=np.uint8, resolution=resolution,
                        resolutionunit="CENTIMETER", subfiletype=int(step > 1), **options)  # fmt: skip
             if size <= 4 * TILE or step * SHRINK > TILE:
                 return
             step *= SHRINK
 
 
-def measure(path: Path) -> None:
-    """In a process of its own: predict, then time the bare model; print the figures as JSON."""
-    import torch
+class Bench:
+    """A model, and tiles that lie ready for it."""
 
-    from napari_lpd.memory import freed_memory_is_kept
-    from napari_lpd.model import load_model
-    from napari_lpd.predict import predict_slide, tile_grid, tile_maps
+    def __init__(self, device: str, threads: int) -> None:
+        import torch
 
-    model, settings = load_model(samples.model_path(), "cpu"), PredictSettings(device="cpu")
-    grid = tile_grid(settings, 8)
-    ready = np.stack([tile[: grid.tile, : grid.tile] for tile in tissue_tiles()])[:, None]
+        from napari_lpd.model import choose_precision, load_model
+        from napari_lpd.predict import GPU_BATCH, tile_grid
 
-    @torch.inference_mode()
-    def bare() -> float:
-        tile_maps(model, ready[0], settings)
-        again = time.perf_counter()
-        for i in range(BARE_TILES):
-            tile_maps(model, ready[i % len(ready)], settings)
-        return (time.perf_counter() - again) / BARE_TILES
+        torch.set_num_threads(threads)
+        self.model = load_model(samples.model_path(), device)
+        self.settings = PredictSettings(device=device, threads=threads)
+        edge = tile_grid(self.settings, 8).tile
+        self.ready = np.stack([tile[:edge, :edge] for tile in tissue_tiles()])[:, None]
+        self.cuda = self.model.device.type == "cuda"
+        if self.cuda:
+            self.model.network.encoder.precision = choose_precision("auto", self.model.device)
+            many = np.concatenate([self.ready[i % 8] for i in range(GPU_BATCH)])
+            self.images = torch.from_numpy(many).to(self.model.device).permute(0, 3, 1, 2).float() / 255
 
-    plain = bare()
-    with freed_memory_is_kept():
-        before = bare()
-    with open_slide(path) as slide, tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        tiles, started = 0, None
-        for progress in predict_slide(slide, model, settings, Path(folder, "a.zarr")):
-            if progress.total and started is None:
-                started = time.perf_counter()
-            tiles = progress.total
-        seconds = time.perf_counter() - began
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    with freed_memory_is_kept():
-        tuned = (before + bare()) / 2
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "tissue": (started or began) - began,
-                "tiles": tiles,
-                "plain": (plain + bare()) / 2,
-                "tuned": tuned,
-                "GiB": memory,
-            }
-        )
-    )
+    def bare(self, side_by_side: bool) -> float:
+        """Seconds per tile of the bare model: on a CPU by the pipeline's threads, or by torch's own on every tile."""
+        from napari_lpd.memory import freed_memory_is_kept
+        from napari_lpd.stages import overlapping
+
+        if self.cuda:
+            return self._encoder_alone()
+        with freed_memory_is_kept():
+            if not side_by_side:
+                self._score(0)
+                began = time.perf_counter()
+                for i in range(BARE_TILES):
+                    self._score(i)
+                return (time.perf_counter() - began) / BARE_TILES
+            with overlapping(self.model.device) as at:
+                list(at.scorers.map(self._score, range(at.scoring)))
+                began = time.perf_counter()
+                list(at.scorers.map(self._score, range(BARE_TILES)))
+                return (time.perf_counter() - began) / BARE_TILES
+
+    def _score(self, index: int) -> None:
+        import torch
+
+        from napari_lpd.predict import tile_maps
+
+        with torch.inference_mode():
+            tile_maps(self.model, self.ready[index % len(self.ready)], self.settings)
+
+    def _encoder_alone(self) -> float:
+        import torch
+
+        with torch.inference_mode():
+            for number in (3, 30):
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                for _ in range(number):
+                    self.model.network.encoder(self.images)
+                torch.cuda.synchronize()
+        return (time.perf_counter() - began) / number / len(self.images)
+
+    def predict(self, path: Path) -> dict[str, float]:
+        """Predict a slide: seconds in all, those before the first tile, tiles, and mm² of tissue."""
+        from napari_lpd.predict import predict_slide
+        from napari_lpd.prediction import Prediction
+
+        with open_slide(path) as slide, tempfile.TemporaryDirectory() as folder:
+            began, started, tiles = time.perf_counter(), 0.0, 0
+            for progress in predict_slide(slide, self.model, self.settings, Path(folder, "a.zarr")):
+                if progress.total and not started:
+                    started = time.perf_counter() - began
+                tiles = progress.total
+            seconds = time.perf_counter() - began
+            mm2 = Prediction.open(Path(folder, "a.zarr")).tissue_mm2
+        return {"seconds": seconds, "until first tile": started, "tiles": tiles, "tissue mm²": mm2}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def measure_ratio(path: Path, device: str, threads: int) -> dict[str, Any]:
+    """In a process of its own: bare model and prediction by turns."""
+    bench = Bench(device, threads)
+    bench.predict(path)
+    shared, own, whole = [bench.bare(True)], [bench.bare(False)], []
+    for _ in range(REPEATS):
+        whole.append(bench.predict(path))
+        shared.append(bench.bare(True))
+        own.append(bench.bare(False))
+    tiles = whole[0]["tiles"]
+    near = [(before + after) / 2 for before, after in pairwise(shared)]
+    against_own = statistics.median(own) * tiles / statistics.median(run["seconds"] for run in whole)
+    return {
+        "threads": threads,
+        "tiles": tiles,
+        "throughput over bare model": spread([b * tiles / run["seconds"] for b, run in zip(near, whole, strict=True)]),
+        "over bare model with torch's own threads": against_own,
+        "seconds": spread([run["seconds"] for run in whole]),
+        "bare ms per tile": spread([1000 * b for b in shared]),
+        "GiB": peak(),
+    }
+
+
+def measure_sweep(path: Path, device: str, threads: int) -> dict[str, Any]:
+    """In a process of its own: a slide, after a small one that loads what is loaded once."""
+    bench = Bench(device, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder, "small.tiff")
+        make_slide(small, np.zeros((2, 2), int))
+        bench.predict(small)
+    return {**bench.predict(path), "GiB": peak()}
+
+
+def peak() -> float:
+    """Peak memory of this process in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def child(what: str, path: Path, device: str, threads: int) -> dict[str, Any]:
+    """Run a measurement in a process of its own."""
+    command = [sys.executable, __file__, "--measure", what, str(path), "--device", device, "--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def ratio(folder: Path, device: str, threads: int) -> list[dict[str, Any]]:
+    """Throughput of the whole over that of the bare model."""
+    path = folder / "slide.tiff"
+    make_slide(path, layout(-(-EDGE // TILE)))
+    numbers = [threads] if device.startswith("cuda") else sorted({1, threads})
+    return [child("ratio", path, device, number) for number in numbers]
+
+
+def sweep(folder: Path, device: str, threads: int) -> list[dict[str, Any]]:
+    """Time per tile and per mm² from 1 to 100 mm² of tissue."""
+    rows = []
+    for number in SWEEP:
+        path = folder / f"{number}.tiff"
+        make_slide(path, pieces(number))
+        row = child("sweep", path, device, threads)
+        row["s per mm²"] = row["seconds"] / row["tissue mm²"]
+        row["ms per tile"] = 1000 * row["seconds"] / row["tiles"]
+        rows.append(row)
+        path.unlink()
+    return rows
+
+
+def cluster(folder: Path, device: str, threads: int) -> dict[str, float]:
+    """Slides per hour of two workers over that of one; the model has one thread in each."""
+    from distributed import Client, LocalCluster
+
+    from napari_lpd.batch import SlideTask, on_cluster
+
+    del device, threads
+    slides = [folder / f"slide{i}.tiff" for i in range(CLUSTER_SLIDES)]
+    make_slide(slides[0], layout(-(-CLUSTER_EDGE // TILE)))
+    for path in slides[1:]:
+        path.write_bytes(slides[0].read_bytes())
+    settings, rates = PredictSettings(device="cpu", threads=1), []
+    for workers in (1, 2):
+        with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None) as at, Client(at):
+            for name in ("warm", "timed"):  # the first loads the model in every worker
+                out = folder / f"{name}{workers}"
+                tasks = [SlideTask(path, samples.model_path(), out, settings) for path in slides]
+                began = time.perf_counter()
+                rows = list(on_cluster(tasks if name == "timed" else tasks[:2], at.scheduler_address))
+                seconds = time.perf_counter() - began
+                failed = [row["error"] for row in rows if "error" in row]
+                if failed:
+                    raise SystemExit(failed[0])
+            rates.append(3600 * len(slides) / seconds)
+    return {"slides per hour, 1 worker": rates[0], "2 workers": rates[1], "ratio": rates[1] / rates[0]}
 
 
 def main() -> None:
-    """Make, predict and report one slide after the other."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("edges", nargs="*", type=int, default=EDGES)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    """Measure the parts that are asked for, print them, and write them as JSON."""
+    import torch
+
+    all_parts = {"ratio": ratio, "sweep": sweep, "cluster": cluster}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(all_parts)}; default: all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure)
+        what, path = options.measure
+        found = {"ratio": measure_ratio, "sweep": measure_sweep}[what](Path(path), options.device, options.threads)
+        print(json.dumps(found))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        for edge in options.edges:
-            path = Path(folder, f"{edge}.tiff")
-            make_slide(path, edge)
-            command = [sys.executable, __file__, "--measure", str(path)]
-            found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            plain, tuned = (found["tiles"] * found[name] for name in ("plain", "tuned"))
-            print(
-                f"{edge} x {edge} px ({path.stat().st_size / 2**20:.0f} MiB): {found['seconds']:.0f} s for"
-                f" {found['tiles']} tiles ({found['tissue']:.1f} s of them looking for tissue);"
-                f" bare model {plain:.0f} s, ratio {found['seconds'] / plain:.2f}; bare model with our way of keeping"
-                f" memory {tuned:.0f} s, ratio {found['seconds'] / tuned:.2f}; peak memory {found['GiB']:.2f} GiB",
-                flush=True,
-            )
-            path.unlink()
+    figures: dict[str, Any] = {"device": options.device, "GPU here": torch.cuda.is_available()}
+    for part in options.parts or all_parts:
+        with tempfile.TemporaryDirectory() as folder:
+            figures[part] = all_parts[part](Path(folder), options.device, options.threads)
+        print(part, json.dumps(figures[part], indent=1, ensure_ascii=False), flush=True)
+    if not torch.cuda.is_available():
+        print("no GPU here: `--device cuda ratio` measures against the encoder alone on one")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

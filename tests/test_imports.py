@@ -17,6 +17,7 @@ WITH_TORCH = {"encoder", "model", "bank", "cam", "losses", "data", "train", "pre
 WITH_TORCH |= {"importer", "objective", "labelled", "reproduce", "segmenter", "training_state"}
 WITH_TORCH |= {"lattice_torch", "augmentation", "scoring", "training_set", "watch"}
 WITH_TORCH |= {"bank_statistics", "observation", "prototype_cards", "controls", "compare"}
+WITH_TORCH |= {"stages"}
 GUI = sorted(path.stem for path in (SOURCE / "gui").glob("*.py") if path.stem != "__init__")
 QT = ("qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy")
 

@@ -124,6 +124,21 @@ def test_epidermis_nests_and_collagen_are_told_apart(skin, model, predict):
         assert found > 0.7, prediction.card.classes[label - 1].name
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tiles_that_are_scored_side_by_side_change_nothing(tiny_slide, tiny_model, predict, batch):
+    before = torch.get_num_threads()
+    one, two = (
+        predict(tiny_slide, tiny_model, SMALL.model_copy(update={"threads": threads, "batch": batch}))
+        for threads in (1, 2)
+    )
+    torch.set_num_threads(before)
+    assert np.array_equal(pixels(one), pixels(two))
+    for mine, other in zip(
+        [one.scores, one.uncertainty, *one.prototypes], [two.scores, two.uncertainty, *two.prototypes], strict=True
+    ):
+        assert np.array_equal(np.asarray(mine.levels[0]), np.asarray(other.levels[0]))
+
+
 def test_a_given_tissue_mask_takes_the_place_of_the_found_one(tiny_slide, tiny_model, predict):
     half = Mask(np.repeat([[True, False]], 2, 0), 192.0)
     prediction = predict(tiny_slide, tiny_model, SMALL, tissue=half)

@@ -303,7 +303,10 @@ class PredictSettings(Settings):
         int,
         Field(ge=64, le=4096, description="Edge of the blocks in which results are written (a power of 2, pixels)."),
     ] = 1024
-    threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
+    threads: Annotated[
+        int,
+        Field(ge=0, le=256, description="CPU threads for the model, for two tiles at a time; 0 lets torch choose."),
+    ] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
 
     @model_validator(mode="after")

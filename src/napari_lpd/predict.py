@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
@@ -35,12 +34,12 @@ from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
+from napari_lpd.stages import in_order, overlapping
 from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
 from napari_lpd.tissue import Mask, everything, find_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -229,6 +228,30 @@ def _holds(tissue: Mask, box: Box, mpp: float) -> bool:
     return bool(tissue.array[max(int(y0), 0) : max(math.ceil(y1), 0), max(int(x0), 0) : max(math.ceil(x1), 0)].any())
 
 
+class _Piece(NamedTuple):
+    """Tiles that are read together.
+
+    Attributes:
+        origins: Their first pixels.
+        pixels: (h, w, 3) uint8.
+        corner: Of the pixels.
+        damaged: What of it could not be read.
+    """
+
+    origins: list[Origin]
+    pixels: NDArray[np.uint8]
+    corner: Origin
+    damaged: frozenset[Box]
+
+
+class _Batch(NamedTuple):
+    """Tiles that are scored together: (B, h, w, 3) uint8, and what was damaged in their piece."""
+
+    origins: list[Origin]
+    tiles: NDArray[np.uint8]
+    damaged: frozenset[Box]
+
+
 class _Run:
     """One run over the blocks that are not done yet."""
 
@@ -242,7 +265,7 @@ class _Run:
         self.crf = card.settings.crf.in_pixels(card.mpp)
         reach = 2 * math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma) / 2)
         self.crf_halo = 0 if card.settings.refiner == "none" else reach
-        self.damaged: set[Box] = set()
+        self.damaged: frozenset[Box] = frozenset()
         done, limits = prediction.done(), prediction.bounds()
         rows, columns = (range(limits[i] // card.block, -(-limits[i + 2] // card.block)) for i in (0, 1))
         self.users: dict[Origin, list[Block]] = {}
@@ -290,59 +313,64 @@ class _Run:
         channels = len(stages_needed(self.model)) * network.prototype_count
         needed = {block: self._needed(block) for block in self.waiting}
         stitcher = Stitcher(self.grid, channels, stride, self.card.block, needed.values())
-        pieces, done = pieces_of(self.grid, self.users), 0
-        written: Future[None] | None = None
-        with ThreadPoolExecutor(1, "napari-lpd-read") as reader, ThreadPoolExecutor(1, "napari-lpd-write") as writer:
-            coming = reader.submit(self._read, pieces[0]) if pieces else None
-            for piece, following in zip(pieces, [*pieces[1:], []], strict=False):
-                assert coming is not None
-                pixels, (top, left), damaged = coming.result()
-                coming = reader.submit(self._read, following) if following else None
-                self.damaged = self.damaged | set(damaged)  # a new set: the writer may be looking at the old one
-                for batch in self._batches(piece):
-                    tiles = np.stack([_cut(pixels, (y - top, x - left), self.grid.tile) for y, x in batch])
-                    maps = tile_maps(self.model, tiles, self.card.settings).numpy()
-                    for origin, own in zip(batch, maps, strict=True):
-                        stitcher.add(origin, own)
-                    done += len(batch)
-                    yield Progress(done, len(self.users), "tiles")
-                for block in self._completed(piece):
+        done, written = 0, None
+        with overlapping(self.model.device) as at:
+            read = in_order(at.readers, self._read, pieces_of(self.grid, self.users), at.reading)
+            for batch, maps in in_order(at.scorers, self._scored, self._batches(read), at.scoring):
+                self.damaged = self.damaged | batch.damaged  # a new set: the writer may be looking at the old one
+                for origin, own in zip(batch.origins, maps, strict=True):
+                    stitcher.add(origin, own)
+                done += len(batch.origins)
+                yield Progress(done, len(self.users), "tiles")
+                for block in self._completed(batch.origins):
                     blended = stitcher.read(needed[block])
                     stitcher.release(needed[block])
                     if written is not None:
                         written.result()
-                    written = writer.submit(self._finish, block, *blended, self.damaged)
+                    written = at.writer.submit(self._finish, block, *blended, self.damaged)
                     yield Progress(done, len(self.users), "tiles")
             if written is not None:
                 written.result()
 
-    def _batches(self, piece: list[Origin]) -> Iterator[list[Origin]]:
+    def _batches(self, pieces: Iterable[_Piece]) -> Iterator[_Batch]:
+        """The tiles of pieces, cut out."""
         size = self.card.settings.batch or (CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH)
-        for first in range(0, len(piece), size):
-            yield piece[first : first + size]
+        for piece in pieces:
+            top, left = piece.corner
+            for first in range(0, len(piece.origins), size):
+                origins = piece.origins[first : first + size]
+                tiles = np.stack([_cut(piece.pixels, (y - top, x - left), self.grid.tile) for y, x in origins])
+                yield _Batch(origins, tiles, piece.damaged)
 
-    def _completed(self, piece: list[Origin]) -> list[Block]:
-        """The blocks for which the tiles of this piece were the last."""
+    @torch.inference_mode()
+    def _scored(self, batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
+        """The batch and its maps; runs beside reading, blending and writing."""
+        return batch, tile_maps(self.model, batch.tiles, self.card.settings).numpy()
+
+    def _completed(self, origins: list[Origin]) -> list[Block]:
+        """The blocks for which these tiles were the last."""
         completed = []
-        for block in (block for origin in piece for block in self.users[origin]):
+        for block in (block for origin in origins for block in self.users[origin]):
             self.waiting[block] -= 1
             if not self.waiting[block]:
                 completed.append(block)
         return completed
 
-    def _read(self, piece: list[Origin]) -> tuple[NDArray[np.uint8], Origin, list[Box]]:
-        """Pixels of the piece in which these tiles lie: all of it, as resampling depends on where one begins."""
-        y0, x0, y1, x1 = self.grid.piece_box(piece[0])
+    def _read(self, origins: list[Origin]) -> _Piece:
+        """The piece in which these tiles lie: all of it, as resampling depends on where one begins."""
+        y0, x0, y1, x1 = self.grid.piece_box(origins[0])
         pixels, damaged = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
-        return self.match(pixels), (y0, x0), damaged
+        return _Piece(origins, self.match(pixels), (y0, x0), frozenset(damaged))
 
     @torch.inference_mode()
-    def _finish(self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: set[Box]) -> None:
+    def _finish(
+        self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: frozenset[Box]
+    ) -> None:
         """Put a block together and write it; runs beside the model."""
         self.prediction.write_block(block, self._put_together(block, maps, known, damaged))
 
     def _put_together(
-        self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: set[Box]
+        self, block: Block, maps: NDArray[np.float32], known: NDArray[np.bool_], damaged: frozenset[Box]
     ) -> BlockResult:
         """Apply the CAM rules to the blended maps of a block and its halo."""
         card, network, (y0, x0, y1, x1) = self.card, self.model.network, self._needed(block)
@@ -381,7 +409,9 @@ class _Run:
         total = [weight * stages[i] / scales[STAGES_USED[i]] for i, weight in enumerate(fused) if weight]
         return torch.stack(total).sum(0) / sum(fused)
 
-    def _labels(self, block: Block, scores: Tensor, damaged: set[Box]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _labels(
+        self, block: Block, scores: Tensor, damaged: frozenset[Box]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Labels of a block's pixels (h, w), and which map pixels were predicted (h / stride, w / stride)."""
         card, (y0, x0, y1, x1), need = self.card, self._box(block), self._needed(block)
         shape, stride = (y1 - y0, x1 - x0), card.stride

@@ -1,0 +1,100 @@
+"""Stages of work that overlap: threads with bounded queues between them, and results in the order of the work.
+
+On a CPU several threads score a tile each, with one thread of torch apiece, rather than all threads one tile: torch's
+own threads wait for one another after every layer, spinning, and are many times as slow where a core is shared with
+reading and writing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+SCORERS = 2  # tiles, or batches on a GPU, that are scored side by side; each holds a network's activations
+GPU_READERS = 4  # a GPU wants more tiles than one thread decodes
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Stages(NamedTuple):
+    """The threads of a run, and how many of them there are.
+
+    Attributes:
+        readers: Read and decode.
+        scorers: Run the network.
+        writer: One thread; puts blocks together and writes them.
+        reading: Threads in `readers`.
+        scoring: Threads in `scorers`.
+    """
+
+    readers: ThreadPoolExecutor
+    scorers: ThreadPoolExecutor
+    writer: ThreadPoolExecutor
+    reading: int
+    scoring: int
+
+
+@contextmanager
+def overlapping(device: torch.device) -> Iterator[Stages]:
+    """Threads for one run: as many as torch may use for the model, one for reading and one for writing.
+
+    On a GPU every scorer has a CUDA stream, so that one's transfers run beside the other's arithmetic. When the block
+    is left, what was begun is waited for, what was not is dropped, and torch has its number of threads again.
+    """
+    threads = torch.get_num_threads()
+    on_cpu = device.type == "cpu"
+    scoring = min(SCORERS, threads) if on_cpu or device.type == "cuda" else 1
+    reading = min(GPU_READERS, os.cpu_count() or 1) if device.type == "cuda" else 1
+    pools = [
+        ThreadPoolExecutor(1, "napari-lpd-write", torch.set_num_threads, (1,)),
+        ThreadPoolExecutor(reading, "napari-lpd-read"),
+        ThreadPoolExecutor(scoring, "napari-lpd-score", _own_stream, (device, threads // scoring if on_cpu else 1)),
+    ]
+    writer, readers, scorers = pools
+    try:
+        writer.submit(torch.get_num_threads).result()  # before the scorers: some of torch's limits hold for all threads
+        yield Stages(readers, scorers, writer, reading, scoring)
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
+        torch.set_num_threads(threads)
+
+
+def _own_stream(device: torch.device, threads: int) -> None:
+    """Make a scorer's thread ready."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.default_stream(device))  # where the weights went to the GPU
+        torch.cuda.set_stream(stream)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """`work(item)` for every item, done by `pool`, in the order of `items`.
+
+    An item is taken only when its work can begin soon: at most `ahead` results and pieces of work wait besides the one
+    that is due. The first is done alone: it may make things ready that the others then find.
+    """
+    waiting: deque[Future[Result]] = deque()
+    limit = 0
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > limit:
+            result, limit = waiting.popleft().result(), ahead
+            yield result
+    while waiting:
+        yield waiting.popleft().result()
