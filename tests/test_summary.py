@@ -32,6 +32,8 @@ def test_few_tiles_glass_and_broken_files_are_named(tmp_path, classes):
     said = warnings(labelled_tiles(folder, classes))
     assert said[0] == "pink: only 5 tiles; wanted 20 or more"
     assert "t05[10].png: not readable as an image" in said[1]
+    assert tile_sheet(labelled_tiles(folder, classes)).width > THUMBNAIL  # the broken one does not spoil the others
+    assert "the names of 30 tiles say no slide or patient" in said[3]
     assert said[2] == "2 of 30 tiles are mostly glass, but carry a tissue: t03[10].png, t07[10].png"
 
 
@@ -87,6 +89,7 @@ def test_diversity_and_masks_are_watched_and_land_in_the_card(tiles, tiny_settin
         assert 0 <= last[f"diversity {name}"] <= 1
     assert read_card(path).metrics == last
     assert read_card(path).colours is not None
+    assert read_card(path).data == "tiny"
     previews = sorted((tmp_path / "previews").iterdir())
     assert [path.name for path in previews] == ["epoch-0001.png", "epoch-0002.png"]
     assert np.asarray(Image.open(previews[0])).std() > 20

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MIN_TISSUE_SHARE = 0.1
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
+NAMED = 5  # slides named where there are many
 
 
 class TileSet(Dataset[tuple[Tensor, Tensor]]):
@@ -163,6 +164,15 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         share = max(most // len(of_class), 1)
         chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
         return [int(index) for index in np.unique(np.concatenate(chosen))]
+
+
+def described(*parts: TileSet) -> str:
+    """What sets of tiles come from, for people: their source, and the first slides or patients by name."""
+    source, names = parts[0].source, sorted({name for tiles in parts for name in tiles.slides})
+    if names == [source]:
+        return source
+    more = f" and {len(names) - NAMED} more slides or patients" if len(names) > NAMED else ""
+    return f"{source}: {', '.join(names[:NAMED])}{more}"
 
 
 def tiles_from_regions(

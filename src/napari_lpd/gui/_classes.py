@@ -28,6 +28,7 @@ class _Row:
 
     def __init__(self, tissue: TissueClass) -> None:
         self.color = tissue.color
+        self.known_as = tissue.name  # to the regions
         self.button = QToolButton()
         self.button.setIcon(swatch(tissue.color))
         self.button.setIconSize(QSize(SWATCH, SWATCH))
@@ -53,10 +54,12 @@ class ClassTable(QWidget):
 
     Signals:
         used: the name of the class whose Mark button was pressed.
+        renamed: a class's old name and its new one; `changed` follows.
         changed: a name, a colour or the list changed.
     """
 
     used = Signal(str)
+    renamed = Signal(str, str)
     changed = Signal()
 
     def __init__(self, classes: Sequence[TissueClass]) -> None:
@@ -121,10 +124,18 @@ class ClassTable(QWidget):
             row.use.setText(f"Mark {number}")
             row.use.setToolTip(f"{row.use.toolTip()} (key {number})")
         row.button.clicked.connect(lambda: self._on_color(row))
-        row.name.editingFinished.connect(self.changed.emit)
+        row.name.editingFinished.connect(lambda: self._on_name(row))
         row.use.clicked.connect(lambda: self.used.emit(row.name.text().strip()))
         row.remove.clicked.connect(lambda: self._on_remove(row))
         self._rows.append(row)
+
+    def _on_name(self, row: _Row) -> None:
+        old, new = row.known_as, row.name.text().strip()
+        others = {other.name.text().strip() for other in self._rows if other is not row}
+        if new and new != old and new not in others:
+            row.known_as = new
+            self.renamed.emit(old, new)
+        self.changed.emit()
 
     def _on_color(self, row: _Row) -> None:
         color = QColorDialog.getColor(QColor(row.color), self, f"Colour of {row.name.text()}")
