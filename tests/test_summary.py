@@ -62,6 +62,16 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_places_are_tried_until_every_class_is_held_out(tiles, classes, seed):
+    labels = np.repeat([[1, 0], [0, 1]], 120, axis=0).astype(np.float32)
+    places = [str(i // 12) for i in range(240)]  # only a dark one with a pink one will do
+    made = TileSet(classes, labels, tiles.read, "x", slides=["x"] * 240, files=[], places=places)
+    kept, held = made.hold_out(0.1, seed)
+    assert held.labels.sum(0).tolist() == [12, 12]
+    assert len(kept) == 216
+
+
 def test_neighbouring_regions_are_one_place(tiles):
     assert len(set(tiles.places)) == 1  # 4 pixels apart
 

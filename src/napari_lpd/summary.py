@@ -43,7 +43,10 @@ def summarise(tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on:
     elif validated_on:
         split = f"{len(tiles)} tiles to train on; {validated_on} chooses the best epoch"
     else:
-        split = f"{len(tiles)} tiles to train on; the last epoch is kept, as nothing is held out"
+        split = (
+            f"{len(tiles)} tiles to train on; the last epoch is kept, as nothing is held out: that takes small regions"
+            " of every class that lie apart, or a larger valid_share, or a second slide"
+        )
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,

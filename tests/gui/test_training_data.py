@@ -116,6 +116,7 @@ def test_labelled_tiles_are_asked_for_their_resolution_and_their_slides(
     train.data.tiles.folder.setText(str(tile_folder))
     for row in ("mpp", "tile"):
         assert train.chosen.form._rows[row].isHidden()
+    assert all(row.use.isHidden() for row in train.data.classes._rows)
     train.job.button.click()
     assert "the tiles' µm per pixel is wanted: the files do not say it" in shown_errors[0]
     train.data.tiles.resolution.setText("0,5")
@@ -160,6 +161,7 @@ def test_a_project_with_a_region_that_cannot_be_used_makes_no_run(
     path = tmp_path / "set.lpd.json"
     train.data.add_to_project(path)
     train.chosen.show_value(TrainSettings(tile=64))
+    train.data.drawn.files.save()
     write_regions(regions_beside(tiny_tiff), [box(0, 0, 64, "nerve")], classes)
     train.job.button.click()
     assert "tissue 'nerve' is not among the classes dark, pink" in shown_errors[0]

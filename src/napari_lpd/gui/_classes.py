@@ -65,6 +65,7 @@ class ClassTable(QWidget):
     def __init__(self, classes: Sequence[TissueClass]) -> None:
         super().__init__()
         self._rows: list[_Row] = []
+        self._markable = True
         self._grid = QGridLayout()
         self._grid.setColumnStretch(1, 1)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -109,6 +110,13 @@ class ClassTable(QWidget):
         self._add(TissueClass(name=f"tissue {len(self._rows) + 1}", color=color))
         self.changed.emit()
 
+    def set_markable(self, markable: bool) -> None:
+        """Show or hide what is about regions: counts and Mark buttons."""
+        self._markable = markable
+        for row in self._rows:
+            row.count.setVisible(markable)
+            row.use.setVisible(markable)
+
     def set_counts(self, counts: Mapping[str, str]) -> None:
         """Say beside each class what there is of it."""
         for row in self._rows:
@@ -128,6 +136,7 @@ class ClassTable(QWidget):
         row.use.clicked.connect(lambda: self.used.emit(row.name.text().strip()))
         row.remove.clicked.connect(lambda: self._on_remove(row))
         self._rows.append(row)
+        self.set_markable(self._markable)
 
     def _on_name(self, row: _Row) -> None:
         old, new = row.known_as, row.name.text().strip()

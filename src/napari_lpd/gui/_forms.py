@@ -139,6 +139,7 @@ def _write(editor: QWidget, value: Any) -> None:
         editor.setValue(value)
     elif isinstance(editor, QLineEdit):
         editor.setText(value if isinstance(value, str) else json.dumps(value))
+        editor.setCursorPosition(0)  # so that a long text is cut at its end
 
 
 def _read(editor: QWidget) -> Any:

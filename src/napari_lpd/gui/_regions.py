@@ -56,6 +56,7 @@ def empty_regions(slide_layer: Image) -> Shapes:
         edge_width=EDGE_UM / float(slide_layer.scale[-1]),
         edge_color=NO_TISSUE,
         face_color=NO_TISSUE + FACE_ALPHA,
+        opacity=1.0,
         metadata={KEY: {"kind": "regions", "slide": slide_layer.name}},
     )
     layer.feature_defaults = {COLUMN: ""}

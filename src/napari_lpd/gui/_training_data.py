@@ -74,7 +74,7 @@ class TrainingData(QWidget):
                     "Train on this slide together with others, in a project file",
                     self._on_add,
                 ),
-                ("Open…", "Train on the slides of a project file", self._on_open),
+                ("Open project…", "Train on the slides of a project file", self._on_open),
                 ("Leave", "Train on the open slide alone", lambda: self.use_project(None)),
             ),
         ):
@@ -84,11 +84,9 @@ class TrainingData(QWidget):
         for whole in (layout, page):
             whole.setContentsMargins(0, 0, 0, 0)
         glass = "Mark the selected regions as glass or anything that is none of the classes (key 0)"
-        made = buttons(
-            ("Mark none", glass, lambda: self.drawn.use(NONE)),
-            ("Add class", "One more tissue class", self.classes.add),
-        )
-        class_buttons = in_row([made, self._class_lists()])
+        self._mark_none = buttons(("Mark none", glass, lambda: self.drawn.use(NONE)))
+        add = buttons(("Add class", "One more tissue class", self.classes.add))
+        class_buttons = in_row([self._mark_none, add, self._class_lists()])
         for part in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
             layout.addWidget(part)
 
@@ -233,6 +231,9 @@ class TrainingData(QWidget):
     def _on_source(self, index: int) -> None:
         for number, page in enumerate(self._pages):
             page.setVisible(number == index)
+        drawn = self.source.currentText() == DRAWN
+        self._mark_none.setVisible(drawn)
+        self.classes.set_markable(drawn)
 
     def _on_load_classes(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Classes", "", "Classes (*.json)")

@@ -56,7 +56,7 @@ class TrainWidget(QWidget):
         self.data = TrainingData(viewer)
         self.chosen = TrainingSettings(self._on_copy)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
-        self.rival = QCheckBox("Then train the rival too")
+        self.rival = QCheckBox("Then train the rival, to compare in Explore")
         self.rival.setToolTip(
             "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
             " Explore compares the two"
