@@ -76,7 +76,7 @@ def main() -> None:
     widget.data.drawn.load(samples.regions_path("train"))
     with tempfile.TemporaryDirectory() as models:
         widget.out.setText(models)
-        widget.preset.setCurrentText("quick look")
+        widget.chosen.preset.setCurrentText("quick look")
         wait(5)
         idle = Gaps()
         wait(20)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_lpd.checkpoint import read_card
 from napari_lpd.cli import main
 from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError, ExportError
@@ -69,7 +70,7 @@ def test_a_project_trains_from_the_command_line(project, tmp_path, capsys):
     assert "tiny.tiff" in said
     assert sorted(path.name for path in (tmp_path / "sum").iterdir()) == ["summary.json", "tiles.png"]
     assert main(["train", "--project", str(project), "--out", str(tmp_path / "run"), *settings]) == 0
-    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert read_card(tmp_path / "run" / "model.safetensors").data == "2 slides: other.tiff, tiny.tiff"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def test_few_tiles_glass_and_broken_files_are_named(tmp_path, classes):
     said = warnings(labelled_tiles(folder, classes))
     assert said[0] == "pink: only 5 tiles; wanted 20 or more"
     assert "t05[10].png: not readable as an image" in said[1]
+    assert tile_sheet(labelled_tiles(folder, classes)).width > THUMBNAIL  # the broken one does not spoil the others
+    assert "the names of 30 tiles say no slide or patient" in said[3]
     assert said[2] == "2 of 30 tiles are mostly glass, but carry a tissue: t03[10].png, t07[10].png"
 
 
@@ -58,6 +60,16 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     assert held.labels.sum(0).min() >= 3
     assert "of other regions to choose the best epoch" in summarise(tiles, kept, held)["split"]
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_places_are_tried_until_every_class_is_held_out(tiles, classes, seed):
+    labels = np.repeat([[1, 0], [0, 1]], 120, axis=0).astype(np.float32)
+    places = [str(i // 12) for i in range(240)]  # only a dark one with a pink one will do
+    made = TileSet(classes, labels, tiles.read, "x", slides=["x"] * 240, files=[], places=places)
+    kept, held = made.hold_out(0.1, seed)
+    assert held.labels.sum(0).tolist() == [12, 12]
+    assert len(kept) == 216
 
 
 def test_neighbouring_regions_are_one_place(tiles):
@@ -87,6 +99,7 @@ def test_diversity_and_masks_are_watched_and_land_in_the_card(tiles, tiny_settin
         assert 0 <= last[f"diversity {name}"] <= 1
     assert read_card(path).metrics == last
     assert read_card(path).colours is not None
+    assert read_card(path).data == "tiny"
     previews = sorted((tmp_path / "previews").iterdir())
     assert [path.name for path in previews] == ["epoch-0001.png", "epoch-0002.png"]
     assert np.asarray(Image.open(previews[0])).std() > 20

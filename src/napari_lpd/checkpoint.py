@@ -41,6 +41,7 @@ class Card(Settings):
     settings: TrainSettings
     tiles_per_class: dict[str, int]
     tiles: int
+    data: Annotated[str, Field(description="What the tiles come from: slides, a folder, or a table.")] = ""
     steps: int
     map_scale: Annotated[
         tuple[tuple[float, ...], ...],

@@ -78,8 +78,13 @@ class TrainSettings(Settings):
     """How a model is trained (method.md §12, default column, unless said otherwise)."""
 
     model: ModelSettings = ModelSettings()
-    mpp: Annotated[float, Field(ge=0.05, le=20, description="Resolution of the training tiles, in µm per pixel.")] = 1.0
-    tile: Annotated[int, Field(ge=64, le=1024, description="Edge of a tile, in pixels at mpp.")] = 128
+    mpp: Annotated[
+        float,
+        Field(ge=0.05, le=20, title="µm per pixel", description="Resolution of the training tiles, in µm per pixel."),
+    ] = 1.0
+    tile: Annotated[
+        int, Field(ge=64, le=1024, title="tile edge, pixels", description="Edge of a tile, in pixels at mpp.")
+    ] = 128
     tile_step: Annotated[int, Field(ge=16, le=1024, description="Step between tiles cut from a region, in pixels.")] = (
         64
     )
@@ -87,7 +92,9 @@ class TrainSettings(Settings):
         float, Field(gt=0, le=1, description="Share of a tile that must lie in labelled regions to be used.")
     ] = 0.75
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the training tiles.")] = 8
-    max_steps: Annotated[int, Field(ge=0, description="Stop after this many steps; 0 means no limit.")] = 0
+    max_steps: Annotated[
+        int, Field(ge=0, title="steps at most, 0: all", description="Stop after this many steps; 0 means no limit.")
+    ] = 0
     batch: Annotated[int, Field(ge=1, le=512, description="Tiles per step.")] = 10
     lr: Annotated[float, Field(gt=0, le=1, description="Learning rate of the encoder.")] = 3e-4
     head_lr_factor: Annotated[

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MIN_TISSUE_SHARE = 0.1
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
+ORDERS = 20  # in which the places of one slide are tried, until some amount to a sample
+NAMED = 5  # slides named where there are many
 
 
 class Origin(NamedTuple):
@@ -155,20 +157,23 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         """Tiles for training and for validation; whole slides go to validation, in random order, up to `share`.
 
         Of one slide alone, whole places go there, if they amount to a sample that can choose: 20 tiles or more, and
-        three or more of every class. A slide or place stays in training where its loss would leave a class without
-        tiles.
+        three or more of every class; several orders are tried. A slide or place stays in training where its loss would
+        leave a class without tiles.
         """
         one_slide = len(set(self.slides)) == 1
         names, part_of = np.unique(self.places if one_slide else self.slides, return_inverse=True)
-        kept = np.ones(len(self), bool)
-        for part in np.random.RandomState(seed).permutation(len(names)):
-            without = kept & (part_of != part)
-            if (~without).sum() <= share * len(self) and self.labels[without].any(0).all():
-                kept = without
-        held = self.labels[~kept]
-        if not len(held) or (one_slide and (len(held) < FEWEST_HELD or held.sum(0).min() < FEWEST_HELD_OF_CLASS)):
-            return self, None
-        return self.subset(np.flatnonzero(kept).tolist()), self.subset(np.flatnonzero(~kept).tolist())
+        sizes = np.bincount(part_of)
+        sums = np.stack([np.bincount(part_of, own) for own in self.labels.T], 1)
+        random = np.random.RandomState(seed)
+        for _ in range(ORDERS if one_slide else 1):
+            count, held, of_class = 0, np.zeros(len(names), bool), sums.sum(0)
+            for part in random.permutation(len(names)):
+                if count + sizes[part] <= share * len(self) and (of_class > sums[part]).all():
+                    count, of_class, held[part] = count + sizes[part], of_class - sums[part], True
+            if count and (not one_slide or (count >= FEWEST_HELD and sums[held].sum(0).min() >= FEWEST_HELD_OF_CLASS)):
+                apart = held[part_of]
+                return self.subset(np.flatnonzero(~apart).tolist()), self.subset(np.flatnonzero(apart).tolist())
+        return self, None
 
     def spread(self, most: int) -> list[int]:
         """Indices of up to `most` tiles, evenly spread over every class's tiles."""
@@ -176,6 +181,15 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         share = max(most // len(of_class), 1)
         chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
         return [int(index) for index in np.unique(np.concatenate(chosen))]
+
+
+def described(*parts: TileSet) -> str:
+    """What sets of tiles come from, for people: their source, and the first slides or patients by name."""
+    source, names = parts[0].source, sorted({name for tiles in parts for name in tiles.slides})
+    if names == [source]:
+        return source
+    more = f" and {len(names) - NAMED} more slides or patients" if len(names) > NAMED else ""
+    return f"{source}: {', '.join(names[:NAMED])}{more}"
 
 
 def tiles_from_regions(

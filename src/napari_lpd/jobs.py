@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 1.5
 WARNING = "warning: "  # how a Progress's message begins that is to be kept in sight
+COMPUTING = "computing on "  # how a Progress's message begins that names the device and why it is used
 PAUSE, GO_ON = "p", "g"  # what a child reads from its input
 NICENESS = 5  # how far work beside a window stands back, so that the window stays smooth
 

@@ -38,12 +38,15 @@ def summarise(tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on:
     """
     per_slide = Counter(tiles.slides)
     if held is not None:
-        by = "slide" if len(per_slide) > 1 else "region"
+        by = "region" if len(per_slide) == 1 else "tile" if _name_no_slide(tiles) else "slide"
         split = f"{len(kept)} tiles to train on, {len(held)} of other {by}s to choose the best epoch"
     elif validated_on:
         split = f"{len(tiles)} tiles to train on; {validated_on} chooses the best epoch"
     else:
-        split = f"{len(tiles)} tiles to train on; the last epoch is kept, as nothing is held out"
+        split = (
+            f"{len(tiles)} tiles to train on; the last epoch is kept, as nothing is held out: that takes small regions"
+            " of every class that lie apart, or a larger valid_share, or a second slide"
+        )
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,
@@ -81,26 +84,42 @@ def warnings(tiles: TileSet) -> list[str]:
         of = f"{len(glass)} of {len(looked)} tiles" + ("" if len(looked) == len(tiles) else " looked at")
         more = ", …" if len(glass) > NAMED else ""
         said.append(f"{of} are mostly glass, but carry a tissue: {', '.join(glass[:NAMED])}{more}")
+    if _name_no_slide(tiles):
+        said.append(
+            f"the names of {len(tiles)} tiles say no slide or patient, so that neighbouring tiles may be split between"
+            " training and validation; say how they name it, or give a table with a column source"
+        )
     multiple = int((tiles.labels.sum(1) > 1).sum())
     if multiple == len(tiles):
         said.append("every tile holds several tissues; some tiles with one alone would tell them apart")
     return said
 
 
+def _name_no_slide(tiles: TileSet) -> bool:
+    """Whether every tile comes from a slide of its own, as far as is known."""
+    return len(set(tiles.slides)) == len(tiles) > FEWEST_TILES
+
+
 def tile_sheet(tiles: TileSet, before: TileSet | None = None) -> Image.Image:
     """A row of tiles per class; with `before`, a row of the same tiles as they came above each.
 
-    Raises:
-        DataError: a tile cannot be read.
+    A tile that cannot be read is grey; `warnings` names it.
     """
     rows: list[tuple[str, tuple[int, int, int], list[NDArray[np.uint8]]]] = []
     for c, tissue in enumerate(tiles.classes):
         own = np.flatnonzero(tiles.labels[:, c] > 0)
         chosen = own[np.unique(np.linspace(0, len(own) - 1, min(len(own), PER_CLASS)).astype(int))]
         if before is not None:
-            rows.append((f"{tissue.name}, as it came", tissue.rgb, [before.read(int(i)) for i in chosen]))
-        rows.append((tissue.name, tissue.rgb, [tiles.read(int(i)) for i in chosen]))
+            rows.append((f"{tissue.name}, as it came", tissue.rgb, [_read_or_grey(before, i) for i in chosen]))
+        rows.append((tissue.name, tissue.rgb, [_read_or_grey(tiles, i) for i in chosen]))
     return sheet(rows)
+
+
+def _read_or_grey(tiles: TileSet, index: int) -> NDArray[np.uint8]:
+    try:
+        return tiles.read(int(index))
+    except DataError:
+        return np.full((THUMBNAIL, THUMBNAIL, 3), 128, np.uint8)
 
 
 def sheet(rows: Sequence[tuple[str, tuple[int, int, int], Sequence[NDArray[np.uint8]]]]) -> Image.Image:

@@ -22,10 +22,11 @@ from napari_lpd.augmentation import Jitter, augment
 from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.colour import colours_of
+from napari_lpd.data import described
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes, overlap
-from napari_lpd.jobs import Job, Progress
+from napari_lpd.jobs import COMPUTING, Job, Progress
 from napari_lpd.model import (
     LPD,
     TRAINING_ONLY,
@@ -152,7 +153,7 @@ class _Run:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.device, reason = choose_device(settings.device)
         precision = choose_precision(settings.precision, self.device)
-        self.arithmetic = f"computing on {self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
+        self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
         encoder = encoder_of(settings.model, settings.model.encoder_weights)
         self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
         width = encoder.widths[-1]
@@ -307,6 +308,7 @@ class _Run:
             settings=self.settings,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
+            data=described(self.tiles, *([self.held] if self.held else [])),
             steps=step,
             map_scale=constants.map_scale,
             temperature=constants.temperature,

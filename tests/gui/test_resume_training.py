@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
+from napari_lpd import samples
 from napari_lpd.checkpoint import STATE_NAME, read_card, read_state
+from napari_lpd.classes import CLASSES
 from napari_lpd.config import TrainSettings
+from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import add_regions, new_regions_layer
 from napari_lpd.gui._runs import ARGUMENTS, unfinished_run
 from napari_lpd.gui.train import TrainWidget
@@ -24,8 +28,8 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
         widget.data.classes.set_classes(classes)
         widget.out.setText(str(tmp_path / "models"))
         settings = TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99, max_steps=STEPS, batch=4, threads=1)
-        widget.form.set_value(settings)
-        widget.more.set_value(settings)
+        widget.chosen.form.set_value(settings)
+        widget.chosen.more.set_value(settings)
         return widget
 
     add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions, classes)
@@ -51,6 +55,7 @@ def test_a_stopped_training_goes_on_in_the_next_napari_and_its_curve_too(make_wi
     assert "Resume goes on there" in widget.job.status.text()
 
     again = make_widget()
+    again.data.classes.set_classes(CLASSES["luad"])  # as a new napari knows nothing of the run's
     assert not again.resume.isHidden()
     assert again.resume.text() == f"Resume {run.name}"
     again.resume.click()
@@ -62,6 +67,26 @@ def test_a_stopped_training_goes_on_in_the_next_napari_and_its_curve_too(make_wi
     assert read_card(run / "model.safetensors").steps <= STEPS
     assert not (run / STATE_NAME).exists()
     assert again.resume.isHidden()
+    again.watching.curves.page.setCurrentText("effective number of prototypes")
+    assert "dark" in again.watching.curves._legend.text()
+    assert again.device.text().startswith("Computing on cpu (")
+
+
+def test_what_a_stopped_training_has_learned_can_be_used_at_once(make_widget, tmp_path):
+    widget = make_widget()
+    run = tmp_path / "models" / "tiny-001"
+    run.mkdir(parents=True)
+    (run / STATE_NAME).write_bytes(b"")
+    (run / ARGUMENTS).write_text("[]")
+    shutil.copy(samples.model_path(), run / "model.safetensors")
+    widget._run = run
+    widget.job.stop()
+    widget.job.runner.ended.emit()
+    assert widget.job.status.text() == (
+        "Stopped; what was learned is kept. Resume goes on there. The best model so far is ready in Predict."
+    )
+    assert not widget.predict.isHidden()
+    assert run / "model.safetensors" in recent_models.paths()
 
 
 def test_a_run_whose_files_are_damaged_is_said_in_one_line(make_widget, tmp_path, shown_errors):

@@ -15,13 +15,13 @@ from napari_lpd.gui._layers import kind
 from napari_lpd.gui._results import our_layers
 from napari_lpd.gui.train import TrainWidget
 
-OUTLINES = [  # key of the tissue and a box in level-0 pixels: y, x, height, width
+OUTLINES = [  # keys of the tissues and a box in level-0 pixels: y, x, height, width
     ("2", 2090, 20, 450, 480),
     ("2", 4020, 640, 310, 360),
     ("3", 4650, 3660, 250, 270),
     ("3", 2050, 1330, 210, 210),
-    ("4", 2700, 2200, 420, 480),
-    ("4", 3350, 1860, 380, 280),
+    ("43", 2760, 2560, 390, 480),
+    ("43", 4140, 2120, 380, 280),
     ("1", 3900, 40, 400, 230),
     ("1", 4435, 280, 480, 260),
 ]
@@ -36,27 +36,30 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     train.data.drawn.slides.open(samples.skin_slide_path())
     train.data.classes.set_classes(read_classes(samples.classes_path()))
     QApplication.processEvents()
-    train.data.drawn._on_new_regions()
+    train.data.drawn._on_draw()
     layer = next(layer for layer in viewer.layers if kind(layer) == "regions")
     viewer.reset_view()
     hand = Hand(viewer)
-    for number, (key, y, x, h, w) in enumerate(OUTLINES, start=1):
+    for number, (keys, y, x, h, w) in enumerate(OUTLINES, start=1):
         layer.mode = "add_rectangle"
         layer.selected_data = set()
         hand.canvas.native.setFocus()
-        QTest.keyClick(hand.canvas.native, key)
+        QTest.keyClick(hand.canvas.native, keys[0])
         um = 0.998
         hand.drag((y * um, x * um), ((y + h) * um, (x + w) * um))
         assert len(layer.data) == number
-    assert list(layer.features["tissues"]) == [
-        ("epidermis", "naevus nests", "collagen", "fat")[int(key) - 1] for key, *_ in OUTLINES
-    ]
-    assert [row.count.text()[:1] for row in train.data.classes._rows] == ["2"] * 4
+        if keys[1:]:
+            layer.selected_data = {number - 1}
+            QTest.keyClick(hand.canvas.native, keys[1])
+    names = ("epidermis", "naevus nests", "collagen", "fat")
+    assert list(layer.features["tissues"]) == [" + ".join(names[int(key) - 1] for key in keys) for keys, *_ in OUTLINES]
+    assert [row.count.text()[:1] for row in train.data.classes._rows] == ["2", "2", "4", "2"]
+    layer.selected_data = set()
     layer.mode = "pan_zoom"
     picture(viewer, "train_regions")
 
-    train.preset.setCurrentText("quick look")
-    train.show_settings(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
+    train.chosen.preset.setCurrentText("quick look")
+    train.chosen.show_value(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
     train._on_check()
     qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)
     assert shown_errors == []
@@ -78,8 +81,10 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     assert loss()[0] == list(range(1, loss()[0][-1] + 1))
     assert len(loss()[0]) > taken
     assert "computing on cpu" in train.watching.log.toPlainText()
+    assert train.device.text().startswith("Computing on cpu (")
     assert len(train.watching._previews()) == train.watching.epoch.maximum() >= 2
     assert "3 per class" in train.watching.card.text()
+    assert "from CMU-1_skin.tiff" in train.watching.card.text()
     train.watching.setCurrentIndex(2)
     picture(viewer, "train_done")
 
@@ -104,7 +109,7 @@ def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_
     train = use_widget(TrainWidget)
     train.data.classes.set_classes(classes)
     train.out.setText(str(tmp_path / "models"))
-    train.show_settings(TrainSettings(tile=64, tile_step=48, max_steps=2, batch=4, threads=1, seed=7))
+    train.chosen.show_value(TrainSettings(tile=64, tile_step=48, max_steps=2, batch=4, threads=1, seed=7))
     train.rival.setChecked(True)
     train.job.button.click()
     models = tmp_path / "models"

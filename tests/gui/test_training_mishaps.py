@@ -32,7 +32,7 @@ def train(use_widget, tiny_layer, classes, tmp_path):
     widget = use_widget(TrainWidget)
     widget.out.setText(str(tmp_path / "models"))
     widget.data.classes.set_classes(classes)
-    widget.show_settings(QUICK)
+    widget.chosen.show_value(QUICK)
     return widget
 
 
@@ -114,8 +114,9 @@ def test_regions_that_cannot_be_saved_beside_the_slide_are_said_once_and_stay(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("napari_lpd.files.os.replace", refused)
-    train.data.drawn.save()
-    train.data.drawn.save()
+    for _ in range(2):
+        train.data.drawn.files.change(layer)
+        train.data.drawn.files.save()
     assert len(shown_errors) == 1
     assert "Read-only file system" in shown_errors[0]
     assert len(layer.data) == 1
@@ -203,13 +204,13 @@ def test_settings_are_saved_loaded_and_copied_as_a_command(train, draw, tmp_path
     from qtpy.QtGui import QGuiApplication
 
     draw(box(0, 0, 190, "dark"), box(0, 194, 190, "pink"))
-    train.save_settings(tmp_path / "s.json")
+    train.chosen.save(tmp_path / "s.json")
     wanted = train.settings()
-    train.preset.setCurrentText("paper")
+    train.chosen.preset.setCurrentText("paper")
     assert train.settings() != wanted
     from napari_lpd.settings import read_settings
 
-    train.show_settings(read_settings(TrainSettings, tmp_path / "s.json", []))
+    train.chosen.show_value(read_settings(TrainSettings, tmp_path / "s.json", []))
     assert train.settings() == wanted
     train._on_copy()
     command = QGuiApplication.clipboard().text()
@@ -222,7 +223,7 @@ def test_settings_are_saved_loaded_and_copied_as_a_command(train, draw, tmp_path
 
 def test_pause_waits_and_says_so(train, draw, qtbot, shown_errors):
     draw(box(0, 0, 190, "dark"), box(0, 194, 190, "pink"))
-    train.show_settings(QUICK.model_copy(update={"epochs": 200, "max_steps": 500}))
+    train.chosen.show_value(QUICK.model_copy(update={"epochs": 200, "max_steps": 500}))
     train.job.button.click()
     steps = lambda: len(train.watching.curves.points("loss")[0])  # noqa: E731
     qtbot.waitUntil(lambda: steps() >= 2, timeout=120_000)
@@ -257,7 +258,7 @@ viewer.window.add_dock_widget(widget)
 widget.data.classes.set_classes([TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a")])
 widget.data.drawn.slides.open(Path(slide))
 widget.out.setText(models)
-widget.show_settings(TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99, max_steps=60, batch=4, threads=1))
+widget.chosen.show_value(TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99, max_steps=60, batch=4, threads=1))
 (widget.job.button if widget.resume.isHidden() else widget.resume).click()
 while widget.job.runner.running:
     QApplication.processEvents()

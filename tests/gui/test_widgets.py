@@ -63,7 +63,7 @@ def test_train_without_a_slide_says_what_is_missing(train, shown_errors):
 
 def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_errors):
     train.job.button.click()
-    assert shown_errors == ["no regions yet: press New regions layer and outline a few regions per tissue"]
+    assert shown_errors == ["no regions yet: press Draw regions and outline a few regions per tissue"]
 
 
 def test_train_without_a_folder_of_tiles_says_what_is_missing(train, shown_errors):
@@ -75,7 +75,7 @@ def test_train_without_a_folder_of_tiles_says_what_is_missing(train, shown_error
 def test_a_region_with_a_tissue_that_is_no_class_is_refused(ready, tmp_path, shown_errors):
     ready.data.classes.set_classes(read_classes(samples.classes_path()))
     ready.job.button.click()
-    assert shown_errors == ["regions are marked dark, pink, which is not among the tissue classes"]
+    assert shown_errors == ["regions are marked dark, pink, which is no tissue class here: add it, or mark them anew"]
     assert not (tmp_path / "models").exists()
 
 
@@ -93,16 +93,17 @@ def test_a_widget_fits_its_width(use_widget, widget):
 
 def test_every_preset_goes_through_the_form_and_back(train):
     for name, values in PRESETS.items():
-        train.preset.setCurrentText(name)
+        train.chosen.preset.setCurrentText(name)
+        assert train.chosen.about.text()
         assert train.settings() == TrainSettings.build(values), name
-    train.preset.setCurrentText("pbip")
-    train.form.set_value(train.settings().model_copy(update={"epochs": 3}))
+    train.chosen.preset.setCurrentText("pbip")
+    train.chosen.form.set_value(train.settings().model_copy(update={"epochs": 3}))
     assert train.settings().model.bank == "clustered"
     assert train.settings().epochs == 3
 
 
 def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, children, qtbot):
-    ready.form.set_value(TrainSettings(epochs=2))
+    ready.chosen.form.set_value(TrainSettings(epochs=2))
     ready.job.button.click()
     qtbot.waitUntil(lambda: len(children) == 1)
     run = tmp_path / "models" / "tiny-001"
@@ -370,8 +371,8 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     train.out.setText(str(tmp_path / "models"))
     train.data.drawn.load(samples.regions_path("train"))
     settings = TrainSettings(mpp=2.0, tile=64, tile_step=256, max_steps=6, batch=4, threads=1)
-    train.form.set_value(settings)
-    train.more.set_value(settings)
+    train.chosen.form.set_value(settings)
+    train.chosen.more.set_value(settings)
     train.job.button.click()
     qtbot.waitUntil(lambda: not train.job.runner.running, timeout=180_000)
     assert shown_errors == []

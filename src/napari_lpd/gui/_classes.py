@@ -28,6 +28,7 @@ class _Row:
 
     def __init__(self, tissue: TissueClass) -> None:
         self.color = tissue.color
+        self.known_as = tissue.name  # to the regions
         self.button = QToolButton()
         self.button.setIcon(swatch(tissue.color))
         self.button.setIconSize(QSize(SWATCH, SWATCH))
@@ -53,15 +54,18 @@ class ClassTable(QWidget):
 
     Signals:
         used: the name of the class whose Mark button was pressed.
+        renamed: a class's old name and its new one; `changed` follows.
         changed: a name, a colour or the list changed.
     """
 
     used = Signal(str)
+    renamed = Signal(str, str)
     changed = Signal()
 
     def __init__(self, classes: Sequence[TissueClass]) -> None:
         super().__init__()
         self._rows: list[_Row] = []
+        self._markable = True
         self._grid = QGridLayout()
         self._grid.setColumnStretch(1, 1)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -106,6 +110,13 @@ class ClassTable(QWidget):
         self._add(TissueClass(name=f"tissue {len(self._rows) + 1}", color=color))
         self.changed.emit()
 
+    def set_markable(self, markable: bool) -> None:
+        """Show or hide what is about regions: counts and Mark buttons."""
+        self._markable = markable
+        for row in self._rows:
+            row.count.setVisible(markable)
+            row.use.setVisible(markable)
+
     def set_counts(self, counts: Mapping[str, str]) -> None:
         """Say beside each class what there is of it."""
         for row in self._rows:
@@ -121,10 +132,19 @@ class ClassTable(QWidget):
             row.use.setText(f"Mark {number}")
             row.use.setToolTip(f"{row.use.toolTip()} (key {number})")
         row.button.clicked.connect(lambda: self._on_color(row))
-        row.name.editingFinished.connect(self.changed.emit)
+        row.name.editingFinished.connect(lambda: self._on_name(row))
         row.use.clicked.connect(lambda: self.used.emit(row.name.text().strip()))
         row.remove.clicked.connect(lambda: self._on_remove(row))
         self._rows.append(row)
+        self.set_markable(self._markable)
+
+    def _on_name(self, row: _Row) -> None:
+        old, new = row.known_as, row.name.text().strip()
+        others = {other.name.text().strip() for other in self._rows if other is not row}
+        if new and new != old and new not in others:
+            row.known_as = new
+            self.renamed.emit(old, new)
+        self.changed.emit()
 
     def _on_color(self, row: _Row) -> None:
         color = QColorDialog.getColor(QColor(row.color), self, f"Colour of {row.name.text()}")

@@ -55,7 +55,7 @@ class Curves(QWidget):
         self._plot.setMenuEnabled(False)
         self._plot.showGrid(y=True, alpha=0.2)
         self._plot.setLabel("bottom", "step")
-        self._plot.setFixedHeight(170)
+        self._plot.setFixedHeight(190)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(REDRAW_MS)

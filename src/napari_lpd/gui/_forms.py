@@ -11,7 +11,7 @@ from napari_lpd.gui._layout import chooser
 from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pydantic.fields import FieldInfo
 
@@ -40,9 +40,18 @@ class SettingsForm(QWidget, Generic[S]):
             if (only and name not in only) or name in without:
                 continue
             editor = self._rows[name] = _editor(field, value)
-            layout.addRow(name.rpartition(".")[2].replace("_", " "), editor)
+            layout.addRow(field.title or name.rpartition(".")[2].replace("_", " "), editor)
             for part in (editor, layout.labelForField(editor)):
                 part.setToolTip(_help(field))
+
+    def show_rows(self, names: Sequence[str], visible: bool) -> None:
+        """Show or hide rows; hidden ones keep their values."""
+        layout = self.layout()
+        assert isinstance(layout, QFormLayout)
+        for name in names:
+            editor = self._rows[name]
+            for part in (editor, layout.labelForField(editor)):
+                part.setVisible(visible)
 
     def changes(self) -> dict[str, Any]:
         """The rows' values, nested like the settings."""
@@ -130,6 +139,7 @@ def _write(editor: QWidget, value: Any) -> None:
         editor.setValue(value)
     elif isinstance(editor, QLineEdit):
         editor.setText(value if isinstance(value, str) else json.dumps(value))
+        editor.setCursorPosition(0)  # so that a long text is cut at its end
 
 
 def _read(editor: QWidget) -> Any:

@@ -58,6 +58,7 @@ def describe(card: Card) -> str:
         f"<b>{settings.model.bank} prototypes</b>, {settings.model.prototypes_per_class} per class, on"
         f" {settings.model.encoder}",
         f"{card.tiles} tiles of {settings.tile} pixels at {settings.mpp:g} µm per pixel: {classes}",
+        *([f"from {card.data}"] if card.data else []),
         f"{card.steps} steps, seed {settings.seed}, {card.created}",
     ]
     lines += [f"{name}: {_with_limits(value, card.intervals.get(name))}" for name, value in card.metrics.items()

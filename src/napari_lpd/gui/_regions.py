@@ -56,6 +56,7 @@ def empty_regions(slide_layer: Image) -> Shapes:
         edge_width=EDGE_UM / float(slide_layer.scale[-1]),
         edge_color=NO_TISSUE,
         face_color=NO_TISSUE + FACE_ALPHA,
+        opacity=1.0,
         metadata={KEY: {"kind": "regions", "slide": slide_layer.name}},
     )
     layer.feature_defaults = {COLUMN: ""}
@@ -101,6 +102,17 @@ def use_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
     _write(layer, tissues, classes)
     shapes = f"{len(chosen)} region" + "s" * (len(chosen) > 1)
     return f"{name} taken from {shapes}." if take else f"{shapes} marked as {name}."
+
+
+def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueClass]) -> bool:
+    """Give regions of one tissue its new name; returns whether there were any."""
+    tissues = tissues_of(layer)
+    if layer.feature_defaults.get(COLUMN, pd.Series([""])).iloc[0] == old:
+        layer.feature_defaults = {COLUMN: new}
+    if not any(old in names for names in tissues):
+        return False
+    _write(layer, [tuple(new if name == old else name for name in names) for names in tissues], classes)
+    return True
 
 
 def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
@@ -160,10 +172,10 @@ def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
     ]
 
 
-def bind_numbers(layer: Shapes, use: Callable[[int], None]) -> None:
-    """Make the keys 1 to 9 call `use` with 0 to 8, and 0 with -1, while the layer is the active one."""
+def bind_numbers(layer: Shapes, use: Callable[[Shapes, int], None]) -> None:
+    """Make the keys 1 to 9 call `use` with the layer and 0 to 8, and 0 with -1, while it is the active one."""
     for key in range(10):
-        layer.bind_key(str(key), lambda _, index=key - 1: use(index), overwrite=True)
+        layer.bind_key(str(key), lambda active, index=key - 1: use(active, index), overwrite=True)
 
 
 def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:

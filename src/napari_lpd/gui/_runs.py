@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.checkpoint import STATE_NAME
+from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError
 from napari_lpd.presets import PRESETS
+from napari_lpd.project import read_project
 from napari_lpd.settings import read_settings
 
 if TYPE_CHECKING:
@@ -147,6 +149,18 @@ def read_arguments(run: Path) -> list[str]:
         return [str(argument) for argument in arguments]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{run / ARGUMENTS}: cannot be read ({error}); train anew") from error
+
+
+def run_classes(arguments: Sequence[str]) -> tuple[TissueClass, ...]:
+    """The tissue classes of the training that arguments start.
+
+    Raises:
+        DataError: the run's files, or a slide of its project, are gone.
+    """
+    for name, read in (("--classes", read_classes), ("--project", lambda path: read_project(path).classes)):
+        if name in arguments:
+            return read(Path(arguments[arguments.index(name) + 1]))
+    raise DataError(f"{out_of(arguments)}: its arguments name no tissue classes; train anew")
 
 
 def out_of(arguments: Sequence[str]) -> Path:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
-from napari_lpd import samples
 from napari_lpd.errors import DataError, LpdError
-from napari_lpd.gui._layers import KEY, slide_of, slide_path
-from napari_lpd.gui._layout import buttons, chooser, note
+from napari_lpd.gui._layers import KEY, kind, slide_of, slide_path
+from napari_lpd.gui._layout import buttons, chooser
+from napari_lpd.gui._region_files import RegionFiles
 from napari_lpd.gui._regions import (
     add_regions,
     area_mm2,
@@ -22,6 +22,7 @@ from napari_lpd.gui._regions import (
     recolour,
     regions_layers,
     regions_of,
+    rename_tissue,
     use_tissue,
 )
 from napari_lpd.gui._slides import SlidePicker
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
     import napari.viewer
     from napari.layers import Image, Shapes
+    from napari.utils.events import Event
+    from qtpy.QtGui import QHideEvent
 
     from napari_lpd.classes import TissueClass
     from napari_lpd.gui._classes import ClassTable
-
-SAVE_MS = 1500  # after the last change of a region
 
 
 class SlideRegions(QWidget):
@@ -61,26 +62,23 @@ class SlideRegions(QWidget):
         self.classes = classes
         self.slides = SlidePicker(viewer)
         self.regions = chooser()
-        self.saved = note("")
-        self.saved.setVisible(False)
+        self.files = RegionFiles(viewer, classes)
         self._watched: WeakSet[Shapes] = WeakSet()
         self._seen: WeakSet[Image] = WeakSet()
-        self._saver = QTimer(self)
-        self._saver.setSingleShot(True)
-        self._saver.setInterval(SAVE_MS)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         made = buttons(
-            ("New regions layer", "An empty layer on the slide to outline regions in", self._on_new_regions),
+            ("Draw regions", "A layer on the slide to outline regions in", self._on_draw),
             ("Load…", "Regions from GeoJSON, QuPath's too", self._on_load_regions),
             ("Save as…", "Regions as GeoJSON, which QuPath opens too", self._on_save_regions),
         )
-        for part in (self.slides, self.regions, made, self.saved):
+        for part in (self.slides, self.regions, made, self.files):
             layout.addWidget(part)
-        self._saver.timeout.connect(self.save)
+        self.files.failed.connect(self.failed)
         self.slides.changed.connect(self._reload)
         classes.used.connect(self.use)
+        classes.renamed.connect(self._on_renamed)
         classes.changed.connect(self._on_classes)
         self.regions.currentIndexChanged.connect(self.count)
         for event in ("inserted", "removed", "reordered", "renamed"):
@@ -118,7 +116,9 @@ class SlideRegions(QWidget):
         names = {tissue.name for tissue in self.classes.classes()}
         strange = sorted({name for region in regions for name in region.tissues} - names)
         if strange:
-            raise DataError(f"regions are marked {', '.join(strange)}, which is not among the tissue classes")
+            raise DataError(
+                f"regions are marked {', '.join(strange)}, which is no tissue class here: add it, or mark them anew"
+            )
         return regions
 
     def annotated(self) -> AnnotatedSlide:
@@ -129,10 +129,7 @@ class SlideRegions(QWidget):
         """
         path = self.file()
         self.checked()
-        self.save()
-        if not regions_beside(path).exists():
-            raise DataError(f"{path}: its regions cannot be saved beside it; copy the slide to a folder of yours")
-        return AnnotatedSlide(slide=path, regions=regions_beside(path), mpp=self.mpp())
+        return AnnotatedSlide(slide=path, regions=self.files.write(self.layer(), self.slides.layer()), mpp=self.mpp())
 
     def layer(self) -> Shapes:
         """The chosen regions layer.
@@ -143,7 +140,7 @@ class SlideRegions(QWidget):
         layers = regions_layers(self._viewer)
         index = self.regions.currentIndex()
         if not 0 <= index < len(layers):
-            raise DataError("no regions yet: press New regions layer and outline a few regions per tissue")
+            raise DataError("no regions yet: press Draw regions and outline a few regions per tissue")
         return layers[index]
 
     def _fill(self) -> None:
@@ -154,9 +151,10 @@ class SlideRegions(QWidget):
             self.regions.addItem(layer.name)
             if layer not in self._watched:
                 self._watched.add(layer)
-                layer.events.data.connect(self._on_drawn)
+                layer.events.data.connect(self._on_data)
                 bind_numbers(layer, self._on_number)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
+                self.files.change(layer)
         self.regions.setCurrentText(chosen)
         self.regions.blockSignals(False)
         self.regions.setVisible(self.regions.count() > 0)
@@ -167,61 +165,52 @@ class SlideRegions(QWidget):
         found = area_mm2(self.layer()) if self.regions.count() else {}
         self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in found.items()})
 
-    def _on_drawn(self) -> None:
+    def _on_data(self, event: Event) -> None:
+        self._on_drawn(event.source)
+
+    def _on_drawn(self, layer: Shapes) -> None:
         self.count()
-        self._saver.start()
+        self.files.change(layer)
 
-    def save(self) -> None:
-        """Save the regions beside their slide; where that cannot be done, say so, once."""
-        self._saver.stop()
-        slide_layer = self.slides.find()
-        path = None if slide_layer is None else slide_path(slide_layer)
-        if slide_layer is None or path is None or not self.regions.count() or _is_sample(path):
-            return
-        try:
-            layer = self.layer()
-            if layer.metadata.get(KEY, {}).get("slide") != slide_layer.name or not len(layer.data):
-                return
-            written = write_regions(regions_beside(path), outlines_of(layer, slide_layer), self.classes.drafts())
-        except LpdError as error:
-            line = f"Regions are not saved: {error}"
-            if self.saved.text() != line:
-                self._say_saved(line)
-                self.failed.emit(line)
-            return
-        self._say_saved(f"Regions saved: {written.name}")
-
-    def _say_saved(self, line: str) -> None:
-        self.saved.setText(line)
-        self.saved.setVisible(True)
+    def hideEvent(self, event: QHideEvent) -> None:
+        """What was drawn last is saved before the window goes."""
+        self.files.save()
+        super().hideEvent(event)
 
     def _reload(self) -> None:
         """Choose the regions of the chosen slide; where it has none, draw those that were saved beside it."""
         layer = self.slides.find()
         if layer is None:
             return
-        own = [s for s in regions_layers(self._viewer) if s.metadata.get(KEY, {}).get("slide") == layer.name]
-        path = slide_path(layer)
-        if own:
-            self.regions.setCurrentText(own[0].name)
+        own, path = self._of(layer), slide_path(layer)
+        if own is not None:
+            self.regions.setCurrentText(own.name)
         elif path is not None and layer not in self._seen and regions_beside(path).exists():
             self._seen.add(layer)
             self.load(regions_beside(path))
         self._seen.add(layer)  # regions that are deleted do not come back by themselves
 
-    def _on_new_regions(self) -> None:
+    def _on_draw(self) -> None:
         try:
-            self._new_regions()
-            self.said.emit("Press a tissue's Mark button, or its number on the keyboard, and outline what holds it.")
+            layer = self._own_layer()
         except LpdError as error:
             self.failed.emit(str(error))
+            return
+        self._viewer.layers.selection.active = layer
+        self.said.emit("Press a tissue's Mark button, or its number on the keyboard, and outline what holds it.")
 
-    def _new_regions(self) -> Shapes:
-        layer = self.slides.layer()
-        slide_of(layer).close()  # refuses a slide without resolution
-        made = new_regions_layer(self._viewer, layer)
-        self.regions.setCurrentText(made.name)
-        return made
+    def _of(self, slide: Image) -> Shapes | None:
+        """The regions layer of a slide: it has one at most."""
+        ours = (shapes for shapes in regions_layers(self._viewer) if kind(shapes) == "regions")
+        return next((shapes for shapes in ours if shapes.metadata[KEY]["slide"] == slide.name), None)
+
+    def _own_layer(self) -> Shapes:
+        """The chosen slide's regions layer, a new one if it has none; it is chosen."""
+        slide = self.slides.layer()
+        slide_of(slide).close()  # refuses a slide without resolution
+        layer = self._of(slide) or new_regions_layer(self._viewer, slide)
+        self.regions.setCurrentText(layer.name)
+        return layer
 
     def _on_save_regions(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Regions", "regions.geojson", "GeoJSON (*.geojson)")
@@ -238,20 +227,26 @@ class SlideRegions(QWidget):
             self.load(Path(path))
 
     def load(self, path: Path) -> None:
-        """Draw the regions of a GeoJSON file on the chosen slide; tissues that are no class yet become one."""
+        """Draw the regions of a GeoJSON file on the chosen slide; tissues that are no class yet become one.
+
+        Regions that are there already are not drawn twice.
+        """
         try:
             regions, found = read_regions(path), classes_in(path)
-            layer = self._new_regions()
+            layer = self._own_layer()
+            there = {_identity(region) for region in outlines_of(layer, self.slides.layer())}
+            fresh = [region for region in regions if _identity(region) not in there]
             new = self._add_classes(found)
-            add_regions(layer, regions, self.classes.drafts())
+            add_regions(layer, fresh, self.classes.drafts())
         except LpdError as error:
             self.failed.emit(str(error))
             return
         self.count()
         added = f" New classes: {', '.join(tissue.name for tissue in new)}." if new else ""
-        bare = sum(not region.named for region in regions)
+        bare = sum(not region.named for region in fresh)
         unnamed = f" {bare} of them carry no tissue yet." if bare else ""
-        self.said.emit(f"{len(regions)} regions from {path.name}.{added}{unnamed}")
+        known = f" {len(regions) - len(fresh)} were there already." if len(fresh) < len(regions) else ""
+        self.said.emit(f"{len(regions)} regions from {path.name}.{known}{added}{unnamed}")
 
     def _add_classes(self, found: Sequence[TissueClass]) -> list[TissueClass]:
         """Make tissues classes; where none of them is one yet, in place of those there are. Returns the new ones."""
@@ -262,29 +257,37 @@ class SlideRegions(QWidget):
             self.classes.set_classes([*(() if unused else self.classes.drafts()), *new])
         return new
 
-    def _on_number(self, index: int) -> None:
+    def _on_number(self, layer: Shapes, index: int) -> None:
         drafts = self.classes.drafts()
-        if index < 0:
-            self.use(NONE)
-        elif index < len(drafts):
-            self.use(drafts[index].name)
+        if index < len(drafts):
+            self._mark(layer, NONE if index < 0 else drafts[index].name)
 
     def use(self, name: str) -> None:
         """Mark the selected regions with a tissue, or draw it next."""
         try:
-            said = use_tissue(self.layer(), name, self.classes.drafts())
+            layer = self.layer()
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self._on_drawn()
-        self.said.emit(said)
+        self._mark(layer, name)
+
+    def _mark(self, layer: Shapes, name: str) -> None:
+        self.said.emit(use_tissue(layer, name, self.classes.drafts()))
+        self._on_drawn(layer)
+
+    def _on_renamed(self, old: str, new: str) -> None:
+        """Regions keep their tissue when its name changes."""
+        for layer in regions_layers(self._viewer):
+            if rename_tissue(layer, old, new, self.classes.drafts()):
+                self.files.change(layer)
 
     def _on_classes(self) -> None:
         if self.regions.count():
             recolour(self.layer(), self.classes.drafts())
-        self._on_drawn()
+            self._on_drawn(self.layer())
 
 
-def _is_sample(slide: Path) -> bool:
-    """Whether a slide came with the package, where nothing is to be written."""
-    return slide.resolve().is_relative_to(samples.FOLDER.resolve())
+def _identity(region: Region) -> tuple[object, ...]:
+    """What two regions have in common that are one: tissues, and corners to half a pixel."""
+    corners = {(round(2 * y), round(2 * x)) for y, x in region.vertices.tolist()}
+    return region.tissues, region.named, frozenset(corners)

@@ -6,25 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.classes import read_classes
-from napari_lpd.errors import DataError, LpdError
+from napari_lpd.classes import CLASSES, read_classes
+from napari_lpd.errors import LpdError
 from napari_lpd.gui._classes import ClassTable
+from napari_lpd.gui._labelled_tiles import LabelledTiles
+from napari_lpd.gui._layers import slide_path
 from napari_lpd.gui._layout import buttons, chooser, in_row, note
 from napari_lpd.gui._slide_regions import SlideRegions
 from napari_lpd.project import SUFFIX, Project, read_project, write_project
 from napari_lpd.regions import NONE, read_regions, write_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import napari.viewer
 
     from napari_lpd.classes import TissueClass
+    from napari_lpd.regions import Region
 
 DRAWN, TILES = "regions drawn on slides", "labelled tiles: a folder or a table"
+ALONE = "Project: none; trains on this slide alone"
 
 
 class TrainingData(QWidget):
@@ -42,16 +46,19 @@ class TrainingData(QWidget):
         super().__init__()
         self.project: Path | None = None
         self.source = chooser([DRAWN, TILES])
-        self.used = note("Project: none; trains on this slide alone")
-        self.folder = QLineEdit()
-        self.folder.setPlaceholderText("NAME[1010].png, CLASS/NAME.png, or a table (CSV)")
+        self.used = note(ALONE)
+        self.patient = QLineEdit()
+        self.patient.setPlaceholderText("patient, if several slides are of one")
+        self.patient.setToolTip("Kept in the project: slides of one patient are never split for validation")
+        self.tiles = LabelledTiles()
         self.classes = ClassTable(read_classes(samples.classes_path()))
         self.drawn = SlideRegions(viewer, self.classes)
-        self._pages = (QWidget(), QWidget())
+        self._pages = (QWidget(), self.tiles)
         self._lay_out()
         self.drawn.said.connect(self.said)
         self.drawn.failed.connect(self.failed)
         self.source.currentIndexChanged.connect(self._on_source)
+        self.drawn.slides.changed.connect(self._show_patient)
         self._on_source(0)
 
     def _lay_out(self) -> None:
@@ -60,43 +67,59 @@ class TrainingData(QWidget):
         for part in (
             self.drawn,
             self.used,
+            self.patient,
             buttons(
                 (
                     "Add to project…",
                     "Train on this slide together with others, in a project file",
                     self._on_add,
                 ),
-                ("Open…", "Train on the slides of a project file", self._on_open),
+                ("Open project…", "Train on the slides of a project file", self._on_open),
                 ("Leave", "Train on the open slide alone", lambda: self.use_project(None)),
             ),
         ):
             page.addWidget(part)
-        browse = ("Folder…", "Choose the folder of tiles", self._on_folder)
-        table = ("Table…", "Choose a CSV or TSV table of tiles", self._on_table)
-        page = QVBoxLayout(self._pages[1])
-        page.addWidget(in_row([self.folder, buttons(browse, table)]))
         layout = QVBoxLayout(self)
         layout.setSpacing(4)
-        for whole in (layout, *(page.layout() for page in self._pages)):
+        for whole in (layout, page):
             whole.setContentsMargins(0, 0, 0, 0)
         glass = "Mark the selected regions as glass or anything that is none of the classes (key 0)"
-        class_buttons = buttons(
-            ("Mark none", glass, lambda: self.drawn.use(NONE)),
-            ("Add class", "One more tissue class", self.classes.add),
-            ("Load…", "Names and colours from classes.json", self._on_load_classes),
-        )
+        self._mark_none = buttons(("Mark none", glass, lambda: self.drawn.use(NONE)))
+        add = buttons(("Add class", "One more tissue class", self.classes.add))
+        class_buttons = in_row([self._mark_none, add, self._class_lists()])
         for part in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
             layout.addWidget(part)
+
+    def _class_lists(self) -> QPushButton:
+        """A button that opens ready lists of classes, and those in a file."""
+        menu = QMenu(self)
+        lists = {"Skin sample": read_classes(samples.classes_path())}
+        lists |= {f"{name.upper()}: {', '.join(t.name for t in held)}": held for name, held in CLASSES.items()}
+        for title, held in lists.items():
+            menu.addAction(title, lambda held=held: self.classes.set_classes(held))
+        menu.addAction("From a file (JSON)…", self._on_load_classes)
+        button = QPushButton("Lists")
+        button.setToolTip("Take the names and colours of a ready list, or of a file")
+        button.setMenu(menu)
+        return button
 
     # What is chosen
 
     def name(self) -> str:
         """A short name for models trained on this."""
         if self.source.currentText() == TILES:
-            return Path(self.folder.text()).expanduser().stem or "tiles"
+            return self.tiles.name()
         if self.project is not None:
             return self.project.name.removesuffix(SUFFIX)
         return self.drawn.file().stem
+
+    def tiles_mpp(self) -> float | None:
+        """µm per pixel of labelled tiles; None where tiles are cut from slides, at any resolution.
+
+        Raises:
+            DataError: it is not given.
+        """
+        return self.tiles.mpp() if self.source.currentText() == TILES else None
 
     def tissue_classes(self) -> tuple[TissueClass, ...]:
         """The classes as they stand.
@@ -113,18 +136,16 @@ class TrainingData(QWidget):
             LpdError: something is missing; then no folder was made.
         """
         if self.source.currentText() == TILES:
-            if not self.folder.text().strip():
-                raise DataError("no labelled tiles given: choose a folder or a table")
-            data = Path(self.folder.text()).expanduser()
-            if not data.exists():
-                raise DataError(f"{data}: no such folder or table")
-            return make_run(), ["--data", str(data)]
+            data = self.tiles.arguments()
+            return make_run(), data
         if self.project is not None:
-            read_project(self.project)
-            self.drawn.save()
-            write_project(self.project, self._project_now())
+            self.drawn.files.save()
+            project = self._project_now()
+            names = [tissue.name for tissue in project.classes]
+            regions_of_slides = [read_regions(held.regions, names) for held in project.slides]
+            write_project(self.project, project)
             run = make_run()
-            kept = write_project(run / f"project{SUFFIX}", self._copied(read_project(self.project), run))
+            kept = write_project(run / f"project{SUFFIX}", _copied(project, regions_of_slides, run))
             return run, ["--project", str(kept)]
         slide, regions = self.drawn.file(), self.drawn.checked()
         run = make_run()
@@ -150,10 +171,12 @@ class TrainingData(QWidget):
             return
         self.project = path
         if path is None:
-            self.used.setText("Project: none; trains on this slide alone")
+            self.used.setText(ALONE)
         else:
             names = ", ".join(held.slide.name for held in project.slides)
-            self.used.setText(f"Project {path.name}: {len(project.slides)} slides ({names})")
+            count = f"{len(project.slides)} slide{'s' * (len(project.slides) > 1)}"
+            self.used.setText(f"Project {path.name}: {count} ({names})")
+            self._show_patient()
 
     def _on_open(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Project", "", f"Projects (*{SUFFIX})")
@@ -174,9 +197,14 @@ class TrainingData(QWidget):
     def add_to_project(self, path: Path) -> None:
         """Keep the open slide and its regions in a project file, new or old, and train on that."""
         try:
-            own = self.drawn.annotated()
-            others = [held for held in read_project(path).slides if held.slide != own.slide] if path.exists() else []
-            write_project(path, Project(classes=self.tissue_classes(), slides=(*others, own)))
+            own = self.drawn.annotated().model_copy(update={"patient": self.patient.text().strip()})
+            slides = list(read_project(path).slides) if path.exists() else []
+            places = [number for number, held in enumerate(slides) if held.slide == own.slide]
+            if places:
+                slides[places[0]] = own
+            else:
+                slides.append(own)
+            write_project(path, Project(classes=self.tissue_classes(), slides=tuple(slides)))
         except LpdError as error:
             self.failed.emit(str(error))
             return
@@ -186,28 +214,26 @@ class TrainingData(QWidget):
         assert self.project is not None
         return read_project(self.project).model_copy(update={"classes": self.tissue_classes()})
 
-    def _copied(self, project: Project, run: Path) -> Project:
-        """The project with its regions copied into a run's folder, so that the run can be repeated."""
-        names = [tissue.name for tissue in project.classes]
-        slides = []
-        for number, held in enumerate(project.slides, start=1):
-            regions = read_regions(held.regions, names)
-            copied = write_regions(run / f"regions-{number:03d}.geojson", regions, project.classes)
-            slides.append(held.model_copy(update={"regions": copied}))
-        return project.model_copy(update={"slides": tuple(slides)})
+    def _show_patient(self) -> None:
+        """Whose the open slide is, as the project says."""
+        layer = self.drawn.slides.find()
+        path = None if layer is None else slide_path(layer)
+        if self.project is not None and self.project.exists():
+            try:
+                slides = read_project(self.project).slides
+            except LpdError as error:
+                self.failed.emit(str(error))
+                return
+            self.patient.setText(next((held.patient for held in slides if held.slide == path), ""))
 
-    # Labelled tiles, and classes
+    # Source and classes
 
     def _on_source(self, index: int) -> None:
         for number, page in enumerate(self._pages):
             page.setVisible(number == index)
-
-    def _on_folder(self) -> None:
-        self.folder.setText(QFileDialog.getExistingDirectory(self, "Folder of tiles") or self.folder.text())
-
-    def _on_table(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Table of tiles", "", "Tables (*.csv *.tsv)")
-        self.folder.setText(path or self.folder.text())
+        drawn = self.source.currentText() == DRAWN
+        self._mark_none.setVisible(drawn)
+        self.classes.set_markable(drawn)
 
     def _on_load_classes(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Classes", "", "Classes (*.json)")
@@ -216,3 +242,12 @@ class TrainingData(QWidget):
                 self.classes.set_classes(read_classes(Path(path)))
             except LpdError as error:
                 self.failed.emit(str(error))
+
+
+def _copied(project: Project, regions_of_slides: Sequence[Sequence[Region]], run: Path) -> Project:
+    """The project with its regions copied into a run's folder, so that the run can be repeated."""
+    slides = []
+    for number, (held, regions) in enumerate(zip(project.slides, regions_of_slides, strict=True), start=1):
+        copied = write_regions(run / f"regions-{number:03d}.geojson", regions, project.classes)
+        slides.append(held.model_copy(update={"regions": copied}))
+    return project.model_copy(update={"slides": tuple(slides)})

@@ -44,7 +44,6 @@ class Watching(QTabWidget):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(MOST_LINES)
-        self.log.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self.epoch.setVisible(False)
         self.epoch.valueChanged.connect(self._show_preview)
         for title, parts in {

@@ -7,36 +7,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.checkpoint import read_card, read_state
-from napari_lpd.config import TrainSettings
 from napari_lpd.errors import DataError
-from napari_lpd.gui._forms import SettingsForm, merged
 from napari_lpd.gui._job import CloseGuard, JobBar, JobRunner
-from napari_lpd.gui._layout import Column, advanced, buttons, chooser, in_row, note
+from napari_lpd.gui._layout import Column, buttons, in_row, note
 from napari_lpd.gui._models import describe, recent_models
 from napari_lpd.gui._runs import (
+    MODEL_NAME,
     as_command,
     new_run_folder,
     out_of,
     read_arguments,
     rival_of,
+    run_classes,
     unfinished_run,
     write_run,
 )
-from napari_lpd.gui._training_data import TrainingData
+from napari_lpd.gui._training_data import TILES, TrainingData
+from napari_lpd.gui._training_settings import TrainingSettings
 from napari_lpd.gui._watching import Watching
-from napari_lpd.jobs import in_subprocess
-from napari_lpd.presets import PRESETS
-from napari_lpd.settings import read_settings, write_settings
+from napari_lpd.jobs import COMPUTING, in_subprocess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import napari.viewer
 
-MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
+    from napari_lpd.classes import TissueClass
+    from napari_lpd.config import TrainSettings
+    from napari_lpd.jobs import Progress
+
 CLOSING = "A model is being trained. Close all the same? What was learned is kept, and Resume goes on there."
 
 
@@ -49,13 +51,12 @@ class TrainWidget(QWidget):
         self._looked_at = tempfile.TemporaryDirectory(prefix="napari-lpd-")
         self._guarded = False
         self._run: Path | None = None
+        self._trained = False
 
         self.data = TrainingData(viewer)
-        self.preset = chooser(list(PRESETS))
-        self.form = SettingsForm(TrainSettings(), only=MAIN)
-        self.more = SettingsForm(TrainSettings(), without=MAIN)
+        self.chosen = TrainingSettings(self._on_copy)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
-        self.rival = QCheckBox("Then train the rival too")
+        self.rival = QCheckBox("Then train the rival, to compare in Explore")
         self.rival.setToolTip(
             "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
             " Explore compares the two"
@@ -66,6 +67,8 @@ class TrainWidget(QWidget):
         self.predict = QPushButton("Predict with it")
         self.predict.setToolTip("Open Predict and segment what is in view with the new model")
         self.predict.setVisible(False)
+        self.device = note("")
+        self.device.setVisible(False)
         self.watching = Watching()
         self.checker = JobRunner(self)
 
@@ -76,21 +79,12 @@ class TrainWidget(QWidget):
     def _lay_out(self) -> None:
         column = self._column = Column()
         column.add(self.data, title="Data")
-        column.add(
-            in_row([QLabel("Preset"), self.preset]),
-            self.form,
-            advanced(self.more),
-            buttons(
-                ("Load…", "Settings from a JSON file", self._on_load),
-                ("Save…", "Settings as a JSON file, for the command line too", self._on_save),
-                ("Copy as command", "The command that trains this, to the clipboard", self._on_copy),
-            ),
-            title="Settings",
-        )
+        column.add(self.chosen, title="Settings")
         browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
         column.add(in_row([self.out, browse_out]), title="Models folder")
         check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
-        column.add(buttons(check), self.rival, self.job, self.resume, self.predict, self.watching, title="Train")
+        column.add(buttons(check), self.rival, self.job, title="Train")
+        column.add(self.device, self.resume, self.predict, self.watching)
         column.add(note("Research use only; not for diagnosis."))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -98,10 +92,12 @@ class TrainWidget(QWidget):
 
     def _connect(self) -> None:
         self.data.said.connect(self.job.say)
-        self.data.failed.connect(self._on_data_failed)
-        self.preset.currentTextChanged.connect(self._on_preset)
+        self.data.failed.connect(self._on_failed)
+        self.data.source.currentTextChanged.connect(lambda source: self.chosen.ask_for_resolution(source != TILES))
+        self.chosen.said.connect(self.job.say)
+        self.chosen.failed.connect(self._on_failed)
         self.job.asked.connect(self._on_train)
-        self.job.runner.progressed.connect(self.watching.take)
+        self.job.runner.progressed.connect(self._on_progress)
         self.job.runner.succeeded.connect(self._on_trained)
         self.job.runner.failed.connect(self.watching.write)
         self.job.runner.ended.connect(self._on_ended)
@@ -112,45 +108,17 @@ class TrainWidget(QWidget):
         self.predict.clicked.connect(self._on_predict)
         self.out.textChanged.connect(self._offer_resume)
 
-    def _on_data_failed(self, message: str) -> None:
+    def _on_failed(self, message: str) -> None:
         with self.job.reporting():
             raise DataError(message)
 
-    # Settings
-
     def settings(self) -> TrainSettings:
-        """The settings as both forms stand."""
-        return TrainSettings.build(merged(self.form.value().model_dump(), self.more.changes()))
-
-    def show_settings(self, settings: TrainSettings) -> None:
-        """Put settings into both forms."""
-        self.form.set_value(settings)
-        self.more.set_value(settings)
-
-    def _on_preset(self, name: str) -> None:
-        self.show_settings(TrainSettings.build(PRESETS[name]))
-
-    def _on_load(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
-        if path:
-            with self.job.reporting():
-                self.show_settings(read_settings(TrainSettings, Path(path), []))
-                self.job.say(f"Settings from {Path(path).name}.")
-
-    def _on_save(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Settings", "train_settings.json", "Settings (*.json)")
-        if path:
-            with self.job.reporting():
-                self.save_settings(Path(path))
-
-    def save_settings(self, path: Path) -> None:
-        """Write the settings as JSON, for ``napari-lpd train --settings``.
+        """The settings as they stand, with the resolution of labelled tiles where these are trained on.
 
         Raises:
-            ExportError: the place cannot be written.
+            LpdError: a value is out of its limits, or the tiles' resolution is not given.
         """
-        write_settings(path, self.settings())
-        self.job.say(f"Settings written: {path}")
+        return self.chosen.value(self.data.tiles_mpp())
 
     def _on_copy(self) -> None:
         with self.job.reporting():
@@ -177,7 +145,8 @@ class TrainWidget(QWidget):
 
     def _on_train(self) -> None:
         with self.job.reporting():
-            self._start(self._arguments(), [])
+            classes = self.data.tissue_classes()
+            self._start(self._arguments(), classes)
 
     def _arguments(self, make_run: Any = None) -> list[str]:
         """Write what the child needs into a new run folder; returns the child's arguments."""
@@ -188,14 +157,17 @@ class TrainWidget(QWidget):
         self._run = run
         return write_run(run, data, settings, classes)
 
-    def _start(self, arguments: list[str], taken: Sequence[dict[str, float]]) -> None:
+    def _start(
+        self, arguments: list[str], classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()
+    ) -> None:
         self._guard()
-        self._run = out_of(arguments)
+        self._run, self._trained = out_of(arguments), False
         paused = self.job.runner.paused
         self.job.start(lambda: in_subprocess(arguments, paused))
         self.resume.setVisible(False)
         self.predict.setVisible(False)
-        self.watching.start(self._run, self.data.classes.drafts(), taken)
+        self.device.setVisible(False)
+        self.watching.start(self._run, classes, taken)
         self._column.reveal(self.watching)
 
     def _guard(self) -> None:
@@ -204,24 +176,42 @@ class TrainWidget(QWidget):
             CloseGuard(self.window(), self.job.runner, CLOSING)
             self._guarded = True
 
+    def _on_progress(self, progress: Progress) -> None:
+        self.watching.take(progress)
+        if progress.message.startswith(COMPUTING):
+            self.device.setText(progress.message[0].upper() + progress.message[1:])
+            self.device.setVisible(True)
+
     def _on_trained(self, result: dict[str, Any]) -> None:
-        model = Path(result["model"])
-        recent_models.add(model)
+        self._trained = True
         tiles = ", ".join(f"{name} {count}" for name, count in result.get("tiles per class", {}).items())
-        said = f"Trained on {result.get('tiles', '?')} tiles ({tiles}). The model is ready in Predict:\n{model}"
+        said = (
+            f"Trained on {result.get('tiles', '?')} tiles ({tiles}). The model is ready in Predict:\n{result['model']}"
+        )
         self.job.say(said)
-        self.watching.show_card(describe(read_card(model)))
-        self.predict.setVisible(True)
 
     def _on_ended(self) -> None:
         self._offer_resume()
+        ready = self._offer_model()
         if self.job.status.text() == "Stopped." and not self.resume.isHidden():
-            self.job.say("Stopped; what was learned is kept. Resume goes on there.")
-        elif self.rival.isChecked() and not self.predict.isHidden():
+            best = " The best model so far is ready in Predict." if ready else ""
+            self.job.say(f"Stopped; what was learned is kept. Resume goes on there.{best}")
+        elif self._trained and self.rival.isChecked():
             self.rival.setChecked(False)
             with self.job.reporting():
                 assert self._run is not None
-                self._start(rival_of(self._run), [])
+                self._start(rival_of(self._run), run_classes(read_arguments(self._run)))
+
+    def _offer_model(self) -> bool:
+        """Offer what the run has learned, be it over or not, for Predict; returns whether there is a model yet."""
+        model = None if self._run is None else self._run / MODEL_NAME
+        if model is None or not model.exists():
+            return False
+        with self.job.reporting():
+            self.watching.show_card(describe(read_card(model)))
+            recent_models.add(model)
+            self.predict.setVisible(True)
+        return True
 
     def _models_folder(self) -> Path:
         return Path(self.out.text()).expanduser()
@@ -241,10 +231,11 @@ class TrainWidget(QWidget):
             state = None if run is None else read_state(run)
             if run is None or state is None:
                 raise DataError(f"{self._models_folder()}: holds no training that was stopped")
-            self._start(read_arguments(run), state["place"]["curve"] + state["place"]["history"])
+            arguments, place = read_arguments(run), state["place"]
+            self._start(arguments, run_classes(arguments), place["curve"] + place["history"])
 
     def _on_predict(self) -> None:
         with self.job.reporting():
             assert self._run is not None
             _, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict", tabify=True)
-            predict.predict_view_with(self._run / "model.safetensors")
+            predict.predict_view_with(self._run / MODEL_NAME)
