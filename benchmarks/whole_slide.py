@@ -94,20 +94,21 @@ def measure(path: Path) -> None:
     """In a process of its own: predict, then time the bare model; print the figures as JSON."""
     import torch
 
+    from napari_lpd.inference import TileScorer
     from napari_lpd.memory import freed_memory_is_kept
     from napari_lpd.model import load_model
-    from napari_lpd.predict import predict_slide, tile_grid, tile_maps
+    from napari_lpd.predict import predict_slide, tile_grid
 
     model, settings = load_model(samples.model_path(), "cpu"), PredictSettings(device="cpu")
-    grid = tile_grid(settings, 8)
+    scorer, grid = TileScorer(model, settings), tile_grid(settings, 8)
     ready = np.stack([tile[: grid.tile, : grid.tile] for tile in tissue_tiles()])[:, None]
 
     @torch.inference_mode()
     def bare() -> float:
-        tile_maps(model, ready[0], settings)
+        scorer(ready[0])
         again = time.perf_counter()
         for i in range(BARE_TILES):
-            tile_maps(model, ready[i % len(ready)], settings)
+            scorer(ready[i % len(ready)])
         return (time.perf_counter() - again) / BARE_TILES
 
     plain = bare()

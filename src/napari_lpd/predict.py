@@ -16,14 +16,12 @@ import numpy as np
 import shapely
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from napari_lpd.cam import (
     GATED_BY,
     class_presence,
     highest,
     label_scores,
-    minimum_maximum,
     probabilities,
     uncertainty,
     upsampled,
@@ -31,6 +29,7 @@ from napari_lpd.cam import (
 from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.errors import SettingsError
+from napari_lpd.inference import TileScorer, stages_needed
 from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
 from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
 CRF_REACH = 3  # standard deviations of its kernels
-CPU_BATCH, GPU_BATCH = 1, 16
 NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
 
 
@@ -167,30 +165,6 @@ def tile_grid(settings: PredictSettings, stride: int) -> TileGrid:
     return TileGrid(settings.tile - settings.tile % stride, overlap, overlap // 3 // stride * stride)
 
 
-def stages_needed(model: LoadedModel) -> list[int]:
-    """Which of the used stages take part: those that are fused and those that gate."""
-    fused = model.network.settings.stage_fusion
-    return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
-
-
-def tile_maps(model: LoadedModel, tiles: NDArray[np.uint8], settings: PredictSettings) -> Tensor:
-    """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride), the needed stages one after the other."""
-    images = torch.from_numpy(tiles).to(model.device).permute(0, 3, 1, 2).float() / 255
-    maps = _stacked_maps(model, images)
-    if settings.flips:
-        maps = (maps + _stacked_maps(model, images.flip(3)).flip(3)) / 2
-    if settings.normalise == "benchmark":
-        stages = maps.unflatten(1, (-1, model.network.prototype_count))
-        maps = torch.stack([torch.cat([minimum_maximum(m, model.network.k) for m in tile]) for tile in stages])
-    return maps.cpu()
-
-
-def _stacked_maps(model: LoadedModel, images: Tensor) -> Tensor:
-    size = [n // output_stride(model.network) for n in images.shape[2:]]
-    logits = model.network(images, [STAGES_USED[i] for i in stages_needed(model)]).logits
-    return torch.cat([interpolate(maps, size=size, mode="bilinear", align_corners=False) for maps in logits], dim=1)
-
-
 def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
     """(3, C) level that counts as 1 in the class maps: of the training tiles, or of tiles spread over the slide.
 
@@ -207,9 +181,10 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
     match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
+    scorer = TileScorer(model, card.settings)
     for index in spread:
         pixels = match(slide.read_tolerant(tiles[index], (grid.tile, grid.tile), card.mpp)[0])
-        parts = tile_maps(model, pixels[None], card.settings)[0].split(model.network.prototype_count)
+        parts = scorer(pixels[None])[0].split(model.network.prototype_count)
         stages = dict(zip(stages_needed(model), parts, strict=True))
         means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
         there = presence_scores(means) >= torch.tensor(model.card.presence)
@@ -238,6 +213,7 @@ class _Run:
         self.grid = tile_grid(card.settings, card.stride)
         edge, wanted = model.card.settings.tile, matched_to(model.card)
         self.match = slide_matcher(slide, wanted, prediction.tissue, card.mpp, edge)
+        self.scorer = TileScorer(model, card.settings)
         self.window = model.card.settings.tile // card.stride | 1
         self.crf = card.settings.crf.in_pixels(card.mpp)
         reach = math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma))
@@ -301,7 +277,8 @@ class _Run:
                 self.damaged = self.damaged | set(damaged)  # a new set: the writer may be looking at the old one
                 for batch in self._batches(piece):
                     tiles = np.stack([_cut(pixels, (y - top, x - left), self.grid.tile) for y, x in batch])
-                    maps = tile_maps(self.model, tiles, self.card.settings).numpy()
+                    maps = self.scorer(tiles).numpy()
+                    yield from (Progress(done, len(self.users), WARNING + said) for said in self.scorer.warnings())
                     for origin, own in zip(batch, maps, strict=True):
                         stitcher.add(origin, own)
                     done += len(batch)
@@ -317,9 +294,8 @@ class _Run:
                 written.result()
 
     def _batches(self, piece: list[Origin]) -> Iterator[list[Origin]]:
-        size = self.card.settings.batch or (CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH)
-        for first in range(0, len(piece), size):
-            yield piece[first : first + size]
+        for first in range(0, len(piece), self.scorer.batch):
+            yield piece[first : first + self.scorer.batch]
 
     def _completed(self, piece: list[Origin]) -> list[Block]:
         """The blocks for which the tiles of this piece were the last."""
