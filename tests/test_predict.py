@@ -9,6 +9,7 @@ from napari_lpd import samples
 from napari_lpd.cam import highest, upsampled
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import ExportError, SettingsError, SlideError
+from napari_lpd.inference import choose_backend
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
 from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_grid
@@ -107,7 +108,7 @@ def test_a_prediction_knows_its_place_and_its_classes(skin, model, predict):
     assert len(prediction.prototypes) == 4
     assert np.asarray(prediction.prototypes[0].levels[0]).shape == (3, 640, 640)
     assert pixels(prediction).max() <= 4
-    assert card.settings == PredictSettings()
+    assert card.settings == PredictSettings(backend=choose_backend("auto", model.device), precision="float32")
     assert prediction.finished
 
 

@@ -29,10 +29,17 @@ from napari_lpd.cam import (
 from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.errors import SettingsError
-from napari_lpd.inference import TileScorer, stages_needed
+from napari_lpd.inference import TileScorer, choose_backend, stages_needed
 from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
-from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
+from napari_lpd.model import (
+    STAGES_USED,
+    LoadedModel,
+    choose_precision,
+    merge_prototypes,
+    output_stride,
+    presence_scores,
+)
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
 from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
 from napari_lpd.tissue import Mask, everything, find_tissue
@@ -135,6 +142,11 @@ def prediction_card(
     stride = output_stride(model.network)
     if settings.block % stride:
         raise SettingsError(f"block={settings.block} is not a multiple of the maps' stride {stride}")
+    precision = choose_precision(settings.precision, model.device)
+    chosen = {
+        "backend": choose_backend(settings.backend, model.device, settings.precision),
+        "precision": "float32" if precision is None else str(precision).removeprefix("torch."),
+    }
     source = "found" if settings.tissue_only else "everything"
     if tissue is not None:
         source = f"given ({hashlib.sha256(np.packbits(tissue.array).tobytes()).hexdigest()[:16]})"
@@ -153,7 +165,7 @@ def prediction_card(
         model=model.name,
         model_hash=model.hash,
         temperature=model.card.temperature,
-        settings=settings,
+        settings=settings.model_copy(update=chosen),
         tissue=source,
         scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     )

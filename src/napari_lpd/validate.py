@@ -30,6 +30,7 @@ from napari_lpd.evaluate import (
     overlap,
 )
 from napari_lpd.images import IGNORE, MaskedImage, read_image, read_mask
+from napari_lpd.inference import choose_backend, ready_network
 from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
@@ -82,13 +83,14 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
+    maps_of = ready_network(model, STAGES_USED, choose_backend(settings.backend, model.device))
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = torch.zeros(()), torch.zeros(())
     for flip in views.flips:
         for factor in views.factors:
             seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
             seen = seen.flip(2) if flip else seen
-            logits = model.network(seen[None].to(model.device), STAGES_USED).logits
+            logits = maps_of(seen[None].to(model.device))
             if not flip and factor == 1:
                 how = model.network.settings.merge_train
                 presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
@@ -236,7 +238,9 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         DataError: as `check_masks`, now and not after the first epoch.
     """
     check_masks(images, classes)
-    settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS)
+    settings = EvaluateSettings(
+        gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
+    )
 
     def figures(model: LoadedModel) -> Figures:
         (results,) = run(_measured(model, images, settings)).values()
