@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -41,10 +42,12 @@ ONNX_OPSET = 17
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+    "EdgeResidual": (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
     "EfficientNetFeatures": (("conv_stem", "bn1"),),
 }
 
-_ready: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], dict[Any, Ready]]] = WeakKeyDictionary()
+_ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, Ready]]] = WeakKeyDictionary()
+"""Of every network: its tensors, their states when the passes were made, and the passes."""
 
 
 def choose_backend(wanted: Backend, device: torch.device, precision: str = "float32") -> Literal["torch", "onnx"]:
@@ -73,22 +76,26 @@ def ready_network(
     """The network's forward pass for some stages (0-based), made ready once and kept as long as the network lives.
 
     Args:
-        model: The model; where its weights change, the pass is made anew.
+        model: The model; where its weights were changed in place, the pass is made anew.
         stages: Stages of the maps.
         backend: As `choose_backend` gave it.
         precision: Number format of the encoder's arithmetic under torch; None is float32.
     """
     network, key = model.network, (tuple(stages), backend, precision)
-    state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in network.state_dict().values())
-    known, passes = _ready.get(network, (None, {}))
-    if known != state:
-        passes = {}
-        _ready[network] = (state, passes)
+    tensors, states, passes = _ready.get(network, ([], [], {}))
+    if not tensors or states != _states(tensors):
+        tensors, passes = [*network.parameters(), *network.buffers()], {}
+        _ready[network] = (tensors, _states(tensors), passes)
     if key not in passes:
         with torch.inference_mode(False), torch.no_grad():
             kind = _Onnx if backend == "onnx" else _Torch
             passes[key] = kind(network, tuple(stages), model.device, precision)
     return passes[key]
+
+
+def _states(tensors: Sequence[Tensor]) -> list[Any]:
+    """What differs after a change in place."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
 
 
 class _Torch:
@@ -115,8 +122,9 @@ def _fold_norms(network: nn.Module) -> None:
     for module in list(network.modules()):
         for conv, norm in NORMS.get(type(module).__name__, ()):
             before, after = getattr(module, conv), getattr(module, norm)
-            setattr(module, conv, fuse_conv_bn_eval(before, after))
-            setattr(module, norm, nn.Sequential(after.drop, after.act))
+            if isinstance(before, nn.Conv2d) and isinstance(after, BatchNormAct2d):
+                setattr(module, conv, fuse_conv_bn_eval(before, after))
+                setattr(module, norm, nn.Sequential(after.drop, after.act))
 
 
 class _Onnx:
@@ -163,8 +171,8 @@ class _Onnx:
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # sizes become constants, as they shall; the exporter is to be replaced
-                options_of_export = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
-                torch.onnx.export(_Maps(self._torch), (image,), graph, **options_of_export)  # type: ignore[arg-type]
+                how = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
+                torch.onnx.export(_Maps(self._torch), (image,), graph, **how)  # type: ignore[arg-type]
             session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
             return session, session.run(None, {"images": image.numpy()})
         except Exception as error:  # exporter and runtime raise many kinds here

@@ -83,7 +83,8 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
-    maps_of = ready_network(model, STAGES_USED, choose_backend(settings.backend, model.device))
+    backend = choose_backend(settings.backend, model.device)
+    maps_of = ready_network(model, STAGES_USED, backend, encoder.precision)
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = torch.zeros(()), torch.zeros(())
     for flip in views.flips:
