@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from napari_lpd import inference, samples
+from napari_lpd.cli import main
 from napari_lpd.config import EvaluateSettings, ModelSettings, PredictSettings
 from napari_lpd.errors import ModelError, SettingsError
 from napari_lpd.inference import TileScorer, choose_backend, ready_network
@@ -130,6 +131,12 @@ def test_without_the_extra_onnx_says_what_to_install(monkeypatch):
     assert choose_backend("auto", CPU) == choose_backend("torch", CPU) == "torch"
     with pytest.raises(SettingsError, match=r"pip install 'napari-lpd\[onnx\]', or backend=torch"):
         choose_backend("onnx", CPU)
+
+
+def test_the_command_line_says_so_in_one_line(monkeypatch, tiny_tiff, tmp_path, capsys):
+    monkeypatch.setattr(inference, "find_spec", lambda name: None)
+    assert main(["predict", str(tiny_tiff), "--set", "backend=onnx", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith("pip install 'napari-lpd[onnx]', or backend=torch")
 
 
 def test_onnx_serves_the_cpu_in_float32_only(monkeypatch):
