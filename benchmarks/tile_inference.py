@@ -118,12 +118,19 @@ class Ours(NamedTuple):
     model: LoadedModel
     settings: EvaluateSettings
 
-    def predict(self, image: np.ndarray, present: np.ndarray | None) -> np.ndarray:
-        """A `Predict`; without `present` the model's own scores say which classes may be painted."""
+    def predict(self, image: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """A `Predict`."""
+        return self.under_gates(image, present)["truth"]
+
+    def under_gates(self, image: np.ndarray, present: np.ndarray, own: bool = False) -> dict[str, np.ndarray]:
+        """Labels under the gate that is given, "truth", and on request under that of the model's own scores."""
         tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         fused, scores = fused_maps(self.model, tensor, self.settings)
-        gate = scores >= torch.tensor(self.model.card.presence) if present is None else torch.from_numpy(present)
-        return predicted_labels(image, class_probability(fused, gate, self.settings), "lattice", self.settings)
+        gates = {"truth": torch.from_numpy(present)}
+        if own:
+            gates["predicted"] = scores >= torch.tensor(self.model.card.presence)
+        shares = {name: class_probability(fused, gate, self.settings) for name, gate in gates.items()}
+        return {name: predicted_labels(image, share, "lattice", self.settings) for name, share in shares.items()}
 
 
 def forms(options: argparse.Namespace) -> dict[str, Official | Ours]:
@@ -196,17 +203,13 @@ def measured(
         counted = np.where(mask == len(classes), IGNORE, mask)
         baseline = compared["official"].predict(image, truth)
         for name, form in compared.items():
-            for gate in ("truth", "predicted"):
-                if name == "official" and gate == "predicted":
-                    continue  # it has no gate but the truth
-                labels = baseline if name == "official" else form.predict(image, truth if gate == "truth" else None)
+            found = {"truth": baseline} if name == "official" else form.under_gates(image, truth, own=True)
+            equal.setdefault(name, []).append(float((found["truth"] == baseline).mean()))
+            for gate, labels in found.items():
                 confusion = confusion_matrix(counted, labels, len(classes))
                 bounds = boundary_counts(counted, labels, len(classes), 0.02)
-                scores = np.zeros(len(classes))
-                result = ImageResult(item.image.name, item.source, confusion, bounds, scores, truth)
+                result = ImageResult(item.image.name, item.source, confusion, bounds, np.zeros(len(classes)), truth)
                 results.setdefault((name, gate), []).append(result)
-                if gate == "truth":
-                    equal.setdefault(name, []).append(float((labels == baseline).mean()))
     names = [tissue.name for tissue in classes]
     miou: dict[str, dict[str, float]] = {name: {} for name in compared}
     for (name, gate), found in results.items():
