@@ -158,7 +158,8 @@ def test_another_prediction_in_the_place_is_not_touched(tiny_slide, tiny_model, 
     other = SMALL.model_copy(update={"background_power": 5.0})
     with pytest.raises(ExportError, match=r"holds a prediction with background_power=10.0; .* replace it"):
         run(predict_slide(tiny_slide, tiny_model, other, folder))
-    assert run(predict_slide(tiny_slide, tiny_model, other, folder, replace=True)).card.settings == other
+    replaced = run(predict_slide(tiny_slide, tiny_model, other, folder, replace=True))
+    assert replaced.card.settings.background_power == 5.0
 
 
 def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
