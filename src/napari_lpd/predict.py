@@ -306,8 +306,9 @@ class _Run:
                 written.result()
 
     def _batches(self, piece: list[Origin]) -> Iterator[list[Origin]]:
-        for first in range(0, len(piece), self.scorer.batch):
-            yield piece[first : first + self.scorer.batch]
+        size = self.scorer.batch
+        for first in range(0, len(piece), size):
+            yield piece[first : first + size]
 
     def _completed(self, piece: list[Origin]) -> list[Block]:
         """The blocks for which the tiles of this piece were the last."""
