@@ -143,13 +143,14 @@ def forms(options: argparse.Namespace) -> dict[str, Official | Ours]:
     """What is compared; the baseline changes its network, so it has one of its own."""
     mit, again = (loaded(options.mit, "mit_b1") for _ in range(2))
     embedded = loaded(options.embedded, "tf_efficientnet_lite0")
-    six = FORM.model_copy(update={"backend": options.backend})
+    six = FORM.model_copy(update={"backend": options.backend, "precision": options.precision})
+    default = EvaluateSettings(backend=options.backend, precision=options.precision)
     one = six.model_copy(update={"views": "one"})
     return {
         "official": Official(again),
         "same encoder, six views": Ours(mit, six),
         "same encoder, one view": Ours(mit, one),
-        "embedded encoder, one view": Ours(embedded, EvaluateSettings(backend=options.backend)),
+        "embedded encoder, one view": Ours(embedded, default),
     }
 
 
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=4, help="tiles per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--backend", choices=("auto", "torch", "onnx"), default="auto")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     if options.data and not (options.mit or options.embedded):
@@ -288,11 +290,13 @@ def report(
     figures = []
     for name, form in compared.items():
         own, ratios = seconds[name], [one / other for one, other in zip(seconds[name], base, strict=True)]
-        backend = "torch" if name == "official" else choose_backend(options.backend, form.model.device)
+        how = "torch, float32"
+        if isinstance(form, Ours):
+            how = f"{choose_backend(options.backend, form.model.device, options.precision)}, {options.precision}"
         value, ratio = statistics.median(own), statistics.median(own) / statistics.median(base)
         figures.append(
             {
-                "what": f"a tile of {TILE} px to its refined mask, {name} ({backend})", "value": value, "unit": "CPU-s",
+                "what": f"a tile of {TILE} px to its refined mask, {name} ({how})", "value": value, "unit": "CPU-s",
                 "baseline": "the official form", "baseline_value": statistics.median(base), "ratio": ratio,
                 "spread": (min(ratios), max(ratios)), "wanted": WANTED[name], "device": f"{processor()}, 1 core",
                 "equal labels %": equal.get(name), "mIoU %": miou.get(name, {}),
@@ -301,7 +305,7 @@ def report(
         same = "another network" if "embedded" in name else f"labels equal {equal[name]:.2f} %"
         scores = [f"mIoU {score:.1f} % ({gate} gate)" for gate, score in miou.get(name, {}).items()]
         print(
-            f"{name} ({backend}): {value:.3f} CPU-s per tile ({min(own):.3f}..{max(own):.3f}), {1 / ratio:.1f} times as"
+            f"{name} ({how}): {value:.3f} CPU-s per tile ({min(own):.3f}..{max(own):.3f}), {1 / ratio:.1f} times as"
             f" fast as the official form; {same}; {', '.join(scores) or 'mIoU left out'}"
         )
     print(f"{processor()}, one thread; {options.repeats} repeats of {options.tiles} tiles")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.config import Backend, PredictSettings
+    from napari_lpd.config import Backend, EvaluateSettings, PredictSettings
 
     Ready = Callable[[Tensor], list[Tensor]]
     """(B, 3, H, W) RGB in 0..1 on the network's device → per stage (B, N, h_i, w_i) scaled cosines, float32."""
@@ -197,6 +197,16 @@ def stages_needed(model: LoadedModel) -> list[int]:
     return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
 
 
+def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSettings) -> Ready:
+    """The forward pass for the stages that are needed, with the backend and in the precision that are set."""
+    return ready_network(
+        model,
+        [STAGES_USED[i] for i in stages_needed(model)],
+        choose_backend(settings.backend, model.device, settings.precision),
+        choose_precision(settings.precision, model.device),
+    )
+
+
 class TileScorer:
     """A model that is ready to score tiles under given settings.
 
@@ -208,12 +218,7 @@ class TileScorer:
     def __init__(self, model: LoadedModel, settings: PredictSettings) -> None:
         self.model, self.settings = model, settings
         self.batch = settings.batch or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
-        self._ready = ready_network(
-            model,
-            [STAGES_USED[i] for i in stages_needed(model)],
-            choose_backend(settings.backend, model.device, settings.precision),
-            choose_precision(settings.precision, model.device),
-        )
+        self._ready = forward_pass(model, settings)
         self._said: list[str] = []
 
     def warnings(self) -> list[str]:

@@ -30,10 +30,10 @@ from napari_lpd.evaluate import (
     overlap,
 )
 from napari_lpd.images import IGNORE, MaskedImage, read_image, read_mask
-from napari_lpd.inference import choose_backend, ready_network, stages_needed
+from napari_lpd.inference import forward_pass, stages_needed
 from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
-from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.model import TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
 from napari_lpd.report import GATES, ReportRow, write_report
 from napari_lpd.scoring import Figures, Validation
 
@@ -83,8 +83,7 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
-    backend, needed = choose_backend(settings.backend, model.device), stages_needed(model)
-    maps_of = ready_network(model, [STAGES_USED[i] for i in needed], backend, encoder.precision)
+    needed, maps_of = stages_needed(model), forward_pass(model, settings)
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
     for flip in views.flips:
