@@ -23,6 +23,7 @@ check: .venv/installed
 bench: .venv/installed .venv/crf
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/python benchmarks/tile_inference.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/whole_slide.py
 	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/training_widget.py

@@ -119,12 +119,14 @@ class Bench:
     def __init__(self, device: str, threads: int) -> None:
         import torch
 
+        from napari_lpd.inference import GPU_BATCH, TileScorer
         from napari_lpd.model import choose_precision, load_model
-        from napari_lpd.predict import GPU_BATCH, tile_grid
+        from napari_lpd.predict import tile_grid
 
         torch.set_num_threads(threads)
         self.model = load_model(samples.model_path(), device)
         self.settings = PredictSettings(device=device, threads=threads)
+        self.scorer = TileScorer(self.model, self.settings)
         edge = tile_grid(self.settings, 8).tile
         self.ready = np.stack([tile[:edge, :edge] for tile in tissue_tiles()])[:, None]
         self.cuda = self.model.device.type == "cuda"
@@ -154,12 +156,7 @@ class Bench:
                 return (time.perf_counter() - began) / BARE_TILES
 
     def _score(self, index: int) -> None:
-        import torch
-
-        from napari_lpd.predict import tile_maps
-
-        with torch.inference_mode():
-            tile_maps(self.model, self.ready[index % len(self.ready)], self.settings)
+        self.scorer(self.ready[index % len(self.ready)])
 
     def _encoder_alone(self) -> float:
         import torch

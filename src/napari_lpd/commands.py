@@ -366,7 +366,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
 
     device, reason = choose_device("auto")
     packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
-    optional = ("pydensecrf2", "highdicom", "distributed")
+    optional = ("pydensecrf2", "highdicom", "distributed", "onnx", "onnxruntime")
     return {
         "napari-lpd": __version__,
         "python": platform.python_version(),

@@ -15,14 +15,12 @@ import numpy as np
 import shapely
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from napari_lpd.cam import (
     GATED_BY,
     class_presence,
     highest,
     label_scores,
-    minimum_maximum,
     probabilities,
     uncertainty,
     upsampled,
@@ -30,9 +28,17 @@ from napari_lpd.cam import (
 from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.errors import SettingsError
+from napari_lpd.inference import TileScorer, choose_backend, stages_needed
 from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
-from napari_lpd.model import STAGES_USED, LoadedModel, merge_prototypes, output_stride, presence_scores
+from napari_lpd.model import (
+    STAGES_USED,
+    LoadedModel,
+    choose_precision,
+    merge_prototypes,
+    output_stride,
+    presence_scores,
+)
 from napari_lpd.prediction import UNREADABLE, BlockResult, Prediction, PredictionCard
 from napari_lpd.stages import in_order, overlapping
 from napari_lpd.tiles import Stitcher, TileGrid, pieces_of
@@ -50,7 +56,6 @@ if TYPE_CHECKING:
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
 CRF_REACH = 3  # standard deviations of its kernels
-CPU_BATCH, GPU_BATCH = 1, 16
 NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
 
 
@@ -136,6 +141,11 @@ def prediction_card(
     stride = output_stride(model.network)
     if settings.block % stride:
         raise SettingsError(f"block={settings.block} is not a multiple of the maps' stride {stride}")
+    precision = choose_precision(settings.precision, model.device)
+    chosen = {
+        "backend": choose_backend(settings.backend, model.device, settings.precision),
+        "precision": "float32" if precision is None else str(precision).removeprefix("torch."),
+    }
     source = "found" if settings.tissue_only else "everything"
     if tissue is not None:
         source = f"given ({hashlib.sha256(np.packbits(tissue.array).tobytes()).hexdigest()[:16]})"
@@ -154,7 +164,7 @@ def prediction_card(
         model=model.name,
         model_hash=model.hash,
         temperature=model.card.temperature,
-        settings=settings,
+        settings=settings.model_copy(update=chosen),
         tissue=source,
         scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     )
@@ -164,30 +174,6 @@ def tile_grid(settings: PredictSettings, stride: int) -> TileGrid:
     """The grid of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended."""
     overlap = settings.overlap - settings.overlap % (2 * stride)
     return TileGrid(settings.tile - settings.tile % stride, overlap, overlap // 3 // stride * stride)
-
-
-def stages_needed(model: LoadedModel) -> list[int]:
-    """Which of the used stages take part: those that are fused and those that gate."""
-    fused = model.network.settings.stage_fusion
-    return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
-
-
-def tile_maps(model: LoadedModel, tiles: NDArray[np.uint8], settings: PredictSettings) -> Tensor:
-    """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride), the needed stages one after the other."""
-    images = torch.from_numpy(tiles).to(model.device).permute(0, 3, 1, 2).float() / 255
-    maps = _stacked_maps(model, images)
-    if settings.flips:
-        maps = (maps + _stacked_maps(model, images.flip(3)).flip(3)) / 2
-    if settings.normalise == "benchmark":
-        stages = maps.unflatten(1, (-1, model.network.prototype_count))
-        maps = torch.stack([torch.cat([minimum_maximum(m, model.network.k) for m in tile]) for tile in stages])
-    return maps.cpu()
-
-
-def _stacked_maps(model: LoadedModel, images: Tensor) -> Tensor:
-    size = [n // output_stride(model.network) for n in images.shape[2:]]
-    logits = model.network(images, [STAGES_USED[i] for i in stages_needed(model)]).logits
-    return torch.cat([interpolate(maps, size=size, mode="bilinear", align_corners=False) for maps in logits], dim=1)
 
 
 def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
@@ -206,9 +192,10 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
     match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
+    scorer = TileScorer(model, card.settings)
     for index in spread:
         pixels = match(slide.read_tolerant(tiles[index], (grid.tile, grid.tile), card.mpp)[0])
-        parts = tile_maps(model, pixels[None], card.settings)[0].split(model.network.prototype_count)
+        parts = scorer(pixels[None])[0].split(model.network.prototype_count)
         stages = dict(zip(stages_needed(model), parts, strict=True))
         means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
         there = presence_scores(means) >= torch.tensor(model.card.presence)
@@ -261,6 +248,7 @@ class _Run:
         self.grid = tile_grid(card.settings, card.stride)
         edge, wanted = model.card.settings.tile, matched_to(model.card)
         self.match = slide_matcher(slide, wanted, prediction.tissue, card.mpp, edge)
+        self.scorer = TileScorer(model, card.settings)
         self.window = model.card.settings.tile // card.stride | 1
         self.crf = card.settings.crf.in_pixels(card.mpp)
         reach = 2 * math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma) / 2)
@@ -321,6 +309,7 @@ class _Run:
                 for origin, own in zip(batch.origins, maps, strict=True):
                     stitcher.add(origin, own)
                 done += len(batch.origins)
+                yield from (Progress(done, len(self.users), WARNING + said) for said in self.scorer.warnings())
                 yield Progress(done, len(self.users), "tiles")
                 for block in self._completed(batch.origins):
                     blended = stitcher.read(needed[block])
@@ -333,19 +322,19 @@ class _Run:
                 written.result()
 
     def _batches(self, pieces: Iterable[_Piece]) -> Iterator[_Batch]:
-        """The tiles of pieces, cut out."""
-        size = self.card.settings.batch or (CPU_BATCH if self.model.device.type == "cpu" else GPU_BATCH)
+        """The tiles of pieces, cut out; fewer at a time where memory did not suffice for more."""
         for piece in pieces:
-            top, left = piece.corner
-            for first in range(0, len(piece.origins), size):
-                origins = piece.origins[first : first + size]
+            (top, left), first = piece.corner, 0
+            while first < len(piece.origins):
+                origins = piece.origins[first : first + self.scorer.batch]
                 tiles = np.stack([_cut(piece.pixels, (y - top, x - left), self.grid.tile) for y, x in origins])
                 yield _Batch(origins, tiles, piece.damaged)
+                first += len(origins)
 
     @torch.inference_mode()
     def _scored(self, batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
         """The batch and its maps; runs beside reading, blending and writing."""
-        return batch, tile_maps(self.model, batch.tiles, self.card.settings).numpy()
+        return batch, self.scorer(batch.tiles).numpy()
 
     def _completed(self, origins: list[Origin]) -> list[Block]:
         """The blocks for which these tiles were the last."""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 UNREADABLE = 255
 KEY = "napari_lpd"
-MACHINE = frozenset({"threads", "batch", "device"})  # settings that change how fast, not what
+MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
 Block = tuple[int, int]
 Box = tuple[int, int, int, int]

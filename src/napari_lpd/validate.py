@@ -30,9 +30,10 @@ from napari_lpd.evaluate import (
     overlap,
 )
 from napari_lpd.images import IGNORE, MaskedImage, read_image, read_mask
+from napari_lpd.inference import forward_pass, stages_needed
 from napari_lpd.jobs import Job, Progress, run
 from napari_lpd.losses import image_scores
-from napari_lpd.model import STAGES_USED, TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.model import TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
 from napari_lpd.report import GATES, ReportRow, write_report
 from napari_lpd.scoring import Figures, Validation
 
@@ -82,31 +83,35 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
+    needed, maps_of = stages_needed(model), forward_pass(model, settings)
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
-    total, presence = torch.zeros(()), torch.zeros(())
+    total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
     for flip in views.flips:
         for factor in views.factors:
             seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
             seen = seen.flip(2) if flip else seen
-            logits = model.network(seen[None].to(model.device), STAGES_USED).logits
+            logits = maps_of(seen[None].to(model.device))
             if not flip and factor == 1:
                 how = model.network.settings.merge_train
                 presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
-            fused = _fused(model, logits, settings, size)
-            total = total + (fused.flip(2) if flip else fused)
-    return total / (len(views.flips) * len(views.factors)), presence
+            for i, maps in enumerate(_unit_maps(model, logits, settings)):
+                total[i] = total[i] + (maps.flip(2) if flip else maps)
+    fused = torch.zeros(())
+    for i, maps in zip(needed, total, strict=True):  # upsampling is linear: once, after the mean over the views
+        if weight := model.network.settings.stage_fusion[i]:
+            per_image = settings.normalise == "image"
+            fine = interpolate(maps[None], size=size, mode="bilinear", align_corners=per_image)[0]
+            fused = fused + weight / (len(views.flips) * len(views.factors)) * fine
+    return fused, presence
 
 
-def _fused(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings, size: tuple[int, int]) -> Tensor:
-    per_image = settings.normalise == "image"
-    stages = []
-    for maps, scale in zip(logits, model.card.map_scale, strict=True):
+def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
+    """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
+    found = []
+    for i, maps in zip(stages_needed(model), logits, strict=True):
         merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
-        unit = min_max(merged) if per_image else normalise(merged, scale)
-        stages.append(interpolate(unit[None], size=size, mode="bilinear", align_corners=per_image)[0])
-    return torch.stack(
-        [weight * maps for weight, maps in zip(model.network.settings.stage_fusion, stages, strict=True)]
-    ).sum(0)
+        found.append(min_max(merged) if settings.normalise == "image" else normalise(merged, model.card.map_scale[i]))
+    return found
 
 
 def min_max(class_maps: Tensor) -> Tensor:
@@ -237,7 +242,9 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         DataError: as `check_masks`, now and not after the first epoch.
     """
     check_masks(images, classes)
-    settings = EvaluateSettings(gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS)
+    settings = EvaluateSettings(
+        gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
+    )
 
     def figures(model: LoadedModel) -> Figures:
         (results,) = run(_measured(model, images, settings)).values()

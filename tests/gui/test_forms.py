@@ -40,6 +40,14 @@ def test_a_choice_is_a_list_of_its_values(qtbot):
     assert form.value() == TrainSettings(negatives="all")
 
 
+def test_predict_offers_the_backends(qtbot):
+    form = SettingsForm(PredictSettings(), only=("backend",))
+    qtbot.addWidget(form)
+    choice = form.findChild(QComboBox)
+    assert [choice.itemText(i) for i in range(choice.count())] == ["auto", "torch", "onnx"]
+    assert "extra onnx" in choice.toolTip()
+
+
 def test_a_number_out_of_its_limits_is_named(qtbot):
     form = SettingsForm(TrainSettings(), only=("lr",))
     qtbot.addWidget(form)
