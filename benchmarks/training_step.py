@@ -23,8 +23,8 @@ from napari_lpd.encoder import build_region_encoder
 from napari_lpd.formats import open_slide
 from napari_lpd.model import LPD, choose_device, encoder_of
 from napari_lpd.objective import Objective
+from napari_lpd.optimisation import parameter_groups, set_training
 from napari_lpd.presets import PRESETS
-from napari_lpd.train import parameter_groups, set_training
 
 BATCH, TILE, CLASSES = 10, 224, 4
 PUBLISHED = PRESETS["official-code"] | {"region_encoder_weights": "random"}

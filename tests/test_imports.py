@@ -15,7 +15,7 @@ SOURCE = Path(napari_lpd.__file__).parent
 CORE = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem not in ("__init__", "__main__"))
 WITH_TORCH = {"encoder", "model", "bank", "cam", "losses", "data", "train", "predict", "prototypes", "validate"}
 WITH_TORCH |= {"importer", "objective", "labelled", "reproduce", "segmenter", "training_state"}
-WITH_TORCH |= {"augmentation", "scoring", "training_set", "watch"}
+WITH_TORCH |= {"augmentation", "scoring", "training_set", "watch", "distributed", "optimisation", "step"}
 WITH_TORCH |= {"bank_statistics", "observation", "prototype_cards", "controls", "compare"}
 GUI = sorted(path.stem for path in (SOURCE / "gui").glob("*.py") if path.stem != "__init__")
 QT = ("qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy")
