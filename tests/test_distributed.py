@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from napari_lpd.checkpoint import STATE_NAME, load_tensors, read_card, read_state
+from napari_lpd.checkpoint import STATE_NAME, load_tensors, read_card
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -93,8 +93,7 @@ def run_script(tile_folder, tiny_settings, tmp_path):
 def test_two_processes_learn_what_one_learns_with_their_joint_batch(run_script, tmp_path):
     changes = {"max_regions": 7, "blur_jitter": 0.5, "warm_up": 0.2, "lr": 1e-5}  # small: rounding must not grow
     run_script(
-        'assert together(here / "two") == [0, 0]\n'
-        'train(here / "one", settings.model_copy(update={"batch": 10}))\n',
+        'assert together(here / "two") == [0, 0]\ntrain(here / "one", settings.model_copy(update={"batch": 10}))\n',
         **changes,
     )
     one, two = (json.loads((tmp_path / name / "curve.json").read_text()) for name in ("one", "two"))
@@ -160,3 +159,26 @@ def test_gradients_of_two_processes_are_those_of_their_joint_batch(run_script, t
         for name, gradient in one.items():
             limit = 1e-4 * max(gradient.abs().max().item(), 1e-3)
             assert (two[name].float() - gradient).abs().max() <= limit, (path.name, name)
+
+
+def test_the_first_process_stops_all_and_all_go_on(run_script, tmp_path):
+    run_script(
+        'assert together(here / "two", stop_at=3) == [130, 130]\n'
+        'assert (here / "two" / "training_state.safetensors").exists()\n'
+        'train(here / "two", settings.model_copy(update={"batch": 10}))\n'
+    )
+    assert sum("lr" in step for step in json.loads((tmp_path / "two" / "curve.json").read_text())) == 3
+    assert read_card(tmp_path / "two" / "model.safetensors").steps == 6
+
+
+def test_a_process_that_dies_ends_all_with_one_line(run_script, tmp_path):
+    done = run_script('assert together(here / "two", die_at=2) == [2, -9]\n')
+    assert "process 0 of 2 lost the others" in done.stderr
+
+
+def test_batch_statistics_are_not_learned_apart(run_script):
+    done = run_script(
+        'random = settings.model.model_copy(update={"encoder_weights": "random"})\n'
+        'assert together(here / "two", settings.model_copy(update={"model": random})) == [2, 2]\n'
+    )
+    assert "several processes cannot train batch normalisation together" in done.stderr

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from napari_lpd.errors import LpdError
+from napari_lpd.errors import LpdError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -112,9 +112,18 @@ def gathered(part: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def together(step: nn.Module) -> nn.Module:
-    """`step`, whose gradients are averaged over the processes."""
+    """`step`, in training mode, whose gradients are averaged over the processes.
+
+    Raises:
+        SettingsError: it learns batch statistics, which would be of each process's share alone.
+    """
     if count() == 1:
         return step
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in step.modules()):
+        raise SettingsError(
+            "several processes cannot train batch normalisation together: keep the encoder's (freeze_norm, and weights"
+            " other than random), or take an encoder without, e.g. mit_b1"
+        )
     return DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
 
 

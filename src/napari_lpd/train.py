@@ -96,7 +96,7 @@ def fit(
     colours = training_colours(tiles)
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
-    held = None
+    tiles, held = tiles.kept_in_memory(), None
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None
@@ -172,6 +172,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.watch = Watch(tiles)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
+        set_training(self.network, settings)
         self._losses = together(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
         self._unread: deque[Taken] = deque()
