@@ -7,15 +7,13 @@ are those from the press to the finished mask, with the model loaded. Needs a sc
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import napari
+from figures import against, alone, parser, report
 from training_widget import Gaps, resident_mb, wait
 
 from napari_lpd import samples
@@ -46,7 +44,7 @@ def pan(viewer: napari.Viewer, until: float, going: PredictWidget | None = None)
         wait(0.03)
 
 
-def views(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+def views(viewer: napari.Viewer, widget: PredictWidget) -> list[float]:
     """Seconds for views of 1 mm², the first of which loads the model."""
     seconds = []
     widget.scope.setCurrentText(VIEW)
@@ -56,28 +54,25 @@ def views(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
         viewer.scene.camera.center = (0, y, x)
         wait(0.5)
         seconds.append(run(widget))
-    return {
-        "first view of 1 mm², model not loaded, s": seconds[0],
-        "view of 1 mm², s": {"median": statistics.median(seconds[1:]), "longest": max(seconds[1:])},
-    }
+    return seconds
 
 
-def idle_gaps(viewer: napari.Viewer) -> dict[str, object]:
+def idle_gaps(viewer: napari.Viewer) -> dict[str, dict[str, float]]:
     """The gaps while nothing runs."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, float]] = {}
     for name in ("nothing", "panning"):
         gaps, until = Gaps(), time.monotonic() + IDLE_S
         if name == "panning":
             pan(viewer, until)
         else:
             wait(IDLE_S)
-        found[f"gaps, {name}, ms"] = gaps.stop()
+        found[name] = gaps.stop()
     return found
 
 
-def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, dict[str, float]]:
     """The gaps while the whole slide is predicted: left alone, and panned."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, float]] = {}
     widget.scope.setCurrentText(WHOLE)
     for name, moved in (("a slide runs", False), ("a slide runs, panning", True)):
         other = widget.settings().model_copy(update={"flips": moved})  # another run, not the kept one
@@ -89,7 +84,7 @@ def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, obje
                 pan(viewer, math.inf, widget)
             else:
                 wait(0.1)
-        found[f"gaps, {name}, ms"] = gaps.stop()
+        found[name] = gaps.stop()
         if not widget.job.status.text().startswith("Done"):
             raise SystemExit(widget.job.status.text())
     return found
@@ -97,9 +92,7 @@ def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, obje
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     viewer = napari.Viewer(title="benchmark")
     widget = PredictWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Predict")
@@ -107,16 +100,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         widget._out = Path(folder)
         wait(3)
-        found = views(viewer, widget)
+        first, *later = views(viewer, widget)
         wait(2)
-        found |= idle_gaps(viewer)
+        gaps = idle_gaps(viewer)
         before = resident_mb()
-        found |= running_gaps(viewer, widget)
-        found["growth of memory over two runs, MB"] = resident_mb() - before
+        gaps |= running_gaps(viewer, widget)
+        growth = resident_mb() - before
     viewer.close()
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    what, base = "longest gap of a 20-ms timer", "the same, nothing running"
+    pairs = (("a slide runs", "nothing"), ("a slide runs, panning", "panning"))
+    figures = [
+        alone("view of 1 mm², model loaded, from Predict to the mask", later, "s", "5 s"),
+        against("the first one, which loads the model", [first], "later ones", later),
+        *(
+            against(f"{what}, {busy}", [gaps[busy]["longest"]], f"{base} ({idle})", [gaps[idle]["longest"]], "ms")
+            for busy, idle in pairs
+        ),
+        alone("growth of memory over two runs", [growth], "MB"),
+    ]
+    report(figures, options.json)
 
 
 if __name__ == "__main__":
