@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from figures import against, parser, report
@@ -21,9 +22,13 @@ from napari_lpd.classes import read_classes
 from napari_lpd.config import TrainSettings
 from napari_lpd.data import TileSet
 from napari_lpd.formats import open_slide
-from napari_lpd.jobs import Progress
 from napari_lpd.labelled import labelled_tiles
 from napari_lpd.train import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_lpd.jobs import Job, Progress
 
 TILE = 224
 
@@ -53,14 +58,12 @@ def steps(jobs: list, of: list[list[float]]) -> None:
                 found.append(seconds)
 
 
-def timed(job: object) -> object:
+def timed(job: Job) -> Iterator[tuple[Progress, float]]:
     """What a job yields, each with the seconds that it took."""
-    while True:
-        began = time.perf_counter()
-        progress: Progress | None = next(job, None)
-        if progress is None:
-            return
+    began = time.perf_counter()
+    for progress in job:
         yield progress, time.perf_counter() - began
+        began = time.perf_counter()
 
 
 def main() -> None:
