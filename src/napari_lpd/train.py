@@ -166,9 +166,9 @@ class _Run:
                 f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
             )
         self.region_encoder = _region_encoder(settings, self.device)
-        for encodes in (self.network.encoder, self.region_encoder):
-            if encodes is not None:
-                encodes.precision = precision
+        self.network.encoder.precision = precision
+        if self.region_encoder is not None:
+            self.region_encoder.compute_in(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.watch = Watch(tiles)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
