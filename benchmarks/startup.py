@@ -80,10 +80,8 @@ def main() -> None:
     figures = []
     for name in WIDGETS:
         command = [sys.executable, __file__, "--measure", name]
-        runs = [
-            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-            for _ in range(chosen.repeats)
-        ]
+        said = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True) for _ in range(chosen.repeats)]
+        runs = [json.loads(done.stdout.splitlines()[-1]) for done in said]
         napari, opened = ([run[key] for run in runs] for key in ("napari", "open"))
         figures.append(against(f"opening {name}, without torch", opened, "starting napari", napari, "s", "1 s"))
         if name == "Predict":
