@@ -49,19 +49,25 @@ def first_view(viewer: object, widget: object) -> float:
     from napari_lpd import samples
     from napari_lpd.gui.predict import VIEW
 
+    def settle(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            QApplication.processEvents()
+            time.sleep(0.005)
+
     widget.slides.open(samples.skin_slide_path())
+    settle(2)
     widget.scope.setCurrentText(VIEW)
     height, width = viewer.canvas.size
     viewer.scene.camera.zoom = math.sqrt(height * width / 1e6)  # 1 mm² fills the canvas
     viewer.scene.camera.center = (0, 2900, 2400)
-    QApplication.processEvents()
+    settle(0.5)
     with tempfile.TemporaryDirectory() as folder:
         widget._out = Path(folder)
         began = time.perf_counter()
         widget.job.button.click()
         while widget.job.runner.running:
-            QApplication.processEvents()
-            time.sleep(0.005)
+            settle(0.005)
         seconds = time.perf_counter() - began
     if not widget.job.status.text().startswith("Done"):
         raise SystemExit(widget.job.status.text())
