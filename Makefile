@@ -5,9 +5,10 @@ BIN := .venv/bin
 PYTEST := -m pytest -n 2 --dist worksteal
 XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 SCREEN := $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname -s)))
+BENCHMARKS := $(patsubst benchmarks/%.py,bench_out/%.json,$(filter-out %/figures.py %/table.py,$(wildcard benchmarks/*.py)))
 DEMO := $(BIN)/napari-lpd demo $(if $(TRAIN),--train)
 
-.PHONY: demo test check bench clean system-libraries
+.PHONY: demo test check bench clean system-libraries $(BENCHMARKS)
 
 demo: .venv/installed $(if $(SCREEN),,system-libraries)
 	$(if $(SCREEN),$(DEMO),$(XVFB) $(DEMO) --screenshot demo_out/demo.png)
@@ -20,17 +21,12 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed .venv/crf
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/refinement.py
-	$(BIN)/python benchmarks/tile_inference.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/whole_slide.py
-	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/training_widget.py
-	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/predict_widget.py
-	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/explore_redraw.py
-	$(BIN)/python benchmarks/correction.py
-	$(BIN)/python benchmarks/results.py
+bench: $(BENCHMARKS)
+	$(BIN)/python benchmarks/table.py bench_out | tee bench_out/table.md
+
+# One benchmark, as in `make bench_out/reading.json`; anew each time.
+$(BENCHMARKS): .venv/installed .venv/crf $(if $(SCREEN),,system-libraries)
+	$(if $(SCREEN),,$(XVFB)) $(BIN)/python benchmarks/$(basename $(@F)).py --json $@
 
 system-libraries:
 	@sh tools/system-libraries.sh
@@ -51,4 +47,4 @@ system-libraries:
 	@touch $@
 
 clean:
-	rm -rf .venv demo_out build dist
+	rm -rf .venv bench_out demo_out build dist

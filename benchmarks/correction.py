@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from figures import against, alone, parser, report
 
 from napari_lpd.classes import TissueClass
 from napari_lpd.config import PredictSettings
@@ -55,7 +56,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(folder: Path, plain: Path) -> None:
+def measure(folder: Path, plain: Path, label: int) -> None:
     """In a process of its own: correct crops and print the figures as JSON."""
     store = Corrections(Prediction.open(folder))
     h, w = store.prediction.card.shape
@@ -66,35 +67,42 @@ def measure(folder: Path, plain: Path) -> None:
         began = time.perf_counter()
         crop = store.read_crop(y, x, (size, size))
         rows, columns = np.ogrid[:size, :size]
-        crop[(rows - size // 2) ** 2 + (columns - size // 2) ** 2 < (size // 3) ** 2] = 2
-        pixels = store.apply_crop(y, x, crop)
+        crop[(rows - size // 2) ** 2 + (columns - size // 2) ** 2 < (size // 3) ** 2] = label
+        store.apply_crop(y, x, crop)
         seconds = time.perf_counter() - began
         began = time.perf_counter()
         array = zarr.open_array(plain / f"{size}.zarr", mode="w", shape=(h, w), dtype="uint8", chunks=(BLOCK, BLOCK))
         array[y : y + size, x : x + size] = crop
         base = time.perf_counter() - began
-        row = {"crop": size, "pixels changed": pixels, "seconds": round(seconds, 3)}
-        found.append(row | {"ratio to a plain write": round(seconds / base, 1), "MB more": round(peak_mb() - before)})
+        found.append({"crop": size, "seconds": seconds, "base": base, "MB": peak_mb() - before})
     print(json.dumps(found))
 
 
 def main() -> None:
     """Make the result, measure in a child process, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("edge", nargs="?", type=int, default=30_000)
-    parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        measure(*options.measure)
+    options = parser(__doc__)
+    options.add_argument("edge", nargs="?", type=int, default=30_000)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.measure:
+        measure(Path(chosen.measure[0]), Path(chosen.measure[1]), int(chosen.measure[2]))
         return
+    runs: list[list[dict]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "big.zarr")
-        make_result(folder, options.edge)
-        command = [sys.executable, __file__, "--measure", str(folder), temporary]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    print(f"paint and apply on a result of {options.edge} x {options.edge} pixels")
-    for row in json.loads(done.stdout):
-        print("  ".join(f"{name} {value}" for name, value in row.items()))
+        make_result(folder, chosen.edge)
+        for repeat in range(chosen.repeats):  # each with another label, so that there is something to change
+            command = [sys.executable, __file__, "--measure", str(folder), temporary, str(1 + repeat % 4)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs.append(json.loads(done.stdout))
+    figures = []
+    for crops in zip(*runs, strict=True):
+        what = f"correcting {crops[0]['crop']} px of a result of {chosen.edge} px"
+        seconds, base = ([crop[key] for crop in crops] for key in ("seconds", "base"))
+        figures.append(against(what, seconds, "a plain write of the crop", base))
+        figures.append(alone("its memory, beside the crop's", [crop["MB"] for crop in crops], "MB"))
+    report(figures, chosen.json)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ process: another plane of one array of the canvas's size. A time ends when the c
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import napari
 import numpy as np
 import shapely
+from figures import against, parser, report
 from qtpy.QtWidgets import QApplication
 
 from napari_lpd.classes import TissueClass
@@ -101,9 +99,7 @@ def wait(seconds: float) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     viewer = napari.Viewer(title="benchmark")
     viewer.window.resize(1500, 940)
     explore = ExploreWidget(viewer)
@@ -132,14 +128,17 @@ def main() -> None:
         tissue = [drawn.seconds(lambda i=i: explore.tissue.setCurrentIndex(i)) for i in classes]
         explore.both.side.close()
     viewer.close()
-    found: dict[str, float] = {}
-    for name, times in {"napari alone": baseline, "another prototype": prototype, "another class": tissue}.items():
-        found[f"{name}, median ms"] = statistics.median(times) * 1e3
-        found[f"{name}, longest ms"] = max(times) * 1e3
-    found["ratio of medians, another prototype"] = statistics.median(prototype) / statistics.median(baseline)
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    two = f"Explore, two models, 6 classes of {K} prototypes"
+    figures = [
+        against(f"{two}: {what}, median", milliseconds(times), "napari alone", milliseconds(baseline), "ms", "200 ms")
+        for what, times in (("another prototype", prototype), ("another class", tissue))
+    ]
+    report(figures, options.json)
+
+
+def milliseconds(seconds: list[float]) -> list[float]:
+    """The same times."""
+    return [1e3 * value for value in seconds]
 
 
 if __name__ == "__main__":

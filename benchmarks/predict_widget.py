@@ -8,16 +8,14 @@ Needs a screen (xvfb-run) and a Qt binding.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import napari
 import numpy as np
+from figures import against, alone, parser, report
 from training_widget import Gaps, resident_mb, wait
 
 from napari_lpd import samples
@@ -49,7 +47,7 @@ def pan(viewer: napari.Viewer, until: float, going: PredictWidget | None = None)
         wait(0.03)
 
 
-def views(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+def views(viewer: napari.Viewer, widget: PredictWidget) -> list[float]:
     """Seconds for views of 1 mm², the first of which loads the model."""
     seconds = []
     widget.scope.setCurrentText(VIEW)
@@ -59,21 +57,18 @@ def views(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
         viewer.scene.camera.center = (0, y, x)
         wait(0.5)
         seconds.append(run(widget))
-    return {
-        "first view of 1 mm², model not loaded, s": seconds[0],
-        "view of 1 mm², s": {"median": statistics.median(seconds[1:]), "longest": max(seconds[1:])},
-    }
+    return seconds
 
 
-def idle_gaps(viewer: napari.Viewer) -> dict[str, object]:
+def idle_gaps(viewer: napari.Viewer) -> dict[str, dict[str, float]]:
     """The gaps while nothing runs."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, float]] = {}
     ways = {"nothing": lambda _: wait(IDLE_S), "panning": lambda until: pan(viewer, until),
             "napari takes in layers": lambda _: take_in_layers(viewer)}  # fmt: skip
     for name, way in ways.items():
         gaps = Gaps()
         way(time.monotonic() + IDLE_S)
-        found[f"gaps, {name}, ms"] = gaps.stop()
+        found[name] = gaps.stop()
     del viewer.layers[-LAYERS:]
     return found
 
@@ -85,9 +80,9 @@ def take_in_layers(viewer: napari.Viewer) -> None:
         wait(0.2)
 
 
-def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, object]:
+def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, dict[str, float]]:
     """The gaps while the whole slide is predicted: left alone, and panned."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, float]] = {}
     widget.scope.setCurrentText(WHOLE)
     for name, moved in (("a slide runs", False), ("a slide runs, panning", True)):
         other = widget.settings().model_copy(update={"flips": moved})  # another run, not the kept one
@@ -99,7 +94,7 @@ def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, obje
                 pan(viewer, math.inf, widget)
             else:
                 wait(0.1)
-        found[f"gaps, {name}, ms"] = gaps.stop()
+        found[name] = gaps.stop()
         if not widget.job.status.text().startswith("Done"):
             raise SystemExit(widget.job.status.text())
     return found
@@ -107,9 +102,7 @@ def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, obje
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     viewer = napari.Viewer(title="benchmark")
     widget = PredictWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Predict")
@@ -118,16 +111,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         widget._out = Path(folder)
         wait(3)
-        found = views(viewer, widget)
+        first, *later = views(viewer, widget)
         wait(2)
-        found |= idle_gaps(viewer)
+        gaps = idle_gaps(viewer)
         before = resident_mb()
-        found |= running_gaps(viewer, widget)
-        found["growth of memory over two runs, MB"] = resident_mb() - before
+        gaps |= running_gaps(viewer, widget)
+        growth = resident_mb() - before
     viewer.close()
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    what = "longest gap of a 20-ms timer"
+    pairs = (
+        ("a slide runs", "napari alone takes in six layers", "napari takes in layers"),
+        ("a slide runs, panning", "panning alone", "panning"),
+    )
+    figures = [
+        alone("view of 1 mm², model loaded, from Predict to the mask", later, "s", "5 s"),
+        against("the first one, which loads the model", [first], "later ones", later),
+        *(
+            against(f"{what}, {busy}", [gaps[busy]["longest"]], base, [gaps[idle]["longest"]], "ms", "100 ms")
+            for busy, base, idle in pairs
+        ),
+        alone("growth of memory over two runs", [growth], "MB"),
+    ]
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Time of reading slides: overlapping tiles one by one, against blocks that are then cut into those tiles.
+"""Time of reading slides in blocks that are then cut into tiles. Baseline: the same tiles, overlapping, one by one.
 
-Baseline: the same area in blocks, in this process. Prints seconds and the ratio.
-
-    python benchmarks/reading.py [SLIDE …] [--repeats 3] [--block 2048] [--tile 512] [--overlap 128]
+python benchmarks/reading.py [SLIDE …] [--repeats 3] [--block 2048] [--tile 512] [--overlap 128]
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from figures import against, parser, report
 
 from napari_lpd import samples
 from napari_lpd.formats import open_slide
@@ -34,21 +33,24 @@ MPP = 0.5
 
 def main() -> None:
     """Measure every slide, each read anew by a handle of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("slides", nargs="*", type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--block", type=int, default=2048)
-    parser.add_argument("--tile", type=int, default=512)
-    parser.add_argument("--overlap", type=int, default=128)
-    options = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("slides", nargs="*", type=Path)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--block", type=int, default=2048)
+    options.add_argument("--tile", type=int, default=512)
+    options.add_argument("--overlap", type=int, default=128)
+    chosen = options.parse_args()
     found = [SHARED / name for name in NAMES if (SHARED / name).exists()]
-    for path in options.slides or found or [samples.skin_slide_path(), samples.small_region_path()]:
-        tiles = min(seconds(path, options.tile, options.tile - options.overlap) for _ in range(options.repeats))
-        blocks = min(seconds(path, options.block, options.block) for _ in range(options.repeats))
-        print(
-            f"{path.name}: tiles of {options.tile} with overlap {options.overlap} {tiles:.2f} s,"
-            f" blocks of {options.block} {blocks:.2f} s, ratio {tiles / blocks:.2f}"
-        )
+    figures = []
+    for path in chosen.slides or found or [samples.skin_slide_path(), samples.small_region_path()]:
+        pairs = [
+            (seconds(path, chosen.block, chosen.block), seconds(path, chosen.tile, chosen.tile - chosen.overlap))
+            for _ in range(chosen.repeats)
+        ]
+        blocks, tiles = zip(*pairs, strict=True)
+        what = f"reading {path.name} in blocks of {chosen.block} px"
+        figures.append(against(what, blocks, f"tiles of {chosen.tile} px, overlap {chosen.overlap}", tiles))
+    report(figures, chosen.json)
 
 
 def seconds(path: Path, edge: int, step: int) -> float:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from figures import against, alone, parser, report
 from scipy.ndimage import gaussian_filter, zoom
 
 from napari_lpd.classes import TissueClass
@@ -80,28 +81,32 @@ def measure(folder: Path, out: Path, index: int) -> None:
     path = run(export(prediction, out / name, ExportSettings(**settings)))
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    row = {"file": name, **settings, "seconds": round(seconds, 1), "ratio to reading": round(seconds / base, 1)}
-    print(json.dumps(row | {"MB written": path.stat().st_size >> 20, "MB more": (peak - before) >> 10}))
+    what = " ".join([name, *(f"{key}={value}" for key, value in settings.items())])
+    row = {"what": f"{what}, {path.stat().st_size >> 20} MB", "seconds": seconds, "base": base}
+    print(json.dumps(row | {"MB": (peak - before) / 1024}))
 
 
 def main() -> None:
     """Make the result, write each form in a child process, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("edge", nargs="?", type=int, default=30_000)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        measure(Path(options.measure[0]), Path(options.measure[1]), int(options.measure[2]))
+    options = parser(__doc__)
+    options.add_argument("edge", nargs="?", type=int, default=30_000)
+    options.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.measure:
+        measure(Path(chosen.measure[0]), Path(chosen.measure[1]), int(chosen.measure[2]))
         return
+    figures = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "big.zarr")
-        make_result(folder, options.edge)
+        make_result(folder, chosen.edge)
         blocks = len(Prediction.open(folder).done())
-        print(f"a result of {options.edge} x {options.edge} pixels, {blocks} blocks of tissue")
         for index in range(len(TARGETS)):
             command = [sys.executable, __file__, "--measure", str(folder), temporary, str(index)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            print("  ".join(f"{name} {value}" for name, value in json.loads(done.stdout).items()), flush=True)
+            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            what = f"writing {row['what']}, from {chosen.edge} px with {blocks} blocks of tissue"
+            figures.append(against(what, [row["seconds"]], "reading its labels", [row["base"]]))
+            figures.append(alone("its memory", [row["MB"]], "MB"))
+    report(figures, chosen.json)
 
 
 if __name__ == "__main__":

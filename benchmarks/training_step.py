@@ -2,20 +2,20 @@
 
 Baseline: MiT-B1 and a frozen Swin-T, gradients of the frozen encoder's weights left on as published, every pair of
 image and responding prototype contrasted. Ours: the default settings. Both on the same real tiles with the same labels,
-two of four tissues per tile (BCSS-WSSS has 2.1), in this process, one after the other; weights are random or embedded,
-which changes no cost. Prints one line per recipe and the ratio.
+two of four tissues per tile (BCSS-WSSS has 2.1), in this process, in turns; weights are random or embedded,
+which changes no cost.
 
-    python benchmarks/training_step.py [--repeats 3] [--threads 1]
+    python benchmarks/training_step.py [--repeats 3] [--threads 1] [--device cuda]
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 
 import numpy as np
 import torch
+from figures import against, in_turns, parser, report
 
 from napari_lpd import samples
 from napari_lpd.config import TrainSettings
@@ -23,8 +23,8 @@ from napari_lpd.encoder import build_region_encoder
 from napari_lpd.formats import open_slide
 from napari_lpd.model import LPD, choose_device, encoder_of
 from napari_lpd.objective import Objective
+from napari_lpd.optimisation import parameter_groups, set_training
 from napari_lpd.presets import PRESETS
-from napari_lpd.train import parameter_groups, set_training
 
 BATCH, TILE, CLASSES = 10, 224, 4
 PUBLISHED = PRESETS["official-code"] | {"region_encoder_weights": "random"}
@@ -45,52 +45,61 @@ def tiles() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
 
 
-def measure(values: dict, frozen_gradients: bool, repeats: int, device: torch.device) -> dict[str, float]:
-    """Seconds of CPU (wall seconds on a GPU) of one full iteration: the least of `repeats`, after one to warm up."""
-    torch.manual_seed(0)
-    settings = TrainSettings.build(values)
-    network = LPD(settings.model, CLASSES, encoder_of(settings.model, settings.model.encoder_weights)).to(device)
-    frozen = build_region_encoder(
-        settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim
-    ).to(device)
-    frozen.requires_grad_(frozen_gradients)
-    objective = Objective(settings, frozen, torch.Generator().manual_seed(0))
-    optimiser = torch.optim.AdamW(parameter_groups(network, settings))
-    set_training(network, settings)
-    images, labels = (part.to(device) for part in tiles())
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    seconds, regions = [], 0
-    for _ in range(repeats + 1):
-        start = clock()
-        losses = objective(network, images, labels, warm=False)
-        optimiser.zero_grad(set_to_none=True)
+class Recipe:
+    """One recipe's training iteration, on the tiles.
+
+    Args:
+        values: Settings.
+        frozen_gradients: Whether the frozen encoder's weights get gradients.
+        device: To compute on.
+    """
+
+    def __init__(self, values: dict, frozen_gradients: bool, device: torch.device) -> None:
+        torch.manual_seed(0)
+        settings = TrainSettings.build(values)
+        encoder = encoder_of(settings.model, settings.model.encoder_weights)
+        self.network = LPD(settings.model, CLASSES, encoder).to(device)
+        frozen = build_region_encoder(
+            settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim
+        ).to(device)
+        frozen.requires_grad_(frozen_gradients)
+        self.objective = Objective(settings, frozen, torch.Generator().manual_seed(0)).to(device)
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.network, settings))
+        set_training(self.network, settings)
+        self.batch = [part.to(device) for part in tiles()]
+
+    def iteration(self) -> None:
+        """Losses, gradients, update."""
+        losses = self.objective(self.network, *self.batch, warm=False)
+        self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
-        optimiser.step()
+        self.optimiser.step()
         losses.total.item()  # waits for a GPU
-        seconds.append(clock() - start)
-        regions = losses.regions
-    return {"seconds": min(seconds[1:]), "regions": regions}
 
 
 def main() -> None:
-    """Measure both recipes and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = choose_device(options.device)[0]
-    found = {}
+    """Measure both recipes in turns."""
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--device", default="cpu")
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    device = choose_device(chosen.device)[0]
+    recipes, peaks = {}, {}
     for name in reversed(RECIPES):  # ours first: the peak of memory only rises
-        found[name] = measure(*RECIPES[name], options.repeats, device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"{name:9}  {found[name]['seconds']:6.2f} s per full iteration,"
-            f" {found[name]['regions']:.0f} regions, peak memory so far {peak:.1f} GiB"
-        )
-    ratio = found["ours"]["seconds"] / found["published"]["seconds"]
-    print(f"training iteration: {ratio:.3f} of the published recipe ({1 / ratio:.1f} times faster)")
+        recipes[name] = Recipe(*RECIPES[name], device)
+        recipes[name].iteration()
+        peaks[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    ours, published = in_turns(chosen.repeats, recipes["ours"].iteration, recipes["published"].iteration, clock=clock)
+    unit = "CPU-s" if device.type == "cpu" else "s"
+    what, other = "full training iteration, batch 10, 224 px, k = 3", "the published recipe"
+    figures = [
+        against(what, ours, other, published, unit, "0.2"),
+        against("its peak of memory", [peaks["ours"]], other, [peaks["published"]], "GiB"),
+    ]
+    report(figures, chosen.json)
 
 
 if __name__ == "__main__":

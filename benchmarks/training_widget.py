@@ -7,14 +7,13 @@ the same napari without a training. Needs a screen (xvfb-run) and a Qt binding.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
 from pathlib import Path
 
 import napari
+from figures import against, alone, parser, report
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
@@ -65,9 +64,7 @@ def wait(seconds: float) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     viewer = napari.Viewer(title="benchmark")
     widget = TrainWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Train")
@@ -80,21 +77,24 @@ def main() -> None:
         wait(5)
         idle = Gaps()
         wait(20)
-        found: dict[str, object] = {"gaps without training, ms": idle.stop()}
+        quiet = idle.stop()
         before, began, busy = resident_mb(), time.monotonic(), Gaps()
         widget.job.button.click()
         while widget.job.runner.running:
             wait(0.2)
-        found["gaps while training, ms"] = busy.stop()
-        found["minutes from Train to a model"] = (time.monotonic() - began) / 60
-        found["growth of napari's memory, MB"] = resident_mb() - before
+        gaps = busy.stop()
+        minutes = (time.monotonic() - began) / 60
+        growth = resident_mb() - before
         (model,) = Path(models).glob("*/model.safetensors")
         card = read_card(model)
-        found["tiles"], found["steps"] = card.tiles, card.steps
     viewer.close()
-    print(json.dumps(found, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    figures = [
+        alone(f"quick look, {card.tiles} tiles, {card.steps} steps: from Train to a model", [minutes], "min", "5 min"),
+        against("longest gap of a 20-ms timer meanwhile", [gaps["longest"]], "idle", [quiet["longest"]], "ms"),
+        against("99.9 % of the gaps are below", [gaps["99.9 %"]], "idle", [quiet["99.9 %"]], "ms", "50 ms"),
+        alone("growth of napari's memory meanwhile", [growth], "MB"),
+    ]
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -420,3 +420,13 @@ def test_weights_of_the_hub_are_loaded_by_timm(monkeypatch, tmp_path):
     stem = classifier.state_dict()["stem.0.weight"]
     assert torch.equal(build_encoder("convnext_atto", "hub").backbone.stem_0.weight, stem)
     assert torch.equal(build_region_encoder("convnext_atto", "hub", 8).backbone.stem[0].weight, stem)
+
+
+def test_a_region_encoder_with_weights_in_half_precision_gives_what_autocast_gives():
+    cast, stored = (build_region_encoder("tf_efficientnet_lite0", "embedded", 32) for _ in range(2))
+    cast.precision = torch.bfloat16
+    stored.compute_in(torch.bfloat16)
+    images = torch.rand(2, 3, 64, 64)
+    assert stored.backbone.conv_stem.weight.dtype == torch.bfloat16
+    assert stored(images).dtype == torch.float32
+    assert torch.equal(stored(images), cast(images))

@@ -16,7 +16,7 @@ CORE = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem not in ("__
 WITH_TORCH = {"encoder", "model", "bank", "cam", "losses", "data", "train", "predict", "prototypes", "validate"}
 WITH_TORCH |= {"importer", "objective", "labelled", "reproduce", "segmenter", "training_state"}
 WITH_TORCH |= {"lattice_torch", "augmentation", "scoring", "training_set", "watch"}
-WITH_TORCH |= {"inference"}
+WITH_TORCH |= {"inference", "distributed", "optimisation", "step"}
 WITH_TORCH |= {"bank_statistics", "observation", "prototype_cards", "controls", "compare"}
 WITH_TORCH |= {"stages"}
 GUI = sorted(path.stem for path in (SOURCE / "gui").glob("*.py") if path.stem != "__init__")

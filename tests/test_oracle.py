@@ -42,9 +42,9 @@ from napari_lpd.losses import (
 )
 from napari_lpd.model import LPD, LoadedModel, merge_prototypes
 from napari_lpd.objective import Objective
+from napari_lpd.optimisation import parameter_groups, poly_factor
 from napari_lpd.presets import PRESETS
 from napari_lpd.refine import dense_crf
-from napari_lpd.train import parameter_groups, poly_factor
 from napari_lpd.validate import (
     class_probability,
     fused_maps,

@@ -15,11 +15,12 @@ from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 from napari_lpd.labelled import labelled_tiles
 from napari_lpd.model import LPD, encoder_of, load_model
+from napari_lpd.optimisation import parameter_groups
 from napari_lpd.presets import PRESETS
 from napari_lpd.regions import Region, read_regions
 from napari_lpd.scoring import Figures, Validation, calibrate
 from napari_lpd.settings import read_settings
-from napari_lpd.train import fit, parameter_groups
+from napari_lpd.train import fit
 
 
 @pytest.fixture

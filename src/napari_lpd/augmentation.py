@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Ruifrok & Johnston 2001: optical density per stain (rows: haematoxylin, eosin, residual) and colour (R, G, B).
 _HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_TO_STAINS = torch.linalg.inv(_HED)
 
 
 class Jitter(NamedTuple):
@@ -35,16 +36,23 @@ class Jitter(NamedTuple):
         return cls(settings.stain_jitter, settings.size_jitter, settings.blur_jitter)
 
 
-def augment(images: Tensor, generator: torch.Generator, jitter: Jitter = Jitter()) -> Tensor:  # noqa: B008  a constant
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    jitter: Jitter = Jitter(),  # noqa: B008  a constant
+    part: tuple[int, slice] | None = None,
+) -> Tensor:
     """Random flips and quarter turns, and jitter of stains, size and sharpness, per image.
 
     Args:
         images: (B, 3, H, W) in 0..1, square.
         generator: Source of randomness, on the CPU.
         jitter: How much.
+        part: Of how many images these are a part, and which: random numbers are drawn for all of them.
     """
-    turned = _turned(images, _placements(len(images), jitter.size, generator))
-    return _varied(turned, generator, jitter)
+    count, own = part or (len(images), slice(None))
+    turned = _turned(images, _placements(count, jitter.size, generator)[own])
+    return _varied(turned, generator, jitter, count, own)
 
 
 def augment_with_masks(
@@ -57,25 +65,24 @@ def augment_with_masks(
     placements = _placements(len(images), jitter.size, generator)
     turned = _turned(images, placements)
     masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
-    return _varied(turned, generator, jitter), masks
+    return _varied(turned, generator, jitter, len(images), slice(None)), masks
 
 
-def _varied(images: Tensor, generator: torch.Generator, jitter: Jitter) -> Tensor:
-    """Images with other amounts of stain and another sharpness."""
-    count = len(images)
-    stained = _restained(images, 1 + jitter.stain * (2 * torch.rand(count, 3, generator=generator) - 1))
+def _varied(images: Tensor, generator: torch.Generator, jitter: Jitter, count: int, own: slice) -> Tensor:
+    """Images with other amounts of stain and another sharpness, drawn for `count` images of which these are `own`."""
+    stained = _restained(images, 1 + jitter.stain * (2 * torch.rand(count, 3, generator=generator) - 1)[own])
     if not jitter.blur:
         return stained
-    return _blurred(stained, jitter.blur * torch.rand(count, generator=generator))
+    sigmas = jitter.blur * torch.rand(count, generator=generator)
+    return _blurred(stained, sigmas[own], max(1, math.ceil(3 * float(sigmas.max()))))
 
 
-def _blurred(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Every image (B, 3, H, W) blurred with its own Gaussian; `sigmas` (B,) in pixels."""
+def _blurred(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
+    """Every image (B, 3, H, W) blurred with its own Gaussian; `sigmas` (B,) and the kernels' `radius` in pixels."""
     count, channels = images.shape[:2]
-    radius = max(1, math.ceil(3 * float(sigmas.max())))
     at = torch.arange(-radius, radius + 1)
     kernels = torch.exp(-0.5 * (at / sigmas.clamp(min=1e-3)[:, None]) ** 2)
-    kernels = (kernels / kernels.sum(1, keepdim=True)).to(images)
+    kernels = (kernels / kernels.sum(1, keepdim=True)).to(images, non_blocking=True)
     weights = kernels.repeat_interleave(channels, 0)[:, None, :, None]
     planes = pad(images, [radius] * 4, "reflect").flatten(0, 1)[None]
     planes = conv2d(planes, weights, groups=count * channels)
@@ -85,11 +92,15 @@ def _blurred(images: Tensor, sigmas: Tensor) -> Tensor:
 
 def _restained(images: Tensor, gain: Tensor) -> Tensor:
     """Each stain's amount multiplied by `gain` (B, 3)."""
-    stains = _HED.to(images.device)
     density = -torch.log(images.clamp(min=1 / 255))
-    amounts = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(stains))
-    jittered = torch.einsum("bshw,sc->bchw", amounts * gain.to(images.device)[:, :, None, None], stains)
+    amounts = torch.einsum("bchw,cs->bshw", density, _on(images, _TO_STAINS))
+    jittered = torch.einsum("bshw,sc->bchw", amounts * _on(images, gain)[:, :, None, None], _on(images, _HED))
     return torch.exp(-jittered).clamp(0, 1)
+
+
+def _on(images: Tensor, numbers: Tensor) -> Tensor:
+    """`numbers` on the images' device, without waiting for it."""
+    return numbers.to(images.device, non_blocking=True)
 
 
 def _placements(count: int, scale: float, generator: torch.Generator) -> Tensor:
@@ -103,5 +114,5 @@ def _placements(count: int, scale: float, generator: torch.Generator) -> Tensor:
 
 
 def _turned(images: Tensor, placements: Tensor, mode: str = "bilinear") -> Tensor:
-    grid = affine_grid(placements.to(images.device), list(images.shape), align_corners=False)
+    grid = affine_grid(_on(images, placements), list(images.shape), align_corners=False)
     return grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

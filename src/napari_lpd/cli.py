@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 an error that the user can mend)."""
     options = _parse_given(list(sys.argv[1:] if arguments is None else arguments))
-    printer = Printer(options.json)
+    printer = Printer(options.json, errors_only=_is_helper(options))
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
     try:
         with _stoppable(printer, options.until_eof):
@@ -37,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printer.error("stopped by the user; what was done is kept: train and predict go on when they are run again")
         return 130
     return 0
+
+
+def _is_helper(options: argparse.Namespace) -> bool:
+    """Whether ``torchrun`` started this process beside the one that decides and prints."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    if options.run is not commands.train:
+        raise SystemExit("napari-lpd: error: torchrun is for training only; run this command by itself")
+    return os.environ["RANK"] != "0"
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
     _check_train_options(options)
     classes = None if options.project else _named_classes(options.classes)
-    from napari_lpd import training_set
+    from napari_lpd import distributed, training_set
     from napari_lpd.project import AnnotatedSlide
     from napari_lpd.regions import read_regions
     from napari_lpd.train import fit
@@ -59,11 +59,15 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     _check_folder(options.out)
     if options.summary:
         return prepared.write(options.out) | {"sheet": str(options.out / training_set.SHEET)}
-    for line in prepared.write(options.out)["warnings"]:
-        printer.note(f"warning: {line}")
     tiles, validation, settings = prepared
-    command = "napari-lpd " + shlex.join(options.given)
-    model = run(fit(tiles, settings, options.out, command, validation), printer.progress)
+    with distributed.joined():
+        first, processes = distributed.is_first(), distributed.count()
+        for line in prepared.write(options.out)["warnings"] if first else ():
+            printer.note(f"warning: {line}")
+        start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
+        model = run(fit(tiles, settings, options.out, start + shlex.join(options.given), validation), printer.progress)
+    if not first:
+        return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
     if check is not None:
         result["metrics"] = _measure(options, model, check, settings, printer)

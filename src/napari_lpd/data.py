@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
+from napari_lpd.memory import KeptImages, room_for_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,6 +152,14 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         """The same tiles, their colours matched, slide by slide, to `wanted`."""
         same = copy.copy(self)
         same.read = matching(self.read, self.slides, wanted)
+        return same
+
+    def kept_in_memory(self) -> TileSet:
+        """The same tiles, those read from files decoded once only, as far as they fit (`memory.room_for_images`)."""
+        if len(self.files) != len(self):  # cut from slides: they lie in memory
+            return self
+        same = copy.copy(self)
+        same.read = KeptImages(self.read, len(self), room_for_images())
         return same
 
     def hold_out(self, share: float, seed: int) -> tuple[TileSet, TileSet | None]:

@@ -176,6 +176,13 @@ class RegionEncoder(_WithStatistics):
         """Stay in evaluation mode, whatever `mode`: batch statistics and dropout are frozen too."""
         return super().train(False)
 
+    def compute_in(self, precision: torch.dtype | None) -> None:
+        """Compute in a number format, with the backbone's weights stored in it: frozen, they are cast once only."""
+        self.precision = precision
+        for part in self.backbone.modules():
+            if precision is not None and isinstance(part, nn.Conv2d | nn.Linear):  # norms stay in float32
+                part.to(precision)
+
     def forward(self, images: Tensor) -> Tensor:
         """(M, 3, H, W), normalised as by `normalise`, 0 where nothing is to be seen → (M, dim), not normalised."""
         if self.size and images.shape[2:] != self.size:

@@ -66,6 +66,10 @@ class Regions(NamedTuple):
         """The regions at the indices, or of the mask, `chosen`."""
         return Regions(*(part[chosen] for part in self))
 
+    def to(self, device: torch.device) -> Regions:
+        """The same on another device."""
+        return Regions(*(part.to(device, non_blocking=True) for part in self))
+
 
 def responding_prototypes(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     """Prototypes of present classes that respond more than their class's mean (method.md §3.2): (B, C·k) bool.
@@ -286,13 +290,14 @@ def diversity_loss(
         count = held.sum(0)
         cosines = cosines - (cosines * held).sum(0) / count.clamp(min=1)
         valid = valid & (count.flatten() >= 2)
-    if k == 1 or not valid.any():
+    if k == 1:
         return cosines.sum() * 0
-    omega = inside[valid][:, None]  # (P, 1, h·w), P valid (image, class) pairs
-    log_v = log_softmax((cosines[valid] / temperature).masked_fill(~omega, -1e9), dim=2)
+    omega = inside[:, :, None]  # (B, C, 1, h·w)
+    log_v = log_softmax((cosines / temperature).masked_fill(~omega, -1e9), dim=3)
     v = log_v.exp() * omega
-    cross = torch.einsum("pux,pwx->puw", v, log_v.masked_fill(~omega, 0))
-    return torch.exp(-_pairwise_jeffreys(cross)).mean()
+    cross = torch.einsum("bcux,bcwx->bcuw", v, log_v.masked_fill(~omega, 0)).flatten(0, 1)
+    alike = torch.exp(-_pairwise_jeffreys(cross)).mean(1)  # (B·C,); 1 where there is no region
+    return (alike * valid.flatten()).sum() / valid.sum().clamp(min=1)  # nothing here makes the CPU wait for a GPU
 
 
 def _pairwise_jeffreys(cross: Tensor) -> Tensor:

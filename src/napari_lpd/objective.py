@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from napari_lpd.distributed import gathered, own_share, shares
 from napari_lpd.losses import (
     class_map_regions,
     class_regions,
@@ -26,6 +27,8 @@ from napari_lpd.losses import (
 from napari_lpd.model import LPD, STAGES_USED, merge_prototypes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari_lpd.config import TrainSettings
     from napari_lpd.encoder import RegionEncoder
     from napari_lpd.losses import Regions
@@ -43,16 +46,15 @@ class StepLosses(NamedTuple):
     regions: int = 0
     left_out: int = 0
 
-    def metrics(self) -> dict[str, float]:
-        """What a step reports."""
-        return {
-            "loss": self.total.item(),
-            "classification": self.classification.item(),
-            "contrast": (self.foreground + self.background).item(),
-            "diversity": self.diversity.item(),
-            "regions": float(self.regions),
-            "regions left out": float(self.left_out),
-        }
+    def values(self) -> Tensor:
+        """What a step reports of its losses: total, classification, contrast and diversity (4,), where they lie."""
+        contrast = self.foreground + self.background
+        return torch.stack([self.total, self.classification, contrast, self.diversity]).detach()
+
+    def metrics(self, values: Sequence[float]) -> dict[str, float]:
+        """What a step reports, by name; `values` are those of `values`, as numbers."""
+        named = dict(zip(("loss", "classification", "contrast", "diversity"), values, strict=True))
+        return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
 
 
 class Objective(nn.Module):
@@ -75,14 +77,23 @@ class Objective(nn.Module):
         self._generator = generator
 
     def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
-        """The losses of one batch (B, 3, H, W) in 0..1 with labels (B, C); `warm`: classification alone."""
+        """The losses of one batch.
+
+        Args:
+            network: What is trained.
+            images: (B, 3, H, W) in 0..1; where several processes train, this one's share of them.
+            labels: (B, C), of the whole batch.
+            warm: Classification alone.
+        """
         settings = self.settings
         weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
         fused = settings.region_map == "fused"
         stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
         maps = network(images, stages)
         logits = dict(zip(stages, maps.logits, strict=True))
-        scores = [image_scores(logits[i], network.k, settings.model.merge_train) for i in weights]
+        sizes = shares(len(labels))
+        how = settings.model.merge_train
+        scores = [gathered(image_scores(logits[i], network.k, how), sizes) for i in weights]
         classification = classification_loss(scores, labels, list(weights.values()))
         zero = classification.new_zeros(())
         terms = StepLosses(classification, classification, zero, zero, zero, zero)
@@ -92,7 +103,8 @@ class Objective(nn.Module):
         if self.region_encoder is not None and settings.contrast_weight:
             terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
         if settings.diversity != "off" and settings.diversity_weight:
-            diversity = self._diversity(network, maps.features, maps.prototypes, class_maps.detach(), labels)
+            features, regions = gathered(maps.features, sizes), gathered(class_maps.detach(), sizes)
+            diversity = self._diversity(network, features, maps.prototypes, regions, labels)
             terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
         return terms
 
@@ -108,29 +120,26 @@ class Objective(nn.Module):
     def _add_contrast(
         self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
     ) -> StepLosses:
-        settings = self.settings
-        assert self.region_encoder is not None
-        if settings.region_map == "fused":
-            maps, regions = class_maps, class_map_regions(labels, network.k)
-        else:
-            responding = responding_prototypes(stage4.mean((2, 3)), labels, network.k)
-            maps, regions = stage4, prototype_regions(responding, network.k, settings.negatives)
-        if settings.region_input == "unit":  # a map without a positive place cuts nothing out
-            regions = regions.take(maps[regions.images, regions.channels].flatten(1).amax(1) > 0)
+        settings, sizes = self.settings, shares(len(labels))
+        maps = class_maps if settings.region_map == "fused" else stage4
+        regions = self._regions(stage4, maps, labels, network.k)
         found = len(regions.images)
         if not found:
             return terms
         regions = self._capped(regions)
-        own_statistics = settings.region_input == "unit"
-        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
-        if settings.region_size:
-            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
-        cut = cut_regions(seen, maps, regions, settings.region_threshold, settings.region_input)
-        foreground, background = self.psi(self.region_encoder(torch.cat(cut))).chunk(2)
+        owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[regions.images]
+        own = own_share(len(labels))
+        mine = regions.take((regions.images >= own.start) & (regions.images < own.stop))
+        embedded = self._embedded(network, images, maps, mine._replace(images=mine.images - own.start))
+        embedded = self.psi(gathered(embedded, owner.bincount(minlength=len(sizes)).tolist()))
         contrast = contrastive_loss(
-            (foreground, background), network.prototypes, regions, settings.contrast_temperature, settings.contrast
+            embedded.unbind(1),
+            network.prototypes,
+            regions.to(images.device),
+            settings.contrast_temperature,
+            settings.contrast,
         )
-        area = stage4.mean()
+        area = gathered(stage4.mean((1, 2, 3)), sizes).mean()
         weighted = (
             contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
         )
@@ -143,12 +152,36 @@ class Objective(nn.Module):
             left_out=found - len(regions.images),
         )
 
+    def _regions(self, stage4: Tensor, maps: Tensor, labels: Tensor, k: int) -> Regions:
+        """All that the batch gives to contrast, on the CPU: the one thing in a step that it waits for."""
+        settings, own = self.settings, labels[own_share(len(labels))]
+        fused = settings.region_map == "fused"
+        flags = own > 0 if fused else responding_prototypes(stage4.mean((2, 3)), own, k)
+        if settings.region_input == "unit":  # a map without a positive place cuts nothing out
+            flags = flags & (maps.flatten(2).amax(2) > 0)
+        flags = gathered(flags, shares(len(labels))).cpu()
+        return class_map_regions(flags, k) if fused else prototype_regions(flags, k, settings.negatives)
+
+    def _embedded(self, network: LPD, images: Tensor, maps: Tensor, regions: Regions) -> Tensor:
+        """Foreground and background of M regions of `images`, in one pass through the frozen encoder: (M, 2, D)."""
+        settings = self.settings
+        assert self.region_encoder is not None
+        if not len(regions.images):  # of this process's share
+            return images.new_zeros(0, 2, settings.model.prototype_dim)
+        own_statistics = settings.region_input == "unit"
+        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
+        if settings.region_size:
+            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
+        cut = cut_regions(seen, maps, regions.to(images.device), settings.region_threshold, settings.region_input)
+        vectors: Tensor = self.region_encoder(torch.cat(cut))
+        return vectors.unflatten(0, (2, -1)).transpose(0, 1)
+
     def _capped(self, regions: Regions) -> Regions:
         found, most = len(regions.images), self.settings.max_regions
         if not most or found <= most:
             return regions
         chosen = torch.randperm(found, generator=self._generator)[:most].sort().values
-        return regions.take(chosen.to(regions.images.device))
+        return regions.take(chosen)
 
     def _diversity(
         self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor

@@ -14,10 +14,15 @@ PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
 
 
 class Printer:
-    """Prints progress: JSON lines for a parent process, else a line that is rewritten about twice a second."""
+    """Prints progress: JSON lines for a parent process, else a line that is rewritten about twice a second.
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+    Args:
+        as_json: JSON lines.
+        errors_only: For a process that works for another one, which prints and is stopped for both.
+    """
+
+    def __init__(self, as_json: bool, errors_only: bool = False) -> None:
+        self.as_json, self._errors_only = as_json, errors_only
         self._started = self._printed = time.monotonic()
         self._at = (-1, -1)
         self.stopping, self.paused = threading.Event(), threading.Event()
@@ -29,6 +34,8 @@ class Printer:
         Raises:
             KeyboardInterrupt: the user wants it to stop; here it does so between two steps.
         """
+        if self._errors_only:
+            return
         if self.as_json:
             print(to_json_line("progress", progress), flush=True)
         while self.paused.is_set() and not self.stopping.wait(PAUSE_S):
@@ -56,11 +63,13 @@ class Printer:
     def note(self, line: str) -> None:
         """Show a line that ends a part of the work, to people only; the time left is counted anew."""
         self._started = time.monotonic()
-        if not self.as_json:
+        if not self.as_json and not self._errors_only:
             print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
 
     def result(self, result: Result) -> None:
         """Show a command's result."""
+        if self._errors_only:
+            return
         if self.as_json:
             print(to_json_line("result", result), flush=True)
             return

@@ -26,7 +26,7 @@ from napari_lpd.evaluate import file_hashes
 from napari_lpd.images import IGNORE, read_image, read_mask
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.model import STAGES_USED, TRAINING_ONLY, Supervised, choose_device, encoder_of
-from napari_lpd.train import parameter_groups, poly_factor, set_training
+from napari_lpd.optimisation import parameter_groups, poly_factor, set_training
 from napari_lpd.validate import class_probability, fused_maps, predicted_labels
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import logging
 import math
 import os
 import time
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,9 @@ from napari_lpd.augmentation import Jitter, augment
 from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.colour import colours_of
+from napari_lpd.config import TrainSettings
 from napari_lpd.data import described
+from napari_lpd.distributed import count, from_first, go_on, is_first, own_device, own_share, together
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.evaluate import file_hashes, overlap
@@ -31,14 +35,15 @@ from napari_lpd.model import (
     LPD,
     TRAINING_ONLY,
     LoadedModel,
-    Supervised,
     choose_device,
     choose_precision,
     encoder_of,
 )
 from napari_lpd.objective import Objective, StepLosses
+from napari_lpd.optimisation import parameter_groups, poly_factor, set_training
 from napari_lpd.scoring import PRESENCE, Figures, Validation, calibrate, held_out_validation
-from napari_lpd.training_state import TrainingState, identity_of
+from napari_lpd.step import Numbers, Step, Taken
+from napari_lpd.training_state import Place, TrainingState, identity_of
 from napari_lpd.watch import PREVIEWS, Watch
 
 if TYPE_CHECKING:
@@ -49,15 +54,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.colour import Colours
-    from napari_lpd.config import TrainSettings
     from napari_lpd.data import TileSet
     from napari_lpd.scoring import Validation
 
 logger = logging.getLogger(__name__)
 
-"""Score from which a class counts as present: where the classification loss draws the line. A network knows its
-training tiles too well to choose another one on them; `validate.evaluate` chooses on other data."""
-LR_WARM_UP_RATIO = 1e-6
 COLOUR_TILES = 256  # tiles whose colours go into the card
 SAVE_S = 30  # between two saves of a training's state
 
@@ -88,13 +89,15 @@ def fit(
     """
     if settings.model.bank == "supervised":
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
+    if count() > 1:
+        settings = TrainSettings.build(settings.model_dump() | {"batch": settings.batch * count()})
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = file_hashes(tiles.files)
     colours = training_colours(tiles)
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
-    held = None
+    tiles, held = tiles.kept_in_memory(), None
     if validation is None:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
         validation = held_out_validation(held) if held else None
@@ -151,9 +154,10 @@ class _Run:
         self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.device, reason = choose_device(settings.device)
+        self.device, reason = choose_device(own_device(settings.device))
         precision = choose_precision(settings.precision, self.device)
         self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
+        self.arithmetic += f", with {count()} processes" if count() > 1 else ""
         encoder = encoder_of(settings.model, settings.model.encoder_weights)
         self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
         width = encoder.widths[-1]
@@ -163,17 +167,21 @@ class _Run:
                 f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
             )
         self.region_encoder = _region_encoder(settings, self.device)
-        for encodes in (self.network.encoder, self.region_encoder):
-            if encodes is not None:
-                encodes.precision = precision
+        self.network.encoder.precision = precision
+        if self.region_encoder is not None:
+            self.region_encoder.compute_in(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.watch = Watch(tiles)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
+        set_training(self.network, settings)
+        self._losses = together(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
+        self._unread: deque[Taken] = deque()
+        self._ahead = int(self.device.type == "cuda")  # steps that the CPU may be ahead of what it has read
 
     def begin(self, total: int) -> bool:
         """Make optimiser and schedule for `total` steps; returns whether a run that was stopped here goes on."""
-        settings = self.settings
+        settings, self.total = self.settings, total
         groups = parameter_groups(self.network, settings)
         groups.append({"params": list(self.objective.psi.parameters()), "lr": settings.lr})
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
@@ -191,78 +199,106 @@ class _Run:
         self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         return True
 
-    def epochs(self, total: int, count: int, validation: Validation | None) -> Iterator[Progress]:
-        """Train for `count` epochs of at most `total` steps together; after each validate and save.
+    def epochs(self, total: int, epochs: int, validation: Validation | None) -> Iterator[Progress]:
+        """Train for `epochs` epochs of at most `total` steps together; after each validate and save.
 
         What is learned is saved every half minute, and when the job is closed.
         """
-        place, saved = self.state.place, time.monotonic()
-        if not place.step:
+        saved = time.monotonic()
+        if not self.state.place.step:
             self.state.save()
         try:
-            while place.epoch < count and not self._has_stopped_learning(validation):
-                message = f"epoch {place.epoch + 1} of {count}"
+            while self.state.place.epoch < epochs and not self._has_stopped_learning(validation):
+                place = self.state.place
+                message = f"epoch {place.epoch + 1} of {epochs}"
                 set_training(self.network, self.settings)
-                for indices, (raw, labels) in self._batches(total):
-                    metrics = self._take_step(raw, labels, indices, total)
+                for indices, raw in self._batches(total):
+                    metrics = self._take_step(raw, indices, total)
                     if time.monotonic() - saved > SAVE_S:
-                        self.state.save()
+                        self._save_state()
                         saved = time.monotonic()
                     yield Progress(place.step, total, message, metrics)
-                figures = self._end_epoch(message, validation)
+                    go_on()
+                self._read(0)
+                figures, self.state.place = from_first(partial(self._end_epoch, message, validation))
                 yield Progress(place.step, total, f"{message}: validation", figures)
+                go_on()
         except GeneratorExit:
-            self.state.save()
+            self._save_state()
+            go_on(False)
             raise
         self.state.remove()
+
+    def _save_state(self) -> None:
+        self._read(0)
+        self.state.save()
 
     def _has_stopped_learning(self, validation: Validation | None) -> bool:
         place, patience = self.state.place, self.settings.patience
         return bool(patience and validation and place.epoch - place.best_epoch >= patience)
 
-    def _take_step(self, raw: Tensor, labels: Tensor, indices: list[int], total: int) -> dict[str, float]:
-        """Learn from one batch; returns what it says of the step."""
-        place = self.state.place
-        losses = self._step(raw, labels, indices, place.step, total)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        metrics = losses.metrics() | {"lr": float(self.schedule.get_last_lr()[0])}
-        self.schedule.step()
-        place.step += 1
-        place.taken += len(indices)
-        place.curve.append({"step": place.step, **metrics})
-        for name, value in metrics.items():
-            place.sums[name] = place.sums.get(name, 0.0) + value * len(indices)
-        return metrics
+    def _take_step(self, raw: Tensor, indices: list[int], total: int) -> dict[str, float]:
+        """Learn from one batch; returns what the last step says that is known to have been taken.
 
-    def _step(self, raw: Tensor, labels: Tensor, indices: list[int], step: int, total: int) -> StepLosses:
-        """Losses and gradients of one batch; the weights that gave them, still those before it, are kept as good."""
-        images = raw.to(self.device).float() / 255
+        Args:
+            raw: (B, 3, H, W) uint8, this process's share of the batch.
+            indices: Of the whole batch's tiles.
+            total: Steps of the training.
+        """
+        place = self.state.place
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        images = raw.to(self.device, non_blocking=True).float() / 255
         if self.settings.augment:
-            images = augment(images, self.generator, Jitter.of(self.settings))
-        warm = step < self.settings.warm_up * total
-        losses: StepLosses = self.objective(self.network, images, labels.to(self.device), warm)
-        self.network.zero_grad(set_to_none=True)
-        self.objective.psi.zero_grad(set_to_none=True)
+            part = (len(indices), own_share(len(indices)))
+            images = augment(images, self.generator, Jitter.of(self.settings), part)
+        labels = torch.from_numpy(self.tiles.labels[indices]).to(self.device, non_blocking=True)
+        losses: StepLosses = self._losses(images, labels, place.step < self.settings.warm_up * total)
+        self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
-        overflow = self.scaler.is_enabled() and torch.isfinite(losses.total)  # then the step is left out
-        if torch.isfinite(losses.total + norm) or overflow:
-            self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-            return losses
+        numbers = Numbers(torch.cat([losses.values(), norm.detach()[None]]))
+        lr = float(self.schedule.get_last_lr()[0])
+        self._unread.append(Taken(place.step, indices, lr, losses, numbers, weights))
+        metrics = self._read(self._ahead)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        place.step += 1
+        place.taken += len(indices)
+        return metrics
+
+    def _read(self, left: int) -> dict[str, float]:
+        """Take note of what steps say, of all but the last `left`; returns the metrics of the last of them."""
+        place, metrics = self.state.place, dict[str, float]()
+        while len(self._unread) > left:
+            taken = self._unread.popleft()
+            *values, norm = taken.numbers.read()
+            overflow = self.scaler.is_enabled() and math.isfinite(values[0])  # then the scaler leaves the step out
+            if not math.isfinite(values[0] + norm) and not overflow:
+                self._give_up(taken, values[0], norm)
+            self._good = taken.weights
+            metrics = taken.losses.metrics(values) | {"lr": taken.lr}
+            place.curve.append({"step": taken.step + 1, **metrics})
+            for name, value in metrics.items():
+                place.sums[name] = place.sums.get(name, 0.0) + value * len(taken.indices)
+        return metrics
+
+    def _give_up(self, taken: Taken, loss: float, norm: float) -> None:
+        """Keep the last weights that gave a finite loss, still those before its step, and raise."""
         kept = "nothing was learned yet"
         if self._good:
             self.network.load_state_dict(self._good)
-            self._save("last.safetensors", self._card(step))
+            if is_first():
+                self._save("last.safetensors", self._card(taken.step))
             kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
         raise LpdError(
-            f"loss became {losses.total.item():g} (gradient {norm.item():g}) at step {step + 1} of {total}, tiles"
-            f" {', '.join(self.tiles.name(i) for i in indices)}; {kept}; look at these tiles, or try a smaller lr"
+            f"loss became {loss:g} (gradient {norm:g}) at step {taken.step + 1} of {self.total}, tiles"
+            f" {', '.join(self.tiles.name(i) for i in taken.indices)}; {kept}; look at these tiles, or try a smaller lr"
         )
 
-    def _batches(self, total: int) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-        """What is left of the current epoch, of at most `total` steps."""
+    def _batches(self, total: int) -> Iterator[tuple[list[int], Tensor]]:
+        """What is left of the current epoch, of at most `total` steps: a batch's tiles, and our share of the images."""
         place = self.state.place
         if not place.order:
             self.state.restore_random()
@@ -270,11 +306,16 @@ class _Run:
         size = self.settings.batch
         starts = range(place.taken, len(place.order), size)
         batches = [place.order[start : start + size] for start in starts][: total - place.step]
-        loader = iter(DataLoader(self.tiles, batch_sampler=batches, num_workers=self.settings.workers))
+        own = [batch[own_share(len(batch))] for batch in batches]
+        on_gpu = self.device.type == "cuda"
+        loader = DataLoader(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
+        images = iter(loader)
         self.state.restore_random()  # of a half-done epoch only now: making the loader draws a number
-        yield from zip(batches, loader, strict=True)
+        for batch, (raw, _) in zip(batches, images, strict=True):
+            yield batch, raw
 
-    def _end_epoch(self, message: str, validation: Validation | None) -> dict[str, float]:
+    def _end_epoch(self, message: str, validation: Validation | None) -> tuple[dict[str, float], Place]:
+        """Measure, save, and begin the next epoch; returns the figures, and where the training then stands."""
         place = self.state.place
         means = {name: value / place.taken for name, value in place.sums.items()}
         if means["regions left out"]:
@@ -298,7 +339,7 @@ class _Run:
         place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
         _write_history(self.out / "history.csv", place.history)
         place.order, place.taken, place.sums = [], 0, {}
-        return card.metrics
+        return card.metrics, place
 
     def _card(self, step: int) -> Card:
         self.network.eval()
@@ -335,39 +376,3 @@ def _write_history(path: Path, history: list[dict[str, float]]) -> None:
         writer.writeheader()
         writer.writerows(history)
     os.replace(partial, path)
-
-
-def poly_factor(step: int, total: int, warm_up: int = 0, power: float = 1.0, ratio: float = LR_WARM_UP_RATIO) -> float:
-    """Share of the learning rate at a step (0-based), as published (method.md §5): rise from `ratio`, then decay.
-
-    The decay is (1 - (step - warm_up) / total)^power, so with a warm-up it does not reach zero.
-    """
-    if step < warm_up:
-        return 1 - (1 - step / warm_up) * (1 - ratio)
-    return float((1 - (min(step, total - 1) - warm_up) / total) ** power)
-
-
-def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list[dict[str, object]]:
-    """AdamW groups: encoder and head with their rates; 1-d tensors, scales and prototypes without decay (L42)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        head = not name.startswith("encoder.")
-        decay = settings.decay_all or (parameter.ndim > 1 and name != "prototypes")
-        groups.setdefault((head, decay), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": settings.lr * (settings.head_lr_factor if head else 1),
-            "weight_decay": settings.weight_decay if decay else 0.0,
-        }
-        for (head, decay), parameters in groups.items()
-    ]
-
-
-def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
-    """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`)."""
-    network.train()
-    if settings.freeze_norm and settings.model.encoder_weights != "random":
-        for module in network.encoder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from napari_lpd.checkpoint import STATE_KEY, STATE_NAME, read_state
+from napari_lpd.distributed import from_first, is_first
 from napari_lpd.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ class TrainingState:
         self._random: dict[str, Tensor] = {}
 
     def save(self) -> None:
-        """Write the state, whole or not at all.
+        """Write the state, whole or not at all; of several processes the first does.
 
         Raises:
             ModelError: the folder cannot be written; what was saved before stays.
         """
+        if not is_first():
+            return
         tensors = {f"{name}.{key}": value for name, module in self._modules.items()
                    for key, value in module.state_dict().items()}  # fmt: skip
         moments = self._optimiser.state_dict()["state"]
@@ -115,12 +118,10 @@ class TrainingState:
             DataError: the folder's training is another one.
             ModelError: the state cannot be read.
         """
-        about = read_state(self._path.parent)
-        if about is None:
+        found = from_first(self._read)
+        if found is None:
             return False
-        if other := _difference(about["identity"], self._identity):
-            raise DataError(f"{self._path.parent}: holds half a training with another {other}; choose another folder")
-        tensors = load_file(self._path)
+        about, tensors = found
         for name, module in self._modules.items():
             module.load_state_dict(_below(tensors, name))
         state = self._optimiser.state_dict()
@@ -137,6 +138,14 @@ class TrainingState:
         self._random = _below(tensors, "random")
         return True
 
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        about = read_state(self._path.parent)
+        if about is None:
+            return None
+        if other := _difference(about["identity"], self._identity):
+            raise DataError(f"{self._path.parent}: holds half a training with another {other}; choose another folder")
+        return about, load_file(self._path)
+
     def restore_random(self) -> None:
         """Set all sources of randomness as they were, once."""
         if self._random:
@@ -148,7 +157,8 @@ class TrainingState:
 
     def remove(self) -> None:
         """Forget the state: the training is over."""
-        self._path.unlink(missing_ok=True)
+        if is_first():
+            self._path.unlink(missing_ok=True)
 
 
 def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str, Any]:
