@@ -56,6 +56,7 @@ def first_view(viewer: object, widget: object) -> float:
             time.sleep(0.005)
 
     widget.slides.open(samples.skin_slide_path())
+    widget.model.combo.setCurrentIndex(widget.model.combo.findData(str(samples.model_path())))  # not a recent one
     settle(2)
     widget.scope.setCurrentText(VIEW)
     height, width = viewer.canvas.size
