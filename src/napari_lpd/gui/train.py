@@ -150,6 +150,8 @@ class TrainWidget(QWidget):
 
     def _arguments(self, make_run: Any = None) -> list[str]:
         """Write what the child needs into a new run folder; returns the child's arguments."""
+        if self.data.source.currentText() == TILES:
+            self.data.tiles.arguments()  # first, so that what is missing is said in the form's order
         settings = self.settings()
         classes = None if self.data.has_own_classes() else self.data.tissue_classes()
         make = make_run or (lambda: new_run_folder(self._models_folder(), self.data.name()))
