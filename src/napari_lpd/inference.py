@@ -172,7 +172,8 @@ class _Onnx:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # sizes become constants, as they shall; the exporter is to be replaced
                 how = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
-                torch.onnx.export(_Maps(self._torch), (image,), graph, **how)  # type: ignore[arg-type]
+                maps = _Maps(self._torch).eval()  # the exporter gives all of it back the mode that it found
+                torch.onnx.export(maps, (image,), graph, **how)  # type: ignore[arg-type]
             session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
             return session, session.run(None, {"images": image.numpy()})
         except Exception as error:  # exporter and runtime raise many kinds here
