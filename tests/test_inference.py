@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +85,25 @@ def test_a_runtime_whose_maps_differ_is_refused(monkeypatch, skin, model):
     refused = pytest.raises(ModelError, match=r"maps differ from PyTorch's by 0\.01; use backend=torch")
     with refused, torch.inference_mode():
         ready_network(fresh, STAGES_USED, "onnx")(images_of(tiles_of(skin)))
+
+
+@has_onnx
+def test_two_threads_at_once_share_one_session(monkeypatch, skin, model):
+    fresh = model._replace(network=new_network(model.network.settings, 4, "random").eval())
+    ready, images, opened = ready_network(fresh, STAGES_USED, "onnx"), images_of(tiles_of(skin)), []
+    real = inference._Onnx._opened
+    monkeypatch.setattr(inference._Onnx, "_opened", lambda self, image: opened.append(1) or real(self, image))
+    both = threading.Barrier(2)
+
+    def score(_):
+        torch.set_num_threads(1)
+        both.wait()
+        return ready(images)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(score, range(2))
+    assert len(opened) == 1
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @has_onnx

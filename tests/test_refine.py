@@ -204,6 +204,8 @@ def test_bad_input_and_a_missing_package_are_named(two_colours, monkeypatch):
         dense_crf(two_colours, soft_classes((24, 24)), CrfSettings())
     with pytest.raises(DataError, match="all 0"):
         dense_crf(two_colours, np.zeros((2, 24, 28), np.float32), CrfSettings())
+    with pytest.raises(DataError, match="NaN or infinite"):
+        dense_crf(two_colours, np.full((2, 24, 28), np.nan, np.float32), CrfSettings())
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(SettingsError, match=r"pip install 'napari-lpd\[crf\]'"):
         dense_crf(two_colours, soft_classes((24, 28)), CrfSettings(), "pydensecrf")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -48,6 +49,8 @@ NORMS = {  # which batch norm follows which convolution in timm's EfficientNet b
 
 _ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, Ready]]] = WeakKeyDictionary()
 """Of every network: its tensors, their states when the passes were made, and the passes."""
+
+_opening = threading.Lock()  # torch exports from one thread at a time
 
 
 def choose_backend(wanted: Backend, device: torch.device, precision: str = "float32") -> Literal["torch", "onnx"]:
@@ -147,17 +150,21 @@ class _Onnx:
             ModelError: the encoder cannot be exported, or its maps are not the same.
         """
         key = (*image.shape[2:], torch.get_num_threads())
-        if key not in self._sessions:
-            session, found = self._opened(image.clone())
-            expected = self._torch(image)
-            most = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected, strict=True))
-            if not most <= DEVIATION:
-                raise ModelError(f"ONNX Runtime's maps differ from PyTorch's by {most:.2g}; use backend=torch")
-            self._sessions[key] = session
-            if len(self._sessions) > SESSIONS_KEPT:
-                self._sessions.popitem(last=False)
-        self._sessions.move_to_end(key)
-        return self._sessions[key]
+        with _opening:
+            if key not in self._sessions:
+                self._sessions[key] = self._checked(image)
+                if len(self._sessions) > SESSIONS_KEPT:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
+
+    def _checked(self, image: Tensor) -> Any:
+        session, found = self._opened(image.clone())
+        expected = self._torch(image)
+        most = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected, strict=True))
+        if not most <= DEVIATION:
+            raise ModelError(f"ONNX Runtime's maps differ from PyTorch's by {most:.2g}; use backend=torch")
+        return session
 
     def _opened(self, image: Tensor) -> tuple[Any, list[NDArray[np.float32]]]:
         """A new session, and what it gives for the image."""
@@ -220,12 +227,11 @@ class TileScorer:
         self.model, self.settings = model, settings
         self.batch = settings.batch or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
         self._ready = forward_pass(model, settings)
-        self._said: list[str] = []
+        self._said: deque[str] = deque()
 
     def warnings(self) -> list[str]:
         """What is to be said since this was last asked."""
-        said, self._said = self._said, []
-        return said
+        return [self._said.popleft() for _ in range(len(self._said))]  # threads may be adding to it
 
     @torch.inference_mode()
     def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:

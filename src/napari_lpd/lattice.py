@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
 SPAN = 16384  # vertices that one thread works on at a time
 FIRST_SLOTS = 1024
+SMALLEST_MASS = np.float32(1e-20)  # keeps a kernel's sum at a point above zero
 FACTORS = np.cumprod(np.full(16, -7046029254386353131, np.int64))  # powers of an odd number; they wrap around
 
 
@@ -346,7 +347,7 @@ def _weigh(ordered: Floats, weights: Floats) -> None:
 
 @compiled
 def _splat(part: Part, values: Floats, copies: Floats, lanes: Lanes) -> None:
-    """Add values (n, L) up at the strip's own copies (k, L) of its vertices; `lanes`."""
+    """Add values (n, L) up at the piece's own copies (k, L) of its vertices."""
     copies[:] = 0
     for p in range(len(values)):
         for c in range(part.corners.shape[1]):

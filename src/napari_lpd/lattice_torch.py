@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from napari_lpd.lattice import FACTORS
+from napari_lpd.lattice import FACTORS, SMALLEST_MASS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def mean_field(
         if weight:
             lattice = build_lattice(features)
             mass = lattice.filtered(torch.ones_like(places[:, :1]))
-            lattices.append(lattice.scaled((weight / (mass + 1e-20)).sqrt()))
+            lattices.append(lattice.scaled((weight / (mass + float(SMALLEST_MASS))).sqrt()))
     energy = torch.from_numpy(unary).to(device).flatten(1).T.contiguous()
     q = (-energy).softmax(1)
     for _ in range(settings.iterations):

@@ -253,6 +253,7 @@ class _Run:
         self.crf = card.settings.crf.in_pixels(card.mpp)
         reach = 2 * math.ceil(CRF_REACH * max(self.crf.gaussian_sigma, self.crf.bilateral_sigma) / 2)
         self.crf_halo = 0 if card.settings.refiner == "none" else reach
+        self.threads = torch.get_num_threads()  # of the CRF: torch itself has one alone where blocks are written
         self.damaged: frozenset[Box] = frozenset()
         done, limits = prediction.done(), prediction.bounds()
         rows, columns = (range(limits[i] // card.block, -(-limits[i + 2] // card.block)) for i in (0, 1))
@@ -435,7 +436,7 @@ class _Run:
         shares = probabilities(fine).numpy()
         refiner = self.card.settings.refiner
         assert refiner != "none"
-        refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), torch.get_num_threads())
+        refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), self.threads)
         return np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.lattice import Filter, build_lattice, compiled, crew
+from napari_lpd.lattice import SMALLEST_MASS, Filter, build_lattice, compiled, crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
 
 SMALLEST_PROBABILITY = 1e-5
-SMALLEST_MASS = np.float32(1e-20)
-LANES = 1  # labels come in rows of a multiple of it: a vector register
 PIECE = 128  # edge, about, of what one thread works on at a time
 LOWEST = -60.0  # exponents below it count as minus infinity
 
@@ -56,7 +54,7 @@ def dense_crf(
         Q (L, H, W), which sums to 1 over L.
 
     Raises:
-        DataError: shapes that do not fit, or no label with a probability.
+        DataError: shapes that do not fit, no label with a probability, or one that is NaN or infinite.
         SettingsError: pydensecrf is asked for and not installed.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or probability.shape[1:] != image.shape[:2]:
@@ -67,6 +65,8 @@ def dense_crf(
     used = np.flatnonzero([label.any() for label in probability])
     if not len(used):
         raise DataError("the CRF was given probabilities that are all 0; wanted at least one label")
+    if not np.isfinite(probability).all():
+        raise DataError("the CRF was given probabilities that are NaN or infinite; wanted numbers in 0..1")
 
     def solve(image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings) -> NDArray[np.float32]:
         if backend == "pydensecrf":
