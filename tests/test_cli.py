@@ -105,7 +105,7 @@ def test_predicting_a_slide_without_mpp_asks_for_it(tmp_path, tiny_image, capsys
     tifffile.imwrite(path, tiny_image, photometric="rgb", tile=(64, 64), metadata=None)
     out = tmp_path / "out"
     assert main(["predict", str(path), "--out", str(out)]) == 2
-    assert "pass mpp" in capsys.readouterr().err
+    assert "pass mpp, in µm per pixel (--mpp;" in capsys.readouterr().err
     assert not out.exists()
     assert main(["predict", str(path), "--out", str(out), "--mpp", "1"]) == 0
 

@@ -47,7 +47,9 @@ def test_bad_files_give_one_line(tmp_path, text):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="absent.geojson"):
+    with pytest.raises(
+        DataError, match=r"absent\.geojson: not readable as GeoJSON regions \(No such file or directory\)"
+    ):
         read_regions(tmp_path / "absent.geojson")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.errors import DataError, SettingsError, why
 from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
             for i, entry in enumerate(entries)
         )
     except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
-        raise DataError(f'{path}: no class list ({error}); wanted {{"classes": [{{"name", "color"}}, ...]}}') from error
+        raise DataError(
+            f'{path}: no class list ({why(error)}); wanted {{"classes": [{{"name", "color"}}, ...]}}'
+        ) from error
     check_classes(classes, str(path))
     return classes
 

@@ -23,3 +23,8 @@ class SettingsError(LpdError):
 
 class ExportError(LpdError):
     """A result cannot be read or written."""
+
+
+def why(error: Exception) -> str:
+    """What an error says, without the number and the path of one from the file system: the message names the file."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

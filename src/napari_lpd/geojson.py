@@ -13,7 +13,7 @@ from shapely.geometry import shape
 
 from napari_lpd.classes import TissueClass
 from napari_lpd.corrections import Corrections
-from napari_lpd.errors import DataError, ExportError, SettingsError
+from napari_lpd.errors import DataError, ExportError, SettingsError, why
 from napari_lpd.files import written_whole
 from napari_lpd.jobs import Job, Progress
 from napari_lpd.outlines import outlines
@@ -118,7 +118,7 @@ def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Shape]:
         features = document["features"] if isinstance(document, dict) else document
         found = [_shape(each) for each in features]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON ({error})") from error
+        raise DataError(f"{path}: not readable as GeoJSON ({why(error)})") from error
     shapes = [each for each in found if each.geometry.area > 0]
     if not shapes:
         raise DataError(f"{path}: holds no polygons")

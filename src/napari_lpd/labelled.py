@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from napari_lpd.data import TileSet
-from napari_lpd.errors import DataError
+from napari_lpd.errors import DataError, why
 from napari_lpd.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
             reader = csv.DictReader(file, delimiter=TABLES[table.suffix.lower()])
             columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not readable as a table ({error})") from error
+        raise DataError(f"{table}: not readable as a table ({why(error)})") from error
     missing = [name for name in (PATH, *names) if name not in columns]
     if missing:
         raise DataError(

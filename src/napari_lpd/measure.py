@@ -28,7 +28,7 @@ import shapely
 from pydantic import Field
 
 from napari_lpd.corrections import Corrections, combined
-from napari_lpd.errors import DataError, ExportError, SettingsError
+from napari_lpd.errors import DataError, ExportError, SettingsError, why
 from napari_lpd.files import written_whole
 from napari_lpd.geojson import read_shapes
 from napari_lpd.jobs import Job, Progress
@@ -139,7 +139,7 @@ def read_roles(path: Path) -> Roles:
     try:
         return Roles.build(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: roles are not readable as JSON ({error})") from error
+        raise SettingsError(f"{path}: roles are not readable as JSON ({why(error)})") from error
 
 
 def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from napari_lpd.classes import TissueClass, check_classes
-from napari_lpd.errors import DataError, SettingsError
+from napari_lpd.errors import DataError, SettingsError, why
 from napari_lpd.files import written_whole
 from napari_lpd.settings import Settings
 
@@ -52,7 +52,7 @@ def read_project(path: Path) -> Project:
             raise DataError(f'{path}: no project of napari-lpd (no "kind": "{KIND}" in it)')
         project = Project.build(content)
     except (OSError, ValueError, SettingsError) as error:
-        raise DataError(f"{path}: not readable as a project ({error})") from error
+        raise DataError(f"{path}: not readable as a project ({why(error)})") from error
     check_classes(project.classes, str(path))
     folder = path.absolute().parent
     slides = tuple(

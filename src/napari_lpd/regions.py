@@ -12,7 +12,7 @@ from shapely import GEOSException
 from shapely.geometry import Polygon, shape
 
 from napari_lpd.classes import COLORS, TissueClass
-from napari_lpd.errors import DataError
+from napari_lpd.errors import DataError, why
 from napari_lpd.files import written_whole
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _features(path: Path) -> list[dict[str, Any]]:
             document = document.get("features", [document])
         return [dict(feature) for feature in document]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON regions ({error})") from error
+        raise DataError(f"{path}: not readable as GeoJSON regions ({why(error)})") from error
 
 
 def _regions_of(path: Path, feature: dict[str, Any]) -> list[Region]:

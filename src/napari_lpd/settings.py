@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_lpd.errors import SettingsError
+from napari_lpd.errors import SettingsError, why
 from napari_lpd.files import written_whole
 from napari_lpd.presets import PRESETS
 
@@ -72,7 +72,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
         try:
             values = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"{path}: settings are not readable as JSON ({error})") from error
+            raise SettingsError(f"{path}: settings are not readable as JSON ({why(error)})") from error
     _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
     for override in overrides:
         name, equals, text = override.partition("=")

@@ -130,7 +130,10 @@ class Slide:
             SlideError: the file gives none; the message says what it gives and what to do.
         """
         if self._mpp is None:
-            raise SlideError(f"{self.name} gives no usable resolution ({self.mpp_source}): pass mpp (µm per pixel)")
+            raise SlideError(
+                f"{self.name} gives no usable resolution ({self.mpp_source}): "
+                "pass mpp, in µm per pixel (--mpp; in train, --slide-mpp)"
+            )
         return self._mpp
 
     def shape_at(self, mpp: float) -> tuple[int, int]:

@@ -135,6 +135,7 @@ def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_error
     assert [kind(layer) for layer in viewer.layers].count("fields") == 1
     widget.panel.correct.edit.click()
     assert {str(unit) for layer in viewer.layers for unit in layer.units[-2:]} == {"micrometer"}
+    widget.panel.correct.discard.click()
     widget.panel.measure()
     waited(widget, qtbot)
     assert "a field of 3.1 mm² there reaches outside tiny.tiff" in shown_errors[0]
@@ -287,6 +288,16 @@ def test_what_is_being_painted_is_not_lost_to_another_prediction(shown, shown_er
     assert "being edited: press Apply or Discard first" in shown_errors[0]
     assert widget.panel.correct.layer() is layer
     assert not widget.job.runner.running
+
+
+def test_what_is_being_painted_is_not_missing_from_measures_and_files(shown, tmp_path, shown_errors):
+    widget, _ = shown
+    widget.panel.correct.edit.click()
+    for press in (widget.panel.measure, widget.panel.to_train, lambda: widget.panel.export(tmp_path / "a.csv")):
+        press()
+        assert "being edited: press Apply or Discard first" in shown_errors.pop()
+        assert not widget.panel.runner.running
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_models_that_were_opened_are_listed_the_next_time(use_widget, tmp_path):

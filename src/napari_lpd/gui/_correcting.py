@@ -69,14 +69,18 @@ class CorrectBar(QWidget):
         """The layer that is being edited, if any."""
         return next((layer for layer in self._viewer.layers if kind(layer) == EDIT and isinstance(layer, Labels)), None)
 
+    def check_applied(self) -> None:
+        """Raise DataError while something is painted that is neither applied nor discarded."""
+        if self.layer() is not None:
+            raise DataError("a part of the mask is being edited: press Apply or Discard first")
+
     def start(self) -> None:
         """Make what is in view a layer that can be painted on.
 
         Raises:
             LpdError: nothing is predicted in view, or the view is too large.
         """
-        if self.layer() is not None:
-            raise DataError("a part is being edited: press Apply or Discard first")
+        self.check_applied()
         slide_layer, prediction = self._target()
         card = prediction.card
         y0, x0, y1, x1 = (value / card.mpp for value in visible_box_um(self._viewer, slide_layer))

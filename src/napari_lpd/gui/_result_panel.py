@@ -123,6 +123,11 @@ class ResultPanel(QWidget):
         _check_slide(prediction, layer)
         return prediction
 
+    def _settled(self) -> Prediction:
+        """The prediction as it is measured and written: with everything applied that was painted."""
+        self.correct.check_applied()
+        return self._needed()
+
     def _on_painted(self, strength: dict[str, float]) -> None:
         prediction = self.shown()
         if prediction is not None:
@@ -140,7 +145,7 @@ class ResultPanel(QWidget):
     def measure(self) -> None:
         """Measure the prediction, its fields and the selected shapes, beside the GUI."""
         try:
-            prediction = self._needed()
+            prediction = self._settled()
             names = [tissue.name for tissue in prediction.card.classes]
             settings, sites = MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
             self.runner.start(lambda: measure(prediction, settings, sites))
@@ -208,7 +213,7 @@ class ResultPanel(QWidget):
     def to_train(self) -> None:
         """Put the corrections among the regions to train on."""
         try:
-            self.said.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._needed()))
+            self.said.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._settled()))
         except LpdError as error:
             self.failed.emit(str(error))
 
@@ -216,7 +221,7 @@ class ResultPanel(QWidget):
 
     def _on_export(self, what: What) -> None:
         try:
-            prediction = self._needed()
+            prediction = self._settled()
         except LpdError as error:
             self.failed.emit(str(error))
             return
@@ -241,7 +246,7 @@ class ResultPanel(QWidget):
     def export(self, path: Path, what: What = "labels", overwrite: bool = False) -> None:
         """Write the prediction, as the name's ending says, beside the GUI; `overwrite`: the user agreed to replace."""
         try:
-            prediction = self._needed()
+            prediction = self._settled()
             simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
             settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
             if path.suffix == ".csv":

@@ -246,7 +246,7 @@ class SlideRegions(QWidget):
         bare = sum(not region.named for region in fresh)
         unnamed = f" {bare} of them carry no tissue yet." if bare else ""
         known = f" {len(regions) - len(fresh)} were there already." if len(fresh) < len(regions) else ""
-        self.said.emit(f"{len(regions)} regions from {path.name}.{known}{added}{unnamed}")
+        self.said.emit(f"{len(regions)} region{'s' * (len(regions) != 1)} from {path.name}.{known}{added}{unnamed}")
 
     def _add_classes(self, found: Sequence[TissueClass]) -> list[TissueClass]:
         """Make tissues classes; where none of them is one yet, in place of those there are. Returns the new ones."""

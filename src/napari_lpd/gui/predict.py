@@ -215,8 +215,7 @@ class PredictWidget(QWidget):
         with self.job.reporting():
             layer, path = self.slides.layer(), self.model.path()
             settings = self.settings()
-            if self.panel.correct.layer() is not None:
-                raise DataError("a part of the mask is being edited: press Apply or Discard first")
+            self.panel.correct.check_applied()
             if settings.refiner == "pydensecrf":
                 raise SettingsError(
                     "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
