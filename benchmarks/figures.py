@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 def device() -> str:
@@ -46,6 +46,7 @@ class Figure:
         ratio: value / baseline_value.
         spread: Lowest and highest ratio of the repeats; of the value where there is no ratio.
         wanted: The goal, in words.
+        note: What was found beside it, such as the share of equal labels.
         device: The machine.
     """
 
@@ -57,6 +58,7 @@ class Figure:
     ratio: float | None = None
     spread: tuple[float, float] | None = None
     wanted: str = ""
+    note: str = ""
     device: str = field(default_factory=device)
 
 
@@ -98,16 +100,18 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return made
 
 
-def report(figures: Sequence[Figure], path: Path | None) -> None:
-    """Print the figures, and write them to `path`."""
+def report(figures: Iterable[Figure], path: Path | None) -> None:
+    """Print every figure as it comes, and write all of them to `path`."""
+    found = []
     for figure in figures:
-        print(" | ".join(cells(asdict(figure))))
+        found.append(asdict(figure))
+        print(" | ".join(cells(found[-1])), flush=True)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-COLUMNS = ("what", "ours", "baseline", "ratio", "spread", "wanted")
+COLUMNS = ("what", "ours", "baseline", "ratio", "spread", "wanted", "note")
 
 
 def cells(figure: dict) -> list[str]:
@@ -121,4 +125,5 @@ def cells(figure: dict) -> list[str]:
         "" if ratio is None else f"{ratio:.3g}",
         "" if spread is None else "–".join(f"{end:.3g}" for end in spread),
         figure["wanted"],
+        figure["note"],
     ]

@@ -2,9 +2,10 @@
 
 Baseline (method.md §7, the published recipe): MiT-B1 whose attention maps are made and copied, all four stages' maps,
 seven forward passes per tile (two mirrored by three contrasts, and a plain one), minimum and maximum in NumPy, the true
-image labels as the gate, the dense CRF of pydensecrf (extra crf) at full resolution. Ours, all with our CRF: the same
-network and views; one view of it; the embedded encoder, one view. CPU seconds per tile, median and range of repeats
-that take turns.
+image labels as the gate, the dense CRF of pydensecrf (extra crf) at full resolution. Ours, all with our CRF, at full
+resolution or at half of it: the same network and views; one view of it; the embedded encoder, one view. The network
+runs under ONNX Runtime in float32 (extra onnx) and, where the processor has it, under PyTorch in bfloat16. CPU seconds
+per tile on one thread, of repeats that take turns.
 
 With ``--data`` (a folder with img and mask), mIoU under the true labels' gate, and for ours under the predicted gate,
 stands beside it for the models that are given, trained on the same classes. Without a model the weights are random
@@ -15,44 +16,46 @@ stands beside it for the models that are given, trained on the same classes. Wit
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
 import time
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from figures import Figure, against, alone, in_turns, parser, report
 from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_lpd import samples
-from napari_lpd.config import EvaluateSettings, ModelSettings
+from napari_lpd.config import CrfSettings, EvaluateSettings, ModelSettings
 from napari_lpd.evaluate import ImageResult, boundary_counts, confusion_matrix, metrics
 from napari_lpd.formats import open_slide
 from napari_lpd.images import IGNORE, masked_images, read_image, read_mask
-from napari_lpd.inference import choose_backend
+from napari_lpd.inference import choose_backend, forward_pass
 from napari_lpd.model import LoadedModel, load_model, merge_prototypes, new_network
 from napari_lpd.refine import dense_crf
-from napari_lpd.validate import BRIGHTNESS, class_probability, fused_maps, predicted_labels, present_classes
+from napari_lpd.validate import (
+    BRIGHTNESS,
+    VIEWS,
+    class_probability,
+    fused_maps,
+    predicted_labels,
+    present_classes,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import argparse
+    from collections.abc import Iterator, Sequence
 
-    Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """(H, W, 3) uint8 and the classes that may be painted (C,) bool → labels (H, W), C = background."""
-
-TILE, MPP, CLASSES = 224, 0.5, 4
+TILE, CLASSES = 224, 4
 FUSION = (0.3, 0.3, 0.4)
 BACKGROUND_POWER = 10
-WANTED = {
-    "official": "",
-    "same encoder, six views": "1/1.8, 98 % equal labels",
-    "same encoder, one view": "1/8",
-    "embedded encoder, one view": "1/18",
-}
+SIX, ONE, EMBEDDED = "same encoder, six views", "same encoder, one view", "embedded encoder, one view"
+WANTED = {SIX: "1/1.8 = 0.56, 98 % equal labels", ONE: "1/8 = 0.125", EMBEDDED: "1/18 = 0.056"}
 FORM = EvaluateSettings(views="official", normalise="image", background="predict")
+HALF = CrfSettings(half_size=True)
+OFFICIAL = "official"
 
 
 class Official:
@@ -87,7 +90,7 @@ class Official:
 
     @torch.no_grad()
     def predict(self, image: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """A `Predict`."""
+        """Labels (H, W), C = background, of an image (H, W, 3) uint8 that shows the classes `present` (C,)."""
         scaled = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         normalised = ((scaled - self.mean) / self.std)[None]
         [part.mean((2, 3)) for part in self.maps(normalised)]  # what is logged
@@ -118,14 +121,26 @@ class Official:
         return fine[0].numpy()
 
 
-class Ours(NamedTuple):
-    """This package's inference."""
+@dataclass(frozen=True)
+class Ours:
+    """This package's inference.
 
+    Attributes:
+        kind: What is compared, of `WANTED`.
+        how: Backend and precision, and the size of the CRF, in words.
+        model: The model.
+        settings: Its settings.
+        spent: CPU seconds of the dense CRF, call by call.
+    """
+
+    kind: str
+    how: str
     model: LoadedModel
     settings: EvaluateSettings
+    spent: list[float] = field(default_factory=list)
 
     def predict(self, image: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """A `Predict`."""
+        """As `Official.predict`."""
         return self.under_gates(image, present)["truth"]
 
     def under_gates(self, image: np.ndarray, present: np.ndarray, own: bool = False) -> dict[str, np.ndarray]:
@@ -136,22 +151,43 @@ class Ours(NamedTuple):
         if own:
             gates["predicted"] = scores >= torch.tensor(self.model.card.presence)
         shares = {name: class_probability(fused, gate, self.settings) for name, gate in gates.items()}
-        return {name: predicted_labels(image, share, "lattice", self.settings) for name, share in shares.items()}
+        start = time.process_time()
+        labels = {name: predicted_labels(image, share, "lattice", self.settings) for name, share in shares.items()}
+        self.spent.append((time.process_time() - start) / len(labels))
+        return labels
+
+    @torch.inference_mode()
+    def passes(self, image: np.ndarray) -> float:
+        """CPU seconds of the forward passes alone."""
+        views, run = VIEWS[self.settings.views], forward_pass(self.model, self.settings)
+        tensor = (torch.from_numpy(image).permute(2, 0, 1).float() / 255)[None]
+        start = time.process_time()
+        for _ in range(len(views.flips) * len(views.factors)):
+            run(tensor)
+        return time.process_time() - start
 
 
 def forms(options: argparse.Namespace) -> dict[str, Official | Ours]:
-    """What is compared; the baseline changes its network, so it has one of its own."""
+    """What is compared, the baseline first; it changes its network, so it has one of its own."""
     mit, again = (loaded(options.mit, "mit_b1") for _ in range(2))
     embedded = loaded(options.embedded, "tf_efficientnet_lite0")
-    six = FORM.model_copy(update={"backend": options.backend, "precision": options.precision})
-    default = EvaluateSettings(backend=options.backend, precision=options.precision)
-    one = six.model_copy(update={"views": "one"})
-    return {
-        "official": Official(again),
-        "same encoder, six views": Ours(mit, six),
-        "same encoder, one view": Ours(mit, one),
-        "embedded encoder, one view": Ours(embedded, default),
-    }
+    rules = {SIX: FORM, ONE: FORM.model_copy(update={"views": "one"}), EMBEDDED: EvaluateSettings()}
+    compared: dict[str, Official | Ours] = {OFFICIAL: Official(again)}
+    for kind, settings in rules.items():
+        for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
+            for crf in (settings.crf,) if kind == SIX else (settings.crf, HALF):
+                model = embedded if kind == EMBEDDED else mit
+                backend = "torch" if precision == "bfloat16" else choose_backend("auto", model.device)
+                how = f"{backend} {precision}, CRF at {'half' if crf.half_size else 'full'} size"
+                own = settings.model_copy(update={"backend": backend, "precision": precision, "crf": crf})
+                compared[f"{kind}, {how}"] = Ours(kind, how, model, own)
+    return compared
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; it is many times slower where it is emulated."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and bool({"avx512_bf16", "amx_bf16"} & set(flags.read_text("utf-8").split()))
 
 
 def loaded(path: Path | None, encoder: str) -> LoadedModel:
@@ -193,16 +229,16 @@ def timed(
     compared: dict[str, Official | Ours], tiles: list[np.ndarray], present: list[np.ndarray], repeats: int
 ) -> dict[str, list[float]]:
     """CPU seconds per tile of every form, per repeat; the forms take turns, after one tile each to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
+
+    def all_tiles(form: Official | Ours) -> None:
+        for tile, gate in zip(tiles, present, strict=True):
+            form.predict(tile, gate)
+
     for form in compared.values():
         form.predict(tiles[0], present[0])
-    for _ in range(repeats):
-        for name, form in compared.items():
-            start = time.process_time()
-            for tile, gate in zip(tiles, present, strict=True):
-                form.predict(tile, gate)
-            seconds[name].append((time.process_time() - start) / len(tiles))
-    return seconds
+    calls = [partial(all_tiles, form) for form in compared.values()]
+    seconds = in_turns(repeats, *calls, clock=time.process_time)
+    return {name: [each / len(tiles) for each in own] for name, own in zip(compared, seconds, strict=True)}
 
 
 def measured(
@@ -242,76 +278,58 @@ def measured(
     return miou, {name: 100 * float(np.mean(shares)) for name, shares in equal.items()}
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+def notes(form: Ours, tiles: list[np.ndarray], seconds: float) -> str:
+    """Where a form's time goes, in words."""
+    passes = np.median([form.passes(tile) for tile in tiles])
+    crf = np.median(form.spent)
+    parts = (("forward passes", passes), ("CRF", crf), ("all else", seconds - passes - crf))
+    return ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in parts)
+
+
+def figures(options: argparse.Namespace) -> Iterator[Figure]:
+    """Measure; the official form, then ours."""
+    compared = forms(options)
+    trained = {name: form for name, form in compared.items() if given(form, options)}
+    tiles, present = timed_tiles(options, trained)
+    seconds = timed(compared, tiles, present, options.repeats)
+    where = {name: notes(form, tiles, float(np.median(seconds[name]))) for name, form in compared.items()
+             if isinstance(form, Ours)}  # fmt: skip
+    miou, equal = measured(trained, options.data, options.masks) if options.data else ({}, {})
+    if OFFICIAL not in equal:
+        pairs = list(zip(tiles, present, strict=True))
+        labels = {name: np.array([form.predict(*pair) for pair in pairs]) for name, form in compared.items()}
+        equal = {name: 100 * float((found == labels[OFFICIAL]).mean()) for name, found in labels.items()}
+    for name, form in compared.items():
+        scores = "".join(f"; mIoU {score:.1f} % ({gate} gate)" for gate, score in miou.get(name, {}).items())
+        what = f"a tile of {TILE} px to its refined mask, one thread: {name}"
+        if isinstance(form, Official):
+            yield replace(alone(what, seconds[name], "CPU-s"), note=scores[2:])
+            continue
+        same = "another network" if form.kind == EMBEDDED else f"labels equal {equal[name]:.2f} %"
+        base = ("the official form", seconds[OFFICIAL], "CPU-s", WANTED[form.kind])
+        yield replace(against(what, seconds[name], *base), note=f"{same}{scores}; {where[name]}")
+
+
+def given(form: Official | Ours, options: argparse.Namespace) -> bool:
+    """Whether a form's model was given, so that its mIoU means something."""
+    embedded = isinstance(form, Ours) and form.kind == EMBEDDED
+    return bool(options.embedded if embedded else options.mit)
 
 
 def main() -> None:
-    """Measure, print a table and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mit", type=Path, help="model with MiT-B1; else random weights")
-    parser.add_argument("--embedded", type=Path, help="model with the embedded encoder; else the sample model")
-    parser.add_argument("--data", type=Path, help="folder with img and mask, for the models that are given")
-    parser.add_argument("--masks", type=int, default=300, help="images of it that mIoU is taken on")
-    parser.add_argument("--tiles", type=int, default=4, help="tiles per repeat")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--backend", choices=("auto", "torch", "onnx"), default="auto")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    options = parser.parse_args()
+    """Measure, print and write JSON."""
+    made = parser(__doc__)
+    made.add_argument("--mit", type=Path, help="model with MiT-B1; else random weights")
+    made.add_argument("--embedded", type=Path, help="model with the embedded encoder; else the sample model")
+    made.add_argument("--data", type=Path, help="folder with img and mask, for the models that are given")
+    made.add_argument("--masks", type=int, default=60, help="images of it that mIoU is taken on")
+    made.add_argument("--tiles", type=int, default=4, help="tiles per repeat")
+    made.add_argument("--repeats", type=int, default=5)
+    options = made.parse_args()
     if options.data and not (options.mit or options.embedded):
-        parser.error("--data needs --mit or --embedded, trained on its classes")
+        made.error("--data needs --mit or --embedded, trained on its classes")
     torch.set_num_threads(1)
-    compared = forms(options)
-    trained = {n: form for n, form in compared.items() if (options.embedded if "embedded" in n else options.mit)}
-    tiles, present = timed_tiles(options, trained)
-    seconds = timed(compared, tiles, present, options.repeats)
-    miou, equal = measured(trained, options.data, options.masks) if options.data else ({}, {})
-    if "official" not in equal:
-        pairs = list(zip(tiles, present, strict=True))
-        labels = {name: np.array([form.predict(*pair) for pair in pairs]) for name, form in compared.items()}
-        equal = {name: 100 * float((found == labels["official"]).mean()) for name, found in labels.items()}
-    equal.pop("embedded encoder, one view", None)  # another network
-    report(compared, seconds, miou, equal, options)
-
-
-def report(
-    compared: dict[str, Official | Ours],
-    seconds: dict[str, list[float]],
-    miou: dict[str, dict[str, float]],
-    equal: dict[str, float],
-    options: argparse.Namespace,
-) -> None:
-    """Print a line per form, and write the figures to a file where one is asked for."""
-    base = seconds["official"]
-    figures = []
-    for name, form in compared.items():
-        own, ratios = seconds[name], [one / other for one, other in zip(seconds[name], base, strict=True)]
-        how = "torch, float32"
-        if isinstance(form, Ours):
-            how = f"{choose_backend(options.backend, form.model.device, options.precision)}, {options.precision}"
-        value, ratio = statistics.median(own), statistics.median(own) / statistics.median(base)
-        figures.append(
-            {
-                "what": f"a tile of {TILE} px to its refined mask, {name} ({how})", "value": value, "unit": "CPU-s",
-                "baseline": "the official form", "baseline_value": statistics.median(base), "ratio": ratio,
-                "spread": (min(ratios), max(ratios)), "wanted": WANTED[name], "device": f"{processor()}, 1 core",
-                "equal labels %": equal.get(name), "mIoU %": miou.get(name, {}),
-            }
-        )  # fmt: skip
-        same = "another network" if "embedded" in name else f"labels equal {equal[name]:.2f} %"
-        scores = [f"mIoU {score:.1f} % ({gate} gate)" for gate, score in miou.get(name, {}).items()]
-        print(
-            f"{name} ({how}): {value:.3f} CPU-s per tile ({min(own):.3f}..{max(own):.3f}), {1 / ratio:.1f} times as"
-            f" fast as the official form; {same}; {', '.join(scores) or 'mIoU left out'}"
-        )
-    print(f"{processor()}, one thread; {options.repeats} repeats of {options.tiles} tiles")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    report(figures(options), options.json)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Prediction of whole slides against the bare model on as many tiles: throughput, flatness, memory and a cluster.
 
-``python benchmarks/whole_slide.py [--json FILE] [--device cuda] [PART ...]`` makes tiled JPEG pyramids from the tissue
+``python benchmarks/whole_slide.py [PART ...] [--json FILE] [--device cuda]`` makes tiled JPEG pyramids from the tissue
 of the sample slide and predicts them with the embedded model. The bare model scores tiles that lie ready in memory, in
 the same process, with the same threads and freed memory kept in the same way. Parts:
 
 - ``ratio``: a slide of 20,000 px, with one thread of torch and with all; bare runs before, between and after.
-- ``sweep``: 1 to 100 pieces of tissue of 1 mm² on glass, each slide in a process of its own.
+- ``sweep``: 1, 10 and 100 pieces of tissue of 1 mm² on glass, each slide in a process of its own.
 - ``cluster``: slides per hour of two dask workers against one, the model limited to one thread each.
+
+Figures are printed as they come.
 
 On a GPU the baseline of ``ratio`` is the encoder alone, in the precision that suits the card, on tiles that lie on it.
 """
@@ -15,27 +17,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
+from figures import Figure, against, parser, report
 from imagecodecs import jpeg8_encode
 
 from napari_lpd import samples
 from napari_lpd.config import PredictSettings
 from napari_lpd.formats import open_slide
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 EDGE = 20_000
-SWEEP = (1, 4, 16, 49, 100)  # pieces of tissue, each 4 x 4 tiles of the file: 1.04 mm²
+SWEEP = {1: 4, 10: 1, 100: 1}  # pieces of tissue, each 4 x 4 tiles of the file: 1.04 mm²; slides, in different places
 PIECE, PITCH = 4, 6
+UNITS = {"mm²": "tissue mm²", "tile": "tiles"}
 TILE = 1024
 SHRINK = 4
 MPP = 0.2495  # scanned at 40x; the levels are 1, 4, 16…, as in Aperio's files
@@ -64,14 +72,13 @@ def layout(count: int) -> np.ndarray:
     return kinds
 
 
-def pieces(number: int) -> np.ndarray:
-    """`number` (a square) pieces of tissue of 1 mm² on glass, as for `layout`."""
-    rng, side = np.random.default_rng(0), int(number**0.5)
-    kinds = np.full((side * PITCH + 1,) * 2, -1)
-    for y in range(side):
-        for x in range(side):
-            place = (slice(y * PITCH + 1, y * PITCH + 1 + PIECE), slice(x * PITCH + 1, x * PITCH + 1 + PIECE))
-            kinds[place] = rng.integers(0, 8, (PIECE, PIECE))
+def pieces(number: int, shift: int) -> np.ndarray:
+    """`number` pieces of tissue of 1 mm² on glass, row by row in a square, moved by `shift` tiles; as for `layout`."""
+    rng, side = np.random.default_rng(0), math.isqrt(number - 1) + 1
+    kinds = np.full((side * PITCH + 1 + shift,) * 2, -1)
+    for i in range(number):
+        y, x = (place * PITCH + 1 + shift for place in divmod(i, side))
+        kinds[y : y + PIECE, x : x + PIECE] = rng.integers(0, 8, (PIECE, PIECE))
     return kinds
 
 
@@ -186,30 +193,20 @@ class Bench:
         return {"seconds": seconds, "until first tile": started, "tiles": tiles, "tissue mm²": mm2}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-
-
 def measure_ratio(path: Path, device: str, threads: int) -> dict[str, Any]:
     """In a process of its own: bare model and prediction by turns."""
     bench = Bench(device, threads)
     bench.predict(path)
-    shared, own, whole = [bench.bare(True)], [bench.bare(False)], []
+    shared, own, whole = [bench.bare(True)], [], []
     for _ in range(REPEATS):
         whole.append(bench.predict(path))
         shared.append(bench.bare(True))
         own.append(bench.bare(False))
-    tiles = whole[0]["tiles"]
-    near = [(before + after) / 2 for before, after in pairwise(shared)]
-    against_own = statistics.median(own) * tiles / statistics.median(run["seconds"] for run in whole)
     return {
-        "threads": threads,
-        "tiles": tiles,
-        "throughput over bare model": spread([b * tiles / run["seconds"] for b, run in zip(near, whole, strict=True)]),
-        "over bare model with torch's own threads": against_own,
-        "seconds": spread([run["seconds"] for run in whole]),
-        "bare ms per tile": spread([1000 * b for b in shared]),
+        "tiles": whole[0]["tiles"],
+        "rates": [run["tiles"] / run["seconds"] for run in whole],
+        "bare": [2 / (before + after) for before, after in pairwise(shared)],
+        "own": [1 / seconds for seconds in own],
         "GiB": peak(),
     }
 
@@ -236,81 +233,109 @@ def child(what: str, path: Path, device: str, threads: int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def ratio(folder: Path, device: str, threads: int) -> list[dict[str, Any]]:
+def ratio(folder: Path, device: str, threads: int) -> Iterator[Figure]:
     """Throughput of the whole over that of the bare model."""
     path = folder / "slide.tiff"
     make_slide(path, layout(-(-EDGE // TILE)))
-    numbers = [threads] if device.startswith("cuda") else sorted({1, threads})
-    return [child("ratio", path, device, number) for number in numbers]
+    cuda = device.startswith("cuda")
+    for number in [threads] if cuda else sorted({1, threads}):
+        found = child("ratio", path, device, number)
+        what = f"slide of {EDGE} px, {found['tiles']} tiles, {number} thread{'s' if number > 1 else ''}"
+        bare, wanted = ("encoder alone on the GPU", ">= 0.7") if cuda else ("the bare model", ">= 0.85")
+        figure = against(what, found["rates"], bare, found["bare"], "tiles/s", wanted)
+        yield replace(figure, note=f"{found['GiB']:.2f} GiB at the peak")
+        if not cuda and number > 1:
+            yield against(what, found["rates"], "the bare model, torch's threads on each tile", found["own"], "tiles/s")
 
 
-def sweep(folder: Path, device: str, threads: int) -> list[dict[str, Any]]:
-    """Time per tile and per mm² from 1 to 100 mm² of tissue."""
-    rows = []
-    for number in SWEEP:
-        path = folder / f"{number}.tiff"
-        make_slide(path, pieces(number))
-        row = child("sweep", path, device, threads)
-        row["s per mm²"] = row["seconds"] / row["tissue mm²"]
-        row["ms per tile"] = 1000 * row["seconds"] / row["tiles"]
-        rows.append(row)
-        path.unlink()
-    return rows
+def sweep(folder: Path, device: str, threads: int) -> Iterator[Figure]:
+    """Time per mm² and per tile from 1 to 100 mm² of tissue, against the smallest.
+
+    How many tiles a small piece of tissue touches depends on where it lies, so there are several small slides.
+    """
+    first: dict[str, list[float]] = {}
+    for number, slides in SWEEP.items():
+        rows = []
+        for shift in range(slides):
+            path = folder / f"{number} {shift}.tiff"
+            make_slide(path, pieces(number, shift))
+            rows.append(child("sweep", path, device, threads))
+            path.unlink()
+        each = {unit: [row["seconds"] / row[key] for row in rows] for unit, key in UNITS.items()}
+        first = first or each
+        tiles, seconds, most = ([row[key] for row in rows] for key in ("tiles", "seconds", "GiB"))
+        note = f"{list_of(seconds)} s, {list_of(tiles)} tiles, {max(most):.2f} GiB at the peak (wanted: 2 GB)"
+        for unit, values in each.items():
+            what = f"slide of {rows[0]['tissue mm²']:.3g} mm² of tissue, per {unit}"
+            base = (f"1 mm², {len(first[unit])} slides", first[unit], "s", "0.9–1.1" if unit == "mm²" else "")
+            yield replace(against(what, values, *base), note=note)
 
 
-def cluster(folder: Path, device: str, threads: int) -> dict[str, float]:
+def list_of(values: list[float]) -> str:
+    """Numbers in words."""
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def cluster(folder: Path, device: str, threads: int) -> Iterator[Figure]:
     """Slides per hour of two workers over that of one; the model has one thread in each."""
     from distributed import Client, LocalCluster
-
-    from napari_lpd.batch import SlideTask, on_cluster
 
     del device, threads
     slides = [folder / f"slide{i}.tiff" for i in range(CLUSTER_SLIDES)]
     make_slide(slides[0], layout(-(-CLUSTER_EDGE // TILE)))
     for path in slides[1:]:
         path.write_bytes(slides[0].read_bytes())
-    settings, rates = PredictSettings(device="cpu", threads=1), []
+    rates = []
     for workers in (1, 2):
         with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None) as at, Client(at):
-            for name in ("warm", "timed"):  # the first loads the model in every worker
-                out = folder / f"{name}{workers}"
-                tasks = [SlideTask(path, samples.model_path(), out, settings) for path in slides]
-                began = time.perf_counter()
-                rows = list(on_cluster(tasks if name == "timed" else tasks[:2], at.scheduler_address))
-                seconds = time.perf_counter() - began
-                failed = [row["error"] for row in rows if "error" in row]
-                if failed:
-                    raise SystemExit(failed[0])
-            rates.append(3600 * len(slides) / seconds)
-    return {"slides per hour, 1 worker": rates[0], "2 workers": rates[1], "ratio": rates[1] / rates[0]}
+            slides_per_hour(slides[:2], folder / f"warm{workers}", at.scheduler_address)  # every worker loads the model
+            rates.append(slides_per_hour(slides, folder / f"timed{workers}", at.scheduler_address))
+    what = f"{CLUSTER_SLIDES} slides of {CLUSTER_EDGE} px on two workers of dask, one thread each"
+    yield against(what, [rates[1]], "one worker", [rates[0]], "slides/h", ">= 1.8")
+
+
+def slides_per_hour(slides: list[Path], out: Path, address: str) -> float:
+    """Predict slides on the cluster at `address`."""
+    from napari_lpd.batch import SlideTask, on_cluster
+
+    settings = PredictSettings(device="cpu", threads=1)
+    tasks = [SlideTask(path, samples.model_path(), out, settings) for path in slides]
+    began = time.perf_counter()
+    rows = list(on_cluster(tasks, address))
+    seconds = time.perf_counter() - began
+    if failed := [row["error"] for row in rows if "error" in row]:
+        raise SystemExit(failed[0])
+    return 3600 * len(slides) / seconds
+
+
+PARTS = {"ratio": ratio, "sweep": sweep, "cluster": cluster}
+
+
+def figures(options: argparse.Namespace) -> Iterator[Figure]:
+    """Measure the parts that are asked for."""
+    for part in options.parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from PARTS[part](Path(folder), options.device, options.threads)
 
 
 def main() -> None:
-    """Measure the parts that are asked for, print them, and write them as JSON."""
+    """Measure, print and write JSON."""
     import torch
 
-    all_parts = {"ratio": ratio, "sweep": sweep, "cluster": cluster}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(all_parts)}; default: all")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = made.parse_args()
     if options.measure:
         what, path = options.measure
         found = {"ratio": measure_ratio, "sweep": measure_sweep}[what](Path(path), options.device, options.threads)
         print(json.dumps(found))
         return
-    figures: dict[str, Any] = {"device": options.device, "GPU here": torch.cuda.is_available()}
-    for part in options.parts or all_parts:
-        with tempfile.TemporaryDirectory() as folder:
-            figures[part] = all_parts[part](Path(folder), options.device, options.threads)
-        print(part, json.dumps(figures[part], indent=1, ensure_ascii=False), flush=True)
     if not torch.cuda.is_available():
         print("no GPU here: `--device cuda ratio` measures against the encoder alone on one")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False), encoding="utf-8")
+    report(figures(options), options.json)
 
 
 if __name__ == "__main__":
