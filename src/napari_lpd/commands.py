@@ -24,13 +24,13 @@ from napari_lpd.errors import DataError, LpdError, SettingsError
 from napari_lpd.jobs import run
 from napari_lpd.settings import read_settings
 
-OF_MODEL = "model"  # for the place of training tiles
-
 if TYPE_CHECKING:
     import argparse
 
     from napari_lpd.classes import TissueClass
     from napari_lpd.printing import Printer, Result
+
+OF_MODEL = "model"  # for the place of training tiles
 
 
 def train(options: argparse.Namespace, printer: Printer) -> Result:

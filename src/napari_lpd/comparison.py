@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.classes import TissueClass
 
 NAN = float("nan")
-FEWEST_FOR_VERDICT = (
-    6  # sources; of n, all lean the same way by chance in 2^(1 - n) of cases: from 6 on in less than 5 %
-)
+FEWEST_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
 Kind = Literal["model", "random", "clustered"]
 
 

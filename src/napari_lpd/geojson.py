@@ -59,7 +59,8 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     Raises:
         ExportError: nothing is labelled, a file is there and `overwrite` is off, or the place cannot be written.
     """
-    card, labels, box = prediction.card, Corrections(prediction).levels[0], Corrections(prediction).extent()
+    card, store = prediction.card, Corrections(prediction)
+    box = store.extent()
     factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
@@ -75,7 +76,7 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     count = reached = 0
     with written_whole(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
-        for label, polygon in outlines(labels, box, simplify_um / card.mpp):
+        for label, polygon in outlines(store.levels[0], box, simplify_um / card.mpp):
             file.write(("," if count else "") + "\n" + feature(polygon, factor, *named[label]))
             count += 1
             reached = max(reached, int(polygon.bounds[3]) - box[0])

@@ -60,11 +60,12 @@ def write_ome_tiff(prediction: Prediction, path: Path, overwrite: bool = False) 
     Raises:
         ExportError: wrong suffix, a file is there and `overwrite` is off, or the place cannot be written.
     """
-    card, (y0, x0, y1, x1) = prediction.card, Corrections(prediction).extent()
+    card, store = prediction.card, Corrections(prediction)
+    y0, x0, y1, x1 = store.extent()
     y0, x0 = (value // card.block * card.block for value in (y0, x0))
     levels = [
         [_Plane(level, (y0 >> i, x0 >> i), (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)))]
-        for i, level in enumerate(Corrections(prediction).levels)
+        for i, level in enumerate(store.levels)
     ]
     place = Place((card.mpp, card.mpp), (y0 * card.mpp, x0 * card.mpp))
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,7 +51,6 @@ QUICK_TILES = 60  # of a slide, looked at from the window; the command line take
 HEATMAPS, SCROLL_BAR = 250, 24  # pixels
 WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
 QUICK_TRAINING = 120  # training tiles
-
 
 WITHOUT, OF_MODEL, CHOSEN = (
     "without training tiles",
@@ -223,8 +223,6 @@ class ComparePanel(QWidget):
     def _show_heatmaps(self) -> None:
         if self.comparison is None:
             return
-        from dataclasses import replace
-
         from napari_lpd.comparison_figures import heatmap_figure
 
         own = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]

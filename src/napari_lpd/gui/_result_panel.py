@@ -146,11 +146,14 @@ class ResultPanel(QWidget):
         """Measure the prediction, its fields and the selected shapes, beside the GUI."""
         try:
             prediction = self._settled()
-            names = [tissue.name for tissue in prediction.card.classes]
-            settings, sites = MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
-            self.runner.start(lambda: measure(prediction, settings, sites))
+            how = self._how_to_measure(prediction)
+            self.runner.start(lambda: measure(prediction, *how))
         except LpdError as error:
             self.failed.emit(str(error))
+
+    def _how_to_measure(self, prediction: Prediction) -> tuple[MeasureSettings, list[Site]]:
+        names = [tissue.name for tissue in prediction.card.classes]
+        return MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
 
     def _sites(self, prediction: Prediction) -> list[Site]:
         """The whole, the fields, and the shapes that are selected."""
@@ -250,7 +253,8 @@ class ResultPanel(QWidget):
             simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
             settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
             if path.suffix == ".csv":
-                self.runner.start(lambda: self._csv_job(prediction, path, overwrite))
+                how = self._how_to_measure(prediction)
+                self.runner.start(lambda: _csv_job(prediction, path, overwrite, *how))
             elif path.suffix in ON_SLIDE:
                 layer = self._slide_layer()
                 self.runner.start(lambda: _export_on_slide(prediction, path, settings, layer))
@@ -258,12 +262,6 @@ class ResultPanel(QWidget):
                 self.runner.start(lambda: export(prediction, path, settings))
         except LpdError as error:
             self.failed.emit(str(error))
-
-    def _csv_job(self, prediction: Prediction, path: Path, overwrite: bool) -> Job[Path]:
-        check_free(path, overwrite)
-        names = [tissue.name for tissue in prediction.card.classes]
-        rows = yield from measure(prediction, MeasureSettings(roles=kept_roles(names)), self._sites(prediction))
-        return write_measures(rows, path, overwrite)
 
     def _on_done(self, found: Path | Sequence[MeasureRow]) -> None:
         if isinstance(found, Path):
@@ -285,6 +283,14 @@ def _check_slide(prediction: Prediction, layer: Image) -> None:
         raise DataError(
             f"{prediction.folder.name} is a result of {card.slide}, not of {layer.name}: choose that slide above"
         )
+
+
+def _csv_job(
+    prediction: Prediction, path: Path, overwrite: bool, settings: MeasureSettings, sites: Sequence[Site]
+) -> Job[Path]:
+    check_free(path, overwrite)
+    rows = yield from measure(prediction, settings, sites)
+    return write_measures(rows, path, overwrite)
 
 
 def _export_on_slide(prediction: Prediction, path: Path, settings: ExportSettings, layer: Image) -> Job[Path]:
