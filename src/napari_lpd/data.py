@@ -263,8 +263,8 @@ def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
                if not region.polygon().intersects(box(0, 0, width, height))]  # fmt: skip
     if outside:
         raise DataError(
-            f"{slide.name}: region {', '.join(map(str, outside[:5]))} of {len(regions)} lies outside the slide"
-            f" ({width} x {height} pixels); are these the regions of another slide?"
+            f"{slide.name}: {len(outside)} of {len(regions)} regions ({', '.join(map(str, outside[:5]))}"
+            f"{', …' * (len(outside) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
         )
 
 

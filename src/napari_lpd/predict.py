@@ -135,8 +135,8 @@ def prediction_card(
         if not polygon.intersection(extent).area:
             x0, y0, x1, y1 = polygon.bounds
             raise SettingsError(
-                f"{slide.name}: empty region: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f} µm"
-                f" of a slide of {width * mpp:.0f} x {height * mpp:.0f} µm"
+                f"{slide.name}: a region is empty or outside the slide: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f} µm"
+                f" of a slide of {width * mpp:.0f} x {height * mpp:.0f} µm; is it another slide's?"
             )
     stride = output_stride(model.network)
     if settings.block % stride:

@@ -199,7 +199,7 @@ class Prediction:
             ExportError: `folder` is missing or is not a prediction of this format.
         """
         if not is_prediction(folder):
-            raise ExportError(f"{folder}: not a napari-lpd prediction; wanted a folder written by predict (*.zarr)")
+            raise ExportError(f"{folder}: no prediction there; wanted a folder written by predict (*.zarr)")
         with zarr.config.set({"array.write_empty_chunks": True}):  # an empty chunk says "done, nothing found"
             try:
                 return cls(folder, zarr.open_group(folder, mode="r+" if write else "r"))

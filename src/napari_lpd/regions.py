@@ -62,7 +62,7 @@ def read_regions(path: Path, classes: Sequence[str] | None = None) -> list[Regio
     """
     regions = [region for feature in _features(path) for region in _regions_of(path, feature)]
     if not regions:
-        raise DataError(f"{path}: holds no polygons; outline at least one region per tissue")
+        raise DataError(f"{path}: holds no polygons; outline at least one region")
     if classes is None:
         return regions
     if unnamed := sum(not region.named for region in regions):

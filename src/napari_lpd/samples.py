@@ -33,6 +33,11 @@ def model_path() -> Path:
     return FOLDER / "skin_model" / "model.safetensors"
 
 
+def is_sample(slide: Path) -> bool:
+    """Whether a slide came with the package, beside which nothing is to be written."""
+    return slide.resolve().is_relative_to(FOLDER.resolve())
+
+
 def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
     """A slide as napari layer data: lazy pyramid, scale in µm where the resolution is known, else in pixels.
 

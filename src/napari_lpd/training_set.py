@@ -40,7 +40,7 @@ class TrainingSet(NamedTuple):
         tiles, settings = self.tiles, self.settings
         kept, held = (tiles, None) if self.validation else tiles.hold_out(settings.valid_share, settings.seed)
         masks = f"{len(self.validation.files)} images with masks" if self.validation else ""
-        edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:g} µm at {settings.mpp:g} µm per pixel"
+        edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
         return summarise(tiles, kept, held, masks) | {"tile edge": edge}
 
     def write(self, folder: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_one_class(train, draw, qtbot, shown_errors):
 
 def test_shapes_outside_the_slide(train, draw, qtbot, shown_errors):
     draw(box(0, 0, 128, "dark"), box(2000, 0, 128, "pink"))
-    assert "region 2 of 2 lies outside the slide" in said_by(train, qtbot, shown_errors)
+    assert "1 of 2 regions (2) outside the slide" in said_by(train, qtbot, shown_errors)
 
 
 def test_shapes_smaller_than_a_tile(train, draw, qtbot, shown_errors):

@@ -252,6 +252,14 @@ def test_what_a_run_sets_aside_from_garbage_collection_comes_back_when_a_layer_g
     assert gc.get_freeze_count() == 0
 
 
+def test_a_samples_results_do_not_go_into_the_package(use_widget, viewer):
+    [(data, options, _)] = samples.skin()
+    viewer.add_image(data, **options)
+    widget = use_widget(PredictWidget)
+    widget.scope.setCurrentText(WHOLE)
+    assert widget.results.text() == f"Results: {Path.home() / 'napari-lpd-results'}"
+
+
 def test_selected_shapes_are_predicted_to_their_outline(predict, pressed, viewer, tiny_layer, tmp_path):
     shapes = viewer.add_shapes([np.array([[20, 20], [20, 150], [150, 20]])], shape_type="polygon")
     shapes.units, shapes.scale, shapes.translate = tiny_layer.units, tiny_layer.scale, tiny_layer.translate

@@ -71,7 +71,7 @@ class RegionFiles(QWidget):
             path = slide_path(slide)
             if path is None or not len(layer.data):
                 continue
-            if _is_sample(path):
+            if samples.is_sample(path):
                 self._say(SAMPLE)
                 continue
             try:
@@ -89,7 +89,7 @@ class RegionFiles(QWidget):
             ExportError: the place cannot be written.
         """
         path = slide_path(slide)
-        if path is None or _is_sample(path):
+        if path is None or samples.is_sample(path):
             raise DataError(f"{slide.name}: regions are kept beside slide files of yours; copy it to a folder of yours")
         beside = regions_beside(path)
         if beside not in self._ours and beside.exists():
@@ -107,8 +107,3 @@ class RegionFiles(QWidget):
         self.line.setText(line)
         self.setVisible(True)
         return new
-
-
-def _is_sample(slide: Path) -> bool:
-    """Whether a slide came with the package, where nothing is to be written."""
-    return slide.resolve().is_relative_to(samples.FOLDER.resolve())

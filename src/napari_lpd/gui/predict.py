@@ -12,6 +12,7 @@ from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
+from napari_lpd import samples
 from napari_lpd.config import PredictSettings
 from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.gui._forms import SettingsForm
@@ -170,10 +171,10 @@ class PredictWidget(QWidget):
         return lambda slide: mask_of_labels(labels, mpp, (float(start[0]), float(start[1])), slide)
 
     def _results_folder(self) -> Path:
-        """Where whole slides go: what the user chose, else beside the slide, else in the home folder."""
+        """Where whole slides go: what the user chose, else beside the slide, a sample's in the home folder."""
         layer = self.slides.find()
         path = None if layer is None else slide_path(layer)
-        beside = path is not None and os.access(path.parent, os.W_OK)
+        beside = path is not None and not samples.is_sample(path) and os.access(path.parent, os.W_OK)
         return self._out or (path.parent if path and beside else Path.home()) / RESULTS
 
     def _place(self, card: PredictionCard) -> Path:
