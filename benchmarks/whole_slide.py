@@ -287,7 +287,8 @@ def cluster(folder: Path, device: str, threads: int) -> Iterator[Figure]:
         path.write_bytes(slides[0].read_bytes())
     rates = []
     for workers in (1, 2):
-        with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None) as at, Client(at):
+        how = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(**how) as at, Client(at):
             slides_per_hour(slides[:2], folder / f"warm{workers}", at.scheduler_address)  # every worker loads the model
             rates.append(slides_per_hour(slides, folder / f"timed{workers}", at.scheduler_address))
     what = f"{CLUSTER_SLIDES} slides of {CLUSTER_EDGE} px on two workers of dask, one thread each"
