@@ -113,7 +113,7 @@ class BothModels(QWidget):
     def show_all(self, index: int) -> None:
         """Open the window with every prototype of a class, from 0."""
         with self.job.reporting():
-            if self._target is None:
+            if self._target is None or not self.predictions:
                 raise DataError("nothing stands side by side yet: press Show both side by side first")
             with slide_of(self._target) as slide:
                 image = tissue_of(slide, self.predictions[0][1])

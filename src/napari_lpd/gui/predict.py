@@ -258,7 +258,9 @@ class PredictWidget(QWidget):
         assert self._run is not None
         card, places = prediction.card, len(prediction.unreadable)
         lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
-        resolution = f"read at {card.mpp:g} µm per pixel; the slide has {card.slide_mpp[1]:.4g}"
+        resolution = f"read at {card.mpp:g} µm per pixel"
+        if f"{card.mpp:.4g}" != f"{card.slide_mpp[1]:.4g}":
+            resolution += f"; the slide has {card.slide_mpp[1]:.4g}"
         self.job.say(f"Done, {resolution}.{lost}{self._run.carried}")
         self.panel.refresh()
 
