@@ -313,7 +313,7 @@ class PredictSettings(Settings):
     refiner: Annotated[
         Refiner,
         Field(
-            description="none, or a dense CRF along the image's edges (takes several times as long as the model)."
+            description="none, or a dense CRF along the image's edges (a slide takes two to three times as long)."
             " pydensecrf: for parity, on the command line only."
         ),
     ] = "none"
