@@ -52,7 +52,7 @@ def test_the_base_dependencies_bring_no_qt_binding():
     assert base
     assert not [line for line in base if line.startswith(BANNED)]
     extras = {re.search(r"extra == [\"'](\w+)[\"']", line)[1] for line in required if "extra ==" in line}
-    assert extras == {"all", "cluster", "crf", "dicom", "dev"}
+    assert extras == {"all", "cluster", "crf", "dicom", "dev", "onnx"}
 
 
 @pytest.fixture(scope="module")
