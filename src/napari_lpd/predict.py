@@ -332,7 +332,6 @@ class _Run:
                 yield _Batch(origins, tiles, piece.damaged)
                 first += len(origins)
 
-    @torch.inference_mode()
     def _scored(self, batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
         """The batch and its maps; runs beside reading, blending and writing."""
         return batch, self.scorer(batch.tiles).numpy()

@@ -14,6 +14,7 @@ from napari_lpd import jobs, samples
 from napari_lpd.classes import TissueClass
 from napari_lpd.config import PredictSettings
 from napari_lpd.gui._io import read_slide
+from napari_lpd.gui.train import TrainWidget
 from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
 from napari_lpd.tissue import Mask
 
@@ -74,6 +75,15 @@ def use_widget(viewer, qtbot):
         return widget
 
     return use
+
+
+@pytest.fixture
+def train(use_widget, classes, tmp_path):
+    """The Train widget, with two tissue classes and a models folder of its own."""
+    widget = use_widget(TrainWidget)
+    widget.out.setText(str(tmp_path / "models"))
+    widget.data.classes.set_classes(classes)
+    return widget
 
 
 @pytest.fixture

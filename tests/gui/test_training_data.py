@@ -6,7 +6,6 @@ import json
 import shutil
 
 import numpy as np
-import pytest
 from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QApplication, QMenu
 
@@ -15,17 +14,8 @@ from napari_lpd.gui._layers import kind
 from napari_lpd.gui._region_files import SAMPLE
 from napari_lpd.gui._regions import add_regions, new_regions_layer, tissues_of
 from napari_lpd.gui._runs import run_classes
-from napari_lpd.gui.train import TrainWidget
 from napari_lpd.project import read_project, regions_beside
 from napari_lpd.regions import Region, read_regions, write_regions
-
-
-@pytest.fixture
-def train(use_widget, classes, tmp_path):
-    widget = use_widget(TrainWidget)
-    widget.out.setText(str(tmp_path / "models"))
-    widget.data.classes.set_classes(classes)
-    return widget
 
 
 def box(y, x, size, *tissues):

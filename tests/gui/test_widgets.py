@@ -28,14 +28,6 @@ from napari_lpd.presets import PRESETS
 
 
 @pytest.fixture
-def train(use_widget, tmp_path, classes):
-    widget = use_widget(TrainWidget)
-    widget.out.setText(str(tmp_path / "models"))
-    widget.data.classes.set_classes(classes)
-    return widget
-
-
-@pytest.fixture
 def ready(train, viewer, tiny_layer, tiny_regions, classes):
     """A Train widget with a slide and regions."""
     add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions, classes)
