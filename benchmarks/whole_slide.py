@@ -128,13 +128,13 @@ class Bench:
 
         from napari_lpd.inference import GPU_BATCH, TileScorer
         from napari_lpd.model import choose_precision, load_model
-        from napari_lpd.predict import tile_grid
+        from napari_lpd.predict import tile_shape
 
         torch.set_num_threads(threads)
         self.model = load_model(samples.model_path(), device)
         self.settings = PredictSettings(device=device, threads=threads)
         self.scorer = TileScorer(self.model, self.settings)
-        edge = tile_grid(self.settings, 8).tile
+        edge = tile_shape(self.settings, 8).tile
         self.ready = np.stack([tile[:edge, :edge] for tile in tissue_tiles()])[:, None]
         self.cuda = self.model.device.type == "cuda"
         if self.cuda:

@@ -6,14 +6,15 @@ import shapely
 import torch
 
 from napari_lpd import samples
-from napari_lpd.cam import highest, upsampled
+from napari_lpd.cam import highest, upsampled, upsampled_highest
 from napari_lpd.config import CrfSettings, PredictSettings
 from napari_lpd.errors import ExportError, SettingsError, SlideError
 from napari_lpd.inference import choose_backend
 from napari_lpd.jobs import run
 from napari_lpd.model import load_model
-from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_grid
+from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.slide import DamagedError, Slide
+from napari_lpd.tiles import Tiling
 from napari_lpd.tissue import Mask
 
 SMALL = PredictSettings(tile=128, overlap=32, block=64, tissue_only=False)
@@ -47,13 +48,22 @@ def test_the_highest_score_is_that_of_argmax():
     scores = torch.rand(5, 40, 30)
     scores[3, :10] = scores[1, :10]
     scores[2, 20:] = -torch.inf
-    assert np.array_equal(highest(scores), scores.argmax(0).numpy())
+    assert torch.equal(highest(scores).long(), scores.argmax(0))
 
 
 def test_a_gated_class_does_not_win_between_map_pixels():
     scores = torch.tensor([[[0.0, 0.0]], [[-torch.inf, 1.0]]])
     fine = upsampled(scores, 8)
     assert highest(fine)[:, :11].max() == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 30), (2, 1, 6), (3, 1, 1)])
+@pytest.mark.parametrize("scale", [1, 10])
+def test_the_highest_between_places_is_that_of_the_upsampled_scores(shape, scale):
+    coarse = torch.randn(shape[0], *(-(-n // scale) for n in shape[1:]), generator=torch.Generator().manual_seed(0))
+    scores = coarse.repeat_interleave(scale, 1).repeat_interleave(scale, 2)[:, : shape[1], : shape[2]]
+    scores[1, :1] = -torch.inf
+    assert torch.equal(upsampled_highest(scores, 8), highest(upsampled(scores, 8)))
 
 
 @pytest.mark.parametrize(
@@ -221,25 +231,38 @@ def test_a_damaged_slide_is_predicted_but_for_the_damage(shared_slides, tmp_path
     assert sum(prediction.area_mm2().values()) > 0.05
 
 
+def half_a_step_apart(settings, size):
+    """Masks of a slide of `size` map pixels: all of it, and without a margin, so that tiles lie half a step further."""
+    shape, every = tile_shape(settings, 8), np.ones((size, size), bool)
+
+    def without(margin):
+        return Mask(every & (np.arange(size) >= margin) & (np.arange(size) >= margin)[:, None], 0.998 * 8)
+
+    def start(margin):
+        return Tiling(shape, without(margin), 0.998, 16).tiles[0][0]
+
+    margin = min(range(size // 2), key=lambda m: abs((start(m) - start(0)) % shape.step - shape.step / 2))
+    return without(0), without(margin), margin
+
+
 def shifted(slide, model, settings, predict):
-    """Share of equal labels when the grid lies half a step further, and the seam ratio.
+    """Share of equal labels when the tiles lie half a step further, and the seam ratio.
 
     The seam ratio is the mean |Δ score| across the rims of tiles (where a tile begins and ends, and where what is kept
-    of it does) over that at the same places where the shifted grid has no rim: what the image itself changes there is
+    of it does) over that at the same places where the shifted tiles have no rim: what the image itself changes there is
     on both sides of the division.
     """
-    grid = tile_grid(settings, 8)
-    half = grid.step // 16 * 8
-    image = slide.read((0, 0), (3072, 3072), 0.998)
-    whole = predict(Slide.from_levels([image], (0.998, 0.998), "whole"), model, settings)
-    cut = predict(Slide.from_levels([image[half:, half:]], (0.998, 0.998), "cut"), model, settings)
-    inner = (slice(16, -16), slice(16, -16))  # where the slide is cut off, the neighbourhood really is another
-    equal = pixels(whole)[half:, half:][inner] == pixels(cut)[inner]
+    every, fewer, margin = half_a_step_apart(settings, 384)
+    image = Slide.from_levels([slide.read((0, 0), (3072, 3072), 0.998)], (0.998, 0.998), "whole")
+    found = [predict(image, model, settings, tissue=tissue) for tissue in (every, fewer)]
+    inner = slice(margin * 8 + 16, -16)  # where the tissue is cut off, the neighbourhood really is another
+    equal = pixels(found[0])[inner, inner] == pixels(found[1])[inner, inner]
 
-    rims = {s + p for s in grid.starts(0, 3072) for p in (0, grid.border, grid.tile - grid.border, grid.tile)}
-    places = [(rim - half) // 8 - 1 for rim in sorted(rims) if half + 128 < rim < 3072 - 128]
-    scores = [np.asarray(found.scores.levels[0]).astype(float) for found in (whole, cut)]
-    scores[0] = scores[0][:, half // 8 :, half // 8 :]
+    shape = tile_shape(settings, 8)
+    starts = {y for y, _ in Tiling(shape, every, 0.998, 16).tiles}
+    rims = {start + p for start in starts for p in (0, shape.border, shape.tile - shape.border, shape.tile)}
+    places = [rim // 8 - 1 - margin for rim in sorted(rims) if margin * 8 + 128 < rim < 3072 - 128]
+    scores = [np.asarray(one.scores.levels[0]).astype(float)[:, margin:, margin:] for one in found]
     changes = [
         sum(np.abs(np.diff(s, axis=axis)).mean(0).mean(2 - axis)[places].sum() for axis in (1, 2)) for s in scores
     ]

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from napari_lpd.model import LoadedModel, merge_prototypes, presence_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from napari_lpd.config import PredictSettings
 
@@ -44,8 +41,12 @@ def class_presence(
         (C, h, w) in 0..1.
     """
     share = _window_mean(counted[None].float(), window).clamp(min=1e-6)
+    if how == "mean":  # of means, which may come first: fewer maps
+        stages = [merge_prototypes(maps[None], k, how)[0] for maps in stages]
     means = [_window_mean(maps * counted, window) / share for maps in stages]
-    return presence_scores([merge_prototypes(maps[None], k, how)[0] for maps in means])
+    if how != "mean":
+        means = [merge_prototypes(maps[None], k, how)[0] for maps in means]
+    return presence_scores(means)
 
 
 def _window_mean(maps: Tensor, window: int) -> Tensor:
@@ -56,7 +57,8 @@ def _window_mean(maps: Tensor, window: int) -> Tensor:
 
 def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:
     """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
-    return (class_map.clamp(min=0) / torch.tensor(scale)[:, None, None]).clamp(max=1)
+    levels = torch.tensor(scale, device=class_map.device)[:, None, None]
+    return (class_map.clamp(min=0) / levels).clamp(max=1)
 
 
 def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) -> Tensor:
@@ -92,7 +94,8 @@ def label_scores(
         model: Says how prototypes are merged and stages fused, and from which score a class is there.
         settings: Threshold of the gate and power of the background.
     """
-    thresholds = settings.presence or torch.tensor(model.card.presence)[:, None, None]
+    own = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
+    thresholds = settings.presence or own
     gate = torch.ones_like(presence, dtype=torch.bool) if settings.normalise == "benchmark" else presence >= thresholds
     weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
     how = model.network.settings.merge_predict
@@ -125,15 +128,41 @@ def minimum_maximum(maps: Tensor, k: int) -> Tensor:
     return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
 
 
-def highest(scores: Tensor) -> NDArray[np.uint8]:
-    """Index of the highest of scores (L, h, w), the first of equals: (h, w). Several times as fast as argmax."""
-    best, index = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8)
+def highest(scores: Tensor) -> Tensor:
+    """Index of the highest of scores (L, ...), the first of equals: (...) uint8. Several times as fast as argmax."""
+    best, index = scores[0], torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
     for i, score in enumerate(scores[1:], start=1):
-        index[score > best] = i
-        torch.maximum(best, score, out=best)
-    return index.numpy()
+        index = torch.where(score > best, i, index)
+        best = torch.maximum(best, score)
+    return index
 
 
 def upsampled(scores: Tensor, stride: int) -> Tensor:
     """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
     return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+
+
+def upsampled_highest(scores: Tensor, stride: int) -> Tensor:
+    """What `highest` says of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
+
+    A score that is the highest at four neighbouring places is the highest everywhere between them, as bilinear
+    interpolation weighs all scores alike. So scores are interpolated only where the four disagree.
+
+    Args:
+        scores: As for `upsampled`.
+        stride: Even.
+    """
+    edged = pad(scores.clamp(min=-1e4)[None], (1, 1, 1, 1), mode="replicate")[0]
+    h, w = (n - 1 for n in edged.shape[1:])  # cells between four places; those at the rim are cut in halves below
+    corners = [(slice(y, y + h), slice(x, x + w)) for y in (0, 1) for x in (0, 1)]
+    coarse = highest(edged)
+    first, *others = (coarse[corner] for corner in corners)
+    fine = first[:, None, :, None].repeat(1, stride, 1, stride)
+    y, x = torch.nonzero(torch.stack([other != first for other in others]).any(0), as_tuple=True)
+    right = (torch.arange(stride, device=scores.device) + 0.5) / stride
+    across = torch.stack([1 - right, right])
+    weights = (across[:, None, :, None] * across[None, :, None, :]).reshape(4, stride * stride)
+    at_corners = torch.stack([edged[:, *corner][:, y, x] for corner in corners], dim=-1)
+    fine[y, :, x] = highest(at_corners @ weights).unflatten(-1, (stride, stride))
+    half = stride // 2
+    return fine.reshape(h * stride, w * stride)[half:-half, half:-half]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +12,6 @@ from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
 from napari_lpd.images import image_files, masked_images, read_image, read_mask, sources_of
-from napari_lpd.tiles import TileGrid
 from napari_lpd.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -86,11 +86,9 @@ def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile
     """
     tissue = find_tissue(slide)
     shape = (edge, edge)
-    origins = [
-        origin
-        for origin in TileGrid(edge, 0).touching((0, 0, *slide.shape_at(mpp)))
-        if tissue.at(origin, shape, mpp).mean() >= TISSUE_SHARE
-    ]
+    height, width = slide.shape_at(mpp)
+    places = product(range(0, height, edge), range(0, width, edge))
+    origins = [place for place in places if tissue.at(place, shape, mpp).mean() >= TISSUE_SHARE]
     if not origins:
         raise DataError(f"{slide.name}: no tile of {edge} pixels at {mpp:g} µm per pixel is at least half tissue")
     return [

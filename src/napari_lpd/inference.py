@@ -235,7 +235,7 @@ class TileScorer:
 
     @torch.inference_mode()
     def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride), the needed stages one after another.
+        """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride) on the model's device, stage by stage.
 
         Raises:
             ModelError: the device's memory does not suffice for one tile, or ONNX Runtime cannot take the network.
@@ -249,7 +249,11 @@ class TileScorer:
                 first += len(part)
             except torch.OutOfMemoryError as error:
                 self._take_fewer(part, error)
-        return torch.cat(found)
+        maps = torch.cat(found)
+        if maps.is_cuda:  # of this thread's stream, to be used on the default one
+            torch.cuda.current_stream(maps.device).synchronize()
+            maps.record_stream(torch.cuda.default_stream(maps.device))
+        return maps
 
     def _take_fewer(self, tiles: NDArray[np.uint8], error: torch.OutOfMemoryError) -> None:
         """Halve the batch after these tiles were too many."""
@@ -276,7 +280,7 @@ class TileScorer:
         if self.settings.normalise == "benchmark":
             stages = maps.unflatten(1, (-1, network.prototype_count))
             maps = torch.stack([torch.cat([minimum_maximum(m, network.k) for m in tile]) for tile in stages])
-        return maps.cpu()
+        return maps
 
     def _stacked_maps(self, images: Tensor) -> Tensor:
         size = [n // output_stride(self.model.network) for n in images.shape[2:]]

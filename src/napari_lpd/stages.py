@@ -62,7 +62,8 @@ def overlapping(device: torch.device) -> Iterator[Stages]:
     ]
     writer, readers, scorers = pools
     try:
-        writer.submit(torch.get_num_threads).result()  # before the scorers: some of torch's limits hold for all threads
+        torch.set_num_threads(1)  # here: blending; before the scorers, as some of torch's limits hold for all threads
+        writer.submit(torch.get_num_threads).result()
         yield Stages(readers, scorers, writer, reading, scoring)
     finally:
         for pool in pools:
@@ -87,14 +88,12 @@ def in_order(
     """`work(item)` for every item, done by `pool`, in the order of `items`.
 
     An item is taken only when its work can begin soon: at most `ahead` results and pieces of work wait besides the one
-    that is due. The first is done alone: it may make things ready that the others then find.
+    that is due.
     """
     waiting: deque[Future[Result]] = deque()
-    limit = 0
     for item in items:
         waiting.append(pool.submit(work, item))
-        if len(waiting) > limit:
-            result, limit = waiting.popleft().result(), ahead
-            yield result
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

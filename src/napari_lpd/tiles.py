@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from napari_lpd.errors import SettingsError
 
@@ -14,21 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_lpd.tissue import Mask
 
 Origin = tuple[int, int]
 Block = tuple[int, int]
 Box = tuple[int, int, int, int]
-READ_TILES = (2, 4)  # rows and columns of tiles that are read in one piece: about 3 megapixels
+Span = tuple[int, int]
+READ_TILES = 6  # neighbours in a row that are read in one piece: about 3 megapixels
 
 
 @dataclass(frozen=True)
-class TileGrid:
-    """Square tiles on a grid that is anchored at the slide's corner, so that any part is cut like the whole.
+class TileShape:
+    """A square tile and what of it counts.
 
     Attributes:
-        tile: Edge of a tile in pixels.
+        tile: Edge in pixels.
         overlap: Overlap of neighbours in pixels.
-        border: Outer pixels of a tile that are dropped, for want of context; at most half of the overlap.
+        border: Outer pixels that are dropped, for want of context; at most half of the overlap.
     """
 
     tile: int
@@ -43,50 +51,113 @@ class TileGrid:
 
     @property
     def step(self) -> int:
-        """Distance between neighbouring tiles in pixels."""
+        """Distance between neighbours in pixels."""
         return self.tile - self.overlap
 
-    def starts(self, low: int, high: int) -> range:
-        """First pixel of every tile, along one axis, whose kept part touches low..high."""
-        # Tile n begins at n * step - overlap / 2, so that the first pixel of the slide is not at a tile's rim.
-        half = self.overlap // 2
-        first = (low + half - self.tile + self.border) // self.step + 1
-        last = (high + half - self.border - 1) // self.step
-        return range(first * self.step - half, last * self.step - half + 1, self.step)
+    @property
+    def kept(self) -> int:
+        """Edge of the part that counts, in pixels."""
+        return self.tile - 2 * self.border
+
+    def kept_box(self, origin: Origin) -> Box:
+        """The part that counts of the tile whose first pixel is at `origin` (y, x)."""
+        y, x = origin
+        return y + self.border, x + self.border, y + self.border + self.kept, x + self.border + self.kept
+
+
+class Piece(NamedTuple):
+    """Tiles that are read together.
+
+    Attributes:
+        origins: (y, x) of their first pixels.
+        box: What is read, whichever of its tiles are wanted: resampling depends on where one begins.
+    """
+
+    origins: list[Origin]
+    box: Box
+
+
+class Tiling:
+    """Where the tiles lie on a slide: in rows over its tissue.
+
+    Rows follow one another from where tissue begins, at the tiles' step, as far as it goes on; below a gap in which
+    there is none for a whole row, they begin anew. In a row, tiles do the same from left to right. So a piece of
+    tissue lies amid as few tiles as can cover it, wherever it is. The place of a tile depends on the tissue alone: any
+    part of a slide is cut like the whole.
+
+    Args:
+        shape: The tiles.
+        tissue: What is to be covered by the tiles' kept parts.
+        mpp: µm per pixel of the tiles.
+        align: Tiles begin at multiples of it: maps change a little when an image moves by less than a network's stride.
+    """
+
+    def __init__(self, shape: TileShape, tissue: Mask, mpp: float, align: int = 1) -> None:
+        self.shape, self._align, self._scale = shape, align, tissue.mpp / mpp
+        self._pieces: dict[Origin, Box] = {}
+        for run in self._runs(np.any(tissue.array, axis=1)):
+            rows = self._starts(run)
+            limits = [run[0], *(y + shape.border + (shape.kept - shape.step) // 2 for y in rows[1:]), run[1]]
+            for y, limit in zip(rows, pairwise(limits), strict=True):
+                first, last = (edge / self._scale for edge in limit)
+                part = tissue.array[max(math.floor(first), 0) : math.ceil(last)]
+                for along in self._runs(np.any(part, axis=0)):
+                    self._place(y, self._starts(along))
+        self._rows = {y: [x for _, x in row] for y, row in groupby(sorted(self._pieces), key=itemgetter(0))}
+
+    @property
+    def tiles(self) -> list[Origin]:
+        """(y, x) of the first pixel of every tile, row by row."""
+        return sorted(self._pieces)
 
     def touching(self, box: Box) -> list[Origin]:
-        """(y, x) of the first pixel of each tile whose kept part touches a box, row by row."""
+        """The tiles whose kept part touches a box (y0, x0, y1, x1), row by row."""
+        low, high = self.shape.border, self.shape.border + self.shape.kept
         y0, x0, y1, x1 = box
-        return [(y, x) for y in self.starts(y0, y1) for x in self.starts(x0, x1)]
+        rows = [(y, row) for y, row in self._rows.items() if y + low < y1 and y + high > y0]
+        return [(y, x) for y, row in rows for x in row if x + low < x1 and x + high > x0]
 
-    def kept(self, origin: Origin) -> Box:
-        """The box of a tile that counts."""
-        y, x = origin
-        return y + self.border, x + self.border, y + self.tile - self.border, x + self.tile - self.border
+    def pieces(self, tiles: Iterable[Origin]) -> list[Piece]:
+        """Tiles grouped as they are read, pieces and tiles in storage order."""
+        found: dict[Box, Piece] = {}
+        for origin in sorted(tiles):
+            box = self._pieces[origin]
+            found.setdefault(box, Piece([], box)).origins.append(origin)
+        return list(found.values())
 
-    def piece(self, origin: Origin) -> tuple[int, int]:
-        """Row and column of the piece in which a tile is read."""
-        y, x = (
-            (value + self.overlap // 2) // self.step // many for value, many in zip(origin, READ_TILES, strict=True)
-        )
-        return y, x
+    def _runs(self, present: NDArray[np.bool_]) -> list[Span]:
+        """Pixels (first, end) that tiles shall cover in unbroken sequence, from what is present along an axis (n,)."""
+        edges = np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        runs: list[Span] = []
+        for low, high in edges * self._scale:
+            first, end = math.floor(low), math.ceil(high)
+            if runs and first < runs[-1][0] + self._length(runs[-1]):
+                first = runs.pop()[0]
+            runs.append((first, end))
+        return runs
 
-    def piece_box(self, origin: Origin) -> Box:
-        """The box of the piece in which a tile is read."""
-        place = [
-            index * many * self.step - self.overlap // 2
-            for index, many in zip(self.piece(origin), READ_TILES, strict=True)
-        ]
-        size = [(many - 1) * self.step + self.tile for many in READ_TILES]
-        return place[0], place[1], place[0] + size[0], place[1] + size[1]
+    def _count(self, run: Span) -> int:
+        """How many tiles cover a run, wherever the places lie at which they may begin."""
+        first, end = run
+        return 1 + max(0, math.ceil((end - first + self._align - 1 - self.shape.kept) / self.shape.step))
 
+    def _length(self, run: Span) -> int:
+        """Pixels that these tiles cover."""
+        return self.shape.kept + (self._count(run) - 1) * self.shape.step
 
-def pieces_of(grid: TileGrid, tiles: Iterable[Origin]) -> list[list[Origin]]:
-    """Tiles grouped by the piece in which they are read, pieces and tiles in storage order."""
-    pieces: dict[tuple[int, int], list[Origin]] = {}
-    for origin in sorted(tiles):
-        pieces.setdefault(grid.piece(origin), []).append(origin)
-    return [pieces[place] for place in sorted(pieces)]
+    def _starts(self, run: Span) -> list[int]:
+        """First pixels of the tiles that cover a run, which lies in their middle."""
+        first, end = run
+        before = (self._length(run) - (end - first) - (self._align - 1)) // 2
+        start = (first - before - self.shape.border) // self._align * self._align
+        return [start + i * self.shape.step for i in range(self._count(run))]
+
+    def _place(self, y: int, row: list[int]) -> None:
+        """Take neighbouring tiles in, with the pieces in which they are read."""
+        for i in range(0, len(row), READ_TILES):
+            together = row[i : i + READ_TILES]
+            box = (y, together[0], y + self.shape.tile, together[-1] + self.shape.tile)
+            self._pieces |= {(y, x): box for x in together}
 
 
 class Stitcher:
@@ -97,34 +168,44 @@ class Stitcher:
     unchanged.
 
     Args:
-        grid: The tiles.
+        shape: The tiles.
         channels: Maps per tile.
         stride: Pixels per pixel of the maps; tiles, blocks and borders are multiples of it.
         block: Edge of the blocks in which the maps are held, in pixels.
         boxes: Boxes, in map pixels, that will be read; what lies elsewhere is not kept.
+        device: Where the maps are held and blended.
     """
 
-    def __init__(self, grid: TileGrid, channels: int, stride: int, block: int, boxes: Iterable[Box]) -> None:
-        odd = [n for n in (grid.tile, grid.overlap // 2, grid.border, block) if n % stride]
+    def __init__(
+        self,
+        shape: TileShape,
+        channels: int,
+        stride: int,
+        block: int,
+        boxes: Iterable[Box],
+        device: torch.device | None = None,
+    ) -> None:
+        odd = [n for n in (shape.step, shape.tile, shape.border, block) if n % stride]
         if odd:
             raise SettingsError(f"{odd[0]} pixels are not a multiple of the maps' stride {stride}")
         self._stride, self._edge, self._channels = stride, block // stride, channels
         self._users = Counter(place for box in boxes for place in self._places(box))
-        self._held: dict[Block, NDArray[np.float32]] = {}
-        n, border, ramp = grid.tile // stride, grid.border // stride, (grid.overlap - 2 * grid.border) // stride
+        self._device = device
+        self._held: dict[Block, Tensor] = {}
+        n, border, ramp = shape.tile // stride, shape.border // stride, (shape.overlap - 2 * shape.border) // stride
         inside = np.minimum(np.arange(n), np.arange(n)[::-1]) - border + 0.5
         window = np.sin(np.pi / 2 * np.clip(inside / max(ramp, 1), 0, 1)) ** 2 * (inside > 0)
-        self._window = np.outer(window, window).astype(np.float32)
+        self._window = torch.tensor(np.outer(window, window), dtype=torch.float32, device=device)
 
-    def add(self, origin: Origin, maps: NDArray[np.float32]) -> None:
-        """Add the maps (channels, n, n) of the tile whose first pixel is at `origin` (y, x)."""
+    def add(self, origin: Origin, maps: Tensor) -> None:
+        """Add the maps (channels, n, n) float32 of the tile whose first pixel is at `origin` (y, x)."""
         y, x = (value // self._stride for value in origin)
         h, w = self._window.shape
         for place in self._places((max(y, 0), max(x, 0), y + h, x + w)):
             if not self._users[place]:
                 continue
             if place not in self._held:
-                self._held[place] = np.zeros((self._channels + 1, self._edge, self._edge), np.float32)
+                self._held[place] = self._zeros(self._edge, self._edge)
             top, left = place[0] * self._edge, place[1] * self._edge
             low = max(y, top), max(x, left)
             high = min(y + h, top + self._edge), min(x + w, left + self._edge)
@@ -134,10 +215,10 @@ class Stitcher:
             held[(slice(-1), *target)] += maps[(slice(None), *source)] * window
             held[(-1, *target)] += window
 
-    def read(self, box: Box) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The blended maps (channels, h, w) of a box in map pixels, and (h, w) where any tile has been added."""
+    def read(self, box: Box) -> tuple[Tensor, Tensor]:
+        """The blended maps (channels, h, w) of a box in map pixels, and (h, w) bool where any tile has been added."""
         y0, x0, y1, x1 = box
-        total = np.zeros((self._channels + 1, y1 - y0, x1 - x0), np.float32)
+        total = self._zeros(y1 - y0, x1 - x0)
         for place in self._places(box):
             if place in self._held:
                 top, left = place[0] * self._edge, place[1] * self._edge
@@ -146,7 +227,7 @@ class Stitcher:
                     :, low[0] - top : high[0] - top, low[1] - left : high[1] - left
                 ]
         weight = total[-1]
-        return total[:-1] / np.maximum(weight, np.finfo(np.float32).tiny), weight > 0
+        return total[:-1] / weight.clamp(min=torch.finfo(torch.float32).tiny), weight > 0
 
     def release(self, box: Box) -> None:
         """Forget what only this box, one of those given at the start, was waiting for."""
@@ -154,6 +235,9 @@ class Stitcher:
             self._users[place] -= 1
             if not self._users[place]:
                 self._held.pop(place, None)
+
+    def _zeros(self, h: int, w: int) -> Tensor:
+        return torch.zeros((self._channels + 1, h, w), device=self._device)
 
     def _places(self, box: Box) -> Iterator[Block]:
         y0, x0, y1, x1 = box
