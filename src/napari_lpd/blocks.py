@@ -118,14 +118,15 @@ class Blocks:
             stages, presence[_within(need, seen)], self.prediction.map_scale, self.model, card.settings
         )
         labels, cells = self._labels(block, scores, damaged)
-        inside, place = _within(seen, active), _within(_divided(self._box(block), card.stride), active)
+        inside, box = _within(seen, active), _divided(self._box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
             """0..1 → `lowest`..255 in the block; 0 where nothing was predicted."""
-            result = np.zeros((*values.shape[:-2], *cells.shape), np.uint8)
-            result[place] = (lowest + (values.clamp(0, 1) * (255 - lowest)).round()).to(torch.uint8).cpu().numpy()
-            return result * cells
+            result = np.zeros((*values.shape[:-2], box[2] - box[0], box[3] - box[1]), np.uint8)
+            levels = (lowest + (values.clamp(0, 1) * (255 - lowest)).round()).to(torch.uint8).cpu().numpy()
+            result[_within(box, active)] = levels * cells
+            return result
 
         return BlockResult(
             labels,
@@ -144,27 +145,25 @@ class Blocks:
     def _labels(
         self, block: Block, scores: Tensor, damaged: frozenset[Box]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Labels of a block's pixels (h, w), and which map pixels were predicted (h / stride, w / stride)."""
+        """Labels of a block's pixels (h, w), and which of the active map pixels were predicted (bool)."""
         stride, box, active = self.card.stride, self._box(block), self._active[block]
-        shape = (box[2] - box[0], box[3] - box[1])
-        scope = self.prediction.in_scope(box[:2], shape)
-        wanted = self.prediction.tissue.at(box[:2], shape, self.card.mpp) & scope
         if self.crf_halo:
             winner = self._refined(block, scores)
         else:
             seen = self._around(block, self._seen_around)
             inside = _within(_multiplied(seen, stride), _multiplied(active, stride))
             winner = upsampled_highest(scores, stride)[inside].cpu().numpy()
-        labels = np.zeros(shape, np.uint8)
-        pixels = labels[_within(box, _multiplied(active, stride))]
-        pixels[:] = winner[: pixels.shape[0], : pixels.shape[1]]  # the last map pixel of a slide may be cut
-        labels[~wanted] = 0
-        whole = np.pad(wanted, [(0, -n % stride) for n in wanted.shape])
-        cells = np.asarray(whole.reshape(len(whole) // stride, stride, -1, stride).any((1, 3)))
-        for a, b, c, d in damaged:
-            place = (slice(max(a - box[0], 0), max(c - box[0], 0)), slice(max(b - box[1], 0), max(d - box[1], 0)))
-            labels[place] = np.where(scope[place], UNREADABLE, labels[place])
-        return labels, cells
+        y0, x0, y1, x1 = _multiplied(active, stride)
+        part = _common((y0, x0, y1, x1), box)  # the last map pixel of a slide may be cut
+        wanted = self.prediction.wanted(part[:2], (part[2] - y0, part[3] - x0))
+        labels = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
+        labels[_within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
+        for place in (_common(box, place) for place in damaged):
+            if place[0] < place[2] and place[1] < place[3]:
+                scope = self.prediction.in_scope(place[:2], (place[2] - place[0], place[3] - place[1]))
+                labels[_within(box, place)][scope] = UNREADABLE
+        whole = np.pad(wanted, ((0, y1 - part[2]), (0, x1 - part[3])))
+        return labels, np.asarray(whole.reshape((y1 - y0) // stride, stride, -1, stride).any((1, 3)))
 
     def _refined(self, block: Block, scores: Tensor) -> NDArray[np.uint8]:
         """Winner after the dense CRF of what is active; a class that the gate shuts out stays out."""

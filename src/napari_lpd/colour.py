@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STAINED = 0.15
 """Mean OD over the channels from which a pixel counts as stained (Macenko et al. 2009, β)."""
 FEWEST = 0.05  # share of stained pixels below which an image says nothing of the stain
-SAMPLED = 48  # places of a slide that are looked at
+SAMPLED = 24  # places of a slide, or tiles of a source, that are looked at
 SMALLEST_SPREAD = 0.02  # OD
 SMALLEST_DEVIATIONS = (0.01, 0.01, 0.01, 0.1)
 """Of a look; tiles of one region hardly differ, and that is no reason to call a slide foreign."""
@@ -91,7 +91,7 @@ def colours_of(images: Iterable[NDArray[np.uint8]]) -> Colours | None:
 
 
 def colours_of_slide(slide: Slide, tissue: Mask, mpp: float, edge: int) -> Colours | None:
-    """Colours of up to 48 tiles, evenly spread over a slide's tissue; unreadable places are passed over.
+    """Colours of up to `SAMPLED` tiles, evenly spread over a slide's tissue; unreadable places are passed over.
 
     Args:
         slide: What is looked at.
@@ -133,7 +133,7 @@ def matching(
 
     Args:
         read: Image i, (H, W, 3).
-        sources: Per image: the slide or patient it comes from; up to 48 images of each tell its colours.
+        sources: Per image: the slide or patient it comes from; up to `SAMPLED` images of each tell its colours.
         wanted: The colours to match.
     """
     own: dict[str, Colours | None] = {}

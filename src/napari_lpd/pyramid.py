@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALLEST_LEVEL = 2048
+SMALLEST_CHUNK = 256  # larger ones shrink with their level, so that a block is written as chunks of its own
 OME_VERSION = "0.5"
 
 
@@ -78,7 +79,7 @@ class Pyramid:
         Args:
             group: An empty group.
             shape: (H, W), or (N, H, W) with one chunk per block.
-            block: Edge of a chunk, even.
+            block: Edge of the blocks that are written, and of level 0's chunks; even.
             mpp: µm per pixel of level 0.
             corner: (y, x) µm of the outer corner of the first pixel.
             levels: How many; `block` must be a multiple of 2^(levels - 1).
@@ -86,12 +87,12 @@ class Pyramid:
         """
         planes, datasets, size = shape[:-2], [], shape[-2:]
         for level in range(levels):
-            scale = mpp * 2**level
+            scale, edge = mpp * 2**level, max(block >> level, min(block, SMALLEST_CHUNK))
             group.create_array(
                 str(level),
                 shape=(*planes, *size),
                 dtype="uint8",
-                chunks=(*planes, block, block),
+                chunks=(*planes, edge, edge),
                 fill_value=0,
                 dimension_names=[*("c" for _ in planes), "y", "x"],
             )
