@@ -18,7 +18,7 @@ WITH_TORCH |= {"importer", "objective", "labelled", "reproduce", "segmenter", "t
 WITH_TORCH |= {"lattice_torch", "augmentation", "scoring", "training_set", "watch"}
 WITH_TORCH |= {"inference", "distributed", "optimisation", "step"}
 WITH_TORCH |= {"bank_statistics", "observation", "prototype_cards", "controls", "compare"}
-WITH_TORCH |= {"stages"}
+WITH_TORCH |= {"stages", "blocks", "tiles"}
 GUI = sorted(path.stem for path in (SOURCE / "gui").glob("*.py") if path.stem != "__init__")
 QT = ("qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy")
 
