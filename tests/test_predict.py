@@ -10,7 +10,7 @@ from napari_lpd.cam import highest, upsampled, upsampled_highest
 from napari_lpd.config import CrfSettings, PredictSettings
 from napari_lpd.errors import ExportError, SettingsError, SlideError
 from napari_lpd.inference import choose_backend
-from napari_lpd.jobs import run
+from napari_lpd.jobs import WARNING, run
 from napari_lpd.model import load_model
 from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.slide import DamagedError, Slide
@@ -186,6 +186,17 @@ def test_another_prediction_in_the_place_is_not_touched(tiny_slide, tiny_model, 
         run(predict_slide(tiny_slide, tiny_model, other, folder))
     replaced = run(predict_slide(tiny_slide, tiny_model, other, folder, replace=True))
     assert replaced.card.settings.background_power == 5.0
+
+
+def test_foreign_colours_are_warned_of_while_a_slide_is_predicted(skin, model, tmp_path):
+    image = skin.read((600, 700), (500, 500), 0.998)
+    said = {}
+    for name, colours in (("own", image), ("foreign", image[..., ::-1])):
+        slide = Slide.from_levels([np.ascontiguousarray(colours)], (0.998, 0.998), name)
+        job = predict_slide(slide, model, PredictSettings(tissue_only=False), tmp_path / f"{name}.zarr")
+        said[name] = [progress.message for progress in job if progress.message.startswith(WARNING)]
+    assert said["own"] == []
+    assert [message.partition(":")[2][:24] for message in said["foreign"]] == [" the slide's colours are"]
 
 
 def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
