@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 
 from napari_lpd import samples
 from napari_lpd.classes import TissueClass
@@ -58,6 +58,13 @@ def tiny_tiff(tiny_image: np.ndarray, tmp_path: Path) -> Path:
         tiff.write(tiny_image, resolution=(1e4, 1e4), **options)
         tiff.write(tiny_image[::2, ::2], resolution=(5e3, 5e3), subfiletype=1, **options)
     return path
+
+
+@pytest.fixture
+def swapped() -> bytes:
+    """An sRGB profile whose red and green primaries are exchanged, and its gamma curves kept."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"xXYZ").replace(b"gXYZ", b"rXYZ").replace(b"xXYZ", b"gXYZ")
 
 
 @pytest.fixture

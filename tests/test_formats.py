@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image
 
 from napari_lpd import formats, samples, slide
 from napari_lpd.errors import SlideError
@@ -55,13 +55,6 @@ def refusal(path, **options) -> str:
     assert path.name in message
     assert "\n" not in message
     return message
-
-
-@pytest.fixture
-def swapped() -> bytes:
-    """An sRGB profile whose red and green primaries are exchanged, and its gamma curves kept."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return profile.replace(b"rXYZ", b"xXYZ").replace(b"gXYZ", b"rXYZ").replace(b"xXYZ", b"gXYZ")
 
 
 @pytest.fixture

@@ -28,3 +28,8 @@ class ExportError(LpdError):
 def why(error: Exception) -> str:
     """What an error says, without the number and the path of one from the file system: the message names the file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def line_of(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -22,8 +22,9 @@ import tifffile
 import zarr
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from napari_lpd.errors import SlideError
+from napari_lpd.errors import SlideError, line_of
 from napari_lpd.slide import Convert, DamagedError, Found, Levels, Slide, array_levels, choose_resolution, on_white
+from napari_lpd.tiled_jpeg import decoded_here
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
 TIFF_SUFFIXES = (".tif", ".tiff")
+TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose tiles lie side by side
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_DECODED = 512 * 2**20  # bytes of one strip or tile, or of an image that is decoded whole
 TO_RGB = "convert it to 8-bit RGB, e.g. with `vips colourspace IN OUT.tif[tile,pyramid] srgb`"
@@ -82,9 +84,9 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
         return _open_openslide(name, files, given, icc)
     except openslide.OpenSlideUnsupportedFormatError as error:
         if path.is_dir():
-            raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({_line(error)})") from error
+            raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({line_of(error)})") from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{name}: damaged or unreadable slide ({_line(error)})") from error
+        raise SlideError(f"{name}: damaged or unreadable slide ({line_of(error)})") from error
     if _start(path, 4) in TIFF_STARTS:
         return _open_tiff(path, given, icc)
     return _open_image(path, given, icc)
@@ -122,10 +124,6 @@ def _start(path: Path, length: int) -> bytes:
             return file.read(length)
     except OSError as error:
         raise SlideError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _OpenSlideFile:
@@ -193,20 +191,23 @@ def _open_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Sl
             try:
                 region = file.read_region(location, level, (w, h))
             except openslide.OpenSlideError as error:
-                raise _damaged(name, location, level, (h, w), error) from error
+                raise DamagedError.at(name, shapes, level, (y, x, h, w), error) from error
             return on_white(np.asarray(region), convert)
 
+        levels = Levels(shapes, read, file.close, colors)
+        if vendor in TILED_VENDORS:
+            levels = _faster(files[0], levels, convert)
         on_failure.pop_all()
-        return Slide(name, Levels(shapes, read, file.close, colors), resolution, files)
+        return Slide(name, levels, resolution, files)
 
 
-def _damaged(
-    name: str, location: tuple[int, int], level: int, shape: tuple[int, int], error: Exception
-) -> DamagedError:
-    x, y = location
-    return DamagedError(
-        f"{name}: damaged at level-0 x {x}, y {y} (level {level}, {shape[1]}x{shape[0]}): {_line(error)}"
-    )
+def _faster(path: Path, levels: Levels, convert: Convert | None) -> Levels:
+    """The levels decoded here, where they are plain tiled JPEG; OpenSlide's, too, where tifffile finds no way in."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return decoded_here(path, tiff.pages, levels, convert)
+    except TIFF_ERRORS:
+        return levels
 
 
 def _numbers(*texts: str | None) -> tuple[float, float] | None:
@@ -229,7 +230,7 @@ def _needs_tifffile(path: Path) -> bool:
                 _check_page(path.name, tiff.pages.first, grey=False)
             return bool(tiff.is_ome)
     except TIFF_ERRORS as error:
-        raise SlideError(f"{path.name}: damaged or truncated TIFF ({_line(error)}): {COPY}") from error
+        raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error
 
 
 def _check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
@@ -255,7 +256,7 @@ def _open_tiff(path: Path, given: Found, icc: bool) -> Slide:
             tiff = on_failure.enter_context(tifffile.TiffFile(path))
             slide = _tiff_slide(path, tiff, given, icc)
         except TIFF_ERRORS as error:
-            raise SlideError(f"{path.name}: damaged or truncated TIFF ({_line(error)}): {COPY}") from error
+            raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error
         on_failure.pop_all()
         return slide
 
@@ -282,8 +283,7 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
         except MemoryError as error:
             raise SlideError(f"{path.name}: not enough memory to read {w}x{h} pixels of level {level}") from error
         except TIFF_ERRORS as error:
-            down_y, down_x = (n / m for n, m in zip(shapes[0], shapes[level], strict=True))
-            raise _damaged(path.name, (round(x * down_x), round(y * down_y)), level, (h, w), error) from error
+            raise DamagedError.at(path.name, shapes, level, (y, x, h, w), error) from error
         return on_white(np.moveaxis(pixels, 0, 2) if planar else pixels, convert)
 
     def close() -> None:
@@ -291,7 +291,11 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
         tiff.close()
 
     candidates = [given, (_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
-    return Slide(path.name, Levels(shapes, read, close, colors), choose_resolution(path.name, candidates), [path])
+    resolution = choose_resolution(path.name, candidates)
+    levels = [level.keyframe for level in series.levels]
+    return Slide(
+        path.name, decoded_here(path, levels, Levels(shapes, read, close, colors), convert), resolution, [path]
+    )
 
 
 def _tiff_array(level: tifffile.TiffPageSeries) -> Any:
@@ -347,7 +351,7 @@ def _open_image(path: Path, given: Found, icc: bool) -> Slide:
         raise SlideError(f"{path.name}: not a slide or image that OpenSlide, tifffile or Pillow can read") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise SlideError(
-            f"{path.name}: damaged or truncated image ({_line(error)}): copy or export it again"
+            f"{path.name}: damaged or truncated image ({line_of(error)}): copy or export it again"
         ) from error
     found = _mpp(dpi and (float(dpi[1]), float(dpi[0])), "inch")
     resolution = choose_resolution(path.name, [given, (found, f"{image.format} resolution")])
@@ -383,7 +387,9 @@ def _colors(name: str, profile: bytes | None, icc: bool) -> tuple[Convert | None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
         title = ImageCms.getProfileDescription(source).strip()
     except (ImageCms.PyCMSError, OSError) as error:
-        raise SlideError(f"{name}: its colour profile cannot be used ({_line(error)}): open it without icc") from error
+        raise SlideError(
+            f"{name}: its colour profile cannot be used ({line_of(error)}): open it without icc"
+        ) from error
 
     def convert(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         image = Image.fromarray(np.ascontiguousarray(pixels))

@@ -18,7 +18,7 @@ import dask.array as da
 import numpy as np
 from PIL import Image
 
-from napari_lpd.errors import SlideError
+from napari_lpd.errors import SlideError, line_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,15 @@ Box = tuple[int, int, int, int]
 
 class DamagedError(SlideError):
     """A place of a slide cannot be decoded; the rest may be fine."""
+
+    @classmethod
+    def at(
+        cls, name: str, shapes: Sequence[tuple[int, int]], level: int, window: Box, error: Exception
+    ) -> DamagedError:
+        """The error for a window (y, x, h, w) of a level; it names the place in level 0. `shapes` as in `Levels`."""
+        y, x, h, w = window
+        top, left = (round(v * n / m) for v, n, m in zip((y, x), shapes[0], shapes[level], strict=True))
+        return cls(f"{name}: damaged at level-0 x {left}, y {top} (level {level}, {w}x{h}): {line_of(error)}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""Plain tiled JPEG in a TIFF, decoded here: a window's tiles go straight into RGB, several times as fast.
+
+What a file holds is decided elsewhere. `decoded_here` takes the levels as OpenSlide or tifffile read them, and gives
+back the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import tifffile
+from simplejpeg import decode_jpeg
+
+from napari_lpd.slide import DamagedError, Levels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.slide import Convert
+
+LARGEST_TILE = 1024  # its edge; windows cut larger ones so often that they are better kept decoded, as OpenSlide does
+START, END = b"\xff\xd8", b"\xff\xd9"
+# The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+ENCODED = {tifffile.PHOTOMETRIC.RGB: b"\0", tifffile.PHOTOMETRIC.YCBCR: b"\1"}
+
+
+class _Level(NamedTuple):
+    """The tiles of one image.
+
+    Attributes:
+        shape: (H, W) of the image.
+        tile: (h, w) of every tile, the last ones too.
+        offsets: (rows, columns) of their first bytes in the file.
+        sizes: (rows, columns) in bytes.
+        head: What goes before their bytes: start, tables, colours.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    head: bytes
+
+
+def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels, convert: Convert | None) -> Levels:
+    """The levels, decoded here, if that can be; then what they were read through is closed.
+
+    Every level must be the one page of its size that is tiled, of 8-bit JPEG in RGB or YCbCr without holes, in tiles of
+    up to `LARGEST_TILE`; and the first tile of every level must come out bit for bit as `levels` reads it.
+
+    Args:
+        path: The TIFF.
+        pages: Images in it that may be levels; its index is only looked at now.
+        levels: The levels as another reader gives them.
+        convert: What `levels` does to the colours.
+    """
+    tiled = [page for page in pages if page.is_tiled]
+    plain = []
+    for shape in levels.shapes:
+        same = [page for page in tiled if (page.imagelength, page.imagewidth) == shape]
+        plain += [_level(page) for page in same if len(same) == 1 and _is_plain(page)]
+    if len(plain) != len(levels.shapes):
+        return levels
+    tiles = _Tiles(path, plain, convert)
+    ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
+    if not all(_first_tile_is_the_same(level, plain[level].tile, ours, levels) for level in range(len(plain))):
+        tiles.close()
+        return levels
+    levels.close()
+    return ours
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    across = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
+    return (
+        page.compression == tifffile.COMPRESSION.JPEG
+        and page.photometric in ENCODED
+        and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        and (page.samplesperpixel, page.bitspersample, page.imagedepth, page.tiledepth) == (3, 8, 1, 1)
+        and max(page.tilelength, page.tilewidth) <= LARGEST_TILE
+        and len(page.dataoffsets) == len(page.databytecounts) == across[0] * across[1]
+        and all(page.databytecounts)
+    )
+
+
+def _level(page: tifffile.TiffPage) -> _Level:
+    tables = (page.jpegtables or START + END).removesuffix(END)
+    rows = -(-page.imagelength // page.tilelength)
+    return _Level(
+        (page.imagelength, page.imagewidth),
+        (page.tilelength, page.tilewidth),
+        np.array(page.dataoffsets, np.int64).reshape(rows, -1),
+        np.array(page.databytecounts, np.int64).reshape(rows, -1),
+        tables + ADOBE + ENCODED[page.photometric],
+    )
+
+
+def _first_tile_is_the_same(level: int, tile: tuple[int, int], ours: Levels, theirs: Levels) -> bool:
+    h, w = (min(pair) for pair in zip(tile, theirs.shapes[level], strict=True))
+    try:
+        return np.array_equal(ours.read(level, 0, 0, h, w), theirs.read(level, 0, 0, h, w))
+    except DamagedError:
+        return False
+
+
+class _Tiles:
+    """A file of such levels; several threads may read at once."""
+
+    def __init__(self, path: Path, levels: list[_Level], convert: Convert | None) -> None:
+        self._name, self._levels, self._convert = path.name, levels, convert
+        self._file = path.open("rb", buffering=0)
+        self._lock = threading.Lock()
+        self.close = self._file.close
+
+    def read(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        """(h, w, 3); see `Levels.read`.
+
+        Raises:
+            DamagedError: a tile that the window touches cannot be read, or is not the JPEG it should be.
+        """
+        at, window = self._levels[level], np.empty((h, w, 3), np.uint8)
+        (high, wide), tile = at.tile, np.empty((*at.tile, 3), np.uint8)
+        for row in range(y // high, -(-(y + h) // high)):
+            for column in range(x // wide, -(-(x + w) // wide)):
+                try:
+                    self._decode(at, row, column, tile)
+                except (OSError, ValueError) as error:
+                    shapes = [one.shape for one in self._levels]
+                    raise DamagedError.at(self._name, shapes, level, (y, x, h, w), error) from error
+                top, left = row * high - y, column * wide - x
+                part = window[max(top, 0) : top + high, max(left, 0) : left + wide]
+                part[:] = tile[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
+        return window if self._convert is None else self._convert(window)
+
+    def _decode(self, at: _Level, row: int, column: int, tile: NDArray[np.uint8]) -> None:
+        """Fill `tile`.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or to guess some.
+        """
+        content = self._bytes(int(at.offsets[row, column]), int(at.sizes[row, column]))
+        if not content.startswith(START):
+            raise ValueError("no JPEG")
+        pixels = decode_jpeg(at.head + content[2:], "RGB", buffer=tile)
+        if pixels.shape != tile.shape:
+            raise ValueError(f"a tile of {pixels.shape[1]}x{pixels.shape[0]} pixels")
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(size)
