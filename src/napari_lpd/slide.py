@@ -271,11 +271,12 @@ class Slide:
         return np.asarray(resized)
 
     def _read_padded(self, level: int, first: NDArray[np.int_], last: NDArray[np.int_]) -> NDArray[np.uint8]:
+        low, high = (np.clip(corner, 0, self.level_shapes[level]) for corner in (first, last))
+        (y, x), (h, w) = low.tolist(), (high - low).tolist()
+        if (low == first).all() and (high == last).all():
+            return self._read_level(level, y, x, h, w)
         block = np.full((*(last - first).tolist(), 3), 255, np.uint8)
-        size = np.array(self.level_shapes[level])
-        low, high = np.clip(first, 0, size), np.clip(last, 0, size)
-        if (high > low).all():
-            (y, x), (h, w) = low.tolist(), (high - low).tolist()
+        if h and w:
             top, left = (low - first).tolist()
             block[top : top + h, left : left + w] = self._read_level(level, y, x, h, w)
         return block
