@@ -265,3 +265,14 @@ def test_a_slide_that_is_decoded_here_is_the_same_slide(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "decoded_here", lambda path, pages, levels, convert: levels)
     with open_slide(path) as found:
         assert seen == (found.fingerprint, found.level_shapes, found.mpp, found.mpp_source)
+
+
+def test_a_tile_that_windows_cut_is_decoded_once_and_one_that_lies_within_is_not_kept(tmp_path, tissue, decoded):
+    with open_slide(write(tmp_path / "a.tif", tissue)) as found:
+        decoded.clear()
+        first = pixels_of(found, 0, 130, 130, 20, 20)
+        whole = pixels_of(found, 0, 128, 128, 128, 256)
+        assert len(decoded) == 3
+        first[:] = 0
+        assert np.array_equal(pixels_of(found, 0, 130, 130, 20, 20), whole[2:22, 2:22])
+        assert len(decoded) == 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.slide import Convert
 
-LARGEST_TILE = 1024  # its edge; windows cut larger ones so often that they are better kept decoded, as OpenSlide does
+LARGEST_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
+KEPT = 2**25  # bytes of decoded tiles
 START, END = b"\xff\xd8", b"\xff\xd9"
 # The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -117,7 +119,13 @@ class _Tiles:
         self._name, self._levels, self._convert = path.name, levels, convert
         self._file = path.open("rb", buffering=0)
         self._lock = threading.Lock()
-        self.close = self._file.close
+        # A tile that a window cuts is wanted by the next window, too; `_decode` itself never hands out the same array.
+        self._kept = lru_cache(KEPT // (3 * max(level.tile[0] * level.tile[1] for level in levels)))(self._decode)
+
+    def close(self) -> None:
+        """Let go of the file and of what is kept; nobody may be reading."""
+        self._file.close()
+        self._kept.cache_clear()
 
     def read(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
         """(h, w, 3); see `Levels.read`.
@@ -125,33 +133,35 @@ class _Tiles:
         Raises:
             DamagedError: a tile that the window touches cannot be read, or is not the JPEG it should be.
         """
-        at, window = self._levels[level], np.empty((h, w, 3), np.uint8)
-        (high, wide), tile = at.tile, np.empty((*at.tile, 3), np.uint8)
+        (high, wide), window = self._levels[level].tile, np.empty((h, w, 3), np.uint8)
         for row in range(y // high, -(-(y + h) // high)):
             for column in range(x // wide, -(-(x + w) // wide)):
+                top, left = row * high - y, column * wide - x
+                whole = min(top, left) >= 0 and top + high <= h and left + wide <= w
                 try:
-                    self._decode(at, row, column, tile)
+                    tile = (self._decode if whole else self._kept)(level, row, column)
                 except (OSError, ValueError) as error:
                     shapes = [one.shape for one in self._levels]
                     raise DamagedError.at(self._name, shapes, level, (y, x, h, w), error) from error
-                top, left = row * high - y, column * wide - x
                 part = window[max(top, 0) : top + high, max(left, 0) : left + wide]
                 part[:] = tile[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
         return window if self._convert is None else self._convert(window)
 
-    def _decode(self, at: _Level, row: int, column: int, tile: NDArray[np.uint8]) -> None:
-        """Fill `tile`.
+    def _decode(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """A tile (h, w, 3).
 
         Raises:
             OSError: the file cannot be read.
             ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or to guess some.
         """
+        at = self._levels[level]
         content = self._bytes(int(at.offsets[row, column]), int(at.sizes[row, column]))
         if not content.startswith(START):
             raise ValueError("no JPEG")
-        pixels = decode_jpeg(at.head + content[2:], "RGB", buffer=tile)
-        if pixels.shape != tile.shape:
+        pixels = decode_jpeg(at.head + content[2:], "RGB", buffer=np.empty((*at.tile, 3), np.uint8))
+        if pixels.shape[:2] != at.tile:
             raise ValueError(f"a tile of {pixels.shape[1]}x{pixels.shape[0]} pixels")
+        return pixels
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if hasattr(os, "pread"):
