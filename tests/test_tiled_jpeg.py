@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -223,6 +224,16 @@ def test_a_tile_that_claims_to_be_huge_is_damaged(tmp_path, tissue):
         pixels_of(found, 0, 140, 140, 9, 9)
 
 
+def test_a_tile_of_absurd_length_is_not_read_into_memory(tmp_path, tissue, decoded):
+    path = write(tmp_path / "a.tif", tissue)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        counts = list(tiff.pages.first.databytecounts)
+        tiff.pages.first.tags["TileByteCounts"].overwrite([*counts[:-1], 2**31])
+    with open_slide(path) as found:
+        assert pixels_of(found, 0, 0, 0, 100, 100).std() > 1
+    assert not decoded
+
+
 def test_a_file_cut_short_while_it_is_open_is_damaged_there(tmp_path, tissue):
     path = write(tmp_path / "a.tif", tissue)
     with tifffile.TiffFile(path) as tiff:
@@ -276,3 +287,17 @@ def test_a_tile_that_windows_cut_is_decoded_once_and_one_that_lies_within_is_not
         first[:] = 0
         assert np.array_equal(pixels_of(found, 0, 130, 130, 20, 20), whole[2:22, 2:22])
         assert len(decoded) == 3
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists open files through /proc")
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_the_reader_that_a_slide_was_opened_with_is_closed(tmp_path, tissue, name):
+    path = write(tmp_path / name, tissue)
+
+    def handles():
+        return sum(os.path.realpath(f"/proc/self/fd/{number}") == str(path) for number in os.listdir("/proc/self/fd"))
+
+    with open_slide(path) as found:
+        found.read((0, 0), (99, 99), 0.5)
+        assert handles() == 1
+    assert handles() == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from napari_lpd.slide import Convert
 
 LARGEST_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
+LARGEST_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
 KEPT = 2**25  # bytes of decoded tiles
 START, END = b"\xff\xd8", b"\xff\xd9"
 # The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
@@ -72,23 +74,26 @@ def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels,
         return levels
     tiles = _Tiles(path, plain, convert)
     ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
-    if not all(_first_tile_is_the_same(level, plain[level].tile, ours, levels) for level in range(len(plain))):
-        tiles.close()
-        return levels
+    with ExitStack() as unless_the_same:
+        unless_the_same.callback(tiles.close)
+        if not all(_first_tile_is_the_same(level, plain[level].tile, ours, levels) for level in range(len(plain))):
+            return levels
+        unless_the_same.pop_all()
     levels.close()
     return ours
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    across = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
+    rows, columns = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
     return (
         page.compression == tifffile.COMPRESSION.JPEG
         and page.photometric in ENCODED
         and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         and (page.samplesperpixel, page.bitspersample, page.imagedepth, page.tiledepth) == (3, 8, 1, 1)
         and max(page.tilelength, page.tilewidth) <= LARGEST_TILE
-        and len(page.dataoffsets) == len(page.databytecounts) == across[0] * across[1]
-        and all(page.databytecounts)
+        and len(page.dataoffsets) == len(page.databytecounts) == rows * columns
+        and min(page.databytecounts) > 0
+        and max(page.databytecounts) <= LARGEST_BYTES
     )
 
 
