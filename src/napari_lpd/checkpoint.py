@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import safetensors
@@ -24,8 +25,6 @@ from napari_lpd.errors import ModelError, SettingsError
 from napari_lpd.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
 KEY = "napari_lpd"
@@ -61,6 +60,7 @@ class Card(Settings):
     ] = Field(default_factory=dict)
     colours: Annotated[Colours | None, Field(description="Colours of the training tiles, as they came.")] = None
     command: str = ""
+    folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = "Research use only; not for diagnosis."
@@ -72,10 +72,10 @@ def matched_to(card: Card) -> Colours | None:
 
 
 def provenance() -> dict[str, Any]:
-    """A card's ``created`` and ``versions``, for now and here."""
+    """A card's ``folder``, ``created`` and ``versions``, for now and here."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"created": now, "versions": {"napari-lpd": __version__} | versions}
+    return {"folder": str(Path.cwd()), "created": now, "versions": {"napari-lpd": __version__} | versions}
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:

@@ -221,7 +221,7 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     if options.training:
         of_model = str(options.training) == OF_MODEL
         training = (
-            training_tiles_of(models[0].card) if of_model else labelled_tiles(options.training, classes, options.source)
+            training_tiles_of(paths[0]) if of_model else labelled_tiles(options.training, classes, options.source)
         )
     _check_folder(options.out)
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 
 from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
+from napari_lpd.evaluate import HASH_BYTES
 from napari_lpd.memory import KeptImages, room_for_images
 
 if TYPE_CHECKING:
@@ -190,6 +192,21 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         share = max(most // len(of_class), 1)
         chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
         return [int(index) for index in np.unique(np.concatenate(chosen))]
+
+
+def tile_hashes(tiles: TileSet, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first 8 bytes of a SHA-256 of what a tile is and of its labels: (n, 8); (0, 8) of tiles made in memory.
+
+    Args:
+        tiles: The tiles; one cut from a slide is the place where it was cut, any other its file's content.
+        files: (m, 8) from `evaluate.file_hashes` of their files.
+    """
+    own = [repr(origin).encode() for origin in tiles.origins]
+    if not own and len(files) == len(tiles):
+        own = [row.tobytes() for row in files]
+    hashes = [list(hashlib.sha256(what + labels.tobytes()).digest()[:HASH_BYTES])
+              for what, labels in zip(own, tiles.labels, strict=bool(own))]  # fmt: skip
+    return np.array(hashes, np.uint8).reshape(-1, HASH_BYTES)
 
 
 def described(*parts: TileSet) -> str:

@@ -25,7 +25,7 @@ from napari_lpd.bank import clustered_bank
 from napari_lpd.checkpoint import Card, provenance, save_checkpoint
 from napari_lpd.colour import colours_of
 from napari_lpd.config import TrainSettings
-from napari_lpd.data import described
+from napari_lpd.data import described, tile_hashes
 from napari_lpd.distributed import count, from_first, go_on, is_first, own_device, own_share, together
 from napari_lpd.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.errors import DataError, LpdError, SettingsError
@@ -94,7 +94,7 @@ def fit(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = file_hashes(tiles.files)
-    colours = training_colours(tiles)
+    of_tiles, colours = tile_hashes(tiles, trained), training_colours(tiles)
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
     tiles, held = tiles.kept_in_memory(), None
@@ -104,7 +104,7 @@ def fit(
     elif shared := overlap(trained, validation.files):
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(validation.files if validation else ())
-    hashes = {"file_hashes": trained, "validation_hashes": chosen_by}
+    hashes = {"file_hashes": trained, "tile_hashes": of_tiles, "validation_hashes": chosen_by}
     run = _Run(tiles, held, settings, out, command, hashes, colours)
     yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)

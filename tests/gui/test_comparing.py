@@ -24,10 +24,11 @@ from napari_lpd.regions import write_regions
 
 
 @pytest.fixture
-def models(tmp_path, tiny_tiff, tiny_slide, tiny_regions, classes, tiny_settings):
+def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings):
     """Paths of two models of the tiny slide that differ in how their prototypes were had; they know their regions."""
     keep_triton_out()  # napari may have drawn already
     from napari_lpd.data import tiles_from_regions
+    from napari_lpd.formats import open_slide
     from napari_lpd.jobs import run
     from napari_lpd.train import fit
 
@@ -37,7 +38,8 @@ def models(tmp_path, tiny_tiff, tiny_slide, tiny_regions, classes, tiny_settings
     for bank in ("learned", "random"):
         head = tiny_settings.model.model_copy(update={"bank": bank})
         settings = tiny_settings.model_copy(update={"model": head, "max_steps": 6, "mpp": 1.0})
-        tiles = tiles_from_regions(tiny_slide, tiny_regions, classes, settings)
+        with open_slide(tiny_tiff) as slide:
+            tiles = tiles_from_regions(slide, tiny_regions, classes, settings)
         paths.append(run(fit(tiles, settings, tmp_path / bank, command)))
         recent_models.add(paths[-1])
     return paths

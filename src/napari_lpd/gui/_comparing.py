@@ -161,7 +161,7 @@ class ComparePanel(QWidget):
         path = self.pair.boxes[0].currentData()
         if path and self.training.currentText() != CHOSEN:
             with self.job.reporting():
-                self.training.setCurrentText(OF_MODEL if is_at_hand(read_card(Path(path))) else WITHOUT)
+                self.training.setCurrentText(OF_MODEL if is_at_hand(Path(path)) else WITHOUT)
 
     def _on_compare(self) -> None:
         with self.job.reporting():
@@ -291,7 +291,7 @@ def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
     named = zip(asked.paths, names_of(asked.paths), strict=True)
     models = [load_model(path, settings.device)._replace(name=name) for path, name in named]
     card = models[0].card
-    training = _training_tiles(asked.training, card)
+    training = _training_tiles(asked.training, asked.paths[0], card)
     if asked.slide is None:
         assert asked.folder is not None
         return (yield from compare(models, tiles_of_folder(asked.folder, card.classes), settings, training))
@@ -300,13 +300,13 @@ def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
         return (yield from compare(models, tiles, settings, training))
 
 
-def _training_tiles(wanted: Path | bool, card: Card) -> TileSet | None:
+def _training_tiles(wanted: Path | bool, model: Path, card: Card) -> TileSet | None:
     from napari_lpd.labelled import labelled_tiles
     from napari_lpd.trained_on import training_tiles_of
 
     if isinstance(wanted, Path):
         return labelled_tiles(wanted, card.classes)
-    return training_tiles_of(card) if wanted else None
+    return training_tiles_of(model) if wanted else None
 
 
 def _value(figure: Figure | None) -> str:
