@@ -5,6 +5,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from napari_lpd import memory
+from napari_lpd.colour import colours_of
+from napari_lpd.data import TileSet
 from napari_lpd.labelled import labelled_tiles
 from napari_lpd.memory import KeptImages, room_for_images
 
@@ -38,6 +40,16 @@ def test_what_a_worker_process_reads_is_kept_for_all(tile_folder, classes):
     for file in tiles.files:
         file.unlink()
     assert all(np.array_equal(kept[index][0], image) for index, image in enumerate(expected))
+
+
+def test_worker_processes_that_are_started_anew_read_the_same(tile_folder, classes):
+    """As on macOS and Windows, where nothing is forked."""
+    tiles = labelled_tiles(tile_folder, classes)
+    wanted = tiles.with_colours(colours_of(tiles.read(index) for index in range(4)))
+    held = TileSet.joined([wanted.kept_in_memory(), tiles], "both").subset(range(0, 48, 6)).subset([6, 1, 0])
+    expected = [held[index][0] for index in range(3)]
+    loader = DataLoader(held, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert all(np.array_equal(image, own) for (image, _), own in zip(loader, expected, strict=True))
 
 
 def test_a_container_and_processes_that_share_it_leave_less_room(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from napari_lpd.config import TrainSettings
     from napari_lpd.regions import Region
     from napari_lpd.slide import Slide
+
+    Read = Callable[[int], NDArray[np.uint8]]
 
 MIN_TISSUE_SHARE = 0.1
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
@@ -66,7 +69,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         self,
         classes: tuple[TissueClass, ...],
         labels: NDArray[np.float32],
-        read: Callable[[int], NDArray[np.uint8]],
+        read: Read,
         source: str,
         *,
         slides: Sequence[str],
@@ -88,15 +91,10 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
     def joined(cls, sets: Sequence[TileSet], source: str) -> TileSet:
         """The tiles of several sets of the same classes and tile size as one."""
         starts = np.cumsum([0, *(len(tiles) for tiles in sets)])
-
-        def read(index: int) -> NDArray[np.uint8]:
-            which = int(np.searchsorted(starts, index, side="right")) - 1
-            return sets[which].read(index - int(starts[which]))
-
         return cls(
             sets[0].classes,
             np.concatenate([tiles.labels for tiles in sets]),
-            read,
+            partial(_read_joined, [tiles.read for tiles in sets], starts),
             source,
             slides=[slide for tiles in sets for slide in tiles.slides],
             files=[file for tiles in sets for file in tiles.files],
@@ -147,13 +145,13 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         part.slides, part.places = (tuple(names[i] for i in indices) for names in (self.slides, self.places))
         part.origins = tuple(self.origins[i] for i in indices) if self.origins else ()
         part.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
-        part.read = lambda index: self.read(indices[index])
+        part.read = partial(_read_chosen, self.read, indices)
         return part
 
     def with_colours(self, wanted: Colours) -> TileSet:
         """The same tiles, their colours matched, slide by slide, to `wanted`."""
         same = copy.copy(self)
-        same.read = matching(self.read, self.slides, wanted)
+        same.read = _Matched(self.read, self.slides, wanted)
         return same
 
     def kept_in_memory(self) -> TileSet:
@@ -192,6 +190,31 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         share = max(most // len(of_class), 1)
         chosen = [own[np.linspace(0, len(own) - 1, min(len(own), share)).astype(int)] for own in of_class]
         return [int(index) for index in np.unique(np.concatenate(chosen))]
+
+
+# What reads a set's tiles can be pickled: worker processes get it so where they are not forked.
+
+
+def _read_joined(reads: Sequence[Read], starts: NDArray[np.int64], index: int) -> NDArray[np.uint8]:
+    which = int(np.searchsorted(starts, index, side="right")) - 1
+    return reads[which](index - int(starts[which]))
+
+
+def _read_chosen(read: Read, indices: Sequence[int], index: int) -> NDArray[np.uint8]:
+    return read(indices[index])
+
+
+class _Matched:
+    """`colour.matching` of what it is given."""
+
+    def __init__(self, read: Read, sources: Sequence[str], wanted: Colours) -> None:
+        self._given, self._read = (read, sources, wanted), matching(read, sources, wanted)
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        return self._read(index)
+
+    def __reduce__(self) -> tuple[type[_Matched], tuple[Read, Sequence[str], Colours]]:
+        return _Matched, self._given
 
 
 def tile_hashes(tiles: TileSet, files: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -64,15 +65,16 @@ def _tile_set(found: _Labelled, classes: tuple[TissueClass, ...], data: Path, so
     size = read_image(paths[0]).shape
     if size[0] != size[1]:
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
-
-    def read(index: int) -> NDArray[np.uint8]:
-        image = read_image(paths[index])
-        if image.shape != size:
-            raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
-        return image
-
     slides = found.slides or sources_of([path.stem for path in paths], source)
+    read = partial(_read_tile, paths, size)
     return TileSet(classes, np.array(found.labels, np.float32), read, str(data), slides=slides, files=paths)
+
+
+def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[np.uint8]:
+    image = read_image(paths[index])
+    if image.shape != size:
+        raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
+    return image
 
 
 def _from_names(root: Path, class_count: int) -> _Labelled:

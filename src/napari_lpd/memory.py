@@ -7,6 +7,7 @@ import mmap
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ def room_for_images() -> int:
 class KeptImages:
     """Reads images of one size, and keeps those that fit, in memory that forked worker processes share.
 
+    A process that is not forked, but gets it pickled, reads every image when it is asked for.
+
     Args:
         read: Image i, (H, W, 3) uint8.
         count: How many images there are.
@@ -74,6 +77,9 @@ class KeptImages:
         block = np.frombuffer(mmap.mmap(-1, max(self.kept * (1 + first.size), 1)), np.uint8)
         self._there = block[: self.kept]
         self._images = block[self.kept : self.kept * (1 + first.size)].reshape(self.kept, *first.shape)
+
+    def __reduce__(self) -> tuple[type[partial[NDArray[np.uint8]]], tuple[Callable[[int], NDArray[np.uint8]]]]:
+        return partial, (self._read,)
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
         """Image `index`; not to be written to."""
