@@ -229,6 +229,42 @@ def test_one_tile_that_does_not_fit_is_an_error_of_one_line(scarce, skin, model)
         scorer(tiles_of(skin, (64, 64)))
 
 
+class Crowded(Scarce):
+    """A forward pass on a device whose memory does not suffice for two of them at a time."""
+
+    def __init__(self, ready):
+        super().__init__(ready)
+        self.turn, self.two, self.inside, self.most_inside = threading.Lock(), threading.Event(), 0, []
+
+    def __call__(self, images):
+        with self.turn:
+            self.inside += 1
+            inside = self.inside
+            self.most_inside.append(inside)
+        try:
+            if inside > 1:
+                self.two.set()
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            self.two.wait(20)  # once they have met, nobody waits
+            return super().__call__(images)
+        finally:
+            with self.turn:
+                self.inside -= 1
+
+
+def test_where_two_tiles_do_not_fit_side_by_side_they_are_scored_one_by_one(monkeypatch, skin, model):
+    made, ready = [], inference.ready_network
+    monkeypatch.setattr(inference, "ready_network", lambda *given: made.append(Crowded(ready(*given))) or made[-1])
+    tiles, scorer = tiles_of(skin, (64, 64)), TileScorer(model, PredictSettings(backend="torch"))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(scorer, (tiles, tiles)))
+    with torch.inference_mode():
+        expected = torch.cat([scorer(tile[None]) for tile in tiles])
+    assert all(torch.equal(maps, expected) for maps in both)
+    assert sorted(made[0].most_inside) == [1] * 9 + [2]
+    assert scorer.warnings() == ["cpu: not enough memory for tiles side by side; in turns from now on"]
+
+
 def test_a_slide_is_predicted_with_smaller_batches_and_the_same_result(monkeypatch, scarce, skin, model, tmp_path):
     monkeypatch.setattr(Scarce, "most", 4)
     slide = Slide.from_levels([skin.read((600, 700), (200, 200), 0.998)], (0.998, 0.998), "crop")

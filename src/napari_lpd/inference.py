@@ -11,6 +11,7 @@ import io
 import threading
 import warnings
 from collections import OrderedDict, deque
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ from napari_lpd.errors import ModelError, SettingsError
 from napari_lpd.model import LPD, STAGES_USED, LoadedModel, Supervised, choose_precision, output_stride
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -219,8 +220,8 @@ class TileScorer:
     """A model that is ready to score tiles under given settings.
 
     Attributes:
-        batch: Most tiles per forward pass. Where the device's memory does not suffice it is halved, which `warnings`
-            says; the maps are the same.
+        batch: Most tiles per forward pass. Where the device's memory does not suffice it is halved, and at last threads
+            take turns; `warnings` says so, and the maps are the same.
     """
 
     def __init__(self, model: LoadedModel, settings: PredictSettings) -> None:
@@ -228,6 +229,7 @@ class TileScorer:
         self.batch = settings.batch or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
         self._ready = forward_pass(model, settings)
         self._said: deque[str] = deque()
+        self._free, self._at_work, self._in_turns = threading.Condition(), 0, False
 
     def warnings(self) -> list[str]:
         """What is to be said since this was last asked."""
@@ -245,19 +247,40 @@ class TileScorer:
         while first < len(tiles):
             part = tiles[first : first + self.batch]
             try:
-                found.append(self._scored(part))
+                with self._turn() as alone:
+                    found.append(self._scored(part))
                 first += len(part)
             except torch.OutOfMemoryError as error:
-                self._take_fewer(part, error)
+                self._take_fewer(part, alone, error)
         maps = torch.cat(found)
         if maps.is_cuda:  # of this thread's stream, to be used on the default one
             torch.cuda.current_stream(maps.device).synchronize()
             maps.record_stream(torch.cuda.default_stream(maps.device))
         return maps
 
-    def _take_fewer(self, tiles: NDArray[np.uint8], error: torch.OutOfMemoryError) -> None:
-        """Halve the batch after these tiles were too many."""
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Score inside this block; gives whether no other thread does so meanwhile."""
+        with self._free:
+            self._free.wait_for(lambda: not (self._in_turns and self._at_work))
+            self._at_work += 1
+            alone = self._in_turns
+        try:
+            yield alone
+        finally:
+            with self._free:
+                self._at_work -= 1
+                self._free.notify_all()
+
+    def _take_fewer(self, tiles: NDArray[np.uint8], alone: bool, error: torch.OutOfMemoryError) -> None:
+        """Halve the batch after these tiles were too many; a single one is scored without another beside it."""
         device = self.model.device
+        if len(tiles) == 1 and not alone:
+            with self._free:
+                if not self._in_turns:
+                    self._said.append(f"{device}: not enough memory for tiles side by side; in turns from now on")
+                self._in_turns = True
+            return
         if len(tiles) == 1:
             raise ModelError(
                 f"{device}: not enough memory for one tile of {tiles.shape[1]} pixels;"
