@@ -88,21 +88,35 @@ def test_a_runtime_whose_maps_differ_is_refused(monkeypatch, skin, model):
 
 
 @has_onnx
-def test_two_threads_at_once_share_one_session(monkeypatch, skin, model):
+@pytest.mark.parametrize(("threads", "sessions"), [(1, 1), (2, 2)])
+def test_two_threads_at_once_compute_on_threads_of_their_own(monkeypatch, skin, model, threads, sessions):
+    """A session's threads are shared by all that run it; where it has none but the caller's, one is enough."""
     fresh = model._replace(network=new_network(model.network.settings, 4, "random").eval())
     ready, images, opened = ready_network(fresh, STAGES_USED, "onnx"), images_of(tiles_of(skin)), []
-    real = inference._Onnx._opened
-    monkeypatch.setattr(inference._Onnx, "_opened", lambda self, image: opened.append(1) or real(self, image))
-    both = threading.Barrier(2)
+    real, both = inference._Onnx._opened, threading.Barrier(2, timeout=20)
+
+    class Meeting:
+        def __init__(self, session):
+            self.session = session
+
+        def run(self, *given):
+            both.wait()
+            return self.session.run(*given)
+
+    def opening(self, image):
+        session, found = real(self, image)
+        opened.append(session.get_session_options().intra_op_num_threads)
+        return Meeting(session), found
+
+    monkeypatch.setattr(inference._Onnx, "_opened", opening)
 
     def score(_):
-        torch.set_num_threads(1)
-        both.wait()
-        return ready(images)
+        torch.set_num_threads(threads)
+        return [ready(images) for _ in range(2)][1]
 
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(score, range(2))
-    assert len(opened) == 1
+    assert opened == [threads] * sessions
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 

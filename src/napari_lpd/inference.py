@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     """(B, 3, H, W) RGB in 0..1 on the network's device → per stage (B, N, h_i, w_i) scaled cosines, float32."""
 
 CPU_BATCH, GPU_BATCH = 1, 16
-SESSIONS_KEPT = 4
+SIZES_KEPT = 4  # sessions of so many
 DEVIATION = 1e-3  # of scaled cosines, which span about ±14; what was seen is 1e-5
 ONNX_OPSET = 17
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
@@ -132,32 +132,44 @@ def _fold_norms(network: nn.Module) -> None:
 
 
 class _Onnx:
-    """A network under ONNX Runtime: one session per size of image, on as many threads as torch has."""
+    """A network under ONNX Runtime: a session per size of image, on as many threads as torch has.
+
+    The calling thread is one of them; the others are the session's. Threads that call at once would share those, so
+    each takes a session of its own where there are any.
+    """
 
     def __init__(self, *given: Any) -> None:
         self._torch = _Torch(*given)
-        self._sessions: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._sessions: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()  # those that are free
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Image by image, which is fastest on a CPU."""
-        session = self._session(images[:1])
-        found = [session.run(None, {"images": image.numpy()}) for image in images.contiguous().split(1)]
+        with self._session(images[:1]) as session:
+            found = [session.run(None, {"images": image.numpy()}) for image in images.contiguous().split(1)]
         return [torch.from_numpy(np.concatenate(maps)) for maps in zip(*found, strict=True)]
 
-    def _session(self, image: Tensor) -> Any:
-        """The session for images of this size; a new one is checked on the image.
+    @contextmanager
+    def _session(self, image: Tensor) -> Iterator[Any]:
+        """A session for images of this size; a new one is checked on the image.
 
         Raises:
             ModelError: the encoder cannot be exported, or its maps are not the same.
         """
-        key = (*image.shape[2:], torch.get_num_threads())
+        threads = torch.get_num_threads()
+        key = (*image.shape[2:], threads)
         with _opening:
-            if key not in self._sessions:
-                self._sessions[key] = self._checked(image)
-                if len(self._sessions) > SESSIONS_KEPT:
-                    self._sessions.popitem(last=False)
+            free = self._sessions.setdefault(key, [])
             self._sessions.move_to_end(key)
-            return self._sessions[key]
+            if len(self._sessions) > SIZES_KEPT:
+                self._sessions.popitem(last=False)
+            session = free.pop() if free else self._checked(image)
+            if threads == 1:
+                free.append(session)
+        try:
+            yield session
+        finally:
+            if threads > 1:
+                free.append(session)
 
     def _checked(self, image: Tensor) -> Any:
         session, found = self._opened(image.clone())
