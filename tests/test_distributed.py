@@ -106,6 +106,7 @@ train(here / "one", settings.model_copy(update={"batch": 10}))
 codes["stop"] = together(here / "stopped", train, stop_at=3)
 train(here / "stopped", settings.model_copy(update={"batch": 10}))
 codes["die"] = together(here / "dying", train, die_at=2)
+codes["refused"] = together(here / "dying", train, settings.model_copy(update={"batch": 400}))  # 800 together
 for name, counts in {"default": (1, 5), "paper": (5,), "pbip-official-code": (5,)}.items():
     values = {**PRESETS[name], "region_encoder": settings.region_encoder, "region_size": 64, "max_regions": 5}
     preset = settings.build(values | {"model": {**values.get("model", {}), **model, "bank": "learned"}})
@@ -180,6 +181,13 @@ def test_a_process_that_dies_ends_all_with_one_line(trained):
     assert codes["die"] == [2, -9]
     assert "process 0 of 2 lost the others" in said
     assert (folder / "dying" / STATE_NAME).exists()
+
+
+def test_what_the_first_process_refuses_ends_all_with_a_line_that_points_to_its_own(trained):
+    _, codes, said = trained
+    assert codes["refused"] == [2, 2]
+    assert "dying: holds half a training with another batch (10); choose another folder" in said
+    assert "process 1 of 2: the first process has ended; its message says why" in said
 
 
 def test_batch_statistics_are_not_learned_apart(monkeypatch):

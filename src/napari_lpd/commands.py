@@ -62,8 +62,8 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     tiles, validation, settings = prepared
     with distributed.joined():
         first, processes = distributed.is_first(), distributed.count()
-        for line in prepared.write(options.out)["warnings"] if first else ():
-            printer.note(f"warning: {line}")
+        for line in distributed.from_first(lambda: prepared.write(options.out)["warnings"]):
+            printer.note(f"warning: {line}")  # the others are silent
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
         model = run(fit(tiles, settings, options.out, start + shlex.join(options.given), validation), printer.progress)
     if not first:

@@ -95,7 +95,9 @@ class TrainSettings(Settings):
     max_steps: Annotated[
         int, Field(ge=0, title="steps at most, 0: all", description="Stop after this many steps; 0 means no limit.")
     ] = 0
-    batch: Annotated[int, Field(ge=1, le=512, description="Tiles per step.")] = 10
+    batch: Annotated[
+        int, Field(ge=1, le=4096, description="Tiles per step; of several processes (torchrun) each takes as many.")
+    ] = 10
     lr: Annotated[float, Field(gt=0, le=1, description="Learning rate of the encoder.")] = 3e-4
     head_lr_factor: Annotated[
         float, Field(gt=0, le=1000, description="Learning rate of the prototype head, as a multiple of lr.")

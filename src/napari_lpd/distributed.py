@@ -128,17 +128,24 @@ def together(step: nn.Module) -> nn.Module:
 
 
 def from_first(compute: Callable[[], T]) -> T:
-    """What `compute` returns in the first process, which alone calls it.
+    """What `compute` returns in the first process, which alone calls it, and raises there whatever it raises.
 
     Raises:
-        LpdError: another process has ended.
+        LpdError: in the others, where it raises in the first; another process has ended.
     """
     if count() == 1:
         return compute()
-    held = [compute() if is_first() else None]
-    with _all_there():
-        dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-    return held[0]  # type: ignore[return-value]
+    held: list[Any] = [None, True]  # what it returns, and whether it raised instead
+    try:
+        if is_first():
+            held = [compute(), False]
+    finally:
+        with _all_there():
+            dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
+    found, failed = held
+    if failed:
+        raise LpdError(f"process {dist.get_rank()} of {count()}: the first process has ended; its message says why")
+    return found  # type: ignore[no-any-return]
 
 
 def go_on(wanted: bool = True) -> None:
@@ -158,5 +165,6 @@ def _all_there() -> Iterator[None]:
     except RuntimeError as error:  # what gloo and NCCL raise
         said = str(error).splitlines()[0]
         raise LpdError(
-            f"process {dist.get_rank()} of {count()} lost the others ({said}); start again to go on from the last save"
+            f"process {dist.get_rank()} of {count()} lost the others ({said}): what the one that ended says is"
+            " the reason; start again to go on from the last save"
         ) from error
