@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from superqt import QCollapsible
 from napari_lpd import samples
 from napari_lpd.classes import read_classes
 from napari_lpd.config import PredictSettings, TrainSettings
+from napari_lpd.gui._inference import ModelCache
+from napari_lpd.gui._job import _running
 from napari_lpd.gui._layers import KEY, kind
 from napari_lpd.gui._layout import WIDTH, Column
 from napari_lpd.gui._models import recent_models
 from napari_lpd.gui._regions import add_regions, new_regions_layer
 from napari_lpd.gui._results import KINDS, our_layers, show_prediction
 from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.gui.predict import EVERYTHING, REGIONS, WHOLE, PredictWidget
+from napari_lpd.gui.predict import EVERYTHING, REGIONS, VIEW, WHOLE, PredictWidget
 from napari_lpd.gui.train import TrainWidget
 from napari_lpd.jobs import in_subprocess, run
 from napari_lpd.prediction import Prediction
@@ -241,6 +244,31 @@ def test_what_a_run_sets_aside_from_garbage_collection_comes_back_when_a_layer_g
     pressed()
     assert gc.get_freeze_count() > 0
     viewer.layers.remove(viewer.layers[-1])
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_a_run_sets_aside_comes_back_though_its_widget_is_closed_meanwhile(
+    use_widget, tiny_layer, viewer, qtbot, monkeypatch
+):
+    loads, closed, get = threading.Event(), threading.Event(), ModelCache.get
+
+    def loading(self, *given):
+        loads.set()
+        assert closed.wait(60)
+        return get(self, *given)
+
+    monkeypatch.setattr(ModelCache, "get", loading)
+    widget = use_widget(PredictWidget)
+    widget.form.set_value(QUICK)
+    widget.scope.setCurrentText(VIEW)
+    widget.job.button.click()
+    qtbot.waitUntil(loads.is_set)
+    assert gc.get_freeze_count() > 0
+    with qtbot.waitSignal(widget.destroyed):
+        viewer.window.remove_dock_widget(widget)
+        widget.deleteLater()
+    closed.set()
+    qtbot.waitUntil(lambda: not _running, timeout=60_000)
     assert gc.get_freeze_count() == 0
 
 

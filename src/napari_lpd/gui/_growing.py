@@ -2,7 +2,8 @@
 
 Python's full garbage collection holds every thread: over all objects of napari and torch, half a million, for 0.3 s or
 more. It comes when they have grown by a quarter, and napari asks for it whenever a layer goes. So the objects that are
-there when a run begins are set aside (`gc.freeze`) until a layer goes and none runs (`gc.unfreeze` in the widget).
+there when a run begins are set aside (`gc.freeze`) until a layer goes and none runs (`gc.unfreeze` in the widget), or
+until the run is stopped or fails.
 """
 
 from __future__ import annotations
@@ -95,9 +96,13 @@ class ShownRun(PredictionRun):
         self.filled, self.drawn = threading.Event(), threading.Event()
 
     def job(self) -> Job[Prediction]:
-        """As in `PredictionRun`, with napari's objects set aside."""
+        """As in `PredictionRun`, with napari's objects set aside; not after an early end: its widget may be gone."""
         gc.freeze()
-        return (yield from super().job())
+        try:
+            return (yield from super().job())
+        except BaseException:
+            gc.unfreeze()
+            raise
 
     def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
         gc.freeze()  # what torch brought, too
