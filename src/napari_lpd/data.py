@@ -19,6 +19,7 @@ from napari_lpd.colour import matching
 from napari_lpd.errors import DataError
 from napari_lpd.evaluate import HASH_BYTES
 from napari_lpd.memory import KeptImages, room_for_images
+from napari_lpd.regions import outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -299,12 +300,10 @@ def tiles_from_regions(
 
 def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
     height, width = slide.shape
-    outside = [number for number, region in enumerate(regions, start=1)
-               if not region.polygon().intersects(box(0, 0, width, height))]  # fmt: skip
-    if outside:
+    if found := outside(regions, slide.shape):
         raise DataError(
-            f"{slide.name}: {len(outside)} of {len(regions)} regions ({', '.join(map(str, outside[:5]))}"
-            f"{', …' * (len(outside) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
+            f"{slide.name}: {len(found)} of {len(regions)} regions ({', '.join(map(str, found[:5]))}"
+            f"{', …' * (len(found) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
         )
 
 

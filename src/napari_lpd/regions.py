@@ -117,6 +117,12 @@ def _regions_of(path: Path, feature: dict[str, Any]) -> list[Region]:
     return [Region(np.asarray(part.exterior.coords)[:-1, 1::-1].astype(float), tissues, named) for part in whole]
 
 
+def outside(regions: Sequence[Region], shape: tuple[int, int]) -> list[int]:
+    """The numbers, from 1, of the regions of which nothing lies on a slide of `shape` (h, w) level-0 pixels."""
+    slide = shapely.box(0, 0, shape[1], shape[0])
+    return [number for number, region in enumerate(regions, start=1) if not region.polygon().intersects(slide)]
+
+
 def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
     """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
     if not polygon.interiors:

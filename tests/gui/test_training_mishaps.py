@@ -135,6 +135,21 @@ def test_unknown_classes_of_a_geojson_become_classes_and_bare_outlines_stay_bare
     assert tissues_of(layer) == [("dark",), ("nerve",), ()]
 
 
+def test_another_slides_regions_are_said_to_be_so_when_they_are_loaded_and_stay(train, viewer, tmp_path, classes):
+    path, inside = tmp_path / "other.geojson", box(0, 0, 64, "dark")
+    foreign = [box(900, 0, 64, "dark"), box(0, 2000, 64, "pink")]
+    write_regions(path, [inside, *foreign], classes)
+    train.data.drawn.load(path)
+    assert train.job.status.text() == (
+        "⚠ 2 of 3 regions outside the slide (384 x 256 pixels): are they another slide's? 3 regions from other.geojson."
+    )
+    layer = next(layer for layer in viewer.layers if kind(layer) == "regions")
+    assert len(layer.data) == 3
+    write_regions(path, [inside, box(0, 200, 64, "pink"), *foreign], classes)
+    train.data.drawn.load(path)
+    assert train.job.status.text() == "4 regions from other.geojson. 3 were there already."
+
+
 @pytest.mark.parametrize("text", ["{", '{"features": [{"geometry": {"type": "Polygon"}}]}', "[]"])
 def test_a_damaged_geojson(train, tmp_path, text, shown_errors):
     path = tmp_path / "bad.geojson"

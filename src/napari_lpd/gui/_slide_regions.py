@@ -27,7 +27,7 @@ from napari_lpd.gui._regions import (
 )
 from napari_lpd.gui._slides import SlidePicker
 from napari_lpd.project import AnnotatedSlide, regions_beside
-from napari_lpd.regions import NONE, Region, classes_in, read_regions, write_regions
+from napari_lpd.regions import NONE, Region, classes_in, outside, read_regions, write_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -234,6 +234,8 @@ class SlideRegions(QWidget):
         try:
             regions, found = read_regions(path), classes_in(path)
             layer = self._own_layer()
+            with slide_of(self.slides.layer()) as slide:
+                warning = _foreign(regions, slide.shape)
             there = {_identity(region) for region in outlines_of(layer, self.slides.layer())}
             fresh = [region for region in regions if _identity(region) not in there]
             new = self._add_classes(found)
@@ -246,7 +248,8 @@ class SlideRegions(QWidget):
         bare = sum(not region.named for region in fresh)
         unnamed = f" {bare} of them carry no tissue yet." if bare else ""
         known = f" {len(regions) - len(fresh)} were there already." if len(fresh) < len(regions) else ""
-        self.said.emit(f"{len(regions)} region{'s' * (len(regions) != 1)} from {path.name}.{known}{added}{unnamed}")
+        count = f"{len(regions)} region{'s' * (len(regions) != 1)}"
+        self.said.emit(f"{warning}{count} from {path.name}.{known}{added}{unnamed}")
 
     def _add_classes(self, found: Sequence[TissueClass]) -> list[TissueClass]:
         """Make tissues classes; where none of them is one yet, in place of those there are. Returns the new ones."""
@@ -285,6 +288,15 @@ class SlideRegions(QWidget):
         if self.regions.count():
             recolour(self.layer(), self.classes.drafts())
             self._on_drawn(self.layer())
+
+
+def _foreign(regions: Sequence[Region], shape: tuple[int, int]) -> str:
+    """What to say where most regions lie outside a slide of `shape` (h, w)."""
+    found = len(outside(regions, shape))
+    if 2 * found <= len(regions):
+        return ""
+    size = f"{shape[1]} x {shape[0]} pixels"
+    return f"⚠ {found} of {len(regions)} regions outside the slide ({size}): are they another slide's? "
 
 
 def _identity(region: Region) -> tuple[object, ...]:
