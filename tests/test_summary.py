@@ -15,6 +15,7 @@ from napari_lpd.regions import Region
 from napari_lpd.scoring import Figures, Validation, wilson
 from napari_lpd.summary import THUMBNAIL, summarise, tile_sheet, warnings
 from napari_lpd.train import fit
+from napari_lpd.training_set import TrainingSet
 
 
 @pytest.fixture
@@ -60,6 +61,21 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     assert held.labels.sum(0).min() >= 3
     assert "of other regions to choose the best epoch" in summarise(tiles, kept, held)["split"]
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
+    few = TrainingSet(tiles, None, tiny_settings.model_copy(update={"valid_share": 0.05})).summary()["split"]
+    assert few.startswith("nothing is held out, so the last epoch is kept, not the best: of a single slide it takes")
+    assert "at most 5 % of all (valid_share)" in few
+
+
+@pytest.mark.parametrize(
+    ("share", "why"), [(0.0, "valid_share is 0"), (0.1, "every slide has more than 10 % of the tiles (valid_share)")]
+)
+def test_the_split_says_why_nothing_is_held_out(tile_folder, classes, tiny_settings, share, why):
+    prepared = TrainingSet(
+        labelled_tiles(tile_folder, classes), None, tiny_settings.model_copy(update={"valid_share": share})
+    )
+    split = prepared.summary()["split"]
+    assert split.startswith(f"nothing is held out, so the last epoch is kept, not the best: {why}")
+    assert split.endswith("; all 24 tiles train")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -193,6 +193,22 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
         return [int(index) for index in np.unique(np.concatenate(chosen))]
 
 
+def why_none_is_held_out(tiles: TileSet, share: float) -> str:
+    """What keeps `TileSet.hold_out` from it, and what would help."""
+    if not share:
+        return "valid_share is 0"
+    if len(set(tiles.slides)) > 1:
+        return (
+            f"every slide has more than {100 * share:g} % of the tiles (valid_share) or all of a class; add slides, or"
+            " raise valid_share"
+        )
+    return (
+        f"of a single slide it takes {FEWEST_HELD} tiles, {FEWEST_HELD_OF_CLASS} of every class, in regions that lie"
+        f" apart from the others, at most {100 * share:g} % of all (valid_share); outline more small regions,"
+        " raise valid_share, or add a slide"
+    )
+
+
 # What reads a set's tiles can be pickled: worker processes get it so where they are not forked.
 
 

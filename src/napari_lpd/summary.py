@@ -27,7 +27,9 @@ NAMED = 5  # files named in a warning
 THUMBNAIL, GAP, PER_CLASS = 64, 4, 6
 
 
-def summarise(tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on: str = "") -> dict[str, Any]:
+def summarise(
+    tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on: str = "", why: str = ""
+) -> dict[str, Any]:
     """Counts, split and warnings as people read them.
 
     Args:
@@ -35,18 +37,16 @@ def summarise(tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on:
         kept: Those that are trained on.
         held: Those that choose the best epoch.
         validated_on: What chooses it instead, if anything does.
+        why: Why nothing is held out, where nothing is.
     """
     per_slide = Counter(tiles.slides)
     if held is not None:
         by = "region" if len(per_slide) == 1 else "tile" if _name_no_slide(tiles) else "slide"
         split = f"{len(kept)} tiles to train on, {len(held)} of other {by}s to choose the best epoch"
     elif validated_on:
-        split = f"{len(tiles)} tiles to train on; {validated_on} chooses the best epoch"
+        split = f"{len(tiles)} tiles to train on; {validated_on} choose the best epoch"
     else:
-        split = (
-            f"{len(tiles)} tiles to train on; the last epoch is kept, as nothing is held out: that takes small regions"
-            " of every class that lie apart, or a larger valid_share, or a second slide"
-        )
+        split = f"nothing is held out, so the last epoch is kept, not the best: {why}; all {len(tiles)} tiles train"
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,

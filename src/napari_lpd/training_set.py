@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.data import TileSet, tiles_from_regions
+from napari_lpd.data import TileSet, tiles_from_regions, why_none_is_held_out
 from napari_lpd.errors import DataError, SettingsError
 from napari_lpd.formats import open_slide
 from napari_lpd.images import masked_images, part_of
@@ -41,7 +41,8 @@ class TrainingSet(NamedTuple):
         kept, held = (tiles, None) if self.validation else tiles.hold_out(settings.valid_share, settings.seed)
         masks = f"{len(self.validation.files)} images with masks" if self.validation else ""
         edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
-        return summarise(tiles, kept, held, masks) | {"tile edge": edge}
+        why = "" if held or masks else why_none_is_held_out(tiles, settings.valid_share)
+        return summarise(tiles, kept, held, masks, why) | {"tile edge": edge}
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the summary (JSON) and a sheet of tiles (PNG) into `folder`; returns the summary.

@@ -31,7 +31,8 @@ def _own_settings(tmp_path, monkeypatch):
 def shown_errors(monkeypatch) -> list[str]:
     """Texts of the error notifications."""
     texts: list[str] = []
-    monkeypatch.setattr("napari_lpd.gui._job.show_error", texts.append)
+    for module in ("_job", "_slides"):
+        monkeypatch.setattr(f"napari_lpd.gui.{module}.show_error", texts.append)
     return texts
 
 

@@ -46,6 +46,8 @@ def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors
     widget, prediction = shown
     panel = widget.panel
     before = [panel.areas.table.item(row, 1).text() for row in range(2)]
+    assert panel.areas.table.item(0, 3).text() == "–"
+    assert panel.areas.total.text().endswith("press Measure for expected areas")
     panel.correct.edit.click()
     layer = panel.correct.layer()
     assert layer.data.shape == prediction.card.shape
@@ -63,7 +65,7 @@ def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors
     after = [panel.areas.table.item(row, 1).text() for row in range(2)]
     assert float(after[1]) > float(before[1])
     assert float(after[0]) < float(before[0])
-    assert panel.areas.table.item(0, 3).text()
+    assert float(panel.areas.table.item(0, 3).text()) > 0
 
     panel.export(tmp_path / "a.ome.tif")
     waited(widget, qtbot)

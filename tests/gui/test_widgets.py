@@ -147,7 +147,13 @@ def test_a_slide_without_resolution_asks_for_it(use_widget, viewer, tiny_image, 
     widget.scope.setCurrentText(WHOLE)
     widget.job.button.click()
     assert "picture has no resolution" in shown_errors[0]
-    widget.slides.mpp.setValue(0.25)
+    assert widget.slides.mpp.text() == ""
+    for entered, message in (("", "the files do not say it"), ("x", "'x' is no number"), ("40", "40 is not between")):
+        widget.slides.mpp.setText(entered)
+        widget.slides._on_use()
+        assert f"picture's µm per pixel is wanted: {message}" in shown_errors[-1]
+        assert "Resolution missing" in widget.slides.resolution.text()
+    widget.slides.mpp.setText("0,25")
     widget.slides._on_use()
     assert "0.25 µm per pixel (given by the user)" in widget.slides.resolution.text()
 

@@ -35,6 +35,8 @@ COLUMNS = {
     "expected mm²": "Sum of the class's probabilities over the pixels: what the area is if the model is as sure as it"
     " says; 95 % interval in the tooltip",
 }
+EXPECTED = list(COLUMNS).index("expected mm²")
+NOT_MEASURED = "press Measure for expected areas"
 ROLES = {
     "none": "",
     "tumour": "tumour",
@@ -97,6 +99,8 @@ class AreaTable(QWidget):
             if areas and prediction is not None:
                 share = 100 * areas[tissue.name] / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
                 self._write(row, areas[tissue.name], share)
+                self.table.item(row, EXPECTED).setText("–")
+                self.table.item(row, EXPECTED).setToolTip(NOT_MEASURED)
         self.table.blockSignals(False)
         self._strength = {tissue.name: 100 for tissue in classes}
         self.opacity.setVisible(False)
@@ -109,7 +113,8 @@ class AreaTable(QWidget):
         elif not areas:
             self.total.setText("Half done: areas follow at the end.")
         else:
-            self.total.setText(f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted")
+            total = f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted"
+            self.total.setText(f"{total}; {NOT_MEASURED}")
 
     def show_measures(self, rows: Sequence[MeasureRow]) -> None:
         """Show measured areas, with corrections, and the ratios below the table."""
@@ -120,7 +125,7 @@ class AreaTable(QWidget):
             if row.region == whole and row.what in found:
                 self._write(found[row.what], row.area_mm2, row.percent or 0.0)
                 if row.expected_mm2 is not None:
-                    item = self.table.item(found[row.what], 3)
+                    item = self.table.item(found[row.what], EXPECTED)
                     item.setText(f"{row.expected_mm2:.3f}")
                     low, high = row.expected_low_mm2, row.expected_high_mm2
                     item.setToolTip(f"95 % interval {low:.3f} to {high:.3f} mm²; {row.corrected_mm2:.3f} by hand")

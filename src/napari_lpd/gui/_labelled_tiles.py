@@ -7,6 +7,7 @@ from pathlib import Path
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd.errors import DataError
+from napari_lpd.gui._layers import entered_mpp
 from napari_lpd.gui._layout import buttons, in_row, note
 
 FORMS = (
@@ -50,14 +51,9 @@ class LabelledTiles(QWidget):
         """The tiles' resolution, in µm per pixel.
 
         Raises:
-            DataError: it is not given.
+            DataError: it is not given, or cannot be.
         """
-        text = self.resolution.text().strip().replace(",", ".")
-        try:
-            return float(text)
-        except ValueError as error:
-            said = f"{text!r} is no number" if text else "the files do not say it"
-            raise DataError(f"the tiles' µm per pixel is wanted: {said} (0.5 is usual at 20x, 1 at 10x)") from error
+        return entered_mpp(self.resolution.text(), "the tiles'")
 
     def arguments(self) -> list[str]:
         """The child's arguments that say what is trained on.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Image
 
-from napari_lpd.errors import SlideError
+from napari_lpd.errors import DataError, SlideError
 from napari_lpd.formats import open_slide
-from napari_lpd.slide import Slide
+from napari_lpd.slide import PLAUSIBLE_MPP, Slide
 
 if TYPE_CHECKING:
     import napari
@@ -65,6 +65,23 @@ def slide_path(layer: Image) -> Path | None:
     """The file that a slide layer shows, if our reader opened it."""
     path = layer.metadata.get(KEY, {}).get("path")
     return None if path is None else Path(path)
+
+
+def entered_mpp(text: str, whose: str) -> float:
+    """µm per pixel as somebody entered them.
+
+    Raises:
+        DataError: nothing is entered, or no number that can be one.
+    """
+    text, (least, most) = text.strip().replace(",", "."), PLAUSIBLE_MPP
+    try:
+        value = float(text)
+        said = f"{value:g} is not between {least:g} and {most:g}"
+    except ValueError:
+        value, said = 0.0, f"{text!r} is no number" if text else "the files do not say it"
+    if not least <= value <= most:
+        raise DataError(f"{whose} µm per pixel is wanted: {said} (0.5 is usual at 20x, 1 at 10x)")
+    return value
 
 
 def set_resolution(layer: Image, mpp: float) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QFileDialog, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.errors import LpdError, SlideError
 from napari_lpd.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 from napari_lpd.gui._io import read_slide
-from napari_lpd.gui._layers import KEY, UM, set_resolution, slide_layers
+from napari_lpd.gui._layers import KEY, UM, entered_mpp, set_resolution, slide_layers
 from napari_lpd.gui._layout import buttons, chooser, in_row, note
-from napari_lpd.slide import PLAUSIBLE_MPP
 
 if TYPE_CHECKING:
     import napari
@@ -36,11 +35,8 @@ class SlidePicker(QWidget):
         self.combo = chooser()
         self.resolution = note("")
         self._entry = QWidget()
-        self.mpp = QDoubleSpinBox()
-        self.mpp.setDecimals(4)
-        self.mpp.setRange(*PLAUSIBLE_MPP)
-        self.mpp.setValue(0.5)
-        self.mpp.setSuffix(" µm per pixel")
+        self.mpp = QLineEdit()
+        self.mpp.setPlaceholderText("µm per pixel: not known")
         use = QPushButton("Use")
 
         row = QHBoxLayout(self._entry)
@@ -60,6 +56,7 @@ class SlidePicker(QWidget):
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
         use.clicked.connect(self._on_use)
+        self.mpp.returnPressed.connect(self._on_use)
         for event in ("inserted", "removed", "reordered", "renamed"):
             getattr(viewer.layers.events, event).connect(self.refresh)
         self.refresh()
@@ -121,6 +118,12 @@ class SlidePicker(QWidget):
 
     def _on_use(self) -> None:
         layer = self.find()
-        if layer is not None:
-            set_resolution(layer, self.mpp.value())
-            self._on_chosen()
+        if layer is None:
+            return
+        try:
+            set_resolution(layer, entered_mpp(self.mpp.text(), f"{layer.name}'s"))
+        except LpdError as error:
+            show_error(str(error))
+            return
+        self.mpp.clear()  # it is this slide's, not the next one's
+        self._on_chosen()
