@@ -2,12 +2,14 @@
 
 The sample model on the skin slide, through the widget. The longest gap of a 20-ms timer of the GUI thread is taken
 while nothing runs, while the view is moved, while napari alone takes in layers, while the whole slide is predicted,
-and while it is panned, too. The seconds of a view are those from the press to the finished mask, with the model loaded.
+and while it is panned, too. Then four runs more tell whether memory goes on growing. The seconds of a view are those
+from the press to the finished mask, with the model loaded.
 Needs a screen (xvfb-run) and a Qt binding.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 import time
@@ -20,10 +22,12 @@ from training_widget import Gaps, resident_mb, wait
 
 from napari_lpd import samples
 from napari_lpd.gui.predict import VIEW, WHOLE, PredictWidget
+from napari_lpd.memory import freed_memory_is_kept
 
 PLACES = [(2300, 700), (4300, 700), (2900, 2400), (3500, 2000)]  # y, x in µm; the first warms up
 IDLE_S = 15
 LAYERS = 6
+MORE = 4  # runs of the whole slide
 
 
 def run(widget: PredictWidget) -> float:
@@ -100,6 +104,25 @@ def running_gaps(viewer: napari.Viewer, widget: PredictWidget) -> dict[str, dict
     return found
 
 
+def settled_mb() -> float:
+    """Resident memory once garbage is collected and glibc has given back what is free."""
+    gc.unfreeze()
+    gc.collect()
+    with freed_memory_is_kept():  # when it ends, that is
+        pass
+    return resident_mb()
+
+
+def growth_of_more(widget: PredictWidget) -> float:
+    """By how many MB some runs more let settled memory grow."""
+    before = settled_mb()
+    for number in range(1, MORE + 1):
+        overlap = widget.settings().overlap + 8 * number  # another run, not the kept one
+        widget.form.set_value(widget.settings().model_copy(update={"flips": False, "overlap": overlap}))
+        run(widget)
+    return settled_mb() - before
+
+
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__).parse_args()
@@ -117,6 +140,7 @@ def main() -> None:
         before = resident_mb()
         gaps |= running_gaps(viewer, widget)
         growth = resident_mb() - before
+        more = growth_of_more(widget)
     viewer.close()
     what = "longest gap of a 20-ms timer"
     pairs = (
@@ -131,6 +155,7 @@ def main() -> None:
             for busy, base, idle in pairs
         ),
         alone("growth of memory over two runs", [growth], "MB"),
+        alone(f"the same over {MORE} more, garbage collected and free memory given back", [more], "MB"),
     ]
     report(figures, options.json)
 

@@ -46,7 +46,7 @@ def summarise(
     elif validated_on:
         split = f"{len(tiles)} tiles to train on; {validated_on} choose the best epoch"
     else:
-        split = f"nothing is held out, so the last epoch is kept, not the best: {why}; all {len(tiles)} tiles train"
+        split = f"{len(tiles)} tiles to train on; nothing is held out, so the last epoch is kept, not the best: {why}"
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,
