@@ -7,22 +7,23 @@ labels and iterations: on a CPU those of `lattice.py`, on a GPU those of `lattic
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_lpd.crew import Crew, compiled, take, take_next
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.lattice import SMALLEST_MASS, Filter, build_lattice, compiled, crew
+from napari_lpd.lattice import SMALLEST_MASS, Filter, blur, build_lattices, read_back, splat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
     from napari_lpd.config import CrfSettings
-    from napari_lpd.lattice import Each, Lattice
+    from napari_lpd.crew import Shift
+    from napari_lpd.lattice import Lanes, Lattice
 
     Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
 
@@ -75,15 +76,15 @@ def dense_crf(
             from napari_lpd.lattice_torch import mean_field
 
             return mean_field(image, unary, settings, device)
-        return _lattice_mean_field(image, unary, settings, each)
+        return _lattice_mean_field(image, unary, settings, crew)
 
+    crew = Crew(threads)
     unary = _energies(probability if len(used) == len(probability) else probability[used])
     result = np.zeros(probability.shape, np.float32)
-    with crew(threads) as each:
-        if settings.half_size:
-            result[used] = _at_half_size(image, unary, settings, solve, each)
-        else:
-            result[used] = solve(image, unary, settings)
+    if settings.half_size:
+        result[used] = _at_half_size(image, unary, settings, solve, crew)
+    else:
+        result[used] = solve(image, unary, settings)
     return result
 
 
@@ -94,7 +95,7 @@ def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _at_half_size(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, each: Each
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, crew: Crew
 ) -> NDArray[np.float32]:
     """Q from what pixels tell each other at half the size; their own energies keep the full one."""
     reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
@@ -112,7 +113,7 @@ def _at_half_size(
         _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
         result[:, rows, columns] = scores.transpose(2, 0, 1)
 
-    list(each(finish, pieces_of(*image.shape[:2])))
+    crew.each(finish, pieces_of(*image.shape[:2]))
     return result
 
 
@@ -176,41 +177,77 @@ def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, each: Each
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, crew: Crew
 ) -> NDArray[np.float32]:
-    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares pieces of them among threads."""
+    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W)."""
     pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
     kernels = (
-        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
         (settings.bilateral_weight, (settings.bilateral_sigma, settings.colour_sigma)),
+        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
     )
-    filters = []
-    for weight, sigmas in kernels:
-        if weight:
-            features = list(each(partial(_features, image, sigmas), pieces))
-            filters.append(Filter(_normalised(build_lattice(features, each), weight, each), lanes, each))
-    scores = list(each(lambda piece: -unary[(..., *piece)].reshape(len(unary), -1).T.copy(), pieces))
-    qs = [np.empty_like(own) for own in scores]
-    result = np.empty_like(unary)
+    points = crew.each(lambda piece: [_features(image, sigmas, piece) for _, sigmas in kernels], pieces)
+    lattices = build_lattices(list(zip(*points, strict=True)), crew)
+    _normalise_all(lattices, [weight for weight, _ in kernels], crew)
+    filters = tuple(Filter.over(lattice, lanes) for lattice in lattices)
+    counts = [len(pieces), *(count for found in filters for count in found.blur_counts)] * settings.iterations
+    places = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in pieces])
+    values = unary.copy()
+    crew.together(_mean_field, [*counts, len(pieces)], values, places, filters, settings.iterations, lanes)
+    return values
 
-    def sweep(read: bool, write: bool, index: int) -> None:
-        """Update a piece's Q from the filters, and give it to them; all that a thread does between two blurs."""
-        q = qs[index]
-        q[:] = scores[index]
-        for own in filters if read else ():
-            own.read_back(index, q)
-        _softmax(q, lanes)
-        for own in filters if write else ():
-            own.splat(index, q)
-        if not write:
-            part = result[(..., *pieces[index])]
-            part[:] = q.T.reshape(part.shape)
 
-    for iteration in range(settings.iterations + 1):
-        list(each(partial(sweep, iteration > 0, iteration < settings.iterations), range(len(pieces))))
-        for own in filters if iteration < settings.iterations else ():
-            own.blur()
-    return result
+@compiled
+def _mean_field(
+    shift: Shift,
+    values: NDArray[np.float32],
+    places: NDArray[np.int64],
+    filters: tuple[Filter, ...],
+    iterations: int,
+    lanes: Lanes,
+) -> None:
+    """Make Q from energies, in their place.
+
+    Args:
+        shift: Its stages are, in turn, the pieces and those of the filters' blurs, and at last the pieces.
+        values: (L, H, W).
+        places: (pieces, 4) where a piece's rows begin and end, and its columns.
+        filters: Those of the kernels.
+        iterations: How often pixels tell each other.
+        lanes: A tuple of L.
+    """
+    stage = 0
+    for iteration in range(iterations + 1):
+        piece = take(shift, stage)
+        while piece >= 0:
+            top, bottom, left, right = places[piece]
+            part = values[:, top:bottom, left:right]
+            q = _scores(part, lanes)
+            if iteration > 0:
+                for found in filters:
+                    read_back(found, piece, q, lanes)
+            _softmax(q, lanes)
+            if iteration < iterations:
+                for found in filters:
+                    splat(found, piece, q, lanes)
+            else:
+                part[:] = q.reshape((bottom - top, right - left, len(lanes))).transpose(2, 0, 1)
+            piece = take_next(shift, stage)
+        stage += 1
+        if iteration < iterations:
+            for found in filters:
+                stage = blur(shift, stage, found, lanes)
+
+
+@compiled
+def _scores(energies: NDArray[np.float32], lanes: Lanes) -> NDArray[np.float32]:
+    """Pixels' own scores (h w, L) from their energies (L, h, w)."""
+    height, width = energies.shape[1:]
+    scores = np.empty((height * width, len(lanes)), np.float32)
+    for y in range(height):
+        for x in range(width):
+            for lane in range(len(lanes)):
+                scores[y * width + x, lane] = -energies[lane, y, x]
+    return scores
 
 
 def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -236,20 +273,34 @@ def _features(
     return found.reshape(len(found), -1)
 
 
-def _normalised(lattice: Lattice, strength: float, each: Each) -> Lattice:
-    """The same lattice, whose filter is w D^-½ K D^-½: its weights, which act twice, take half of each factor."""
-    mass = Filter(lattice, (0,), each)
-    ones = [np.ones((len(part.weights), 1), np.float32) for part in lattice.parts]
-    list(each(mass.splat, range(len(ones)), ones))
-    mass.blur()
+def _normalise_all(lattices: Sequence[Lattice], strengths: Sequence[float], crew: Crew) -> None:
+    """Make the lattices those of w D^-½ K D^-½: their weights, which act twice, take half of each factor."""
+    masses = tuple(Filter.over(lattice, (0,)) for lattice in lattices)
+    pieces = len(lattices[0].ends) - 1
+    counts = [pieces, *(count for mass in masses for count in mass.blur_counts), pieces]
+    crew.together(_normalise, counts, masses, np.array(strengths, np.float32))
 
-    def scale(index: int) -> None:
-        found, part = np.zeros_like(ones[index]), lattice.parts[index]
-        mass.read_back(index, found)
-        np.multiply(part.weights, np.sqrt(np.float32(strength) / (found + SMALLEST_MASS)), out=part.weights)
 
-    list(each(scale, range(len(ones))))
-    return lattice
+@compiled
+def _normalise(shift: Shift, masses: tuple[Filter, ...], strengths: NDArray[np.float32]) -> None:
+    ends, lanes, stage = masses[0].lattice.ends, (0,), 0
+    piece = take(shift, stage)
+    while piece >= 0:
+        ones = np.ones((ends[piece + 1, 0] - ends[piece, 0], 1), np.float32)
+        for mass in masses:
+            splat(mass, piece, ones, lanes)
+        piece = take_next(shift, stage)
+    stage += 1
+    for mass in masses:
+        stage = blur(shift, stage, mass, lanes)
+    piece = take(shift, stage)
+    while piece >= 0:
+        for i, mass in enumerate(masses):
+            weights = mass.lattice.weights[ends[piece, 0] : ends[piece + 1, 0]]
+            total = np.full((len(weights), 1), SMALLEST_MASS)
+            read_back(mass, piece, total, lanes)
+            weights *= np.sqrt(strengths[i] / total)
+        piece = take_next(shift, stage)
 
 
 @compiled
