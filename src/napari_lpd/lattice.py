@@ -14,7 +14,7 @@ the points read it back (Adams, Baek & Davis 2010). Ours is made for the CRF's m
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from napari_lpd.crew import compiled, take, take_next
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -65,28 +65,46 @@ class Lattice(NamedTuple):
     copies: Ints
 
 
-def build_lattices(kernels: Sequence[Sequence[Floats]], crew: Crew) -> list[Lattice]:
-    """The lattices of several kernels over the same points.
+class Kernel(NamedTuple):
+    """A Gaussian kernel.
+
+    Attributes:
+        dimensions: d.
+        points: Gives the points (d, n) of a piece, by its number, in units of the standard deviation; points that
+            follow each other should be alike, which makes it fast.
+    """
+
+    dimensions: int
+    points: Callable[[int], Floats]
+
+
+def build_lattices(kernels: Sequence[Kernel], ends: Sequence[int], crew: Crew) -> list[Lattice]:
+    """The lattices of kernels over the same points.
 
     Args:
-        kernels: For each, the points in pieces (d, n), in units of its standard deviation; points that follow each
-            other should be alike, which makes it fast. The kernel of most dimensions should come first.
+        kernels: That of most dimensions first, so that threads end at the same time.
+        ends: Where each piece ends, as numbers of points.
         crew: The threads that build them.
     """
-    points = np.cumsum([0, *(piece.shape[1] for piece in kernels[0])])
-    corners = [np.empty((points[-1], len(pieces[0]) + 1), np.int32) for pieces in kernels]
+    corners = [np.empty((ends[-1], kernel.dimensions + 1), np.int32) for kernel in kernels]
     weights = [np.empty(places.shape, np.float32) for places in corners]
-    rooms = ([room for whole in wholes for room in np.split(whole, points[1:-1])] for wholes in (corners, weights))
-    numbers = iter(crew.each(_embed, chain(*kernels), *rooms))
+    starts, pieces = [0, *ends], range(len(ends))
+
+    def embed(which: int, piece: int) -> Numbers:
+        own = slice(starts[piece], starts[piece + 1])
+        numbers: Numbers = _embed(kernels[which].points(piece), corners[which][own], weights[which][own])
+        return numbers
+
+    numbers = iter(crew.each(embed, *zip(*product(range(len(kernels)), pieces), strict=True)))
     found: list[Lattice] = []
     spans: list[tuple[Any, ...]] = []
-    for places, shares, pieces in zip(corners, weights, kernels, strict=True):
+    for places, shares in zip(corners, weights, strict=True):
         own = [next(numbers) for _ in pieces]
-        ends = np.stack([points, np.cumsum([0, *map(len, own)])], axis=1)
         vertices, keys, table = _enter_all(np.concatenate(own))
         neighbours = np.zeros((places.shape[1], len(keys), 2), np.int32)
         spans.extend((keys, table, neighbours, span) for span in range(spans_of(len(keys) - 1)))
-        found.append(Lattice(ends, places, shares, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1)))
+        both = np.stack([starts, np.cumsum([0, *map(len, own)])], axis=1)
+        found.append(Lattice(both, places, shares, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1)))
     crew.each(_find_neighbours, *zip(*spans, strict=True))
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_lpd.crew import Crew, compiled, take, take_next
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.lattice import SMALLEST_MASS, Filter, blur, build_lattices, read_back, splat
+from napari_lpd.lattice import SMALLEST_MASS, Filter, Kernel, blur, build_lattices, read_back, splat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -182,12 +182,12 @@ def _lattice_mean_field(
     """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W)."""
     pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
     kernels = (
-        (settings.bilateral_weight, (settings.bilateral_sigma, settings.colour_sigma)),
-        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
+        Kernel(5, lambda i: _features(image, pieces[i], settings.bilateral_sigma, settings.colour_sigma)),
+        Kernel(2, lambda i: _features(image, pieces[i], settings.gaussian_sigma)),
     )
-    points = crew.each(lambda piece: [_features(image, sigmas, piece) for _, sigmas in kernels], pieces)
-    lattices = build_lattices(list(zip(*points, strict=True)), crew)
-    _normalise_all(lattices, [weight for weight, _ in kernels], crew)
+    sizes = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in pieces]
+    lattices = build_lattices(kernels, np.cumsum(sizes).tolist(), crew)
+    _normalise_all(lattices, (settings.bilateral_weight, settings.gaussian_weight), crew)
     filters = tuple(Filter.over(lattice, lanes) for lattice in lattices)
     counts = [len(pieces), *(count for found in filters for count in found.blur_counts)] * settings.iterations
     places = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in pieces])
@@ -261,10 +261,9 @@ def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def _features(
-    image: NDArray[np.uint8], sigmas: tuple[float, float | None], piece: tuple[slice, slice]
+    image: NDArray[np.uint8], piece: tuple[slice, slice], sigma: float, colour_sigma: float | None = None
 ) -> NDArray[np.float32]:
     """Features (2 or 5, n) of a piece's pixels: place and, where it has a sigma, colour, in standard deviations."""
-    sigma, colour_sigma = sigmas
     y, x = (np.arange(span.start, span.stop, dtype=np.float32) / np.float32(sigma) for span in piece)
     found = np.empty((5 if colour_sigma else 2, len(y), len(x)), np.float32)
     found[0], found[1] = x, y[:, None]
