@@ -214,7 +214,8 @@ def _grown(table: Numbers) -> Numbers:
     larger = np.zeros((2 * len(table), 2), np.int64)
     for i in range(len(table)):
         if table[i, 1] != 0:
-            larger[_find(larger, table[i, 0])] = table[i]
+            slot = _find(larger, table[i, 0])
+            larger[slot, 0], larger[slot, 1] = table[i, 0], table[i, 1]
     return larger
 
 
@@ -316,7 +317,8 @@ def _lift(features: Floats) -> Floats:
             along = features[i - 1, p] * scale
             x[i, p] = above[p] - np.float32(i) * along
             above[p] += along
-    x[0] = above
+    for p in range(n):  # as x[0] = above it takes 2 s to compile
+        x[0, p] = above[p]
     return x
 
 

@@ -215,13 +215,14 @@ def _mean_field(
         iterations: How often pixels tell each other.
         lanes: A tuple of L.
     """
-    stage = 0
+    room, stage = _room(filters[0], lanes), 0
     for iteration in range(iterations + 1):
         piece = take(shift, stage)
         while piece >= 0:
             top, bottom, left, right = places[piece]
             part = values[:, top:bottom, left:right]
-            q = _scores(part, lanes)
+            q = room[: (bottom - top) * (right - left)]
+            _take_out(part, q, lanes)
             if iteration > 0:
                 for found in filters:
                     read_back(found, piece, q, lanes)
@@ -230,7 +231,7 @@ def _mean_field(
                 for found in filters:
                     splat(found, piece, q, lanes)
             else:
-                part[:] = q.reshape((bottom - top, right - left, len(lanes))).transpose(2, 0, 1)
+                _put_back(part, q, lanes)
             piece = take_next(shift, stage)
         stage += 1
         if iteration < iterations:
@@ -239,15 +240,32 @@ def _mean_field(
 
 
 @compiled
-def _scores(energies: NDArray[np.float32], lanes: Lanes) -> NDArray[np.float32]:
-    """Pixels' own scores (h w, L) from their energies (L, h, w)."""
+def _room(found: Filter, lanes: Lanes) -> NDArray[np.float32]:
+    """Room for the values of any piece; made before a thread takes one, for which others would wait if it failed."""
+    ends, largest = found.lattice.ends, 0
+    for piece in range(len(ends) - 1):
+        largest = max(largest, ends[piece + 1, 0] - ends[piece, 0])
+    return np.empty((largest, len(lanes)), np.float32)
+
+
+@compiled
+def _take_out(energies: NDArray[np.float32], scores: NDArray[np.float32], lanes: Lanes) -> None:
+    """Set pixels' own scores (h w, L) from their energies (L, h, w)."""
     height, width = energies.shape[1:]
-    scores = np.empty((height * width, len(lanes)), np.float32)
     for y in range(height):
         for x in range(width):
             for lane in range(len(lanes)):
                 scores[y * width + x, lane] = -energies[lane, y, x]
-    return scores
+
+
+@compiled
+def _put_back(values: NDArray[np.float32], q: NDArray[np.float32], lanes: Lanes) -> None:
+    """Set values (L, h, w) from Q (h w, L)."""
+    height, width = values.shape[1:]
+    for lane in range(len(lanes)):  # as an assignment of arrays it takes 2 s to compile
+        for y in range(height):
+            for x in range(width):
+                values[lane, y, x] = q[y * width + x, lane]
 
 
 def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -282,10 +300,12 @@ def _normalise_all(lattices: Sequence[Lattice], strengths: Sequence[float], crew
 
 @compiled
 def _normalise(shift: Shift, masses: tuple[Filter, ...], strengths: NDArray[np.float32]) -> None:
-    ends, lanes, stage = masses[0].lattice.ends, (0,), 0
+    lanes = (0,)
+    ends, room, stage = masses[0].lattice.ends[:, 0], _room(masses[0], lanes), 0
     piece = take(shift, stage)
     while piece >= 0:
-        ones = np.ones((ends[piece + 1, 0] - ends[piece, 0], 1), np.float32)
+        ones = room[: ends[piece + 1] - ends[piece]]
+        ones[:] = 1
         for mass in masses:
             splat(mass, piece, ones, lanes)
         piece = take_next(shift, stage)
@@ -295,10 +315,13 @@ def _normalise(shift: Shift, masses: tuple[Filter, ...], strengths: NDArray[np.f
     piece = take(shift, stage)
     while piece >= 0:
         for i, mass in enumerate(masses):
-            weights = mass.lattice.weights[ends[piece, 0] : ends[piece + 1, 0]]
-            total = np.full((len(weights), 1), SMALLEST_MASS)
+            total, weights = room[: ends[piece + 1] - ends[piece]], mass.lattice.weights[ends[piece] : ends[piece + 1]]
+            total[:] = SMALLEST_MASS
             read_back(mass, piece, total, lanes)
-            weights *= np.sqrt(strengths[i] / total)
+            for p in range(len(total)):
+                factor = np.sqrt(strengths[i] / total[p, 0])
+                for c in range(weights.shape[1]):
+                    weights[p, c] *= factor
         piece = take_next(shift, stage)
 
 
