@@ -60,6 +60,13 @@ def test_a_thread_takes_its_own_part_then_what_others_have_left():
     assert take_next(first, 0) == -1
 
 
+def test_threads_that_take_from_the_same_part_never_take_the_same_item():
+    (shift,) = shifts([1_000_000], 1)
+    log, early = np.zeros((1, 1_000_000), np.int64), np.zeros(1, np.int64)
+    Crew(2).each(log_stages, [shift, shift], [log, log], [early, early])
+    assert (log == 1).all()
+
+
 def test_a_thread_that_waits_long_goes_on_when_the_stage_is_done():
     first, second = shifts([1, 1], 2)
     assert take(first, 0) == 0
