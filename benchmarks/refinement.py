@@ -4,7 +4,7 @@ Baseline: pydensecrf with the same kernels and iterations, which uses one thread
 thread and with two, at half the size, and, where there is a CUDA device, on it. Beside each stands the share of labels
 that equal pydensecrf's.
 
-    python benchmarks/refinement.py [--repeats 3]
+    python benchmarks/refinement.py [--repeats 9]
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def figures(repeats: int) -> Iterator[Figure]:
 def main() -> None:
     """Measure, print and write JSON."""
     made = parser(__doc__)
-    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--repeats", type=int, default=9)
     options = made.parse_args()
     if CUDA not in WAYS:
         print("no GPU here: the CRF on one is not timed")

@@ -13,8 +13,9 @@ from scipy.ndimage import gaussian_filter
 
 from napari_lpd import lattice, lattice_torch
 from napari_lpd.config import CrfSettings, EvaluateSettings
+from napari_lpd.crew import Crew, compiled
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.lattice import Filter, build_lattice
+from napari_lpd.lattice import Filter, Kernel, build_lattices
 from napari_lpd.refine import dense_crf
 from napari_lpd.validate import predicted_labels
 
@@ -89,15 +90,23 @@ def test_a_label_without_probability_stays_without(two_colours):
     assert np.allclose(q.sum(0), 1, atol=1e-5)
 
 
+def lattice_of(points: np.ndarray, cuts: list[int]) -> lattice.Lattice:
+    """The lattice of points (n, d) that are cut into pieces."""
+    pieces = np.split(np.ascontiguousarray(points.T), cuts, axis=1)
+    kernel = Kernel(points.shape[1], lambda piece: np.ascontiguousarray(pieces[piece]))
+    return build_lattices([kernel], [*cuts, len(points)], Crew())[0]
+
+
 def gaussian_of_lattice(points: np.ndarray, values: np.ndarray, cuts: list[int]) -> np.ndarray:
     """Filter values (n, L) over points (n, d) that are cut into pieces."""
-    found = Filter(build_lattice(np.split(points.T, cuts, axis=1)), (0,) * values.shape[1])
+    lanes = (0,) * values.shape[1]
+    found = Filter.over(lattice_of(points, cuts), lanes)
     results = [np.zeros_like(part) for part in np.split(values, cuts)]
     for piece, part in enumerate(np.split(values, cuts)):
-        found.splat(piece, part)
-    found.blur()
+        lattice.splat(found, piece, part, lanes)
+    Crew().together(lattice.blur, found.blur_counts, 0, found, lanes)
     for piece, result in enumerate(results):
-        found.read_back(piece, result)
+        lattice.read_back(found, piece, result, lanes)
     return np.concatenate(results)
 
 
@@ -112,9 +121,9 @@ def test_the_filter_is_a_gaussian_up_to_a_constant(cuts):
 
 def test_the_weights_of_a_points_corners_sum_to_one():
     points = np.random.default_rng(0).uniform(-50, 50, (5, 1000)).astype(np.float32)
-    (part,) = build_lattice([points]).parts
-    assert np.allclose(part.weights.sum(1), 1, atol=1e-4)
-    assert part.weights.min() > -1e-5
+    weights = lattice_of(points.T, []).weights
+    assert np.allclose(weights.sum(1), 1, atol=1e-4)
+    assert weights.min() > -1e-5
 
 
 @pytest.mark.parametrize("half_size", [False, True])
@@ -183,7 +192,7 @@ def test_compiled_code_is_kept_on_disk_where_there_is_a_place(two_colours, monke
 
     monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
     with caplog.at_level(logging.WARNING):
-        assert lattice.compiled(double)(21) == 42
+        assert compiled(double)(21) == 42
     assert "double: compiled anew at every start" in caplog.text
 
 

@@ -14,161 +14,188 @@ the points read it back (Adams, Baek & Davis 2010). Ours is made for the CRF's m
 
 from __future__ import annotations
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from napari_lpd.crew import compiled, take, take_next
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
 
-    Each = Callable[..., Iterable[Any]]
+    from napari_lpd.crew import Crew, Shift
+
     Ints = NDArray[np.int32]
     Numbers = NDArray[np.int64]
     Floats = NDArray[np.float32]
-    Span = tuple[int, int]
     Lanes = tuple[int, ...]
 
 BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
-SPAN = 16384  # vertices that one thread works on at a time
+SPAN = 1024  # vertices that one thread works on at a time
 FIRST_SLOTS = 1024
 SMALLEST_MASS = np.float32(1e-20)  # keeps a kernel's sum at a point above zero
 FACTORS = np.cumprod(np.full(16, -7046029254386353131, np.int64))  # powers of an odd number; they wrap around
 
 
-def compiled(function: Any) -> Any:
-    """Compile with numba, without the GIL; keep the machine code on disk, where there is a place for it."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError as error:  # neither beside the source nor in the user's cache folder
-        logging.getLogger(__name__).warning("%s: compiled anew at every start (%s)", function.__name__, error)
-        return njit(function, **options)
+class Lattice(NamedTuple):
+    """A permutohedral lattice of m vertices over n points in pieces.
 
-
-@contextmanager
-def crew(threads: int) -> Iterator[Each]:
-    """What calls a function for every item, as `map` does, in so many threads: this one and some of Python's own.
-
-    Numba's must not be started from several threads at once, as ours are by the widgets and the writer of predictions.
-    """
-    if threads == 1:
-        yield map
-        return
-    with ThreadPoolExecutor(threads - 1, "napari-lpd-crf") as pool:
-
-        def each(function: Callable[..., Any], *columns: Iterable[Any]) -> Iterable[Any]:
-            items = list(zip(*columns, strict=True))
-            results = [None] * len(items)
-            waiting = iter(range(len(items)))
-
-            def work() -> None:
-                for i in waiting:  # whoever is free takes the next
-                    results[i] = function(*items[i])
-
-            others = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
-            work()
-            for other in others:
-                if not other.cancel():
-                    other.result()
-            return results
-
-        yield each
-
-
-class Part(NamedTuple):
-    """What a piece of n points knows of the lattice.
+    Vertices count from 1; 0 stands for "none".
 
     Attributes:
-        corners: (n, d + 1) the corners of each point's simplex, as places in `vertices`.
+        ends: (pieces + 1, 2) where a piece begins, and the one before it ends: its points, and its `vertices`.
+        corners: (n, d + 1) the corners of each point's simplex, as places among its piece's `vertices`.
         weights: (n, d + 1) barycentric weight of each.
-        vertices: (k,) the lattice's vertices that the piece touches.
+        vertices: (k,) the vertices that a piece touches, one piece after the other.
+        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction.
+        first: (m + 2,) where the copies of a vertex begin in `copies`.
+        copies: (k,) the places in `vertices`, sorted by vertex.
     """
 
+    ends: Numbers
     corners: Ints
     weights: Floats
     vertices: Ints
-
-
-class Lattice(NamedTuple):
-    """A permutohedral lattice of m vertices over points in pieces.
-
-    Attributes:
-        parts: What each piece knows of it.
-        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction. Vertices count from 1; 0
-            stands for "none".
-        first: (m + 2,) where the copies of a vertex begin in `copies`.
-        copies: (sum of all k,) the places of the pieces' vertices, one piece after the other, sorted by vertex.
-    """
-
-    parts: tuple[Part, ...]
     neighbours: Ints
     first: Ints
     copies: Ints
 
 
-def build_lattice(pieces: Sequence[Floats], each: Each = map) -> Lattice:
-    """The lattice of points in pieces (d, n), in units of the kernel's standard deviation.
+class Kernel(NamedTuple):
+    """A Gaussian kernel.
+
+    Attributes:
+        dimensions: d.
+        points: Gives the points (d, n) of a piece, by its number, in units of the standard deviation; points that
+            follow each other should be alike, which makes it fast.
+    """
+
+    dimensions: int
+    points: Callable[[int], Floats]
+
+
+def build_lattices(kernels: Sequence[Kernel], ends: Sequence[int], crew: Crew) -> list[Lattice]:
+    """The lattices of kernels over the same points.
 
     Args:
-        pieces: The points; those that follow each other should be alike, which makes it fast.
-        each: What calls a function for every item (`crew`).
+        kernels: That of most dimensions first, so that threads end at the same time.
+        ends: Where each piece ends, as numbers of points.
+        crew: The threads that build them.
     """
-    embedded = list(each(_embed, pieces))
-    keys = np.empty(1 + sum(len(own) for _, _, own in embedded), np.int64)
-    table, count = np.zeros((1 << (2 * len(keys)).bit_length(), 2), np.int64), 0
-    parts = []
-    for corners, weights, own in embedded:
-        vertices = np.empty(len(own), np.int32)
-        count = _enter_all(own, vertices, table, keys, count)
-        parts.append(Part(corners, weights, vertices))
-    neighbours = np.zeros((len(pieces[0]) + 1, count + 1, 2), np.int32)
-    list(each(lambda span: _find_neighbours(keys, table, neighbours, span), spans(count)))
-    return Lattice(tuple(parts), neighbours, *_sort_copies(np.concatenate([part.vertices for part in parts]), count))
+    corners = [np.empty((ends[-1], kernel.dimensions + 1), np.int32) for kernel in kernels]
+    weights = [np.empty(places.shape, np.float32) for places in corners]
+    starts, pieces = [0, *ends], range(len(ends))
+
+    def embed(which: int, piece: int) -> Numbers:
+        own = slice(starts[piece], starts[piece + 1])
+        numbers: Numbers = _embed(kernels[which].points(piece), corners[which][own], weights[which][own])
+        return numbers
+
+    numbers = iter(crew.each(embed, *zip(*product(range(len(kernels)), pieces), strict=True)))
+    found: list[Lattice] = []
+    spans: list[tuple[Any, ...]] = []
+    for places, shares in zip(corners, weights, strict=True):
+        own = [next(numbers) for _ in pieces]
+        vertices, keys, table = _enter_all(np.concatenate(own))
+        neighbours = np.zeros((places.shape[1], len(keys), 2), np.int32)
+        spans.extend((keys, table, neighbours, span) for span in range(spans_of(len(keys) - 1)))
+        both = np.stack([starts, np.cumsum([0, *map(len, own)])], axis=1)
+        found.append(Lattice(both, places, shares, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1)))
+    crew.each(_find_neighbours, *zip(*spans, strict=True))
+    return found
 
 
-def spans(count: int) -> list[Span]:
-    """The vertices 1 to `count` in pieces for threads to share."""
-    return [(i, min(i + SPAN, count + 1)) for i in range(1, count + 1, SPAN)]
-
-
-class Filter:
+class Filter(NamedTuple):
     """The Gaussian filter of L values per point over a lattice, to be used again and again.
 
-    In turn: `splat` every piece, `blur`, `read_back` every piece.
+    In turn: `splat` every piece, `blur`, `read_back` every piece. Pieces may come at the same time.
+
+    Attributes:
+        lattice: Over the points.
+        copies: (k, L) values at the lattice's `vertices`.
+        values: (2, m + 1, L) values at the vertices, before and after a step of the blur.
     """
 
-    def __init__(self, lattice: Lattice, lanes: Lanes, each: Each = map) -> None:
-        self.lattice, self.lanes, self.each = lattice, lanes, each
-        self.copies = np.empty((len(lattice.copies), len(lanes)), np.float32)
-        self.values, self._spare = np.zeros((2, lattice.neighbours.shape[1], len(lanes)), np.float32)
-        ends = np.cumsum([len(part.vertices) for part in lattice.parts])
-        self._own = np.split(self.copies, ends[:-1])
+    lattice: Lattice
+    copies: Floats
+    values: Floats
 
-    def splat(self, piece: int, values: Floats) -> None:
-        """Take in the values (n, L) of a piece; pieces may come at the same time."""
-        _splat(self.lattice.parts[piece], values, self._own[piece], self.lanes)
+    @classmethod
+    def over(cls, lattice: Lattice, lanes: Lanes) -> Filter:
+        """A filter with room for values."""
+        copies = np.empty((len(lattice.vertices), len(lanes)), np.float32)
+        return cls(lattice, copies, np.zeros((2, lattice.neighbours.shape[1], len(lanes)), np.float32))
 
-    def blur(self) -> None:
-        """Add the pieces' copies up and blur along every direction."""
-        self._share(_gather, self.lattice.first, self.lattice.copies, self.copies)
-        for neighbours in self.lattice.neighbours:
-            self.values, self._spare = self._spare, self.values
-            self._share(_blur_along, neighbours, self._spare)
+    @property
+    def blur_counts(self) -> list[int]:
+        """Items of each stage that `blur` takes."""
+        directions, vertices, _ = self.lattice.neighbours.shape
+        return [spans_of(vertices - 1)] * (1 + directions)
 
-    def _share(self, function: Callable[..., None], *given: Any) -> None:
-        """Let a function make `values` from what is given, span by span."""
-        list(self.each(lambda span: function(*given, self.values, span, self.lanes), spans(len(self.values) - 1)))
 
-    def read_back(self, piece: int, values: Floats) -> None:
-        """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
-        _read_back(self.lattice.parts[piece], self.values, self._own[piece], values, self.lanes)
+@compiled
+def spans_of(vertices: int) -> int:
+    """How many spans, for threads to share, so many vertices are."""
+    return (vertices + SPAN - 1) // SPAN
+
+
+@compiled
+def _begin_and_end(span: int, vertices: int) -> tuple[int, int]:
+    begin = 1 + span * SPAN
+    return begin, min(begin + SPAN, vertices + 1)
+
+
+@compiled
+def splat(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
+    """Take in the values (n, L) of a piece: add them up at its own copies of the vertices."""
+    (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
+    corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
+    copies = found.copies[first:last]
+    copies[:] = 0
+    for p in range(len(values)):
+        for c in range(corners.shape[1]):
+            vertex, weight = corners[p, c], weights[p, c]
+            for lane in range(len(lanes)):
+                copies[vertex, lane] += weight * values[p, lane]
+
+
+@compiled
+def blur(shift: Shift, stage: int, found: Filter, lanes: Lanes) -> int:
+    """Add the pieces' copies up and blur along every direction; takes so many stages, returns the one after them."""
+    neighbours, vertices = found.lattice.neighbours, found.values.shape[1] - 1
+    for step in range(1 + len(neighbours)):
+        span = take(shift, stage)
+        while span >= 0:
+            begin, end = _begin_and_end(span, vertices)
+            if step == 0:
+                _gather(found.lattice, found.copies, found.values[0], begin, end, lanes)
+            else:
+                old, new = found.values[(step - 1) % 2], found.values[step % 2]
+                _blur_along(neighbours[step - 1], old, new, begin, end, lanes)
+            span = take_next(shift, stage)
+        stage += 1
+    return stage
+
+
+@compiled
+def read_back(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
+    """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
+    (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
+    corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
+    vertices, copies = found.lattice.vertices[first:last], found.copies[first:last]
+    blurred = found.values[len(found.lattice.neighbours) % 2]
+    for i in range(len(copies)):
+        for lane in range(len(lanes)):
+            copies[i, lane] = blurred[vertices[i], lane]
+    for p in range(len(values)):
+        for c in range(corners.shape[1]):
+            vertex, weight = corners[p, c], weights[p, c]
+            for lane in range(len(lanes)):
+                values[p, lane] += weight * copies[vertex, lane]
 
 
 @compiled
@@ -187,31 +214,38 @@ def _grown(table: Numbers) -> Numbers:
     larger = np.zeros((2 * len(table), 2), np.int64)
     for i in range(len(table)):
         if table[i, 1] != 0:
-            larger[_find(larger, table[i, 0])] = table[i]
+            slot = _find(larger, table[i, 0])
+            larger[slot, 0], larger[slot, 1] = table[i, 0], table[i, 1]
     return larger
 
 
 @compiled
-def _enter_all(own: Numbers, vertices: Ints, table: Numbers, keys: Numbers, count: int) -> int:
-    """Number the vertices of a piece in the common table; new ones go on from `count`."""
-    for i in range(len(own)):
-        slot = _find(table, own[i])
+def _enter_all(numbers: Numbers) -> tuple[Ints, Numbers, Numbers]:
+    """Count the vertices that numbers (k,) name: which one each is, the number of each, and the table of both."""
+    slots = FIRST_SLOTS
+    while slots < 2 * len(numbers):
+        slots *= 2
+    table = np.zeros((slots, 2), np.int64)
+    vertices, keys, count = np.empty(len(numbers), np.int32), np.empty(1 + len(numbers), np.int64), 0
+    for i in range(len(numbers)):
+        slot = _find(table, numbers[i])
         if table[slot, 1] == 0:
             count += 1
-            keys[count] = own[i]
-            table[slot, 0], table[slot, 1] = own[i], count
+            keys[count] = numbers[i]
+            table[slot, 0], table[slot, 1] = numbers[i], count
         vertices[i] = table[slot, 1]
-    return count
+    return vertices, keys[: count + 1], table
 
 
 @compiled
-def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: Span) -> None:
+def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: int) -> None:
     d = len(neighbours) - 1
+    begin, end = _begin_and_end(span, len(keys) - 1)
     for direction in range(d + 1):
         step = FACTORS[:d].sum()
         if direction < d:
             step -= (d + 1) * FACTORS[direction]
-        for vertex in range(span[0], span[1]):
+        for vertex in range(begin, end):
             found = table[_find(table, keys[vertex] + step), 1]
             if found:
                 neighbours[direction, vertex, 0] = found
@@ -234,10 +268,9 @@ def _sort_copies(vertices: Ints, count: int) -> tuple[Ints, Ints]:
 
 
 @compiled
-def _embed(features: Floats) -> tuple[Ints, Floats, Numbers]:
-    """Corners (n, d + 1) and weights of points (d, n), and the numbers of the vertices that they name."""
+def _embed(features: Floats, corners: Ints, weights: Floats) -> Numbers:
+    """Set corners (n, d + 1) and weights of points (d, n), and return the numbers of the vertices that they name."""
     d, n = features.shape
-    corners, weights = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.float32)
     numbers = np.empty((d + 1, BLOCK + 1), np.int64)
     ordered, moves = np.empty((d + 1, BLOCK), np.float32), np.empty((d + 1, BLOCK), np.int64)
     own = np.empty(n * (d + 1), np.int64)
@@ -266,7 +299,7 @@ def _embed(features: Floats) -> tuple[Ints, Floats, Numbers]:
                         table = _grown(table)
                         slot = _find(table, number)
                 corners[start + p, corner] = table[slot, 1] - 1
-    return corners, weights, own[:count].copy()
+    return own[:count].copy()
 
 
 @compiled
@@ -284,7 +317,8 @@ def _lift(features: Floats) -> Floats:
             along = features[i - 1, p] * scale
             x[i, p] = above[p] - np.float32(i) * along
             above[p] += along
-    x[0] = above
+    for p in range(n):  # as x[0] = above it takes 2 s to compile
+        x[0, p] = above[p]
     return x
 
 
@@ -346,42 +380,18 @@ def _weigh(ordered: Floats, weights: Floats) -> None:
 
 
 @compiled
-def _splat(part: Part, values: Floats, copies: Floats, lanes: Lanes) -> None:
-    """Add values (n, L) up at the piece's own copies (k, L) of its vertices."""
-    copies[:] = 0
-    for p in range(len(values)):
-        for c in range(part.corners.shape[1]):
-            vertex, weight = part.corners[p, c], part.weights[p, c]
-            for lane in range(len(lanes)):
-                copies[vertex, lane] += weight * values[p, lane]
-
-
-@compiled
-def _read_back(part: Part, vertex_values: Floats, copies: Floats, values: Floats, lanes: Lanes) -> None:
-    """Add to values (n, L) what the lattice's vertices (m + 1, L) hold at the piece's points."""
-    for i in range(len(copies)):
+def _gather(lattice: Lattice, copies: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
+    for vertex in range(begin, end):
         for lane in range(len(lanes)):
-            copies[i, lane] = vertex_values[part.vertices[i], lane]
-    for p in range(len(values)):
-        for c in range(part.corners.shape[1]):
-            vertex, weight = part.corners[p, c], part.weights[p, c]
+            new[vertex, lane] = 0
+        for i in range(lattice.first[vertex], lattice.first[vertex + 1]):
             for lane in range(len(lanes)):
-                values[p, lane] += weight * copies[vertex, lane]
+                new[vertex, lane] += copies[lattice.copies[i], lane]
 
 
 @compiled
-def _gather(first: Ints, places: Ints, copies: Floats, out: Floats, span: Span, lanes: Lanes) -> None:
-    for vertex in range(span[0], span[1]):
-        for lane in range(len(lanes)):
-            out[vertex, lane] = 0
-        for i in range(first[vertex], first[vertex + 1]):
-            for lane in range(len(lanes)):
-                out[vertex, lane] += copies[places[i], lane]
-
-
-@compiled
-def _blur_along(neighbours: Ints, old: Floats, new: Floats, span: Span, lanes: Lanes) -> None:
-    for vertex in range(span[0], span[1]):
+def _blur_along(neighbours: Ints, old: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
+    for vertex in range(begin, end):
         before, after = neighbours[vertex, 0], neighbours[vertex, 1]
         for lane in range(len(lanes)):
             new[vertex, lane] = old[vertex, lane] + np.float32(0.5) * (old[before, lane] + old[after, lane])

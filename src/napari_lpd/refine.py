@@ -7,22 +7,23 @@ labels and iterations: on a CPU those of `lattice.py`, on a GPU those of `lattic
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_lpd.crew import Crew, compiled, take, take_next
 from napari_lpd.errors import DataError, SettingsError
-from napari_lpd.lattice import SMALLEST_MASS, Filter, build_lattice, compiled, crew
+from napari_lpd.lattice import SMALLEST_MASS, Filter, Kernel, blur, build_lattices, read_back, splat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Literal
 
     from numpy.typing import NDArray
 
     from napari_lpd.config import CrfSettings
-    from napari_lpd.lattice import Each, Lattice
+    from napari_lpd.crew import Shift
+    from napari_lpd.lattice import Lanes, Lattice
 
     Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
 
@@ -75,15 +76,15 @@ def dense_crf(
             from napari_lpd.lattice_torch import mean_field
 
             return mean_field(image, unary, settings, device)
-        return _lattice_mean_field(image, unary, settings, each)
+        return _lattice_mean_field(image, unary, settings, crew)
 
+    crew = Crew(threads)
     unary = _energies(probability if len(used) == len(probability) else probability[used])
     result = np.zeros(probability.shape, np.float32)
-    with crew(threads) as each:
-        if settings.half_size:
-            result[used] = _at_half_size(image, unary, settings, solve, each)
-        else:
-            result[used] = solve(image, unary, settings)
+    if settings.half_size:
+        result[used] = _at_half_size(image, unary, settings, solve, crew)
+    else:
+        result[used] = solve(image, unary, settings)
     return result
 
 
@@ -94,7 +95,7 @@ def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _at_half_size(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, each: Each
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, crew: Crew
 ) -> NDArray[np.float32]:
     """Q from what pixels tell each other at half the size; their own energies keep the full one."""
     reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
@@ -112,7 +113,7 @@ def _at_half_size(
         _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
         result[:, rows, columns] = scores.transpose(2, 0, 1)
 
-    list(each(finish, pieces_of(*image.shape[:2])))
+    crew.each(finish, pieces_of(*image.shape[:2]))
     return result
 
 
@@ -176,41 +177,95 @@ def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, each: Each
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, crew: Crew
 ) -> NDArray[np.float32]:
-    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W); `each` shares pieces of them among threads."""
+    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W)."""
     pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
     kernels = (
-        (settings.gaussian_weight, (settings.gaussian_sigma, None)),
-        (settings.bilateral_weight, (settings.bilateral_sigma, settings.colour_sigma)),
+        Kernel(5, lambda i: _features(image, pieces[i], settings.bilateral_sigma, settings.colour_sigma)),
+        Kernel(2, lambda i: _features(image, pieces[i], settings.gaussian_sigma)),
     )
-    filters = []
-    for weight, sigmas in kernels:
-        if weight:
-            features = list(each(partial(_features, image, sigmas), pieces))
-            filters.append(Filter(_normalised(build_lattice(features, each), weight, each), lanes, each))
-    scores = list(each(lambda piece: -unary[(..., *piece)].reshape(len(unary), -1).T.copy(), pieces))
-    qs = [np.empty_like(own) for own in scores]
-    result = np.empty_like(unary)
+    sizes = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in pieces]
+    lattices = build_lattices(kernels, np.cumsum(sizes).tolist(), crew)
+    _normalise_all(lattices, (settings.bilateral_weight, settings.gaussian_weight), crew)
+    filters = tuple(Filter.over(lattice, lanes) for lattice in lattices)
+    counts = [len(pieces), *(count for found in filters for count in found.blur_counts)] * settings.iterations
+    places = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in pieces])
+    values = unary.copy()
+    crew.together(_mean_field, [*counts, len(pieces)], values, places, filters, settings.iterations, lanes)
+    return values
 
-    def sweep(read: bool, write: bool, index: int) -> None:
-        """Update a piece's Q from the filters, and give it to them; all that a thread does between two blurs."""
-        q = qs[index]
-        q[:] = scores[index]
-        for own in filters if read else ():
-            own.read_back(index, q)
-        _softmax(q, lanes)
-        for own in filters if write else ():
-            own.splat(index, q)
-        if not write:
-            part = result[(..., *pieces[index])]
-            part[:] = q.T.reshape(part.shape)
 
-    for iteration in range(settings.iterations + 1):
-        list(each(partial(sweep, iteration > 0, iteration < settings.iterations), range(len(pieces))))
-        for own in filters if iteration < settings.iterations else ():
-            own.blur()
-    return result
+@compiled
+def _mean_field(
+    shift: Shift,
+    values: NDArray[np.float32],
+    places: NDArray[np.int64],
+    filters: tuple[Filter, ...],
+    iterations: int,
+    lanes: Lanes,
+) -> None:
+    """Make Q from energies, in their place.
+
+    Args:
+        shift: Its stages are, in turn, the pieces and those of the filters' blurs, and at last the pieces.
+        values: (L, H, W).
+        places: (pieces, 4) where a piece's rows begin and end, and its columns.
+        filters: Those of the kernels.
+        iterations: How often pixels tell each other.
+        lanes: A tuple of L.
+    """
+    room, stage = _room(filters[0], lanes), 0
+    for iteration in range(iterations + 1):
+        piece = take(shift, stage)
+        while piece >= 0:
+            top, bottom, left, right = places[piece]
+            part = values[:, top:bottom, left:right]
+            q = room[: (bottom - top) * (right - left)]
+            _take_out(part, q, lanes)
+            if iteration > 0:
+                for found in filters:
+                    read_back(found, piece, q, lanes)
+            _softmax(q, lanes)
+            if iteration < iterations:
+                for found in filters:
+                    splat(found, piece, q, lanes)
+            else:
+                _put_back(part, q, lanes)
+            piece = take_next(shift, stage)
+        stage += 1
+        if iteration < iterations:
+            for found in filters:
+                stage = blur(shift, stage, found, lanes)
+
+
+@compiled
+def _room(found: Filter, lanes: Lanes) -> NDArray[np.float32]:
+    """Room for the values of any piece; made before a thread takes one, for which others would wait if it failed."""
+    ends, largest = found.lattice.ends, 0
+    for piece in range(len(ends) - 1):
+        largest = max(largest, ends[piece + 1, 0] - ends[piece, 0])
+    return np.empty((largest, len(lanes)), np.float32)
+
+
+@compiled
+def _take_out(energies: NDArray[np.float32], scores: NDArray[np.float32], lanes: Lanes) -> None:
+    """Set pixels' own scores (h w, L) from their energies (L, h, w)."""
+    height, width = energies.shape[1:]
+    for y in range(height):
+        for x in range(width):
+            for lane in range(len(lanes)):
+                scores[y * width + x, lane] = -energies[lane, y, x]
+
+
+@compiled
+def _put_back(values: NDArray[np.float32], q: NDArray[np.float32], lanes: Lanes) -> None:
+    """Set values (L, h, w) from Q (h w, L)."""
+    height, width = values.shape[1:]
+    for lane in range(len(lanes)):  # as an assignment of arrays it takes 2 s to compile
+        for y in range(height):
+            for x in range(width):
+                values[lane, y, x] = q[y * width + x, lane]
 
 
 def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -224,10 +279,9 @@ def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def _features(
-    image: NDArray[np.uint8], sigmas: tuple[float, float | None], piece: tuple[slice, slice]
+    image: NDArray[np.uint8], piece: tuple[slice, slice], sigma: float, colour_sigma: float | None = None
 ) -> NDArray[np.float32]:
     """Features (2 or 5, n) of a piece's pixels: place and, where it has a sigma, colour, in standard deviations."""
-    sigma, colour_sigma = sigmas
     y, x = (np.arange(span.start, span.stop, dtype=np.float32) / np.float32(sigma) for span in piece)
     found = np.empty((5 if colour_sigma else 2, len(y), len(x)), np.float32)
     found[0], found[1] = x, y[:, None]
@@ -236,20 +290,39 @@ def _features(
     return found.reshape(len(found), -1)
 
 
-def _normalised(lattice: Lattice, strength: float, each: Each) -> Lattice:
-    """The same lattice, whose filter is w D^-½ K D^-½: its weights, which act twice, take half of each factor."""
-    mass = Filter(lattice, (0,), each)
-    ones = [np.ones((len(part.weights), 1), np.float32) for part in lattice.parts]
-    list(each(mass.splat, range(len(ones)), ones))
-    mass.blur()
+def _normalise_all(lattices: Sequence[Lattice], strengths: Sequence[float], crew: Crew) -> None:
+    """Make the lattices those of w D^-½ K D^-½: their weights, which act twice, take half of each factor."""
+    masses = tuple(Filter.over(lattice, (0,)) for lattice in lattices)
+    pieces = len(lattices[0].ends) - 1
+    counts = [pieces, *(count for mass in masses for count in mass.blur_counts), pieces]
+    crew.together(_normalise, counts, masses, np.array(strengths, np.float32))
 
-    def scale(index: int) -> None:
-        found, part = np.zeros_like(ones[index]), lattice.parts[index]
-        mass.read_back(index, found)
-        np.multiply(part.weights, np.sqrt(np.float32(strength) / (found + SMALLEST_MASS)), out=part.weights)
 
-    list(each(scale, range(len(ones))))
-    return lattice
+@compiled
+def _normalise(shift: Shift, masses: tuple[Filter, ...], strengths: NDArray[np.float32]) -> None:
+    lanes = (0,)
+    ends, room, stage = masses[0].lattice.ends[:, 0], _room(masses[0], lanes), 0
+    piece = take(shift, stage)
+    while piece >= 0:
+        ones = room[: ends[piece + 1] - ends[piece]]
+        ones[:] = 1
+        for mass in masses:
+            splat(mass, piece, ones, lanes)
+        piece = take_next(shift, stage)
+    stage += 1
+    for mass in masses:
+        stage = blur(shift, stage, mass, lanes)
+    piece = take(shift, stage)
+    while piece >= 0:
+        for i, mass in enumerate(masses):
+            total, weights = room[: ends[piece + 1] - ends[piece]], mass.lattice.weights[ends[piece] : ends[piece + 1]]
+            total[:] = SMALLEST_MASS
+            read_back(mass, piece, total, lanes)
+            for p in range(len(total)):
+                factor = np.sqrt(strengths[i] / total[p, 0])
+                for c in range(weights.shape[1]):
+                    weights[p, c] *= factor
+        piece = take_next(shift, stage)
 
 
 @compiled
