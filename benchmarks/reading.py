@@ -39,7 +39,7 @@ NAMES = (
 )
 AREA = 4096
 Window = tuple[int, int, int, int]
-PIECE = (1344, 2496)  # what `predict` reads at once
+PIECE = (768, 3648)  # what `predict` reads at once: six tiles of a row
 MPP = 0.5
 
 

@@ -128,13 +128,12 @@ class Bench:
 
         from napari_lpd.inference import GPU_BATCH, TileScorer
         from napari_lpd.model import choose_precision, load_model
-        from napari_lpd.predict import tile_shape
 
         torch.set_num_threads(threads)
         self.model = load_model(samples.model_path(), device)
         self.settings = PredictSettings(device=device, threads=threads)
         self.scorer = TileScorer(self.model, self.settings)
-        edge = tile_shape(self.settings, 8).tile
+        edge = self.settings.tile
         self.ready = np.stack([tile[:edge, :edge] for tile in tissue_tiles()])[:, None]
         self.cuda = self.model.device.type == "cuda"
         if self.cuda:
@@ -144,6 +143,8 @@ class Bench:
 
     def bare(self, side_by_side: bool) -> float:
         """Seconds per tile of the bare model: on a CPU by the pipeline's threads, or by torch's own on every tile."""
+        import torch
+
         from napari_lpd.memory import freed_memory_is_kept
         from napari_lpd.stages import overlapping
 
@@ -151,12 +152,13 @@ class Bench:
             return self._encoder_alone()
         with freed_memory_is_kept():
             if not side_by_side:
+                torch.set_num_threads(self.settings.threads)
                 self._score(0)
                 began = time.perf_counter()
                 for i in range(BARE_TILES):
                     self._score(i)
                 return (time.perf_counter() - began) / BARE_TILES
-            with overlapping(self.model.device) as at:
+            with overlapping(self.model.device, self.settings.threads) as at:
                 list(at.scorers.map(self._score, range(at.scoring)))
                 began = time.perf_counter()
                 list(at.scorers.map(self._score, range(BARE_TILES)))

@@ -8,13 +8,13 @@ import torch
 from napari_lpd import samples
 from napari_lpd.cam import highest, upsampled, upsampled_highest
 from napari_lpd.config import CrfSettings, PredictSettings
-from napari_lpd.errors import ExportError, SettingsError, SlideError
+from napari_lpd.errors import ExportError, ModelError, SettingsError, SlideError
 from napari_lpd.inference import choose_backend
 from napari_lpd.jobs import WARNING, run
 from napari_lpd.model import load_model
-from napari_lpd.predict import levels_of_maps, predict_slide, prediction_card, tile_shape
+from napari_lpd.predict import blending_device, levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.slide import DamagedError, Slide
-from napari_lpd.tiles import Tiling
+from napari_lpd.tiles import Stitcher, Tiling
 from napari_lpd.tissue import Mask
 
 SMALL = PredictSettings(tile=128, overlap=32, block=64, tissue_only=False)
@@ -150,6 +150,39 @@ def test_tiles_that_are_scored_side_by_side_change_nothing(tiny_slide, tiny_mode
         assert np.array_equal(np.asarray(mine.levels[0]), np.asarray(other.levels[0]))
 
 
+def test_tiles_lie_at_multiples_of_the_networks_stride():
+    for tile, overlap in ((776, 192), (768, 208), (64, 56), (224, 0)):
+        shape = tile_shape(PredictSettings(tile=tile, overlap=overlap), 8, 16)
+        assert shape.step % 16 == 0
+        assert abs(shape.overlap - overlap) <= 16
+
+
+def test_a_lack_of_memory_while_maps_are_blended_says_how_to_go_on(tiny_slide, tiny_model, tmp_path, monkeypatch):
+    add, calls = Stitcher.add, []
+
+    def add_or_fail(self, origin, maps):
+        calls.append(origin)
+        if len(calls) == 5:
+            raise torch.OutOfMemoryError
+        add(self, origin, maps)
+
+    monkeypatch.setattr(Stitcher, "add", add_or_fail)
+    job = predict_slide(tiny_slide, tiny_model, SMALL, tmp_path / "a.zarr")
+    with pytest.raises(ModelError, match=r"not enough memory; what is done is kept: go on with batch=1, or device=cpu"):
+        run(job)
+    assert run(predict_slide(tiny_slide, tiny_model, SMALL, tmp_path / "a.zarr")).finished
+
+
+def test_maps_are_blended_on_a_gpu_with_room_for_them(tiny_slide, tiny_model, monkeypatch):
+    card = prediction_card(tiny_slide, tiny_model, SMALL)
+    blocks = -(-tiny_slide.shape_at(card.mpp)[1] // 64)
+    held = 3 * blocks * 37 * 8 * 8 * 4
+    for total, expected in ((4 * held, "cuda"), (4 * held - 4, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, total=total: (0, total))
+        assert blending_device(torch.device("cuda"), 36, card).type == expected
+    assert blending_device(torch.device("cpu"), 36, card).type == "cpu"
+
+
 def test_a_given_tissue_mask_takes_the_place_of_the_found_one(tiny_slide, tiny_model, predict):
     half = Mask(np.repeat([[True, False]], 2, 0), 192.0)
     prediction = predict(tiny_slide, tiny_model, SMALL, tissue=half)
@@ -211,23 +244,40 @@ def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
     assert levels != [list(scale) for scale in model.card.map_scale]
 
 
-def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_image, tiny_model, predict):
+@pytest.fixture
+def damaged(tiny_image):
+    """The tiny slide, of which y 128..256, x 0..128 cannot be read."""
     slide = Slide.from_levels([tiny_image], (1.0, 1.0), "tiny")
-    whole = pixels(predict(slide, tiny_model, SMALL))
     intact = slide._read_level
 
-    def damaged(level, y, x, h, w):
+    def read(level, y, x, h, w):
         if y < 200 and y + h > 130 and x < 120 and x + w > 64:
             raise DamagedError("tiny: damaged")
         return intact(level, y, x, h, w)
 
-    slide._read_level = damaged
-    prediction = predict(slide, tiny_model, SMALL)
+    slide._read_level = read
+    return slide
+
+
+def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_slide, damaged, tiny_model, predict):
+    whole, prediction = (predict(slide, tiny_model, SMALL) for slide in (tiny_slide, damaged))
     unreadable = pixels(prediction) == 255
     assert unreadable[130:200, 64:120].all()
     assert unreadable.mean() < 0.3
-    assert (pixels(prediction) == whole)[:, 256:].mean() > 0.98
+    assert (pixels(prediction) == pixels(whole))[:, 256:].mean() > 0.98
     assert prediction.unreadable
+
+
+def test_unreadable_places_are_those_of_the_tissue_whatever_is_predicted(damaged, tiny_model, predict):
+    tissue = Mask(np.ones((16, 24), bool), 16.0)
+    tissue.array[:, 6:12] = False
+    whole = predict(damaged, tiny_model, SMALL, tissue=tissue)
+    unreadable = pixels(whole) == 255
+    assert unreadable[128:, :96].all()
+    assert unreadable.sum() == 128 * 96
+    for x in (0, 64, 192):
+        part = predict(damaged, tiny_model, SMALL, [shapely.box(x, 0, x + 64, 256)], tissue)
+        assert np.array_equal(pixels(part)[:, x : x + 64], pixels(whole)[:, x : x + 64])
 
 
 def test_a_damaged_slide_is_predicted_but_for_the_damage(shared_slides, tmp_path, model):
@@ -244,7 +294,7 @@ def test_a_damaged_slide_is_predicted_but_for_the_damage(shared_slides, tmp_path
 
 def half_a_step_apart(settings, size):
     """Masks of a slide of `size` map pixels: all of it, and without a margin, so that tiles lie half a step further."""
-    shape, every = tile_shape(settings, 8), np.ones((size, size), bool)
+    shape, every = tile_shape(settings, 8, 16), np.ones((size, size), bool)
 
     def without(margin):
         return Mask(every & (np.arange(size) >= margin) & (np.arange(size) >= margin)[:, None], 0.998 * 8)
@@ -269,7 +319,7 @@ def shifted(slide, model, settings, predict):
     inner = slice(margin * 8 + 16, -16)  # where the tissue is cut off, the neighbourhood really is another
     equal = pixels(found[0])[inner, inner] == pixels(found[1])[inner, inner]
 
-    shape = tile_shape(settings, 8)
+    shape = tile_shape(settings, 8, 16)
     starts = {y for y, _ in Tiling(shape, every, 0.998, 16).tiles}
     rims = {start + p for start in starts for p in (0, shape.border, shape.tile - shape.border, shape.tile)}
     places = [rim // 8 - 1 - margin for rim in sorted(rims) if margin * 8 + 128 < rim < 3072 - 128]

@@ -1,6 +1,6 @@
 """The blocks in which a result is written: which maps each depends on, and how it is put together from them.
 
-A block depends on its tissue and what lies within reach of it, not on other blocks, on the scope, or on the device.
+A block depends on its tissue and what lies within reach of it, not on other blocks or on the scope.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Blocks:
             return None
         first, end = (top + rows[0], left + columns[0]), (top + rows[-1] + 1, left + columns[-1] + 1)
         y0, x0, y1, x1 = (float(value) * scale for value in (*first, *end))
-        return _common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
+        found = _common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
+        return None if _is_empty(found) else found
 
     def put_together(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
         """Apply the CAM rules.
@@ -158,10 +159,9 @@ class Blocks:
         wanted = self.prediction.wanted(part[:2], (part[2] - y0, part[3] - x0))
         labels = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
         labels[_within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
-        for place in (_common(box, place) for place in damaged):
-            if place[0] < place[2] and place[1] < place[3]:
-                scope = self.prediction.in_scope(place[:2], (place[2] - place[0], place[3] - place[1]))
-                labels[_within(box, place)][scope] = UNREADABLE
+        for place in (_common(part, place) for place in damaged):
+            if not _is_empty(place):
+                labels[_within(box, place)][wanted[_within(part, place)]] = UNREADABLE
         whole = np.pad(wanted, ((0, y1 - part[2]), (0, x1 - part[3])))
         return labels, np.asarray(whole.reshape((y1 - y0) // stride, stride, -1, stride).any((1, 3)))
 
@@ -186,6 +186,10 @@ class Blocks:
 def _common(one: Box, other: Box) -> Box:
     """What two boxes have in common."""
     return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def _is_empty(box: Box) -> bool:
+    return box[0] >= box[2] or box[1] >= box[3]
 
 
 def _multiplied(box: Box, stride: int) -> Box:

@@ -101,7 +101,8 @@ def colours_of_slide(slide: Slide, tissue: Mask, mpp: float, edge: int) -> Colou
     """
     places = np.argwhere(tissue.array)
     count = math.ceil(min(len(places) * (tissue.mpp / mpp / edge) ** 2, SAMPLED))  # more would see the same pixels
-    chosen = places[np.linspace(0, len(places) - 1, count).astype(int)]
+    count = min(count, len(places))
+    chosen = places[((np.arange(count) + 0.5) / max(count, 1) * len(places)).astype(int)]
     origins = np.round((chosen + 0.5) * tissue.mpp / mpp - edge / 2).astype(int)
 
     def tiles() -> Iterable[NDArray[np.uint8]]:

@@ -20,7 +20,7 @@ from napari_lpd.blocks import Blocks
 from napari_lpd.cam import GATED_BY
 from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
-from napari_lpd.errors import SettingsError
+from napari_lpd.errors import ModelError, SettingsError
 from napari_lpd.inference import TileScorer, choose_backend, stages_needed
 from napari_lpd.jobs import WARNING, Job, Progress
 from napari_lpd.memory import freed_memory_is_kept
@@ -32,7 +32,7 @@ from napari_lpd.model import (
     presence_scores,
 )
 from napari_lpd.prediction import Prediction, PredictionCard
-from napari_lpd.stages import in_order, overlapping
+from napari_lpd.stages import TORCH_THREADS, in_order, overlapping
 from napari_lpd.tiles import Stitcher, TileShape, Tiling
 from napari_lpd.tissue import Mask, everything, find_tissue
 
@@ -78,9 +78,9 @@ def predict_slide(
         SlideError: no resolution.
         SettingsError: a polygon is empty or lies outside the slide.
         ExportError: the place cannot be written, or holds something else.
+        ModelError: a GPU's memory does not suffice; what is done is kept.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or TORCH_THREADS)
     card = prediction_card(slide, model, settings, scope, tissue)
     yield Progress(0, 0, "looking for tissue")
 
@@ -96,7 +96,13 @@ def predict_slide(
                 0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
             )
         with freed_memory_is_kept():
-            yield from run.steps()
+            try:
+                yield from run.steps()
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"{model.device}: not enough memory; what is done is kept: go on with"
+                    f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
+                ) from error
         prediction.finish()
     return prediction
 
@@ -160,16 +166,30 @@ def prediction_card(
     )
 
 
-def tile_shape(settings: PredictSettings, stride: int) -> TileShape:
-    """The tiles of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended."""
-    overlap = settings.overlap - settings.overlap % (2 * stride)
-    return TileShape(settings.tile - settings.tile % stride, overlap, overlap // 3 // stride * stride)
+def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
+    """The tiles of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended.
+
+    Args:
+        settings: They may ask for a little less overlap.
+        stride: Tile and border are multiples of it.
+        align: The step between tiles is a multiple of it.
+    """
+    tile = settings.tile - settings.tile % stride
+    overlap = tile - max((tile - settings.overlap) // align, 1) * align
+    return TileShape(tile, overlap, overlap // 3 // stride * stride)
 
 
 def tiling_of(model: LoadedModel, card: PredictionCard, tissue: Mask) -> Tiling:
     """Where a prediction's tiles lie."""
     align = math.lcm(*model.network.encoder.strides)
-    return Tiling(tile_shape(card.settings, card.stride), tissue, card.mpp, align)
+    return Tiling(tile_shape(card.settings, card.stride, align), tissue, card.mpp, align)
+
+
+def blending_device(device: torch.device, channels: int, card: PredictionCard) -> torch.device:
+    """Where maps (channels, …) are blended: on a GPU, if the blocks of three rows fit into a quarter of its memory."""
+    held = 3 * -(-card.shape[1] // card.block) * (channels + 1) * (card.block // card.stride) ** 2 * 4  # float32
+    fits = device.type == "cuda" and held <= torch.cuda.mem_get_info(device)[1] / 4
+    return device if fits else torch.device("cpu")
 
 
 def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
@@ -183,8 +203,8 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
         return levels
     if card.settings.normalise == "benchmark":
         return [[1.0] * len(card.classes) for _ in levels]
-    how, edge = model.network.settings, tile_shape(card.settings, card.stride).tile
-    tiles = tiling_of(model, card, tissue).tiles
+    how, tiling = model.network.settings, tiling_of(model, card, tissue)
+    tiles, edge = tiling.tiles, tiling.shape.tile
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
     match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
@@ -245,11 +265,13 @@ class _Run:
         """Score the tiles, piece by piece; put every block together and write it once its tiles are there."""
         card, done, total = self.prediction.card, 0, len(self.users)
         channels = len(stages_needed(self.model)) * self.model.network.prototype_count
-        at_hand = self.model.device if self.model.device.type == "cuda" else torch.device("cpu")
+        at_hand = blending_device(self.model.device, channels, card)
         stitcher = Stitcher(self.tiling.shape, channels, card.stride, card.block, self.needed.values(), at_hand)
-        with overlapping(self.model.device) as at:
-            colours: Future[str] | None = at.writer.submit(colour_warning, self.slide, self.model, self.prediction)
-            written: Future[None] | None = None
+        colours: Future[str] | None = None
+        written: Future[None] | None = None
+        with overlapping(self.model.device, card.settings.threads or TORCH_THREADS) as at:
+            if total:
+                colours = at.writer.submit(colour_warning, self.slide, self.model, self.prediction)
             read = in_order(at.readers, self._read, self.tiling.pieces(self.users), at.reading)
             for batch, maps in in_order(at.scorers, self._scored, self._batches(read), at.scoring):
                 for origin, own in zip(batch.origins, maps, strict=True):

@@ -63,7 +63,7 @@ class PredictionCard(Settings):
         mpp: Resolution of the labels, in µm per pixel.
         shape: (H, W) of the whole slide at `mpp`.
         stride: Pixels of the labels per pixel of the maps.
-        block: Edge of a chunk of labels, in pixels.
+        block: Edge of the blocks that are written, in pixels.
         slide: File name or layer name of the slide.
         slide_mpp: (y, x) µm per pixel of the slide's level 0.
         slide_shape: (H, W) of the slide's level 0.

@@ -78,7 +78,7 @@ class Pyramid:
 
         Args:
             group: An empty group.
-            shape: (H, W), or (N, H, W) with one chunk per block.
+            shape: (H, W), or (N, H, W), of which a chunk holds all N.
             block: Edge of the blocks that are written, and of level 0's chunks; even.
             mpp: µm per pixel of level 0.
             corner: (y, x) µm of the outer corner of the first pixel.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
+TORCH_THREADS = torch.get_num_threads()  # of the process, before any run sets them for itself
 SCORERS = 2  # tiles, or batches on a GPU, that are scored side by side; each holds a network's activations
 GPU_READERS = 4  # a GPU wants more tiles than one thread decodes
 
@@ -45,13 +46,12 @@ class Stages(NamedTuple):
 
 
 @contextmanager
-def overlapping(device: torch.device) -> Iterator[Stages]:
-    """Threads for one run: as many as torch may use for the model, one for reading and one for writing.
+def overlapping(device: torch.device, threads: int = TORCH_THREADS) -> Iterator[Stages]:
+    """Threads for one run: so many for the model, one for reading and one for writing.
 
     On a GPU every scorer has a CUDA stream, so that one's transfers run beside the other's arithmetic. When the block
     is left, what was begun is waited for, what was not is dropped, and torch has its number of threads again.
     """
-    threads = torch.get_num_threads()
     on_cpu = device.type == "cpu"
     scoring = min(SCORERS, threads) if on_cpu or device.type == "cuda" else 1
     reading = min(GPU_READERS, os.cpu_count() or 1) if device.type == "cuda" else 1
@@ -70,7 +70,7 @@ def overlapping(device: torch.device) -> Iterator[Stages]:
             pool.shutdown(wait=False, cancel_futures=True)
         for pool in pools:
             pool.shutdown()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(TORCH_THREADS)  # not what it was before: another run may have set that for itself
 
 
 def _own_stream(device: torch.device, threads: int) -> None:

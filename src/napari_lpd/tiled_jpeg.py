@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LARGEST_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
 LARGEST_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
+SAME_COLOUR = 1.0  # of 255; means over a tile
 KEPT = 2**25  # bytes of decoded tiles
 START, END = b"\xff\xd8", b"\xff\xd9"
 # The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
@@ -57,7 +58,8 @@ def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels,
     """The levels, decoded here, if that can be; then what they were read through is closed.
 
     Every level must be the one page of its size that is tiled, of 8-bit JPEG in RGB or YCbCr without holes, in tiles of
-    up to `LARGEST_TILE`; and the first tile of every level must come out bit for bit as `levels` reads it.
+    up to `LARGEST_TILE`; and of every level the first tile must come out bit for bit as `levels` reads it, that of most
+    bytes in the same mean colour.
 
     Args:
         path: The TIFF.
@@ -76,7 +78,7 @@ def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels,
     ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
     with ExitStack() as unless_the_same:
         unless_the_same.callback(tiles.close)
-        if not all(_first_tile_is_the_same(level, plain[level].tile, ours, levels) for level in range(len(plain))):
+        if not all(_comes_out_the_same(level, plain[level], ours, levels) for level in range(len(plain))):
             return levels
         unless_the_same.pop_all()
     levels.close()
@@ -109,12 +111,19 @@ def _level(page: tifffile.TiffPage) -> _Level:
     )
 
 
-def _first_tile_is_the_same(level: int, tile: tuple[int, int], ours: Levels, theirs: Levels) -> bool:
-    h, w = (min(pair) for pair in zip(tile, theirs.shapes[level], strict=True))
+def _comes_out_the_same(level: int, plain: _Level, ours: Levels, theirs: Levels) -> bool:
+    """Whether the first tile does, bit for bit, and the fullest, where OpenSlide may interpolate, in mean colour."""
+    (high, wide), (height, width) = plain.tile, plain.shape
+    row, column = (int(i) for i in np.unravel_index(plain.sizes.argmax(), plain.sizes.shape))
+    first = (0, 0, min(high, height), min(wide, width))
+    y, x = row * high, column * wide
+    fullest = (y, x, min(high, height - y), min(wide, width - x))
     try:
-        return np.array_equal(ours.read(level, 0, 0, h, w), theirs.read(level, 0, 0, h, w))
+        same = np.array_equal(ours.read(level, *first), theirs.read(level, *first))
+        one, other = (levels.read(level, *fullest).mean((0, 1)) for levels in (ours, theirs))
     except DamagedError:
         return False
+    return same and bool(np.abs(one - other).max() <= SAME_COLOUR)
 
 
 class _Tiles:

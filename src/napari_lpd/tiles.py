@@ -59,11 +59,6 @@ class TileShape:
         """Edge of the part that counts, in pixels."""
         return self.tile - 2 * self.border
 
-    def kept_box(self, origin: Origin) -> Box:
-        """The part that counts of the tile whose first pixel is at `origin` (y, x)."""
-        y, x = origin
-        return y + self.border, x + self.border, y + self.border + self.kept, x + self.border + self.kept
-
 
 class Piece(NamedTuple):
     """Tiles that are read together.
@@ -112,10 +107,9 @@ class Tiling:
 
     def touching(self, box: Box) -> list[Origin]:
         """The tiles whose kept part touches a box (y0, x0, y1, x1), row by row."""
-        low, high = self.shape.border, self.shape.border + self.shape.kept
-        y0, x0, y1, x1 = box
-        rows = [(y, row) for y, row in self._rows.items() if y + low < y1 and y + high > y0]
-        return [(y, x) for y, row in rows for x in row if x + low < x1 and x + high > x0]
+        y0, x0, y1, x1 = (value - self.shape.border for value in box)
+        rows = [(y, row) for y, row in self._rows.items() if y < y1 and y + self.shape.kept > y0]
+        return [(y, x) for y, row in rows for x in row if x < x1 and x + self.shape.kept > x0]
 
     def pieces(self, tiles: Iterable[Origin]) -> list[Piece]:
         """Tiles grouped as they are read, pieces and tiles in storage order."""
