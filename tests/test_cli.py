@@ -135,6 +135,33 @@ def test_a_slide_with_damaged_places_is_done_but_for_them(shared_slides, tmp_pat
     assert 0 < (labels == 255).mean() < 0.5
 
 
+@pytest.mark.parametrize("command", [[], ["measure"], ["predict"]])
+def test_help_is_printed(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert "usage: napari-lpd" in capsys.readouterr().out
+
+
+def test_a_table_is_written_though_every_slide_fails(tmp_path, capsys):
+    slides = [tmp_path / "a.svs", tmp_path / "b.svs"]
+    for path in slides:
+        path.write_bytes(b"")
+    assert main(["predict", *map(str, slides), "--out", str(tmp_path / "out")]) == 2
+    assert "2 of 2 slides failed" in capsys.readouterr().err
+    assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 3
+
+
+def test_a_region_without_tissue_is_warned_of(tiny_tiff, tmp_path, capsys):
+    for name, x in (("scope", 0), ("tissue", 200)):
+        ring = [[x, 0], [x + 100, 0], [x, 100], [x, 0]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        (tmp_path / name).write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {}}]))
+    areas = ["--regions", str(tmp_path / "scope"), "--tissue", str(tmp_path / "tissue")]
+    assert main(["predict", str(tiny_tiff), "--out", str(tmp_path / "out"), *areas]) == 0
+    assert "no tissue was found there in tiny.tiff" in capsys.readouterr().err
+
+
 def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_tiff, tmp_path, capsys):
     (tmp_path / "broken.svs").write_bytes(b"")
     (tmp_path / "b").mkdir()

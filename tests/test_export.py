@@ -248,7 +248,7 @@ def test_the_picture_lies_on_the_slide_with_legend_and_scale_bar(on_slide, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("mpp", "width", "bar"), [(0.5, 1000, (200, "100 µm")), (12, 2000, (417, "5 mm")), (0.25, 100, (20, "5 µm"))]
+    ("mpp", "width", "bar"), [(0.5, 1000, (200, "0.1 mm")), (12, 2000, (417, "5 mm")), (0.25, 100, (20, "0.005 mm"))]
 )
 def test_scale_bars_are_round_numbers(mpp, width, bar):
     assert scale_bar(mpp, width) == bar

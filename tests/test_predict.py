@@ -275,6 +275,7 @@ def test_unreadable_places_are_those_of_the_tissue_whatever_is_predicted(damaged
     unreadable = pixels(whole) == 255
     assert unreadable[128:, :96].all()
     assert unreadable.sum() == 128 * 96
+    assert whole.tissue_mm2 == pytest.approx((256 * 288 - 128 * 96) * 1e-6)
     for x in (0, 64, 192):
         part = predict(damaged, tiny_model, SMALL, [shapely.box(x, 0, x + 64, 256)], tissue)
         assert np.array_equal(pixels(part)[:, x : x + 64], pixels(whole)[:, x : x + 64])

@@ -198,7 +198,7 @@ def test_half_a_prediction_is_refused(prediction):
 def test_areas_are_in_square_millimetres(prediction):
     pixels = {"dark": 200 * 300, "pink": 300 * 400}
     assert prediction.area_mm2() == pytest.approx({name: n * 0.25e-6 for name, n in pixels.items()})
-    assert prediction.tissue_mm2 == pytest.approx(600 * 900 * 0.25e-6)
+    assert prediction.tissue_mm2 == pytest.approx((600 * 900 - 10 * 20) * 0.25e-6)
 
 
 def test_unreadable_places_are_named_in_the_slides_pixels(prediction):

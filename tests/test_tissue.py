@@ -29,6 +29,16 @@ def found_on(image: np.ndarray) -> np.ndarray:
     return find_tissue(slide).at((0, 0), image.shape[:2], MPP)
 
 
+@pytest.mark.parametrize("size", [(256, 256), (260, 263), (264, 250)])
+def test_tissue_goes_on_to_the_slides_edge(skin, size):
+    slide = Slide.from_levels([skin.read((1000, 600), size, 2.0)], (2.0, 2.0), "crop")
+    mask = find_tissue(slide)
+    whole = mask.at((0, 0), size, 2.0)
+    assert np.array_equal(whole[-1], whole[-8])
+    assert np.array_equal(whole[:, -1], whole[:, -8])
+    assert whole[-1].any()
+
+
 def test_tissue_is_told_from_glass_and_keeps_its_fat(skin):
     mask = find_tissue(skin)
     assert mask.mpp == 16

@@ -60,7 +60,7 @@ class SlideTask(NamedTuple):
     @property
     def mask(self) -> Path:
         """Where the mask for other programs goes."""
-        return self.out / f"{self.slide.stem}.ome.tif"
+        return self.out / f"{self.slide.stem.removesuffix('.ome')}.ome.tif"
 
 
 def predict_file(task: SlideTask) -> Job[Row]:
@@ -151,6 +151,7 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
     names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
     columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "seconds"]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, columns)
             table.writeheader()

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace, Printer], Result], text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
+        escaped = text.replace("%", "%%")
+        sub = subparsers.add_parser(name, help=escaped, description=escaped)
         sub.add_argument("--json", action="store_true", help="print JSON lines instead of text")
         sub.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
         sub.set_defaults(run=run)

@@ -148,15 +148,16 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
         for path in options.slides
     ]
     found = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
-    rows = []
+    rows, table = [], options.out / "summary.csv"
     for row in found:
         rows.append(row)
         if len(tasks) == 1 and "error" in row:
             raise LpdError(row["error"])
         printer.note(summary_line(row))
+        if len(tasks) > 1:
+            write_summary(rows, table)  # after every slide: the run may be stopped
     if len(tasks) == 1:
         return rows[0]
-    table = write_summary(rows, options.out / "summary.csv")
     failed = sum("error" in row for row in rows)
     if failed:
         raise LpdError(f"{failed} of {len(rows)} slides failed: {table} says why")

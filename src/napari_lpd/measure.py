@@ -239,8 +239,9 @@ class _Tally:
             inside = sampled_polygons([self.polygon], part.origin, part.shape, mpp)
         self.pixels += np.bincount(part.labels[inside], minlength=256)
         self.corrected += np.bincount(part.stored[inside], minlength=256)
-        self.tissue += int((part.tissue & inside).sum())
-        counted = inside & part.tissue & (part.labels != UNREADABLE) & (part.stored == 0)
+        readable = inside & part.tissue & (part.labels != UNREADABLE)
+        self.tissue += int(readable.sum())
+        counted = readable & (part.stored == 0)
         self._add_expected(part, per_cell(counted, self.card.stride))
 
     def _add_expected(self, part: _Block, cells: NDArray[np.int64]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from napari_lpd.corrections import Corrections
 from napari_lpd.errors import ExportError
 from napari_lpd.files import written_whole
+from napari_lpd.prediction import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ EDGE = 2000  # pixels of the longer edge, at most
 OPACITY = 0.5
 NOTICE = "Research use only; not for diagnosis."
 TEXT, GAP = 18, 12  # pixels
+UNREADABLE_RGB = (90, 90, 90)
 
 
 def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: bool = False) -> Path:
@@ -47,7 +49,8 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
     colors = np.zeros((256, 3), np.float32)
     for i, tissue in enumerate(card.classes, start=1):
         colors[i] = tissue.rgb
-    painted = (labels > 0) & (labels <= len(card.classes))
+    colors[UNREADABLE] = UNREADABLE_RGB
+    painted = ((labels > 0) & (labels <= len(card.classes))) | (labels == UNREADABLE)
     mixed = (
         np.where(painted[..., None], (1 - OPACITY) * image + OPACITY * colors[labels], image).round().astype(np.uint8)
     )
@@ -79,7 +82,9 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
     font = ImageFont.load_default(TEXT)
     classes = prediction.card.classes
     width = max(image.width, 480)
-    items = [(tissue.name, tissue.rgb, TEXT + GAP // 2 + font.getlength(tissue.name) + 2 * GAP) for tissue in classes]
+    named = [(tissue.name, tissue.rgb) for tissue in classes]
+    named += [("unreadable", UNREADABLE_RGB)] if prediction.unreadable else []
+    items = [(name, rgb, TEXT + GAP // 2 + font.getlength(name) + 2 * GAP) for name, rgb in named]
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     for item in items:
         if rows[-1] and sum(used for *_, used in rows[-1]) + item[2] > width - 2 * GAP:
@@ -109,4 +114,4 @@ def scale_bar(mpp: float, width: int) -> tuple[int, str]:
     longest = width * mpp / 3
     power = 10 ** math.floor(math.log10(longest))
     um = power * max(step for step in (1, 2, 5) if step * power <= longest)
-    return round(um / mpp), f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"
+    return round(um / mpp), f"{um / 1000:g} mm"  # Pillow's font has no µ

@@ -91,10 +91,6 @@ def predict_slide(
     prediction = Prediction.start(folder, card, prepare, replace)
     if not prediction.finished:
         run = _Run(slide, model, prediction)
-        if not run.needed and not prediction.done():
-            yield Progress(
-                0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
-            )
         with freed_memory_is_kept():
             try:
                 yield from run.steps()
@@ -104,6 +100,10 @@ def predict_slide(
                     f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
                 ) from error
         prediction.finish()
+        if not prediction.tissue_mm2:
+            yield Progress(
+                0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
+            )
     return prediction
 
 

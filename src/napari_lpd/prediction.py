@@ -270,7 +270,7 @@ class Prediction:
         counts, tissue, places = np.zeros(256, np.int64), 0, []
         for origin, labels in self._blocks(self.done()):
             counts += np.bincount(labels.ravel(), minlength=256)
-            tissue += int(self.wanted(origin, labels.shape).sum())  # type: ignore[arg-type]
+            tissue += int((self.wanted(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
             if (labels == UNREADABLE).any():
                 places += _boxes(labels == UNREADABLE, origin)
         pixel_mm2 = (self.card.mpp / 1000) ** 2
@@ -296,7 +296,7 @@ class Prediction:
 
     @property
     def tissue_mm2(self) -> float:
-        """Area that was looked at (tissue inside the scope) of a finished prediction, in mm²."""
+        """Area that was looked at (readable tissue inside the scope) of a finished prediction, in mm²."""
         return float(self._group.attrs[KEY]["tissue_mm2"])  # type: ignore[index,call-overload,arg-type]
 
     @property

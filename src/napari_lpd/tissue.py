@@ -79,7 +79,9 @@ def find_tissue(slide: Slide) -> Mask:
     mask = closing(np.pad(stained & ~excluded, 3, mode="edge"), disk(3))[3:-3, 3:-3]
     mask = remove_small_holes(mask, max_size=int(LARGEST_HOLE_MM2 / pixel_mm2)) & ~excluded
     mask = remove_small_objects(mask, max_size=int(SMALLEST_SPECK_MM2 / pixel_mm2))
-    return Mask(mask | _amid(damage, mask), mpp)
+    mask = mask | _amid(damage, mask)
+    missing = [int(n * mpp < h * m) for n, h, m in zip(mask.shape, slide.shape, slide.mpp, strict=True)]
+    return Mask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
 
 
 def everything(slide: Slide) -> Mask:
