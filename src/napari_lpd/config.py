@@ -315,7 +315,7 @@ class PredictSettings(Settings):
     refiner: Annotated[
         Refiner,
         Field(
-            description="none, or a dense CRF along the image's edges (a slide takes two to three times as long)."
+            description="none, or a dense CRF along the image's edges (a slide takes about twice as long)."
             " pydensecrf: for parity, on the command line only."
         ),
     ] = "none"
