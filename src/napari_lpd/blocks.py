@@ -6,11 +6,12 @@ A block depends on its tissue and what lies within reach of it, not on other blo
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from napari_lpd.boxes import common, divided, is_empty, multiplied, within
 from napari_lpd.cam import (
     GATED_BY,
     class_presence,
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from napari_lpd.boxes import Box
     from napari_lpd.model import LoadedModel
     from napari_lpd.prediction import Prediction
     from napari_lpd.slide import Slide
-    from napari_lpd.tiles import Block, Box
+    from napari_lpd.tiles import Block
 
 CRF_REACH = 3  # standard deviations of its kernels
 
@@ -79,10 +81,10 @@ class Blocks:
 
     def _with_tissue(self, block: Block, limits: Box) -> Box | None:
         """The map pixels around a block's tissue inside of limits; the CRF sees all of the block's tissue as one."""
-        found = self._around_tissue(_common(self._box(block), limits))
+        found = self._around_tissue(common(self._box(block), limits))
         if found and self.crf_halo:
             found = self._around_tissue(self._box(block))
-        return found and _divided(found, self.card.stride)
+        return found and divided(found, self.card.stride)
 
     def _around_tissue(self, box: Box) -> Box | None:
         """The pixels of a box around the tissue in it; None where there is none."""
@@ -95,8 +97,8 @@ class Blocks:
             return None
         first, end = (top + rows[0], left + columns[0]), (top + rows[-1] + 1, left + columns[-1] + 1)
         y0, x0, y1, x1 = (float(value) * scale for value in (*first, *end))
-        found = _common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
-        return None if _is_empty(found) else found
+        found = common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
+        return None if is_empty(found) else found
 
     def put_together(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
         """Apply the CAM rules.
@@ -114,19 +116,19 @@ class Blocks:
         gating, counted = [stages[i] for i in GATED_BY], tissue.to(maps.device) & known
         presence = class_presence(gating, network.k, self.window, counted, network.settings.merge_train)
         seen, active = self._around(block, self._seen_around), self._active[block]
-        stages = {i: stage[_within(need, seen)] for i, stage in stages.items()}
+        stages = {i: stage[within(need, seen)] for i, stage in stages.items()}
         scores = label_scores(
-            stages, presence[_within(need, seen)], self.prediction.map_scale, self.model, card.settings
+            stages, presence[within(need, seen)], self.prediction.map_scale, self.model, card.settings
         )
         labels, cells = self._labels(block, scores, damaged)
-        inside, box = _within(seen, active), _divided(self._box(block), card.stride)
+        inside, box = within(seen, active), divided(self._box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
             """0..1 → `lowest`..255 in the block; 0 where nothing was predicted."""
             result = np.zeros((*values.shape[:-2], box[2] - box[0], box[3] - box[1]), np.uint8)
             levels = (lowest + (values.clamp(0, 1) * (255 - lowest)).round()).to(torch.uint8).cpu().numpy()
-            result[_within(box, active)] = levels * cells
+            result[within(box, active)] = levels * cells
             return result
 
         return BlockResult(
@@ -152,16 +154,16 @@ class Blocks:
             winner = self._refined(block, scores)
         else:
             seen = self._around(block, self._seen_around)
-            inside = _within(_multiplied(seen, stride), _multiplied(active, stride))
+            inside = within(multiplied(seen, stride), multiplied(active, stride))
             winner = upsampled_highest(scores, stride)[inside].cpu().numpy()
-        y0, x0, y1, x1 = _multiplied(active, stride)
-        part = _common((y0, x0, y1, x1), box)  # the last map pixel of a slide may be cut
+        y0, x0, y1, x1 = multiplied(active, stride)
+        part = common((y0, x0, y1, x1), box)  # the last map pixel of a slide may be cut
         wanted = self.prediction.wanted(part[:2], (part[2] - y0, part[3] - x0))
         labels = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
-        labels[_within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
-        for place in (_common(part, place) for place in damaged):
-            if not _is_empty(place):
-                labels[_within(box, place)][wanted[_within(part, place)]] = UNREADABLE
+        labels[within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
+        for place in (common(part, place) for place in damaged):
+            if not is_empty(place):
+                labels[within(box, place)][wanted[within(part, place)]] = UNREADABLE
         whole = np.pad(wanted, ((0, y1 - part[2]), (0, x1 - part[3])))
         return labels, np.asarray(whole.reshape((y1 - y0) // stride, stride, -1, stride).any((1, 3)))
 
@@ -170,39 +172,14 @@ class Blocks:
         from napari_lpd.refine import dense_crf
 
         stride, halo, (h, w) = self.card.stride, self.crf_halo, self.card.shape
-        active = _multiplied(self._active[block], stride)
-        y0, x0, y1, x1 = _common((active[0] - halo, active[1] - halo, active[2] + halo, active[3] + halo), (0, 0, h, w))
-        scored = _multiplied(self._around(block, self._seen_around), stride)
-        fine = upsampled(scores, stride)[_within(scored, (y0, x0, y1, x1))]
+        active = multiplied(self._active[block], stride)
+        y0, x0, y1, x1 = common((active[0] - halo, active[1] - halo, active[2] + halo, active[3] + halo), (0, 0, h, w))
+        scored = multiplied(self._around(block, self._seen_around), stride)
+        fine = upsampled(scores, stride)[within(scored, (y0, x0, y1, x1))]
         image, _ = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
         shares = probabilities(fine).cpu().numpy()
         refiner = self.card.settings.refiner
         assert refiner != "none"
         refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), self.threads)
         winner = np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
-        return winner[_within((y0, x0, y1, x1), active)]
-
-
-def _common(one: Box, other: Box) -> Box:
-    """What two boxes have in common."""
-    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
-
-
-def _is_empty(box: Box) -> bool:
-    return box[0] >= box[2] or box[1] >= box[3]
-
-
-def _multiplied(box: Box, stride: int) -> Box:
-    y0, x0, y1, x1 = box
-    return y0 * stride, x0 * stride, y1 * stride, x1 * stride
-
-
-def _divided(box: Box, stride: int) -> Box:
-    y0, x0, y1, x1 = box
-    return y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride)
-
-
-def _within(outer: Box, inner: Box) -> tuple[Any, ...]:
-    """Index of a box in an array (..., h, w) of another."""
-    top, left = outer[:2]
-    return (..., slice(inner[0] - top, inner[2] - top), slice(inner[1] - left, inner[3] - left))
+        return winner[within((y0, x0, y1, x1), active)]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_lpd.blocks import Blocks
+from napari_lpd.boxes import multiplied
 from napari_lpd.cam import GATED_BY
 from napari_lpd.checkpoint import matched_to
 from napari_lpd.colour import colours_of_slide, slide_matcher, warning_of
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_lpd.boxes import Box
     from napari_lpd.config import PredictSettings
     from napari_lpd.slide import Slide
-    from napari_lpd.tiles import Block, Box, Origin, Piece
+    from napari_lpd.tiles import Block, Origin, Piece
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
 NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
@@ -255,8 +257,7 @@ class _Run:
         self.users: dict[Origin, list[Block]] = {}
         self.waiting: dict[Block, int] = {}
         for block, box in self.needed.items():
-            y0, x0, y1, x1 = (value * stride for value in box)
-            tiles = self.tiling.touching((y0, x0, y1, x1))
+            tiles = self.tiling.touching(multiplied(box, stride))
             self.waiting[block] = len(tiles)
             for origin in tiles:
                 self.users.setdefault(origin, []).append(block)

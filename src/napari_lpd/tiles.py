@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, product
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from napari_lpd.boxes import common, divided, multiplied, within
 from napari_lpd.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from napari_lpd.boxes import Box
     from napari_lpd.tissue import Mask
 
 Origin = tuple[int, int]
 Block = tuple[int, int]
-Box = tuple[int, int, int, int]
 Span = tuple[int, int]
 READ_TILES = 6  # neighbours in a row that are read in one piece: about 3 megapixels
 
@@ -195,31 +196,24 @@ class Stitcher:
         """Add the maps (channels, n, n) float32 of the tile whose first pixel is at `origin` (y, x)."""
         y, x = (value // self._stride for value in origin)
         h, w = self._window.shape
+        whole = (y, x, y + h, x + w)
         for place in self._places((max(y, 0), max(x, 0), y + h, x + w)):
             if not self._users[place]:
                 continue
             if place not in self._held:
                 self._held[place] = self._zeros(self._edge, self._edge)
-            top, left = place[0] * self._edge, place[1] * self._edge
-            low = max(y, top), max(x, left)
-            high = min(y + h, top + self._edge), min(x + w, left + self._edge)
-            source = (slice(low[0] - y, high[0] - y), slice(low[1] - x, high[1] - x))
-            target = (slice(low[0] - top, high[0] - top), slice(low[1] - left, high[1] - left))
-            held, window = self._held[place], self._window[source]
-            held[(slice(-1), *target)] += maps[(slice(None), *source)] * window
-            held[(-1, *target)] += window
+            part = common(whole, self._box(place))
+            held, window = self._held[place][within(self._box(place), part)], self._window[within(whole, part)]
+            held[:-1] += maps[within(whole, part)] * window
+            held[-1] += window
 
     def read(self, box: Box) -> tuple[Tensor, Tensor]:
         """The blended maps (channels, h, w) of a box in map pixels, and (h, w) bool where any tile has been added."""
-        y0, x0, y1, x1 = box
-        total = self._zeros(y1 - y0, x1 - x0)
+        total = self._zeros(box[2] - box[0], box[3] - box[1])
         for place in self._places(box):
             if place in self._held:
-                top, left = place[0] * self._edge, place[1] * self._edge
-                low, high = (max(y0, top), max(x0, left)), (min(y1, top + self._edge), min(x1, left + self._edge))
-                total[:, low[0] - y0 : high[0] - y0, low[1] - x0 : high[1] - x0] = self._held[place][
-                    :, low[0] - top : high[0] - top, low[1] - left : high[1] - left
-                ]
+                part = common(box, self._box(place))
+                total[within(box, part)] = self._held[place][within(self._box(place), part)]
         weight = total[-1]
         return total[:-1] / weight.clamp(min=torch.finfo(torch.float32).tiny), weight > 0
 
@@ -233,8 +227,10 @@ class Stitcher:
     def _zeros(self, h: int, w: int) -> Tensor:
         return torch.zeros((self._channels + 1, h, w), device=self._device)
 
+    def _box(self, place: Block) -> Box:
+        y, x = place
+        return multiplied((y, x, y + 1, x + 1), self._edge)
+
     def _places(self, box: Box) -> Iterator[Block]:
-        y0, x0, y1, x1 = box
-        for y in range(y0 // self._edge, (y1 - 1) // self._edge + 1):
-            for x in range(x0 // self._edge, (x1 - 1) // self._edge + 1):
-                yield y, x
+        y0, x0, y1, x1 = divided(box, self._edge)
+        return product(range(y0, y1), range(x0, x1))
