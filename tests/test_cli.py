@@ -49,7 +49,8 @@ def test_train_predict_export(training, tiny_tiff, tmp_path, capsys):
     *progress, result = lines(capsys)
     prediction = Prediction.open(tmp_path / "out" / "tiny.zarr")
     assert prediction.card.shape == (256, 384)
-    assert result["mm²"] == prediction.area_mm2()
+    [row] = result["slides"]
+    assert row["mm²"] == prediction.area_mm2()
     with tifffile.TiffFile(tmp_path / "out" / "tiny.ome.tif") as tiff:
         assert tiff.asarray().shape == (256, 384)
 
@@ -180,7 +181,11 @@ def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_ti
     assert "not a slide" in rows[0]["state"]
     assert rows[1]["epidermis mm²"] == rows[2]["epidermis mm²"]
     before = (out / "tiny.zarr" / "zarr.json").stat().st_mtime_ns
-    assert main(["predict", *slides[1:], "--out", str(out), *quick]) == 0
+    capsys.readouterr()
+    assert main(["predict", *slides[1:], "--out", str(out), *quick, "--json"]) == 0
+    result = lines(capsys)[-1]
+    assert [row["slide"] for row in result["slides"]] == slides[1:]
+    assert result["table"] == str(out / "summary.csv")
     assert (out / "tiny.zarr" / "zarr.json").stat().st_mtime_ns == before
 
 

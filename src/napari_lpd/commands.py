@@ -156,12 +156,10 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
         printer.note(summary_line(row))
         if len(tasks) > 1:
             write_summary(rows, table)  # after every slide: the run may be stopped
-    if len(tasks) == 1:
-        return rows[0]
     failed = sum("error" in row for row in rows)
     if failed:
         raise LpdError(f"{failed} of {len(rows)} slides failed: {table} says why")
-    return {"slides": len(rows), "table": str(table)}
+    return {"slides": rows} | ({"table": str(table)} if len(tasks) > 1 else {})
 
 
 def _check_folder(folder: Path) -> None:
