@@ -20,11 +20,11 @@ import numpy as np
 import zarr
 from figures import against, alone, parser, report
 
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import PredictSettings
-from napari_lpd.corrections import Corrections
-from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.tissue import Mask
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.slides.tissue import Mask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5
 CROPS = (512, 2048, 4096)

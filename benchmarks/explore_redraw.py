@@ -17,12 +17,12 @@ import shapely
 from figures import against, parser, report
 from qtpy.QtWidgets import QApplication
 
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import PredictSettings
-from napari_lpd.gui._layers import UM
-from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.tissue import Mask
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.gui.explore.widget import ExploreWidget
+from napari_lpd.gui.layers.slides import UM
+from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.slides.tissue import Mask
 
 SIZE, BLOCK, STRIDE = 10_240, 1024, 8
 COLOURS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#9b2fae", "#00b4d8")

@@ -19,15 +19,15 @@ import openslide
 from figures import against, in_turns, parser, report
 
 from napari_lpd import samples
-from napari_lpd.formats import dicom_series, open_slide
-from napari_lpd.memory import freed_memory_is_kept
+from napari_lpd.data.memory import freed_memory_is_kept
+from napari_lpd.slides.formats import dicom_series, open_slide
 
 if TYPE_CHECKING:
     import argparse
 
     from figures import Figure
 
-    from napari_lpd.slide import Slide
+    from napari_lpd.slides.slide import Slide
 
 SHARED = Path(os.environ.get("NAPARI_LPD_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "slides"
 NAMES = (

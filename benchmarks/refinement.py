@@ -19,9 +19,9 @@ from figures import Figure, against, in_turns, parser, report
 from scipy.ndimage import gaussian_filter
 
 from napari_lpd import samples
-from napari_lpd.config import CrfSettings
-from napari_lpd.formats import open_slide
-from napari_lpd.refine import dense_crf
+from napari_lpd.core.settings.training import CrfSettings
+from napari_lpd.models.crf.dense_crf import dense_crf
+from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

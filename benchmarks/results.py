@@ -19,12 +19,12 @@ import numpy as np
 from figures import against, alone, parser, report
 from scipy.ndimage import gaussian_filter, zoom
 
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import PredictSettings
-from napari_lpd.export import ExportSettings, export
-from napari_lpd.jobs import run
-from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.tissue import Mask
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.results.export.export import ExportSettings, export
+from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.slides.tissue import Mask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5
 TARGETS = (

@@ -47,7 +47,7 @@ def first_view(viewer: object, widget: object) -> float:
     from qtpy.QtWidgets import QApplication
 
     from napari_lpd import samples
-    from napari_lpd.gui.predict import VIEW
+    from napari_lpd.gui.layers.regions import VIEW
 
     def settle(seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -28,14 +28,9 @@ from figures import Figure, against, alone, in_turns, parser, report
 from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_lpd import samples
-from napari_lpd.config import CrfSettings, EvaluateSettings, ModelSettings
-from napari_lpd.evaluate import ImageResult, boundary_counts, confusion_matrix, metrics
-from napari_lpd.formats import open_slide
-from napari_lpd.images import IGNORE, masked_images, read_image, read_mask
-from napari_lpd.inference import choose_backend, forward_pass
-from napari_lpd.model import LoadedModel, load_model, merge_prototypes, new_network
-from napari_lpd.refine import dense_crf
-from napari_lpd.validate import (
+from napari_lpd.core.settings.training import CrfSettings, EvaluateSettings, ModelSettings
+from napari_lpd.data.images import IGNORE, masked_images, read_image, read_mask
+from napari_lpd.evaluation.evaluate import (
     BRIGHTNESS,
     VIEWS,
     class_probability,
@@ -43,6 +38,11 @@ from napari_lpd.validate import (
     predicted_labels,
     present_classes,
 )
+from napari_lpd.evaluation.metrics import ImageResult, boundary_counts, confusion_matrix, metrics
+from napari_lpd.models.compute import choose_backend, forward_pass
+from napari_lpd.models.crf.dense_crf import dense_crf
+from napari_lpd.models.network import LoadedModel, load_model, merge_prototypes, new_network
+from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
     import argparse

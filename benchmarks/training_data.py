@@ -18,17 +18,17 @@ from figures import against, parser, report
 from PIL import Image
 
 from napari_lpd import samples
-from napari_lpd.classes import read_classes
-from napari_lpd.config import TrainSettings
-from napari_lpd.data import TileSet
-from napari_lpd.formats import open_slide
-from napari_lpd.labelled import labelled_tiles
-from napari_lpd.train import fit
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.tileset import TileSet
+from napari_lpd.slides.formats import open_slide
+from napari_lpd.training.fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from napari_lpd.jobs import Job, Progress
+    from napari_lpd.core.jobs import Job, Progress
 
 TILE = 224
 

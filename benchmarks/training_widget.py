@@ -18,9 +18,9 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_lpd import samples
-from napari_lpd.checkpoint import read_card
-from napari_lpd.classes import read_classes
-from napari_lpd.gui.train import TrainWidget
+from napari_lpd.core.classes import read_classes
+from napari_lpd.gui.train.widget import TrainWidget
+from napari_lpd.models.checkpoint import read_card
 
 TICK_MS = 20
 PAGE = os.sysconf("SC_PAGE_SIZE")

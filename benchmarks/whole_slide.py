@@ -35,8 +35,8 @@ from figures import Figure, against, parser, report
 from imagecodecs import jpeg8_encode
 
 from napari_lpd import samples
-from napari_lpd.config import PredictSettings
-from napari_lpd.formats import open_slide
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,8 +127,8 @@ class Bench:
     def __init__(self, device: str, threads: int) -> None:
         import torch
 
-        from napari_lpd.inference import GPU_BATCH, TileScorer
-        from napari_lpd.model import choose_precision, load_model
+        from napari_lpd.models.compute import GPU_BATCH, TileScorer
+        from napari_lpd.models.network import choose_precision, load_model
 
         torch.set_num_threads(threads)
         self.model = load_model(samples.model_path(), device)
@@ -146,8 +146,8 @@ class Bench:
         """Seconds per tile of the bare model: on a CPU by the pipeline's threads, or by torch's own on every tile."""
         import torch
 
-        from napari_lpd.memory import freed_memory_is_kept
-        from napari_lpd.stages import overlapping
+        from napari_lpd.data.memory import freed_memory_is_kept
+        from napari_lpd.prediction.pipeline import overlapping
 
         if self.cuda:
             return self._encoder_alone()
@@ -182,8 +182,8 @@ class Bench:
 
     def predict(self, path: Path) -> dict[str, float]:
         """Predict a slide: seconds in all, those before the first tile, tiles, and mm² of tissue."""
-        from napari_lpd.predict import predict_slide
-        from napari_lpd.prediction import Prediction
+        from napari_lpd.prediction.predict import predict_slide
+        from napari_lpd.results.prediction import Prediction
 
         with open_slide(path) as slide, tempfile.TemporaryDirectory() as folder:
             began, started, tiles = time.perf_counter(), 0.0, 0
@@ -308,7 +308,7 @@ def cluster(folder: Path, device: str, threads: int) -> Iterator[Figure]:
 
 def slides_per_hour(slides: list[Path], out: Path, address: str) -> float:
     """Predict slides on the cluster at `address`."""
-    from napari_lpd.batch import SlideTask, on_cluster
+    from napari_lpd.prediction.batch import SlideTask, on_cluster
 
     settings = PredictSettings(device="cpu", threads=1)
     tasks = [SlideTask(path, samples.model_path(), out, settings) for path in slides]

@@ -11,11 +11,11 @@ import tifffile
 from PIL import Image, ImageCms
 
 from napari_lpd import samples
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import ModelSettings, TrainSettings
-from napari_lpd.formats import open_slide
-from napari_lpd.regions import Region
-from napari_lpd.slide import Slide
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.training import ModelSettings, TrainSettings
+from napari_lpd.data.regions import Region
+from napari_lpd.slides.formats import open_slide
+from napari_lpd.slides.slide import Slide
 
 SHARED = Path(os.environ.get("NAPARI_LPD_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -111,10 +111,10 @@ def tile_folder(tmp_path: Path, tiny_image: np.ndarray) -> Path:
 @pytest.fixture
 def tiny_model(tiny_slide, tiny_regions, classes, tmp_path):
     """A model that tells dark from pink, trained for a few steps on the tiny slide."""
-    from napari_lpd.data import tiles_from_regions
-    from napari_lpd.jobs import run
-    from napari_lpd.model import load_model
-    from napari_lpd.train import fit
+    from napari_lpd.core.jobs import run
+    from napari_lpd.data.tileset import tiles_from_regions
+    from napari_lpd.models.network import load_model
+    from napari_lpd.training.fit import fit
 
     head = ModelSettings(prototypes_per_class=2, prototype_dim=32)
     settings = TrainSettings(model=head, tile=64, tile_step=48, max_steps=6, batch=4, threads=1, warm_up=0.5)

@@ -1,4 +1,4 @@
-"""Who may import whom: core without Qt, torch only where tensors are, widgets that open without torch."""
+"""Who may import whom: the wings and what each may use, torch only where tensors are, widgets that open without it."""
 
 from __future__ import annotations
 
@@ -12,64 +12,115 @@ import pytest
 import napari_lpd
 
 SOURCE = Path(napari_lpd.__file__).parent
-CORE = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem not in ("__init__", "__main__"))
-WITH_TORCH = {"encoder", "model", "bank", "cam", "losses", "data", "train", "predict", "prototypes", "validate"}
-WITH_TORCH |= {"importer", "objective", "labelled", "reproduce", "segmenter", "training_state"}
-WITH_TORCH |= {"lattice_torch", "augmentation", "scoring", "training_set", "watch"}
-WITH_TORCH |= {"inference", "distributed", "optimisation", "step"}
-WITH_TORCH |= {"bank_statistics", "observation", "prototype_cards", "controls", "compare"}
-WITH_TORCH |= {"stages", "blocks", "tiles"}
-GUI = sorted(path.stem for path in (SOURCE / "gui").glob("*.py") if path.stem != "__init__")
-QT = ("qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy")
+FOUNDATION = {"core", "slides", "data"}
+USES = {
+    "samples": set(),
+    "core": set(),
+    "slides": {"core"},
+    "data": {"core", "slides"},
+    "models": FOUNDATION,
+    "results": FOUNDATION,
+    "evaluation": FOUNDATION | {"models"},
+    "training": FOUNDATION | {"models", "evaluation"},
+    "comparison": FOUNDATION | {"models", "evaluation"},
+    "prediction": FOUNDATION | {"models", "results"},
+}
+USES |= {face: {*USES} for face in ("cli", "gui")}
+GUI_USES = {
+    "layers": set(),
+    "contributions": {"layers"},
+    "common": {"layers", "contributions"},
+    **{widget: {"layers", "contributions", "common"} for widget in ("train", "predict", "explore")},
+    "demo": {"layers", "contributions", "common", "train", "predict", "explore"},
+}
+TORCH = {"torch", "torchvision", "timm"}
+WITH_TORCH = ("models", "evaluation", "training", "comparison", "prediction")
+WITHOUT_TORCH = (
+    "models.card",
+    *("training.runs.folder", "training.runs.training_tiles"),
+    *("evaluation.metrics", "evaluation.calibration", "evaluation.report"),
+    *("comparison.metrics", "comparison.result", "comparison.tiles"),
+    *("comparison.report.tables", "comparison.report.writer", "comparison.report.figures"),
+    "prediction.batch",
+)
+QT = {"qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy"}
 
 
-def loaded_by(module: str) -> set[str]:
-    """Top-level names in sys.modules of a fresh interpreter that imported `module`."""
-    code = f"import {module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    dotted(path): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if "sample_data" not in path.parts and path.name != "__main__.py"
+}
+CORE = sorted(name for name in MODULES if name and name.split(".")[0] not in ("gui", "cli"))
+
+
+def imported_by(path: Path) -> set[str]:
+    """Dotted names below napari_lpd of what a module imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("napari_lpd.") for name in names if name.startswith("napari_lpd.")}
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """Top-level names in sys.modules of a fresh interpreter that imported `modules`."""
+    code = f"import {', '.join(f'napari_lpd.{name}' for name in modules)}, sys"
+    code += "; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", sorted(set(CORE) - WITH_TORCH))
-def test_the_core_loads_neither_qt_nor_torch(name):
-    assert not loaded_by(f"napari_lpd.{name}") & {"torch", "torchvision", "timm", *QT}
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_a_module_imports_only_what_its_wing_may_use(name):
+    wing = name.split(".")[0]
+    used = {found.split(".")[0] for found in imported_by(MODULES[name])} - {wing, "__version__"}
+    assert used <= USES[wing]
 
 
-def test_the_core_with_tensors_loads_no_qt():
-    assert set(CORE) > WITH_TORCH
-    modules = ", ".join(f"napari_lpd.{name}" for name in sorted(WITH_TORCH))
-    assert not loaded_by(modules) & set(QT)
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("gui.")])
+def test_no_widget_imports_another(name):
+    room = name.split(".")[1]
+    used = {found.split(".")[1] for found in imported_by(MODULES[name]) if found.startswith("gui.")} - {room}
+    assert used <= GUI_USES[room]
+
+
+def test_the_map_of_the_wings_is_whole():
+    assert {name.split(".")[0] for name in MODULES if name} == set(USES)
+    assert {name.split(".")[1] for name in MODULES if name.startswith("gui.")} == set(GUI_USES)
+    assert set(WITHOUT_TORCH) <= set(MODULES)
+
+
+def test_wings_without_tensors_load_neither_torch_nor_qt():
+    light = [name for name in CORE if name.split(".")[0] not in WITH_TORCH or name in WITHOUT_TORCH]
+    assert not loaded_by(light) & (TORCH | QT)
+
+
+def test_wings_with_tensors_load_no_qt():
+    assert not loaded_by(CORE) & QT
 
 
 def test_the_package_itself_loads_nothing_heavy():
-    assert not loaded_by("napari_lpd") & {"torch", "numpy", *QT}
+    code = "import napari_lpd, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & (TORCH | QT | {"numpy"})
 
 
 def test_opening_the_widgets_loads_no_torch():
-    modules = ", ".join(f"napari_lpd.gui.{name}" for name in GUI)
-    assert not loaded_by(modules) & {"torch", "torchvision", "timm"}
+    assert not loaded_by([name for name in MODULES if name.startswith("gui")]) & TORCH
 
 
-def imports_of(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-@pytest.mark.parametrize("name", CORE)
-def test_nothing_imports_gui_or_the_command_line(name):
-    assert not [
-        found for found in imports_of(SOURCE / f"{name}.py") if found.startswith(("napari_lpd.gui", "napari_lpd.cli"))
-    ]
-
-
-@pytest.mark.parametrize("name", GUI)
-def test_no_widget_imports_another(name):
-    if name == "demo":  # puts the widgets side by side
-        return
-    others = {f"napari_lpd.gui.{widget}" for widget in ("train", "predict", "explore") if widget != name}
-    assert not imports_of(SOURCE / "gui" / f"{name}.py") & others
+def test_folders_and_modules_stay_small_enough_to_read():
+    folders = {path.parent for path in MODULES.values()}
+    crowded = {dotted(folder / "__init__.py"): len(modules) for folder in folders
+               if len(modules := [path for path in folder.glob("*.py") if path.name != "__init__.py"]) > 9}  # fmt: skip
+    assert not crowded
+    long = {name: lines for name, path in MODULES.items() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long

@@ -17,16 +17,21 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from napari_lpd.bank import prototypes_of, refine_centres, unit_rows
-from napari_lpd.checkpoint import Card
-from napari_lpd.classes import CLASSES
-from napari_lpd.config import CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
-from napari_lpd.encoder import build_encoder
-from napari_lpd.evaluate import ImageResult, confusion_matrix, metrics
-from napari_lpd.images import read_mask
-from napari_lpd.importer import rename_official
-from napari_lpd.labelled import labelled_tiles
-from napari_lpd.losses import (
+from napari_lpd.core.classes import CLASSES
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.data.images import read_mask
+from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.evaluation.evaluate import class_probability, fused_maps, min_max, predicted_labels, present_classes
+from napari_lpd.evaluation.metrics import ImageResult, confusion_matrix, metrics
+from napari_lpd.models.checkpoint import Card
+from napari_lpd.models.clustering import prototypes_of, refine_centres, unit_rows
+from napari_lpd.models.crf.dense_crf import dense_crf
+from napari_lpd.models.encoder import build_encoder
+from napari_lpd.models.network import LPD, LoadedModel, merge_prototypes
+from napari_lpd.models.published.checkpoints import rename_official
+from napari_lpd.training.losses.objective import Objective
+from napari_lpd.training.losses.terms import (
     Regions,
     contrastive_loss,
     cut_regions,
@@ -40,18 +45,7 @@ from napari_lpd.losses import (
     responding_prototypes,
     upsample,
 )
-from napari_lpd.model import LPD, LoadedModel, merge_prototypes
-from napari_lpd.objective import Objective
-from napari_lpd.optimisation import parameter_groups, poly_factor
-from napari_lpd.presets import PRESETS
-from napari_lpd.refine import dense_crf
-from napari_lpd.validate import (
-    class_probability,
-    fused_maps,
-    min_max,
-    predicted_labels,
-    present_classes,
-)
+from napari_lpd.training.optimisation import parameter_groups, poly_factor
 
 ORACLE = Path(os.environ.get("NAPARI_LPD_ORACLE", Path(__file__).parents[2] / "shared" / "spec" / "oracle"))
 pytestmark = pytest.mark.skipif(

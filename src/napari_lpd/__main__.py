@@ -2,6 +2,6 @@
 
 import sys
 
-from napari_lpd.cli import main
+from napari_lpd.cli.main import main
 
 sys.exit(main())

@@ -44,7 +44,7 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
     Raises:
         SlideError: the file cannot be opened.
     """
-    from napari_lpd.formats import open_slide
+    from napari_lpd.slides.formats import open_slide
 
     slide = open_slide(path)
     levels = slide.pyramid()

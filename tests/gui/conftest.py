@@ -10,20 +10,22 @@ import pytest
 import shapely
 from qtpy.QtCore import QSettings
 
-from napari_lpd import jobs, samples
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import PredictSettings
-from napari_lpd.gui._io import read_slide
-from napari_lpd.gui.train import TrainWidget
-from napari_lpd.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.tissue import Mask
+from napari_lpd import samples
+from napari_lpd.core import jobs
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.gui.contributions import read_slide
+from napari_lpd.gui.train.widget import TrainWidget
+from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.slides.tissue import Mask
 
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path, monkeypatch):
     folder = tmp_path / "settings"
     monkeypatch.setattr(
-        "napari_lpd.gui._models._store", lambda: QSettings(str(folder / "recent.ini"), QSettings.Format.IniFormat)
+        "napari_lpd.gui.common.recent_models._store",
+        lambda: QSettings(str(folder / "recent.ini"), QSettings.Format.IniFormat),
     )
 
 

@@ -13,21 +13,21 @@ from qtpy.QtWidgets import QMessageBox
 from superqt import QCollapsible
 
 from napari_lpd import samples
-from napari_lpd.classes import read_classes
-from napari_lpd.config import PredictSettings, TrainSettings
-from napari_lpd.gui._inference import ModelCache
-from napari_lpd.gui._job import _running
-from napari_lpd.gui._layers import KEY, kind
-from napari_lpd.gui._layout import WIDTH, Column
-from napari_lpd.gui._models import recent_models
-from napari_lpd.gui._regions import add_regions, new_regions_layer
-from napari_lpd.gui._results import KINDS, our_layers, show_prediction
-from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.gui.predict import EVERYTHING, REGIONS, VIEW, WHOLE, PredictWidget
-from napari_lpd.gui.train import TrainWidget
-from napari_lpd.jobs import in_subprocess, run
-from napari_lpd.prediction import Prediction
-from napari_lpd.presets import PRESETS
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.jobs import in_subprocess, run
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import PredictSettings, TrainSettings
+from napari_lpd.gui.common.job import _running
+from napari_lpd.gui.common.layout import WIDTH, Column
+from napari_lpd.gui.common.prediction_run import ModelCache
+from napari_lpd.gui.common.recent_models import recent_models
+from napari_lpd.gui.explore.widget import ExploreWidget
+from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
+from napari_lpd.gui.layers.results import KINDS, our_layers, show_prediction
+from napari_lpd.gui.layers.slides import KEY, kind
+from napari_lpd.gui.predict.widget import EVERYTHING, PredictWidget
+from napari_lpd.gui.train.widget import TrainWidget
+from napari_lpd.results.prediction import Prediction
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_the_slide_picker_opens_and_chooses_a_slide(use_widget, viewer):
 
 def test_the_slide_picker_shows_an_unreadable_slide_as_one_line(use_widget, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr("napari_lpd.gui._slides.show_error", shown.append)
+    monkeypatch.setattr("napari_lpd.gui.common.slide_picker.show_error", shown.append)
     (tmp_path / "x.svs").write_bytes(b"no slide")
     use_widget(PredictWidget).slides.open(tmp_path / "x.svs")
     assert len(shown) == 1
@@ -217,7 +217,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
 
 
 def test_the_command_line_gives_the_same_mask_with_the_widgets_settings(predict, pressed, tiny_tiff, tmp_path):
-    from napari_lpd.settings import write_settings
+    from napari_lpd.core.settings.base import write_settings
 
     prediction = pressed()
     settings = write_settings(tmp_path / "predict.json", predict.settings())

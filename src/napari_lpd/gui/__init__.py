@@ -1,1 +1,1 @@
-"""The napari widgets, reader and writer. Nothing outside this folder imports Qt or napari."""
+"""The napari widgets, reader, writer and sample data."""

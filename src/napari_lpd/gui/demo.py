@@ -17,12 +17,12 @@ import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
 
-from napari_lpd.errors import LpdError
-from napari_lpd.gui._io import read_slide
-from napari_lpd.gui._results import show_prediction
-from napari_lpd.gui.explore import ExploreWidget
-from napari_lpd.gui.predict import PredictWidget
-from napari_lpd.prediction import Prediction
+from napari_lpd.core.errors import LpdError
+from napari_lpd.gui.contributions import read_slide
+from napari_lpd.gui.explore.widget import ExploreWidget
+from napari_lpd.gui.layers.results import show_prediction
+from napari_lpd.gui.predict.widget import PredictWidget
+from napari_lpd.results.prediction import Prediction
 
 SIZE = (1500, 940)
 PATIENCE_S = 60.0

@@ -1,0 +1,100 @@
+"""Progress, results and errors on the command line: text for people, JSON lines for a parent process."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+from napari_lpd.core.jobs import WARNING, Progress, to_json_line
+
+Result = dict[str, Any]
+PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
+
+
+class Printer:
+    """Prints progress: JSON lines for a parent process, else a line that is rewritten about twice a second.
+
+    Args:
+        as_json: JSON lines.
+        errors_only: For a process that works for another one, which prints and is stopped for both.
+    """
+
+    def __init__(self, as_json: bool, errors_only: bool = False) -> None:
+        self.as_json, self._errors_only = as_json, errors_only
+        self._started = self._printed = time.monotonic()
+        self._at = (-1, -1)
+        self.stopping, self.paused = threading.Event(), threading.Event()
+        self._live = sys.stderr.isatty()
+
+    def progress(self, progress: Progress) -> None:
+        """Show one step, and wait where the job is paused.
+
+        Raises:
+            KeyboardInterrupt: the user wants it to stop; here it does so between two steps.
+        """
+        if self._errors_only:
+            return
+        if self.as_json:
+            print(to_json_line("progress", progress), flush=True)
+        while self.paused.is_set() and not self.stopping.wait(PAUSE_S):
+            pass
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
+        if self.as_json:
+            return
+        if progress.message.startswith(WARNING):
+            self.note(progress.message)
+            return
+        now = time.monotonic()
+        at = (progress.done, progress.total)
+        if at == self._at or (progress.done < progress.total and now - self._printed < (0.5 if self._live else 10)):
+            return
+        self._printed, self._at = now, at
+        left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
+        shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
+        numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
+        line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}".rstrip()
+        if not progress.total:
+            line = f"{progress.message} …"
+        print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """Show a line that ends a part of the work, to people only; the time left is counted anew."""
+        self._started = time.monotonic()
+        if not self.as_json and not self._errors_only:
+            print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
+
+    def result(self, result: Result) -> None:
+        """Show a command's result."""
+        if self._errors_only:
+            return
+        if self.as_json:
+            print(to_json_line("result", result), flush=True)
+            return
+        if self._live:
+            print(file=sys.stderr)
+        _print_nested(result)
+
+    def error(self, message: str) -> None:
+        """Show an error as one line."""
+        if self.as_json:
+            print(to_json_line("error", {"message": message}), flush=True)
+        else:
+            print(f"napari-lpd: error: {message}", file=sys.stderr)
+
+
+def _print_nested(result: Result, indent: str = "") -> None:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            _print_nested(value, indent + "  ")
+        elif isinstance(value, list):
+            for entry in value:
+                if isinstance(entry, dict):
+                    _print_nested(entry, indent)
+                else:
+                    print(f"{indent}{name}: {entry}")
+        else:
+            print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")

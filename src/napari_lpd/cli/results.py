@@ -1,0 +1,83 @@
+"""What the commands on finished results do: settings → job → result; as `commands`, which makes results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.base import Settings, read_settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.results.measure import MeasureRow
+
+S = TypeVar("S", bound=Settings)
+
+
+def measure(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd measure``: areas and ratios of results, one table."""
+    from napari_lpd.core.files import check_free
+    from napari_lpd.results.measure import WHOLE, MeasureSettings, Site, field_around, sites_of, write_measures
+    from napari_lpd.results.measure import measure as measure_job
+    from napari_lpd.results.prediction import Prediction
+
+    settings = _with_roles(MeasureSettings, options, "roles")
+    if len(options.results) > 1 and (options.regions or options.field):
+        raise DataError("--regions and --field belong to one slide: measure results with them one by one")
+    check_free(options.out, options.overwrite)
+    predictions = [Prediction.open(path) for path in options.results]
+    rows: list[MeasureRow] = []
+    for prediction in predictions:
+        sites = [Site(WHOLE)]
+        sites += sites_of(options.regions, prediction) if options.regions else []
+        sites += [field_around(*_place(text), prediction.card.slide_mpp) for text in options.field]
+        found = run(measure_job(prediction, settings, sites), printer.progress)
+        for row in found:
+            if row.what == "tissue" and not row.area_mm2:
+                printer.note(f"{prediction.folder}: no tissue in {row.region}: shares stay empty")
+        rows += found
+    table = write_measures(rows, options.out, options.overwrite)
+    return {"table": str(table), "results": len(predictions), "rows": len(rows)}
+
+
+def export(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd export``: one result in another form."""
+    from napari_lpd.results.export.export import ExportSettings
+    from napari_lpd.results.export.export import export as write
+    from napari_lpd.results.prediction import Prediction
+    from napari_lpd.slides.formats import open_slide
+
+    given = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
+    options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(given).items())]
+    settings = _with_roles(ExportSettings, options, "measure.roles")
+    prediction = Prediction.open(options.prediction)
+    if options.slide is None:
+        return {"written": str(run(write(prediction, options.to, settings), printer.progress))}
+    card = prediction.card
+    with open_slide(options.slide, card.slide_mpp[0] if card.mpp_source == "given by the user" else None) as slide:
+        return {"written": str(run(write(prediction, options.to, settings, slide), printer.progress))}
+
+
+def _with_roles(cls: type[S], options: argparse.Namespace, name: str) -> S:
+    """The settings of file and flags, with the roles of ``--roles`` under `name`."""
+    overrides = list(options.set)
+    if options.roles:
+        from napari_lpd.results.measure import read_roles
+
+        overrides.append(f"{name}={read_roles(options.roles).model_dump_json()}")
+    return read_settings(cls, options.settings, overrides)
+
+
+def _lower(given: dict[str, object]) -> dict[str, str]:
+    return {name: str(value).lower() for name, value in given.items() if value is not None}
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SettingsError(f"--field {text}: wanted X,Y in level-0 pixels") from error
+    return x, y

@@ -1,0 +1,1 @@
+"""Compare models' prototypes on the same tiles."""

@@ -1,0 +1,64 @@
+"""Banks that a model's own is held against, in the space of its stage-4 features: random directions, and clusters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from napari_lpd.comparison.tiles import spread
+from napari_lpd.models.clustering import clustered_bank
+from napari_lpd.models.encoder import STAGES
+
+if TYPE_CHECKING:
+    from napari_lpd.core.jobs import Job
+    from napari_lpd.data.tileset import TileSet
+    from napari_lpd.models.network import LoadedModel
+
+TILES_PER_CLUSTER = 5  # of a class alone, that are looked at
+
+
+class _MeanFeatures:
+    """Tiles as the mean of their stage-4 features, each of unit length: the trained encoder's own space."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._network = model.network
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """The network does that itself."""
+        return images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 → (B, D)."""
+        return normalize(self._network(images, (STAGES - 1,)).features, dim=1).mean((2, 3))
+
+
+def random_control(model: LoadedModel, seed: int) -> Tensor:
+    """As many random directions as the model has prototypes: (N, D)."""
+    shape = model.network.projected(STAGES - 1).shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clustered_control(model: LoadedModel, tiles: TileSet, seed: int) -> Job[Tensor]:
+    """Spherical k-means of labelled tiles' mean features (N, D), made as PBIP makes its bank.
+
+    Raises:
+        DataError: a class has fewer usable tiles than prototypes.
+    """
+    how = model.card.settings.model_copy(update={"seed": seed, "batch": 8, "workers": 0})
+    return (yield from clustered_bank(tiles, _MeanFeatures(model), how, model.device))
+
+
+def training_sample(tiles: TileSet, limit: int, k: int) -> TileSet:
+    """About `limit` tiles, 0: all; per class as many, half of them with it alone, enough of these for k clusters."""
+    if not limit:
+        return tiles
+    share = max(TILES_PER_CLUSTER * k, limit // (2 * len(tiles.classes)))
+    chosen: set[int] = set()
+    for held in tiles.labels.T > 0:
+        for candidates in (np.flatnonzero(held & (tiles.labels.sum(1) == 1)), np.flatnonzero(held)):
+            chosen |= set(candidates[spread(len(candidates), share)].tolist())
+    return tiles.subset(sorted(chosen))

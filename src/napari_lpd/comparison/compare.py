@@ -1,0 +1,400 @@
+"""Compare the prototype banks of models fairly: the same places for all, controls, pairs of resamples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_lpd.comparison.banks import clustered_control, random_control, training_sample
+from napari_lpd.comparison.cards import Searched, hit_spreads, nearest_patches, prototype_cards, vector_figures
+from napari_lpd.comparison.observe import bank_maps, drop_counts, observe, stability
+from napari_lpd.comparison.result import (
+    FEWEST_FOR_VERDICT,
+    METRICS,
+    BankResult,
+    Comparison,
+    Difference,
+    Example,
+    Kind,
+    check_comparable,
+    compared_banks,
+    difference_of,
+    figure_of,
+)
+from napari_lpd.comparison.statistics import (
+    LEAST_PLACES,
+    BankRecord,
+    DropCounts,
+    Hits,
+    Places,
+    bank_figures,
+    drop_figures,
+)
+from napari_lpd.comparison.tiles import as_seen_by, images_for, spread, tiles_of_set
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.data.images import IGNORE
+from napari_lpd.evaluation.metrics import FEWEST_SOURCES, source_draws
+from napari_lpd.models.encoder import STAGES
+from napari_lpd.models.prototypes import DEAD_SHARE, REDUNDANT_COSINE, at_places, chance_overlap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.comparison.result import Patch
+    from napari_lpd.comparison.tiles import Tile
+    from napari_lpd.core.settings.training import CompareSettings
+    from napari_lpd.data.tileset import TileSet
+    from napari_lpd.models.network import LoadedModel
+
+    Samples = dict[str, NDArray[np.float64]]
+    _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]  # per prototype: patches, places
+
+
+class _Bank(NamedTuple):
+    """A bank in the space of a model's stage-4 features, and what is counted of it."""
+
+    name: str
+    kind: Kind
+    vectors: Tensor  # (N, D)
+    record: BankRecord
+
+
+class _Contestant(NamedTuple):
+    """A model, the banks in its space (its own first), and per tile what its masks lose without each prototype."""
+
+    model: LoadedModel
+    banks: list[_Bank]
+    sample: TileSet | None
+    read: Callable[[int], NDArray[np.uint8]]
+    whole: list[NDArray[np.float64]]  # (C, 2) per tile
+    dropped: list[NDArray[np.float64]]  # (C·k, 2) per tile
+    no_clusters: str  # why there is no clustered control, where training tiles were given
+
+
+class _Draws(NamedTuple):
+    """How sources are drawn, and which classes have enough of them."""
+
+    weights: NDArray[np.float64]  # (1 + resamplings, S), first row ones
+    judged: NDArray[np.bool_]  # (C,)
+    fewest: int  # sources of the judged class that has fewest
+
+    @property
+    def resamplings(self) -> int:
+        return len(self.weights) - 1
+
+
+def compare(
+    models: Sequence[LoadedModel], tiles: Sequence[Tile], settings: CompareSettings, training: TileSet | None = None
+) -> Job[Comparison]:
+    """Compare the prototypes of models on the same places, with controls in each model's space.
+
+    Ω_c is the truth of the masks; without masks, where all models agree. Controls: random directions, and, where
+    training tiles are given, spherical k-means of their mean features, as PBIP builds its bank, but in the trained
+    encoder's own space.
+
+    Args:
+        models: One or more, of different names.
+        tiles: What to compare on; all with masks, or none.
+        settings: τ, number of patches, resamplings.
+        training: Labelled training tiles for nearest patches and the clustered control; None: patches are of `tiles`.
+
+    Raises:
+        ModelError: models without two or more prototypes per class, or of different classes, resolution or number.
+        SettingsError: models of different τ, and none is set.
+        DataError: no place of any class, only part of the tiles have masks, or a tile and its mask differ in size.
+    """
+    check_comparable([(model.name, model.card) for model in models])
+    temperature = settings.temperature or _common_temperature(models)
+    masked = {tile.read_mask is not None for tile in tiles}
+    if len(masked) != 1:
+        raise DataError("some of the tiles to compare on have masks and some have none" if tiles else "no tiles")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    truth, classes, k = masked == {True}, models[0].card.classes, models[0].network.k
+    sample = training and training_sample(training, settings.training_tiles, k)
+    contestants = []
+    for model in models:
+        own = sample and as_seen_by(model, sample)
+        banks, reason = yield from _banks(model, own, settings, temperature)
+        contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], [], reason))
+    places = yield from _places(contestants, tiles, settings)
+    if not (places.labels < places.class_count).any():
+        wanted = ", ".join(f"{c} {tissue.name}" for c, tissue in enumerate(classes))
+        where = (
+            f"no pixel of any class in the masks; wanted {wanted}"
+            if truth
+            else "the models agree on a class nowhere; compare on images with masks, or where there is more tissue"
+        )
+        raise DataError(f"{tiles[0].name} and {len(tiles) - 1} others: {where}")
+    draws = _draws(places, settings)
+    samples: dict[str, Samples] = {}
+    results: list[BankResult] = []
+    for done, contestant in enumerate(contestants, start=1):
+        nearest = yield from _nearest(contestant, places, tiles, settings)
+        for result, found in _results(contestant, places, draws, nearest, truth):
+            results.append(result)
+            samples[result.name] = found
+        yield Progress(done, len(contestants), "figures")
+    results.sort(key=lambda result: result.kind != "model")
+    return Comparison(
+        classes=classes,
+        k=k,
+        temperature=temperature,
+        reference="truth" if truth else "agreement",
+        resamplings=draws.resamplings,
+        judged=tuple(tissue.name for tissue, of_mean in zip(classes, draws.judged, strict=True) if of_mean),
+        chance_overlap=_chance(places),
+        fewest_sources=draws.fewest,
+        tiles=len(tiles),
+        sources=int(places.source.max()) + 1,
+        models=tuple(model.name for model in models),
+        banks=tuple(results),
+        differences=tuple(_differences(results, samples, draws)),
+        examples=tuple(_examples(contestants, tiles, places)),
+        notes=tuple(_notes(contestants, places, truth, sample)),
+    )
+
+
+def _common_temperature(models: Sequence[LoadedModel]) -> float:
+    found = {model.card.settings.diversity_temperature for model in models}
+    if len(found) > 1:
+        raise SettingsError(f"the models' diversity_temperature differ ({sorted(found)}): set temperature for both")
+    return found.pop()
+
+
+def _banks(
+    model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
+) -> Job[tuple[list[_Bank], str]]:
+    """The model's own bank, the controls in the space of its features, and why there are no clusters among these."""
+    found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
+    found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
+    reason = ""
+    if sample is not None:
+        try:
+            clusters = yield from clustered_control(model, sample, settings.seed)
+            found.append((f"clustered in {model.name}'s space", "clustered", clusters))
+        except DataError as error:  # of this control alone: the report says why it is missing
+            reason = str(error)
+    shape = (model.network.class_count, model.network.k, temperature)
+    return [_Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason
+
+
+def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:
+    """Look at every tile; returns where the banks are compared."""
+    watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
+    reference = []
+    for i, tile in enumerate(tiles):
+        reference.append(_look(contestants, i, tile, watch=i in watched))
+        yield Progress(i + 1, len(tiles), "tiles")
+    source = np.unique([tile.source for tile in tiles], return_inverse=True)[1]
+    return Places(contestants[0].model.network.class_count, reference, source.astype(np.int64))
+
+
+def _draws(places: Places, settings: CompareSettings) -> _Draws:
+    """Resamples of the sources; none where no class has enough of them, and then every class that occurs is judged."""
+    held, count = _sources_per_class(places), int(places.source.max()) + 1
+    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
+    weights = np.vstack([np.ones(count), source_draws(count, resamplings, settings.seed)])
+    judged = held >= (FEWEST_SOURCES if resamplings else 1)
+    return _Draws(weights, judged, int(held[judged].min()))
+
+
+def _look(contestants: Sequence[_Contestant], index: int, tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
+    """Add a tile to all records; returns its reference (h, w)."""
+    images = [contestant.read(index) for contestant in contestants]
+    seen = [observe(contestant.model, image) for contestant, image in zip(contestants, images, strict=True)]
+    truth = tile.read_mask() if tile.read_mask else _agreement([found.labels for found in seen])
+    if truth.shape != images[0].shape[:2]:
+        raise DataError(f"{tile.name}: {images[0].shape[:2]} pixels, but its mask has {truth.shape}")
+    height, width = (max(found.features.shape[axis] for found in seen) for axis in (2, 3))
+    reference = at_places(torch.from_numpy(truth), (height, width)).numpy()
+    counted = torch.from_numpy(reference < contestants[0].model.network.class_count)
+    for contestant, found, image in zip(contestants, seen, images, strict=True):
+        model, vectors = contestant.model, [bank.vectors for bank in contestant.banks]
+        maps = [bank_maps(found.features, part, (height, width)) for part in vectors]
+        stable: list[NDArray[np.float64] | None] = [None] * len(maps)
+        if watch and counted.sum() >= 2:
+            stable = list(stability(model, image, vectors, maps, counted))
+        for bank, part, correlations in zip(contestant.banks, maps, stable, strict=True):
+            bank.record.add(part, reference, correlations)
+        whole, dropped = drop_counts(model, image, found, truth)
+        contestant.whole.append(whole)
+        contestant.dropped.append(dropped)
+    return reference
+
+
+def _agreement(labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    same = np.all([part == labels[0] for part in labels], axis=0)
+    return np.where(same, labels[0], IGNORE).astype(np.uint8)
+
+
+def _measured(contestant: _Contestant, places: Places, tiles: Sequence[Tile]) -> Searched:
+    """The measured tiles, to find nearest patches in."""
+    grids = [(grid.shape[0], grid.shape[1]) for grid in places.reference]
+    return Searched(contestant.banks[0].record.hits(places), grids, tiles)
+
+
+@torch.inference_mode()
+def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
+    """The training tiles, to find nearest patches in."""
+    found, grids = [], []
+    for i in range(len(sample)):
+        maps = model.network(sample[i][0][None].to(model.device).float() / 255, (STAGES - 1,))
+        grid = (maps.features.shape[2], maps.features.shape[3])
+        found.append(bank_maps(maps.features, maps.prototypes, grid).flatten(1).max(1))
+        grids.append(grid)
+        yield Progress(i + 1, len(sample), f"nearest patches of {model.name}")
+    cosines, place = (torch.stack(part).numpy() for part in zip(*found, strict=True))
+    return Searched(Hits(cosines, place, np.zeros_like(place)), grids, tiles_of_set(sample))
+
+
+def _nearest(
+    contestant: _Contestant, places: Places, tiles: Sequence[Tile], settings: CompareSettings
+) -> Job[_Nearest]:
+    """Per prototype its patches, of training tiles where there are any, and then on request its places in `tiles`."""
+    measured, most, count = _measured(contestant, places, tiles), settings.nearest_per_source, settings.nearest
+    every = range(contestant.model.network.prototype_count)
+    if contestant.sample is None or not count:
+        return [(nearest_patches(measured, j, count, most), ()) for j in every]
+    searched = yield from _search(contestant.model, contestant.sample)
+    wanted = settings.nearest_places
+    return [(nearest_patches(searched, j, count, most), nearest_patches(measured, j, wanted, most)) for j in every]
+
+
+def _results(
+    contestant: _Contestant,
+    places: Places,
+    draws: _Draws,
+    nearest: _Nearest,
+    truth: bool,
+) -> Iterator[tuple[BankResult, Samples]]:
+    """Figures and cards of the banks in a model's space, with the judged classes' resamples."""
+    for bank in contestant.banks:
+        found, losses = _samples(bank, contestant, places, draws.weights)
+        if not truth:
+            found.pop("iou", None)  # where all models agree it is 1 for each of them
+        own = bank.kind == "model"
+        cards = prototype_cards(bank.vectors, bank.record, places, losses, nearest if own else [])
+        known = [metric.name for metric in METRICS if metric.name in found]
+        figures = {name: figure_of(found[name], draws.judged) for name in known}
+        result = BankResult(bank.name, bank.kind, contestant.model.name, figures, cards)
+        yield result, {name: found[name][:, draws.judged] for name in known}
+
+
+def _samples(
+    bank: _Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
+) -> tuple[Samples, NDArray[np.float64] | None]:
+    """Figures of a bank for every resample, and what each prototype of a model's own gives to its masks."""
+    samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)
+    samples["source_spread"] = hit_spreads(bank.record, places).reshape(places.class_count, -1).mean(1)[None]
+    if bank.kind != "model":
+        return samples, None
+    counts = DropCounts(np.array(contestant.whole), np.array(contestant.dropped))
+    dropped = drop_figures(counts, places, weights)
+    losses = dropped.pop("prototype_loss")[0]
+    return samples | dropped, losses
+
+
+def _differences(banks: Sequence[BankResult], samples: dict[str, Samples], draws: _Draws) -> Iterator[Difference]:
+    """Of all pairs; without a verdict where too few sources lean one way for it."""
+    for first, second in compared_banks(banks):
+        for metric in METRICS:
+            if metric.name in first.figures and metric.name in second.figures:
+                pair = (samples[first.name][metric.name], samples[second.name][metric.name])
+                found = difference_of(metric, (first.name, second.name), *pair)
+                yield found if draws.fewest >= FEWEST_FOR_VERDICT else found._replace(verdict="")
+
+
+def _sources_per_class(places: Places) -> NDArray[np.int64]:
+    labels, of_place = places.labels, places.place_source
+    return np.array([len(np.unique(of_place[labels == c])) for c in range(places.class_count)])
+
+
+def _chance(places: Places) -> float:
+    """Focus overlap of unrelated prototypes, mean over what `focus_overlap` is the mean of."""
+    sizes = [int((grid == c).sum()) for grid in places.reference for c in range(places.class_count)]
+    return float(np.mean([chance_overlap(n) for n in sizes if n >= LEAST_PLACES] or [np.nan]))
+
+
+def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places: Places) -> Iterator[Example]:
+    """Per class the tile of which it takes nearest to a half: not chosen by how the models look there."""
+    k = contestants[0].model.network.k
+    for c in range(places.class_count):
+        shares = np.array([(grid == c).mean() for grid in places.reference])
+        if not shares.any():
+            continue
+        i = int(np.abs(shares - 0.5).argmin())
+        image = tiles[i].read()
+        masks = [observe(contestant.model, image).labels for contestant in contestants]
+        read_mask = tiles[i].read_mask
+        own = slice(c * k, (c + 1) * k)
+        yield Example(
+            class_index=c,
+            tile=tiles[i].name,
+            image=image,
+            reference=read_mask() if read_mask else _agreement(masks),
+            masks=tuple(masks),
+            heatmaps=tuple(contestant.banks[0].record.maps[i][own] for contestant in contestants),
+        )
+
+
+def _notes(contestants: Sequence[_Contestant], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
+    """What the reader has to know of the data, the models and the intervals."""
+    models = [contestant.model for contestant in contestants]
+    names = [tissue.name for tissue in models[0].card.classes]
+    yield (
+        "Places of a class (Ω): the masks' truth."
+        if truth
+        else "There are no masks: places of a class (Ω) are those where all models agree. Coverage, purity, lift and"
+        " faithfulness then say how a model agrees with the others, not whether it is right."
+    )
+    held = _sources_per_class(places)
+    counts = np.bincount(places.labels, minlength=256)
+    yield "Places: " + ", ".join(f"{n} {counts[c]} of {held[c]} source(s)" for c, n in enumerate(names)) + "."
+    if empty := [name for name, n in zip(names, held, strict=True) if not n]:
+        yield f"No place of {', '.join(empty)}: in no mean."
+    if held.max() < FEWEST_SOURCES:
+        yield (
+            f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {FEWEST_SOURCES} or"
+            " more with the same class."
+        )
+    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < FEWEST_SOURCES]:
+        yield (
+            f"From fewer than {FEWEST_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
+            " and no difference, only in the table of tissues."
+        )
+    for label, value in (
+        ("encoder", "model.encoder"),
+        ("seed", "seed"),
+        ("number of steps", "steps"),
+        ("tiles", "tiles"),
+    ):
+        found = [_of_card(model, value) for model in models]
+        if len(set(found)) > 1:
+            yield f"Not trained alike: {label} {' and '.join(map(str, found))}."
+    yield (
+        "Controls: random directions in the space of each model's stage-4 features"
+        + ("." if sample is None else f", and k-means centres of {len(sample)} training tiles' mean features there.")
+    )
+    for contestant in contestants:
+        if contestant.no_clusters:
+            yield f"No clusters in {contestant.model.name}'s space: {contestant.no_clusters}."
+    if sample is None:
+        yield "No training tiles were given: no clustered control, and nearest patches are from the measured tiles."
+    yield (
+        f"A prototype is dead where it reaches the class's threshold on less than {DEAD_SHARE:.0%} of its places,"
+        f" redundant where its cosine to a sibling is {REDUNDANT_COSINE:g} or more."
+    )
+
+
+def _of_card(model: LoadedModel, name: str) -> object:
+    found: object = model.card if name in ("steps", "tiles") else model.card.settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found

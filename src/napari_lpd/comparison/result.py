@@ -1,0 +1,391 @@
+"""The result of comparing prototype banks: figures with intervals, differences with verdicts, cards, examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from napari_lpd.core.errors import ModelError
+from napari_lpd.evaluation.metrics import limits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.models.checkpoint import Card
+
+NAN = float("nan")
+FEWEST_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
+Kind = Literal["model", "random", "clustered"]
+
+
+class Metric(NamedTuple):
+    """A figure of a bank.
+
+    Attributes:
+        name: In tables for programs.
+        label: In tables for people.
+        meaning: One line.
+        more: What a bank with a larger figure does, in a sentence "A … than B".
+        less: What one with a smaller figure does.
+        by_source: It has an interval, by resampling sources; else it is of the vectors, or of a ranking, alone.
+    """
+
+    name: str
+    label: str
+    meaning: str
+    more: str = ""
+    less: str = ""
+    by_source: bool = True
+
+
+METRICS = (
+    Metric(
+        "effective_number",
+        "effective number",
+        "different directions that the k vectors amount to, 1..k",
+        by_source=False,
+    ),
+    Metric("mean_cosine", "mean cosine", "of a class's vectors to each other; 1: all alike", by_source=False),
+    Metric("max_cosine", "largest cosine", "of the two most alike vectors of a class", by_source=False),
+    Metric(
+        "spatial_divergence",
+        "spatial diversity",
+        "mean JSD of where two prototypes of a class look, over ln 2; 0 same places, 1 disjoint places",
+        "looks at places that differ more",
+        "looks at places that differ less",
+    ),
+    Metric(
+        "spatial_similarity",
+        "mean exp(-J)",
+        "the paper's similarity of where two prototypes look; 1 same places",
+        "looks at places that are more alike",
+        "looks at places that are less alike",
+    ),
+    Metric(
+        "focus_overlap",
+        "focus overlap",
+        "IoU of the tenths of the class's places that two prototypes like best; chance: above",
+        "has foci that overlap more",
+        "has foci that overlap less",
+    ),
+    Metric(
+        "position_share",
+        "told by position",
+        "share of the prototypes' differences that is the place in the tile, not the tissue",
+        by_source=False,
+    ),
+    Metric(
+        "coverage",
+        "coverage",
+        "share of the class's places where a prototype reaches what 5 % of the other places reach; chance 0.05",
+        "covers a larger share of the tissues",
+        "covers a smaller share of the tissues",
+    ),
+    Metric(
+        "usage_entropy",
+        "usage entropy",
+        "how evenly the class's places are shared out among its prototypes; 0 one takes all, 1 evenly",
+        "uses its prototypes more evenly",
+        "uses its prototypes less evenly",
+    ),
+    Metric(
+        "purity",
+        "purity",
+        "share of a prototype's nearest places (one per tile, at most 100) that are of its class",
+        "has nearest places that are more often of the class",
+        "has nearest places that are less often of the class",
+    ),
+    Metric(
+        "lift",
+        "lift",
+        "purity over the class's share of all places",
+        "has a larger lift",
+        "has a smaller lift",
+    ),
+    Metric(
+        "consistency",
+        "consistency",
+        "share of the prototypes whose nearest places are of one tissue, whichever, in 80 % or more",
+        "has more prototypes that keep to one tissue",
+        "has fewer prototypes that keep to one tissue",
+    ),
+    Metric(
+        "stability_stain",
+        "stability, stain",
+        "correlation of the heatmaps before and after 10 % more haematoxylin and 10 % less eosin",
+        "changes less with the stain",
+        "changes more with the stain",
+    ),
+    Metric(
+        "stability_noise",
+        "stability, noise",
+        "correlation of the heatmaps before and after Gaussian noise of 8 grey levels",
+        "changes less with noise",
+        "changes more with noise",
+    ),
+    Metric(
+        "stability_rotation",
+        "stability, rotation",
+        "correlation of the heatmaps before and after a quarter turn, turned back",
+        "changes less with rotation",
+        "changes more with rotation",
+    ),
+    Metric(
+        "source_spread",
+        "slide spread",
+        "slides or patients that a prototype's nearest places amount to",
+        by_source=False,
+    ),
+    Metric(
+        "faithfulness",
+        "faithfulness",
+        "IoU of the class that is lost when one of its prototypes is dropped, mean over prototypes",
+        "loses more of its masks with each prototype",
+        "loses less of its masks with each prototype",
+    ),
+    Metric("iou", "mIoU", "of the masks, classes gated by the model's own scores", "segments better", "segments worse"),
+)
+"""All figures, in the order of tables. Sources and formulas: `prototypes`, docs/compare.md."""
+
+
+class Figure(NamedTuple):
+    """Mean over the judged classes that have it, its 95 % interval (NaN where there is none), and per class (C,)."""
+
+    value: float
+    low: float
+    high: float
+    per_class: tuple[float, ...]
+
+
+class Patch(NamedTuple):
+    """A place that is near a prototype.
+
+    Attributes:
+        tile: Name of the tile.
+        source: Its slide or patient.
+        place: (y, x) of the place's centre, in pixels of the tile, or of the slide where the tile was cut from one.
+        cosine: To the prototype.
+        image: (h, w, 3) around it.
+        slide: Name of the slide that the tile was cut from, where it was.
+        file: The tile's own file, where it has one.
+    """
+
+    tile: str
+    source: str
+    place: tuple[int, int]
+    cosine: float
+    image: NDArray[np.uint8]
+    slide: str = ""
+    file: Path | None = None
+
+
+class PrototypeCard(NamedTuple):
+    """What one prototype has learned; NaN where it was not measured.
+
+    Attributes:
+        usage: Share of the class's places where it is the nearest of its class.
+        own: Share of them where it reaches θ_c.
+        marginal: Share of them where it alone does.
+        purity: Share of its nearest places that are of the class.
+        stability: Mean correlation of its maps after the three changes.
+        spread: Slides or patients that its nearest places amount to.
+        loss: IoU of the class that is lost without it.
+        sibling: Largest cosine to a sibling.
+        dead: Whether `own` is below `prototypes.DEAD_SHARE`.
+        redundant: Whether `sibling` is `prototypes.REDUNDANT_COSINE` or more.
+        patches: Its nearest places in the training tiles, or, where there are none, in the compared tiles; none for
+            controls.
+        places: With training tiles, and if asked for: its nearest places in the compared tiles.
+    """
+
+    usage: float
+    own: float
+    marginal: float
+    purity: float
+    stability: float
+    spread: float
+    loss: float
+    sibling: float
+    dead: bool
+    redundant: bool
+    patches: tuple[Patch, ...]
+    places: tuple[Patch, ...] = ()
+
+
+class BankResult(NamedTuple):
+    """Figures of one bank.
+
+    Attributes:
+        name: Model's name, or the control's.
+        kind: Of a model, or a control in a model's space.
+        space: The model whose encoder's features it was compared with.
+        figures: By metric; those that it does not have are missing.
+        cards: Per class and prototype (C, k).
+    """
+
+    name: str
+    kind: Kind
+    space: str
+    figures: dict[str, Figure]
+    cards: tuple[tuple[PrototypeCard, ...], ...]
+
+
+class Difference(NamedTuple):
+    """First bank less second, paired by source; `verdict` is empty where the interval holds zero."""
+
+    metric: str
+    first: str
+    second: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+
+
+class Example(NamedTuple):
+    """One tile in which a class is seen.
+
+    Attributes:
+        class_index: The class.
+        tile: Name of the tile.
+        image: (H, W, 3).
+        reference: (H, W): 0..C-1 class, more: none.
+        masks: Per model (H, W), as `reference`.
+        heatmaps: Per model (k, h, w), cosines.
+    """
+
+    class_index: int
+    tile: str
+    image: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    masks: tuple[NDArray[np.uint8], ...]
+    heatmaps: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Prototype banks on the same places.
+
+    Attributes:
+        classes: C tissue classes.
+        k: Prototypes per class.
+        temperature: τ of the softmax over places.
+        reference: Ω_c is the masks' truth, or where all models agree.
+        resamplings: Of the sources, for intervals; 0: there are none.
+        judged: Names of the classes that means and differences are of: with intervals, those from enough sources.
+        chance_overlap: Focus overlap of unrelated prototypes on these places.
+        fewest_sources: Slides or patients of the judged class that has fewest; verdicts need `FEWEST_FOR_VERDICT`.
+        tiles: Number of tiles.
+        sources: Number of slides or patients.
+        models: Names of the models.
+        banks: The models' banks, then the controls.
+        differences: Between the models, and of each model to the controls in its space.
+        examples: One tile per class that occurs.
+        notes: Sentences for the reader.
+    """
+
+    classes: tuple[TissueClass, ...]
+    k: int
+    temperature: float
+    reference: Literal["truth", "agreement"]
+    resamplings: int
+    judged: tuple[str, ...]
+    chance_overlap: float
+    fewest_sources: int
+    tiles: int
+    sources: int
+    models: tuple[str, ...]
+    banks: tuple[BankResult, ...]
+    differences: tuple[Difference, ...]
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of `METRICS` that a bank has."""
+        return tuple(metric for metric in METRICS if any(metric.name in bank.figures for bank in self.banks))
+
+
+def check_comparable(models: Sequence[tuple[str, Card]]) -> None:
+    """Refuse models, named by their files or otherwise, that a comparison would say nothing of.
+
+    Raises:
+        ModelError: says which two, in what they differ, and what to do.
+    """
+    for name, card in models:
+        head = card.settings.model
+        if head.bank in ("linear", "supervised"):
+            raise ModelError(
+                f"{name}: a model of bank={head.bank} has no prototypes to compare; choose one whose bank is learned,"
+                " seeded, clustered or random"
+            )
+        if (k := head.prototypes_per_class) < 2:
+            raise ModelError(
+                f"{name}: {k} prototype per class; wanted two or more, to compare with each other: train it anew with"
+                " prototypes_per_class=2 or more"
+            )
+    first, card = models[0]
+    for name, other in models[1:]:
+        if name == first:
+            raise ModelError(f"two models are called {name}; give them different names")
+        _check_pair(f"{first} and {name}", card, other)
+
+
+def _check_pair(pair: str, card: Card, other: Card) -> None:
+    mine, theirs = ([tissue.name for tissue in each.classes] for each in (card, other))
+    if mine != theirs:
+        raise ModelError(
+            f"{pair} have other classes: {', '.join(mine)}, and {', '.join(theirs)}; compare models of the same"
+            " classes, as a model and its rival"
+        )
+    if not np.isclose(card.settings.mpp, other.settings.mpp, rtol=0.01):
+        resolutions = f"{card.settings.mpp:g} and {other.settings.mpp:g} µm per pixel"
+        raise ModelError(
+            f"{pair} were trained at {resolutions}; wanted the same resolution: train one anew with mpp="
+            f"{card.settings.mpp:g}"
+        )
+    counts = [each.settings.model.prototypes_per_class for each in (card, other)]
+    if counts[0] != counts[1]:
+        raise ModelError(
+            f"{pair} have {counts[0]} and {counts[1]} prototypes per class; wanted as many of both, as diversity and"
+            f" coverage grow with their number: train one anew with prototypes_per_class={counts[0]}"
+        )
+
+
+def class_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over the classes that have a value: (R, C) → (R,); NaN where none has."""
+    present = np.isfinite(samples)
+    sums = np.where(present, samples, 0).sum(1)
+    return np.divide(sums, present.sum(1), out=np.full(len(samples), np.nan), where=present.any(1))
+
+
+def figure_of(samples: NDArray[np.float64], judged: NDArray[np.bool_]) -> Figure:
+    """Of the figure itself (first row) and its resamples (the other rows): (R, C); judged (C,) go into the mean."""
+    means = class_means(samples[:, judged])
+    low, high = limits_of(means[1:])
+    return Figure(float(means[0]), low, high, tuple(float(value) for value in samples[0]))
+
+
+def difference_of(
+    metric: Metric, names: tuple[str, str], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> Difference:
+    """First less second of the same resamples (R, judged classes), the figure itself in the first row."""
+    apart = class_means(first) - class_means(second)
+    low, high = limits_of(apart[1:])
+    verdict = ""
+    if low > 0 or high < 0:  # never of NaN
+        verdict = f"{names[0]} {metric.more if low > 0 else metric.less} than {names[1]}"
+    return Difference(metric.name, *names, float(apart[0]), low, high, verdict)
+
+
+def compared_banks(banks: Sequence[BankResult]) -> list[tuple[BankResult, BankResult]]:
+    """The pairs that differences are shown of: models with each other, and each with the controls in its space."""
+    models = [bank for bank in banks if bank.kind == "model"]
+    pairs = [(first, second) for i, first in enumerate(models) for second in models[i + 1 :]]
+    return pairs + [(m, bank) for m in models for bank in banks if bank.kind != "model" and bank.space == m.name]

@@ -1,0 +1,75 @@
+"""Tissue classes: names and colours."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from napari_lpd.core.errors import DataError, SettingsError, why
+from napari_lpd.core.settings.base import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class TissueClass(Settings):
+    """A tissue name with its display colour."""
+
+    name: Annotated[str, Field(min_length=1, description="Tissue name, as shown everywhere.")]
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")]
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Colour as three integers 0..255 (red, green, blue)."""
+        return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
+
+
+COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
+"""Colours of classes that come without one."""
+
+CLASSES: dict[str, tuple[TissueClass, ...]] = {
+    "bcss": (
+        TissueClass(name="tumour", color="#ff0000"),
+        TissueClass(name="stroma", color="#00ff00"),
+        TissueClass(name="lymphocytic infiltrate", color="#0000ff"),
+        TissueClass(name="necrosis", color="#9900ff"),
+    ),
+    "luad": (
+        TissueClass(name="tumour epithelium", color="#ff0000"),
+        TissueClass(name="necrosis", color="#9900ff"),
+        TissueClass(name="lymphocytes", color="#0000ff"),
+        TissueClass(name="tumour-associated stroma", color="#00ff00"),
+    ),
+}
+"""Classes of the papers' data sets, in the order of the digits in their tiles' names (BCSS-WSSS, LUAD-HistoSeg)."""
+
+
+def read_classes(path: Path) -> tuple[TissueClass, ...]:
+    """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``, or names alone.
+
+    Raises:
+        DataError: the file is missing, is not JSON, or names a class twice.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        classes = tuple(
+            TissueClass.build({"name": entry, "color": COLORS[i % len(COLORS)]} if isinstance(entry, str) else entry)
+            for i, entry in enumerate(entries)
+        )
+    except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
+        raise DataError(
+            f'{path}: no class list ({why(error)}); wanted {{"classes": [{{"name", "color"}}, ...]}}'
+        ) from error
+    check_classes(classes, str(path))
+    return classes
+
+
+def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
+    """Raise DataError unless `classes` holds two or more different names."""
+    names = [tissue.name for tissue in classes]
+    if len(set(names)) != len(names):
+        raise DataError(f"{source}: a tissue name occurs twice in {names}")
+    if len(names) < 2:
+        raise DataError(f"{source}: {len(names)} tissue class given ({', '.join(names)}); training needs at least two")

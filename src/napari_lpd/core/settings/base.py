@@ -1,0 +1,112 @@
+"""What all settings have in common: frozen, checked where built, read from files and flags."""
+
+from __future__ import annotations
+
+import copy
+import json
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from napari_lpd.core.errors import SettingsError, why
+from napari_lpd.core.files import written_whole
+from napari_lpd.core.settings.presets import PRESETS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of the settings: frozen, no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def build(cls: type[S], values: dict[str, Any]) -> S:
+        """Check `values` and build the settings.
+
+        Raises:
+            SettingsError: one line that names the setting, the value and its limits.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                known = cls.names()
+                close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
+                close = close or get_close_matches(name, known, 1)
+                message = f"did you mean {close[0]}?" if close else f"known settings: {', '.join(known)}"
+                raise SettingsError(f"there is no setting {name}; {message}") from error
+            if first["type"] == "tuple_type":
+                message += f"; write a list: {name}=[…]"
+            if not isinstance(first["input"], dict):  # else a contradiction of several settings, which names them
+                message = f"setting {name}={first['input']!r}: {message}"
+            raise SettingsError(message) from error
+
+    @classmethod
+    def names(cls, prefix: str = "") -> list[str]:
+        """All settings by name, nested ones with dots."""
+        found: list[str] = []
+        for name, field in cls.model_fields.items():
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, Settings):
+                found += nested.names(f"{prefix}{name}.")
+            else:
+                found.append(prefix + name)
+        return found
+
+
+def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset: str = "default") -> S:
+    """Put settings together: a JSON file, a preset, then ``name=value`` (dots reach into nested settings).
+
+    Raises:
+        SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise SettingsError(f"{path}: settings are not readable as JSON ({why(error)})") from error
+    _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override}: wanted NAME=VALUE")
+        target = values
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise SettingsError(f"--set {override}: {parent} has no parts")
+        try:
+            target[leaf] = json.loads(text)
+        except ValueError:
+            target[leaf] = text
+    return cls.build(values)
+
+
+def write_settings(path: Path, settings: Settings) -> Path:
+    """Write settings as JSON, whole or not at all, for `read_settings`.
+
+    Raises:
+        ExportError: the place cannot be written.
+    """
+    with written_whole(path, overwrite=True) as partial:
+        partial.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value, contradiction)
+        elif name in values and json.dumps(values[name]) != json.dumps(value):
+            raise SettingsError(contradiction % name)
+        else:
+            values[name] = value

@@ -1,0 +1,1 @@
+"""Training data: tiles, regions drawn on slides, labelled files, projects."""

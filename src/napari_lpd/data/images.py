@@ -1,0 +1,192 @@
+"""Reading tiles and masks from files, whatever their kind, and pairing them by name."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from napari_lpd.core.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IGNORE = 255  # truth that belongs to no class and is not counted
+PARTS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+"""Names that the folders of a data set go by (BCSS-WSSS: train, valid, test; LUAD-HistoSeg: training, val, test)."""
+
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def part_of(data: Path, part: str) -> Path:
+    """The folder of a data set that holds its `part` (train, valid, test), whatever it is called; it may be absent."""
+    return next((data / name for name in PARTS[part] if (data / name).is_dir()), data / part)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name.
+
+    Raises:
+        DataError: no such folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB: grey is repeated, transparent is white, 16 bit becomes 8.
+
+    Raises:
+        DataError: not readable as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in _SIXTEEN_BIT:
+                grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            if "A" in image.getbands() or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+            return np.array(image.convert("RGB"))  # asarray would not be writable, and torch wants that
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as an image ({error})") from error
+
+
+def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+    """Read a mask as (H, W) uint8: c = class c, C = background (no class), 255 = not counted.
+
+    Palette and grey masks hold these numbers themselves. RGB masks hold the classes' colours; white is background
+    and black is not counted.
+
+    Raises:
+        DataError: not readable, or holding a value or colour that means nothing here.
+    """
+    count = len(classes)
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
+            palette = image.getpalette() or [] if image.mode == "P" else []
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as a mask ({error})") from error
+    if values.ndim == 3:
+        return _labels_of_colours(path, values, classes)
+    _check_palette(path, palette, classes)
+    foreign = np.unique(values[(values > count) & (values != IGNORE)])
+    if len(foreign):
+        raise DataError(
+            f"{path}: mask value {foreign[0]}; wanted 0..{count - 1} for {', '.join(t.name for t in classes)},"
+            f" {count} for background, {IGNORE} for pixels that are not counted"
+        )
+    return values.astype(np.uint8)
+
+
+def _check_palette(path: Path, palette: Sequence[int], classes: Sequence[TissueClass]) -> None:
+    """Raise DataError where a palette shows a class in another's colour: then its numbers are in another order."""
+    for c, tissue in enumerate(classes):
+        shown = tuple(palette[3 * c : 3 * c + 3])
+        other = next((t for t in classes if t is not tissue and t.rgb == shown and shown != tissue.rgb), None)
+        if other:
+            raise DataError(
+                f"{path}: number {c}, {tissue.name}, has the colour of {other.name}; are the classes in order?"
+            )
+
+
+def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+    if len({tissue.rgb for tissue in classes}) < len(classes):
+        raise DataError(f"{path}: an RGB mask, but two classes have one colour; give each its own")
+    meaning = {(255, 255, 255): len(classes), (0, 0, 0): IGNORE} | {t.rgb: c for c, t in enumerate(classes)}
+    codes = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    labels = np.full(codes.shape, IGNORE, np.uint8)
+    known = np.zeros(codes.shape, bool)
+    for (red, green, blue), label in meaning.items():
+        here = codes == red * 65536 + green * 256 + blue
+        labels[here], known = label, known | here
+    if not known.all():
+        colour = f"#{int(codes[~known][0]):06x}"
+        wanted = ", ".join(f"{tissue.name} {tissue.color}" for tissue in classes)
+        raise DataError(f"{path}: colour {colour} is no class's; wanted {wanted}, white background, black not counted")
+    return labels
+
+
+class MaskedImage(NamedTuple):
+    """An image file with its mask file and the slide or patient it comes from."""
+
+    image: Path
+    mask: Path
+    source: str
+
+
+def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
+    """Pairs of ``folder/img/*`` and ``folder/mask/*`` with the same stem, whatever the file types.
+
+    Args:
+        folder: Folder with img and mask.
+        source: Regular expression whose first group, found in the stem, names the slide or patient; see `source_of`.
+
+    Raises:
+        DataError: a folder is missing, or an image or mask has no partner; the message names one.
+    """
+    images, masks = by_stem(folder / "img"), by_stem(folder / "mask")
+    for here, there, kind in ((images, masks, "mask"), (masks, images, "image")):
+        lonely = sorted(here.keys() - there.keys())
+        if lonely:
+            raise DataError(
+                f"{here[lonely[0]]}: no {kind} of the same name ({len(lonely)} such files); rename or remove them"
+            )
+    sources = sources_of(list(images), source)
+    return [MaskedImage(images[stem], masks[stem], found) for stem, found in zip(images, sources, strict=True)]
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by name without suffix, sorted.
+
+    Raises:
+        DataError: no such folder, no images, or two of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in image_files(folder):
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of them")
+        found[path.stem] = path
+    return found
+
+
+def sources_of(stems: Sequence[str], pattern: str = "") -> list[str]:
+    """`source_of` of every name.
+
+    Raises:
+        SettingsError: not a regular expression with a group, or found in none of the names.
+    """
+    found = [source_of(stem, pattern) for stem in stems]
+    if pattern and not any(re.search(pattern, stem) for stem in stems):
+        raise SettingsError(f"source pattern {pattern!r}: found in none of {len(stems)} names, first {stems[0]}")
+    return found
+
+
+def source_of(stem: str, pattern: str = "") -> str:
+    """The slide or patient a tile comes from: the pattern's first group; where it is not found, the name before + or [.
+
+    Raises:
+        SettingsError: not a regular expression with a group.
+    """
+    if pattern:
+        try:
+            match = re.search(pattern, stem)
+            found = match[1] if match else None
+        except (re.error, IndexError) as error:
+            raise SettingsError(f"source pattern {pattern!r}: wanted a regular expression with a group") from error
+        if found:
+            return found
+    return re.split(r"[+\[]", stem, maxsplit=1)[0].strip()

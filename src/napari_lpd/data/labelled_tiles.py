@@ -1,0 +1,147 @@
+"""Labelled tiles in files: digits in their names (BCSS-WSSS, LUAD-HistoSeg), a folder per class, or a table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from napari_lpd.core.errors import DataError, why
+from napari_lpd.data.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
+from napari_lpd.data.tileset import TileSet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+
+TABLES = {".csv": ",", ".tsv": "\t"}
+PATH, SOURCE = "path", "source"  # columns of a table
+YES, NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
+
+
+class _Labelled(NamedTuple):
+    """Tiles before they are read: files, (n, C) labels, and per tile its slide or patient where that is said."""
+
+    paths: list[Path]
+    labels: list[list[int]]
+    slides: list[str]
+
+
+def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
+    """Tiles with image-level labels, in whichever of three forms `data` has.
+
+    * ``NAME[1010].png``: one digit per class, in the classes' order, in the last brackets of the name. Blanks between
+      the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
+    * ``CLASS/NAME.png``: a folder per class, named like it; every tile holds that class alone.
+    * A table (CSV, TSV) with a column ``path``, relative to the table, a column of 0 and 1 per class, and, if it
+      likes, a column ``source`` with the slide or patient.
+
+    Args:
+        data: The table, the folder of tiles, or the folder that holds it as ``train``.
+        classes: The classes.
+        source: How a tile's name gives its slide or patient (see `images.source_of`).
+
+    Raises:
+        DataError: no tiles, labels that do not fit `classes`, or tiles of several sizes.
+    """
+    if data.suffix.lower() in TABLES:
+        return _tile_set(_from_table(data, classes), classes, data, source)
+    train = part_of(data, "train")
+    root = train if train.is_dir() else data
+    by_folder = any((root / tissue.name).is_dir() for tissue in classes)
+    found = _from_class_folders(root, classes) if by_folder else _from_names(root, len(classes))
+    return _tile_set(found, classes, root, source)
+
+
+def _tile_set(found: _Labelled, classes: tuple[TissueClass, ...], data: Path, source: str) -> TileSet:
+    paths = found.paths
+    size = read_image(paths[0]).shape
+    if size[0] != size[1]:
+        raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
+    slides = found.slides or sources_of([path.stem for path in paths], source)
+    read = partial(_read_tile, paths, size)
+    return TileSet(classes, np.array(found.labels, np.float32), read, str(data), slides=slides, files=paths)
+
+
+def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[np.uint8]:
+    image = read_image(paths[index])
+    if image.shape != size:
+        raise DataError(f"{paths[index]}: {image.shape[:2]} pixels, but {paths[0].name} has {size[:2]}")
+    return image
+
+
+def _from_names(root: Path, class_count: int) -> _Labelled:
+    paths = list(by_stem(root).values())
+    return _Labelled(paths, [_labels_in_name(path, class_count) for path in paths], [])
+
+
+def _labels_in_name(path: Path, class_count: int) -> list[int]:
+    groups = re.findall(r"\[([^\]]*)\]", path.stem)
+    text = groups[-1].replace(" ", "") if groups else ""
+    digits = [int(digit) for digit in text if digit in "01"]
+    if len(digits) != class_count or len(text) != class_count:
+        found = f"[{groups[-1]}]" if groups else "no brackets"
+        raise DataError(
+            f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class, or a folder per class"
+        )
+    return digits
+
+
+def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
+    names = [tissue.name for tissue in classes]
+    parts = {name for known in PARTS.values() for name in known}
+    strange = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in (*names, *parts))
+    if strange:
+        raise DataError(
+            f"{strange[0]}: a folder that is no class ({', '.join(names)}); add the class, or move the folder away"
+        )
+    found = _Labelled([], [], [])
+    for number, name in enumerate(names):
+        for path in image_files(root / name):
+            found.paths.append(path)
+            found.labels.append([int(number == c) for c in range(len(names))])
+    return found
+
+
+def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
+    names = [tissue.name for tissue in classes]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=TABLES[table.suffix.lower()])
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: not readable as a table ({why(error)})") from error
+    missing = [name for name in (PATH, *names) if name not in columns]
+    if missing:
+        raise DataError(
+            f"{table}: no column {missing[0]!r}; wanted {PATH}, {', '.join(names)}; has {', '.join(columns)}"
+        )
+    if not rows:
+        raise DataError(f"{table}: holds no tiles")
+    found = _Labelled([], [], [])
+    for line, row in enumerate(rows, start=2):
+        path = table.parent / (row[PATH] or "")
+        if not path.is_file():
+            raise DataError(f"{table}, line {line}: no such file {row[PATH]!r}, looked for beside the table")
+        found.paths.append(path)
+        found.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
+        if SOURCE in columns:
+            found.slides.append(row[SOURCE] or "")
+    twice = [path for path, count in Counter(found.paths).items() if count > 1]
+    if twice:
+        raise DataError(f"{table}: {twice[0].name} occurs twice")
+    return found
+
+
+def _yes_or_no(text: str | None, where: str) -> int:
+    value = (text or "").strip().lower()
+    if value not in (*YES, *NO):
+        raise DataError(f"{where}: {text!r}; wanted 0 or 1")
+    return int(value in YES)

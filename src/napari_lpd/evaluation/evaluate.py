@@ -1,0 +1,400 @@
+"""Measuring a model on images with masks: the CAM rules under each gate, with and without a refiner."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.special import expit, logit
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.jobs import Job, Progress, run
+from napari_lpd.core.settings.training import EvaluateSettings
+from napari_lpd.data.images import IGNORE, MaskedImage, read_image, read_mask
+from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
+from napari_lpd.evaluation.metrics import (
+    FEWEST_SOURCES,
+    ImageResult,
+    bootstrap_intervals,
+    boundary_counts,
+    confusion_matrix,
+    file_hashes,
+    metrics,
+    overlap,
+)
+from napari_lpd.evaluation.report import GATES, ReportRow, write_report
+from napari_lpd.models.cam import background, normalise
+from napari_lpd.models.checkpoint import load_tensors, matched_to
+from napari_lpd.models.compute import forward_pass, stages_needed
+from napari_lpd.models.network import TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.slides.stain import matching
+from napari_lpd.training.losses.terms import image_scores
+from napari_lpd.training.validation import Figures, Validation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.settings.training import Gate, Refiner
+
+    Cell = tuple[Gate, Refiner]
+
+VALIDATION_RESAMPLINGS = 200
+BRIGHTNESS = (0.9, 1.0, 1.1)  # factors of the published views, on the normalised image (L29)
+
+
+class Views(NamedTuple):
+    """Views of one image that are scored and averaged: mirrored or not, and a contrast factor."""
+
+    flips: tuple[bool, ...]
+    factors: tuple[float, ...]
+
+
+VIEWS = {
+    "one": Views((False,), (1.0,)),
+    "flips": Views((False, True), (1.0,)),
+    "official": Views((False, True), BRIGHTNESS),
+}
+
+
+@torch.inference_mode()
+def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) -> tuple[Tensor, Tensor]:
+    """Fused class maps of one image and the model's own presence scores.
+
+    Per view and stage: merge, positive part, 0..1, upsample; mean over views; weighted sum of stages (method.md §7).
+
+    Args:
+        model: The model.
+        image: (3, H, W) RGB in 0..1.
+        settings: Views, normalisation and stage weights.
+
+    Returns:
+        (C, H, W) in 0..1, not gated; (C,) presence probability of the plain view.
+    """
+    views = VIEWS[settings.views]
+    size = (image.shape[1], image.shape[2])
+    encoder = model.network.encoder
+    needed, maps_of = stages_needed(model), forward_pass(model, settings)
+    mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
+    total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
+    for flip in views.flips:
+        for factor in views.factors:
+            seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
+            seen = seen.flip(2) if flip else seen
+            logits = maps_of(seen[None].to(model.device))
+            if not flip and factor == 1:
+                how = model.network.settings.merge_train
+                presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
+            for i, maps in enumerate(_unit_maps(model, logits, settings)):
+                total[i] = total[i] + (maps.flip(2) if flip else maps)
+    fused = torch.zeros(())
+    for i, maps in zip(needed, total, strict=True):  # upsampling is linear: once, after the mean over the views
+        if weight := model.network.settings.stage_fusion[i]:
+            per_image = settings.normalise == "image"
+            fine = interpolate(maps[None], size=size, mode="bilinear", align_corners=per_image)[0]
+            fused = fused + weight / (len(views.flips) * len(views.factors)) * fine
+    return fused, presence
+
+
+def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
+    """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
+    found = []
+    for i, maps in zip(stages_needed(model), logits, strict=True):
+        merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
+        found.append(min_max(merged) if settings.normalise == "image" else normalise(merged, model.card.map_scale[i]))
+    return found
+
+
+def min_max(class_maps: Tensor) -> Tensor:
+    """Published normalisation (L28): positive part of (..., h, w), each map stretched to 0..1 by itself."""
+    positive = class_maps.clamp(min=0)
+    low, high = positive.amin((-2, -1), keepdim=True), positive.amax((-2, -1), keepdim=True)
+    return (positive - low) / (high - low + 1e-6)
+
+
+def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings) -> Tensor:
+    """Gate the fused maps (C, H, W) and make probabilities (L, H, W); with background predicted, L = C + 1, last.
+
+    An absent class is -inf, so it can neither win nor be spread by the CRF; in the published form (per-image
+    normalisation, background predicted) it is 0, which the softmax over 0..1 values then lifts (L27).
+    """
+    absent = ~present[:, None, None]
+    gated = fused * present[:, None, None]
+    predicts = settings.background == "predict"
+    scores = gated if settings.normalise == "image" and predicts else fused.masked_fill(absent, -torch.inf)
+    if predicts or not present.any():
+        scores = torch.cat([scores, background(gated, settings.background_power)[None]])
+    return scores.softmax(0)
+
+
+def predicted_labels(
+    image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings, device: str = "cpu"
+) -> NDArray[np.uint8]:
+    """Winner at every pixel, after the refiner on `device`: (H, W) uint8, C = background."""
+    if refiner == "none":
+        return probability.numpy().argmax(0).astype(np.uint8)  # five times as fast as torch's
+    from napari_lpd.models.crf.dense_crf import dense_crf
+
+    refined = dense_crf(image, probability.numpy(), settings.crf, refiner, device, torch.get_num_threads())
+    return refined.argmax(0).astype(np.uint8)
+
+
+def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
+    """Which classes occur in a mask: (C,) bool."""
+    return np.bincount(mask[mask < class_count], minlength=class_count) > 0
+
+
+def measure(
+    model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[dict[tuple[Gate, Refiner], list[ImageResult]]]:
+    """Predict every image under every gate and refiner, and count against its mask.
+
+    Raises:
+        DataError: as `check_masks`, before the first image.
+    """
+    check_masks(images, model.card.classes)
+    return (yield from _measured(model, images, settings))
+
+
+def _measured(
+    model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[dict[Cell, list[ImageResult]]]:
+    """`measure` of masks that are checked already."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    cells: dict[Cell, list[ImageResult]] = {
+        (gate, refiner): [] for gate in settings.gates for refiner in settings.refiners
+    }
+    classes = model.card.classes
+    thresholds = torch.tensor(model.card.presence)
+    read = reader(model, images)
+    for index, item in enumerate(images):
+        image, mask = read(index), read_mask(item.mask, classes)
+        tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+        fused, presence = fused_maps(model, tensor, settings)
+        truth = present_classes(mask, len(classes))
+        gates = {
+            "predicted": presence >= thresholds,
+            "none": torch.ones(len(classes), dtype=torch.bool),
+            "truth": torch.from_numpy(truth),
+        }
+        counted = np.where(mask == len(classes), IGNORE, mask) if settings.background == "exclude" else mask
+        for (gate, refiner), results in cells.items():
+            probability = class_probability(fused, gates[gate], settings)
+            labels = predicted_labels(image, probability, refiner, settings, str(model.device))
+            results.append(
+                ImageResult(
+                    name=item.image.name,
+                    source=item.source,
+                    confusion=confusion_matrix(counted, labels, len(classes)),
+                    boundary=boundary_counts(
+                        counted, labels, len(classes), settings.boundary_share, settings.background
+                    ),
+                    presence=presence.numpy(),
+                    present=truth,
+                )
+            )
+        yield Progress(index + 1, len(images), "images")
+    return cells
+
+
+def reader(model: LoadedModel, images: Sequence[MaskedImage]) -> Callable[[int], NDArray[np.uint8]]:
+    """What reads image i as the model is to see it: its source's colours matched where the model was trained so."""
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return read_image(images[index].image)
+
+    wanted = matched_to(model.card)
+    return read if wanted is None else matching(read, [item.source for item in images], wanted)
+
+
+def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> None:
+    """Read every mask now, not after an hour.
+
+    Raises:
+        DataError: an image and its mask differ in size, a mask holds a foreign value, or none holds a class.
+    """
+    found = False
+    for item in images:
+        mask = read_mask(item.mask, classes)
+        with Image.open(item.image) as image:
+            size = (image.height, image.width)
+        if size != mask.shape:
+            raise DataError(f"{item.mask}: {mask.shape} pixels, but its image has {size}")
+        found = found or bool((mask < len(classes)).any())
+    if not found:
+        raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks")
+
+
+def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> Validation:
+    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
+
+    Raises:
+        DataError: as `check_masks`, now and not after the first epoch.
+    """
+    check_masks(images, classes)
+    settings = EvaluateSettings(
+        gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
+    )
+
+    def figures(model: LoadedModel) -> Figures:
+        (results,) = run(_measured(model, images, settings)).values()
+        names = [tissue.name for tissue in model.card.classes]
+        scores = metrics(results, names, settings.background)
+        found = zip(names, scores.iou, strict=True)
+        per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
+        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+        limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
+        if limits is None:
+            return Figures(values, {})
+        of_class = {f"IoU {name}": limit for name, limit in zip(names, limits.iou.tolist(), strict=True)}
+        intervals = {"mIoU": limits.headline["mean_iou"], **of_class}
+        return Figures(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
+
+    return Validation(figures, [item.image for item in images])
+
+
+def check_unseen(model: Path, files: Sequence[Path]) -> list[str]:
+    """What a report has to say of images that the model has met, by file hash.
+
+    Raises:
+        DataError: some were trained on.
+    """
+    tensors = load_tensors(model)
+    trained, validated = (tensors.get(f"{TRAINING_ONLY}{name}") for name in ("file_hashes", "validation_hashes"))
+    if trained is None:
+        return ["The model does not know its training files: whether it was trained on these images was not checked."]
+    if seen := overlap(trained.numpy(), files):
+        raise DataError(
+            f"{seen[0]}: trained on, as {len(seen)} of {len(files)} images were; such a figure means nothing:"
+            " measure on other images"
+        )
+    chosen_by = overlap(validated.numpy(), files) if validated is not None else []
+    return [f"{len(chosen_by)} of the images chose the best epoch: the figures flatter."] if chosen_by else []
+
+
+def evaluate(
+    model: LoadedModel,
+    images: Sequence[MaskedImage],
+    settings: EvaluateSettings,
+    out: Path,
+    tuning: Sequence[MaskedImage] = (),
+    notes: Sequence[str] = (),
+) -> Job[dict[str, Any]]:
+    """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
+
+    Raises:
+        DataError: `images` and `tuning` share a file.
+        SettingsError: `tuning` of a supervised model, which has no presence scores.
+
+    Args:
+        model: The model.
+        images: What to measure on.
+        settings: Gates, refiners, treatment of background and the like.
+        out: The report's folder.
+        tuning: Other images, on which the presence thresholds and the temperature of the presence scores are chosen;
+            without them the thresholds are the model's own and the temperature is 1.
+        notes: What else the report shall say of the images.
+    """
+    supervised = model.card.settings.model.bank == "supervised"
+    if tuning and supervised:
+        raise SettingsError(f"{model.name} is a supervised segmenter: it has no presence scores to choose by")
+    if shared := overlap(file_hashes([item.image for item in tuning]), [item.image for item in images]):
+        raise DataError(f"{shared[0]}: among the images to choose on and among those to measure on; keep them apart")
+    notes = [f"Model {model.name}, {model.card.tiles} training tiles; {len(images)} images.", *notes]
+    temperature = 1.0
+    if tuning:
+        model, temperature = yield from _tuned(model, tuning, settings)
+        notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
+    cells = yield from measure(model, images, settings)
+    shown = zip(model.card.classes, model.card.presence, strict=True)
+    if not supervised:
+        notes.append("Presence thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
+    notes.append(_occurrence(model.card.classes, next(iter(cells.values()))))
+    if len({item.source for item in images}) == len(images) > 1:
+        notes.append("Every image is a source of its own; if several come from one patient, intervals are too narrow.")
+    names = [tissue.name for tissue in model.card.classes]
+    rows = [
+        ReportRow(
+            gate,
+            refiner,
+            metrics(results, names, settings.background),
+            bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed),
+        )
+        for (gate, refiner), results in cells.items()
+    ]
+    presence, present = _presence(next(iter(cells.values())))
+    scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
+    save_results(out / "results.npz", cells)
+    judged = None if supervised else calibration(scaled, present)
+    path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
+    result = {"report": str(path)}
+    for row in rows:
+        refined = "no CRF" if row.refiner == "none" else row.refiner
+        result[f"mIoU, {GATES[row.gate]}, {refined}"] = f"{100 * row.scores.mean_iou:.1f} %"
+    return result
+
+
+def _tuned(
+    model: LoadedModel, tuning: Sequence[MaskedImage], settings: EvaluateSettings
+) -> Job[tuple[LoadedModel, float]]:
+    """The model with the presence thresholds that suit `tuning`, and the temperature of its presence scores there."""
+    quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
+    (results,) = (yield from measure(model, tuning, quick)).values()
+    presence, present = _presence(results)
+    thresholds = tuple(choose_thresholds(presence, present).tolist())
+    card = model.card.model_copy(update={"presence": thresholds})
+    return model._replace(card=card), fit_temperature(presence, present)
+
+
+def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) -> str:
+    """How much there is of every class, with a warning of those from too few slides or patients."""
+    counts, few = [], []
+    for c, tissue in enumerate(classes):
+        sources = {result.source for result in results if result.present[c]}
+        images = sum(bool(result.present[c]) for result in results)
+        counts.append(f"{tissue.name} in {images} images of {len(sources)} sources")
+        few += [tissue.name] if 0 < len(sources) < FEWEST_SOURCES else []
+    warning = f" Too few sources to tell much: {', '.join(few)}." if few else ""
+    return f"Classes: {', '.join(counts)}.{warning}"
+
+
+def _presence(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    return np.stack([r.presence for r in results]), np.stack([r.present for r in results])
+
+
+def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> None:
+    """Keep the counts of every image: names, sources, and per gate and refiner confusion and boundary counts."""
+    first = next(iter(cells.values()))
+    arrays: dict[str, Any] = {"names": [r.name for r in first], "sources": [r.source for r in first]}
+    arrays["presence"], arrays["present"] = _presence(first)
+    for (gate, refiner), results in cells.items():
+        arrays[f"confusion {gate} {refiner}"] = np.stack([r.confusion for r in results])
+        arrays[f"boundary {gate} {refiner}"] = np.stack([r.boundary for r in results])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    np.savez_compressed(partial, **arrays)
+    os.replace(partial, path)
+
+
+def load_results(path: Path) -> dict[Cell, list[ImageResult]]:
+    """What `save_results` wrote."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    cells: dict[Any, list[ImageResult]] = {}
+    for name in arrays:
+        kind, _, cell = name.partition(" ")
+        if kind == "confusion":
+            columns = (arrays["names"], arrays["sources"], arrays[name], arrays[f"boundary {cell}"])
+            rows = zip(*columns, arrays["presence"], arrays["present"], strict=True)
+            cells[tuple(cell.split())] = [ImageResult(str(n), str(s), *rest) for n, s, *rest in rows]
+    return cells

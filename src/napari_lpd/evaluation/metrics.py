@@ -1,0 +1,364 @@
+"""How good a prediction is: recall inside check regions, and the metrics of images that have pixel masks.
+
+Two conventions of labels meet here. A `Prediction` stores 0 = unlabelled, c + 1 = class c. Pixel masks (and everything
+from `confusion_matrix` on) have classes 0..C-1, background C, and values above C (as 255) for pixels to be ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from scipy.ndimage import minimum_filter  # type: ignore[import-untyped]
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.models.checkpoint import file_hash
+from napari_lpd.slides.tissue import sampled_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.data.regions import Region
+    from napari_lpd.results.prediction import Prediction
+
+Background = Literal["exclude", "count", "predict"]
+"""Truth-background pixels: left out; errors where a class was painted; or a label that must be predicted."""
+
+PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
+HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
+FEWEST_SOURCES = 3
+HASH_BYTES = 8
+
+
+class ImageResult(NamedTuple):
+    """What is kept of one image; sums of it give every metric."""
+
+    name: str
+    source: str  # slide or patient: the unit of resampling
+    confusion: NDArray[np.int64]  # (C + 1, C + 1) from `confusion_matrix`
+    boundary: NDArray[np.int64]  # (C, 2) from `boundary_counts`
+    presence: NDArray[np.floating[Any]]  # (C,) probability that the class is in the image
+    present: NDArray[np.bool_]  # (C,) whether it is
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Metrics of a set of images, in 0..1; NaN where there is nothing to divide by. TP, FP, FN are pixels."""
+
+    class_names: tuple[str, ...]  # C, without background
+    background: Background
+    images: int
+    sources: int
+    confusion: NDArray[np.int64]  # (C + 1, C + 1) summed, rows = truth; "exclude" does not use the last row
+    pixels: NDArray[np.int64]  # (C,) of the truth
+    iou: NDArray[np.float64]  # (C,) TP / (TP + FP + FN)
+    dice: NDArray[np.float64]  # (C,) 2 TP / (2 TP + FP + FN)
+    recall: NDArray[np.float64]  # (C,) TP / (TP + FN)
+    precision: NDArray[np.float64]  # (C,) TP / (TP + FP)
+    boundary_iou: NDArray[np.float64]  # (C,) IoU of the boundary bands
+    mean_iou: float  # this and the next two: over the classes that are not `absent`
+    mean_dice: float
+    mean_boundary_iou: float
+    frequency_weighted_iou: float  # weights: pixels of the truth; over classes, with "predict" over background too
+    pixel_accuracy: float  # share of counted pixels; unpainted background is right unless it is excluded
+    background_iou: float  # with "predict", else NaN; in no mean
+    absent: tuple[str, ...]  # classes in neither truth nor prediction: NaN, in no mean
+    not_in_truth: tuple[str, ...]  # classes that are predicted only: IoU 0, in the means
+
+
+class Intervals(NamedTuple):
+    """95 % percentile intervals of a bootstrap over sources, in 0..1."""
+
+    resamplings: int
+    headline: dict[str, tuple[float, float]]  # low and high of each of `HEADLINES`
+    iou: NDArray[np.float64]  # (C, 2) low and high, from the resamples that have the class
+    missing: NDArray[np.int64]  # (C,) resamples without the class, in truth and prediction
+
+
+def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
+    """Pixel counts inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
+
+    Raises:
+        DataError: no region carries exactly one of the prediction's classes.
+    """
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    confusion = np.zeros((len(names), len(names) + 1), np.int64)
+    for region in regions:
+        if len(region.tissues) == 1 and region.tissues[0] in names:
+            predicted = _labels_inside(prediction, region)
+            counts = np.bincount(predicted, minlength=len(names) + 1)[
+                : len(names) + 1
+            ]  # unreadable places do not count
+            confusion[names.index(region.tissues[0])] += counts
+    if not confusion.any():
+        raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
+    return confusion
+
+
+def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
+    """Labels of the pixels whose centres lie in `region`: (n,)."""
+    (rows, columns), inside = _pixels_inside(prediction, region, 1)
+    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][rows, columns])[inside]
+    return labels
+
+
+def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Rows and columns around `region`, in pixels `step` times as large as the labels', and which centres lie in it."""
+    card, mpp = prediction.card, prediction.card.mpp * step
+    polygon = region.polygon(card.slide_mpp)
+    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
+    bottom, right = (min(last + 1, -(-n // step)) for last, n in zip((y1, x1), card.shape, strict=True))
+    rows, columns = slice(max(y0, 0), max(bottom, y0, 0)), slice(max(x0, 0), max(right, x0, 0))
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    if not min(shape):
+        return (rows, columns), np.zeros(shape, np.bool_)
+    return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
+
+
+def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Scores (n, C) in 0..1 and outlined classes (n,) at the map pixels in regions of one tissue where one is seen."""
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    found, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
+    for region in regions:
+        if len(region.tissues) == 1 and region.tissues[0] in names:
+            (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
+            own = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
+            own = own[own.any(1)]
+            found.append(own)
+            outlined.append(np.full(len(own), names.index(region.tissues[0])))
+    return np.concatenate(found), np.concatenate(outlined)
+
+
+def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
+    """Recall per class that was outlined, their mean, and what always guessing the most frequent class would reach.
+
+    Args:
+        confusion: (C, C + 1) from `region_confusion`.
+        names: The C class names.
+    """
+    outlined = [i for i in range(len(names)) if confusion[i].sum()]
+    recalls = {f"recall {names[i]}": float(confusion[i, i + 1] / confusion[i].sum()) for i in outlined}
+    mean = float(np.mean(list(recalls.values())))
+    return {**recalls, "mean recall": mean, "mean recall of a majority guess": 1 / len(outlined)}
+
+
+def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], class_count: int) -> NDArray[np.int64]:
+    """Pixel counts of one image or a stack: (C + 1, C + 1), rows = truth, columns = prediction, index C = background.
+
+    Args:
+        truth: Integers, any shape; 0..C-1 classes, C background, anything else (as 255) is ignored.
+        predicted: Integers 0..C of the same shape.
+        class_count: C.
+
+    Raises:
+        DataError: the shapes differ, or a predicted value is not in 0..C.
+    """
+    if truth.shape != predicted.shape:
+        raise DataError(f"truth has shape {truth.shape}, the prediction {predicted.shape}; wanted the same")
+    if predicted.size and not 0 <= int(predicted.min()) <= int(predicted.max()) <= class_count:
+        raise DataError(f"predicted labels are {predicted.min()}..{predicted.max()}, wanted 0..{class_count}")
+    counted = (truth >= 0) & (truth <= class_count)
+    size = class_count + 1
+    pairs = truth[counted].astype(np.int64) * size + predicted[counted].astype(np.int64)
+    return np.bincount(pairs, minlength=size**2).reshape(size, size)
+
+
+def boundary_counts(
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    class_count: int,
+    share: float,
+    background: Background = "exclude",
+) -> NDArray[np.int64]:
+    """Intersection and union of the boundary bands of truth and prediction: (C, 2) pixels of one image.
+
+    The band of a mask is its pixels within d = max(1, round(share · diagonal)) of its contour, in chessboard distance;
+    where the image cuts a mask, that edge is contour (Boundary IoU, Cheng et al., CVPR 2021, and its published code).
+    Ignored pixels, and background where it is excluded, are like pixels beyond the edge, for truth and prediction.
+
+    Args:
+        truth: (H, W) as in `confusion_matrix`.
+        predicted: (H, W) as in `confusion_matrix`.
+        class_count: C.
+        share: d as a share of the image's diagonal; the paper takes 0.02.
+        background: As in `metrics`, to which the counts go.
+    """
+    distance = max(1, round(share * float(np.hypot(*truth.shape))))
+    last = class_count - 1 if background == "exclude" else class_count
+    counted = (truth >= 0) & (truth <= last)
+    counts = np.zeros((class_count, 2), np.int64)
+    for c in range(class_count):
+        of_truth = _boundary_band((truth == c) & counted, distance)
+        of_prediction = _boundary_band((predicted == c) & counted, distance)
+        counts[c] = (of_truth & of_prediction).sum(), (of_truth | of_prediction).sum()
+    return counts
+
+
+def _boundary_band(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    if not mask.any():
+        return mask
+    inside = minimum_filter(mask.view(np.uint8), 2 * distance + 1, mode="constant", cval=0)
+    return mask & (inside == 0)
+
+
+def metrics(results: Sequence[ImageResult], class_names: Sequence[str], background: Background) -> Scores:
+    """Metrics of the pixel counts summed over `results` (one matrix for the whole set, as published).
+
+    Args:
+        results: At least one image.
+        class_names: The C classes, without background.
+        background: "exclude" drops truth-background pixels. "count" keeps them as false positives of the class painted
+            there. "predict" makes background a label: painted as background, it is right; FWIoU runs over all
+            C + 1 labels, as in the published code, but its IoU is in no mean.
+
+    Raises:
+        DataError: there are no results.
+    """
+    if not results:
+        raise DataError("no images with masks to compute metrics from; wanted at least one")
+    confusion = np.sum([result.confusion for result in results], axis=0)
+    boundary = np.sum([result.boundary for result in results], axis=0)
+    rates = rates_of(confusion, boundary, background)
+    absent, not_in_truth = np.isnan(rates["iou"]), np.isnan(rates["recall"]) & ~np.isnan(rates["iou"])
+    return Scores(
+        class_names=tuple(class_names),
+        background=background,
+        images=len(results),
+        sources=len({result.source for result in results}),
+        confusion=confusion,
+        pixels=confusion[:-1].sum(1),
+        absent=tuple(name for name, there in zip(class_names, absent, strict=True) if there),
+        not_in_truth=tuple(name for name, there in zip(class_names, not_in_truth, strict=True) if there),
+        **{name: values[()] for name, values in rates.items()},  # 0-d arrays become numbers
+    )
+
+
+def bootstrap_intervals(
+    results: Sequence[ImageResult],
+    class_names: Sequence[str],
+    background: Background,
+    resamplings: int,
+    seed: int,
+) -> Intervals | None:
+    """95 % percentile intervals of `metrics`, from resampling sources (not images) with replacement.
+
+    A resample without a class leaves it out of that resample's means and of that class's interval.
+    `results`, `class_names` and `background` as in `metrics`; `resamplings` may be 0, for none.
+
+    Returns:
+        None where there are fewer than 3 sources or no resamplings (the report then says which).
+    """
+    counts = sums_per_source(results)
+    if len(counts.sources) < FEWEST_SOURCES or resamplings < 1:
+        return None
+    rates = resampled_rates(counts, background, resamplings, seed)
+    return Intervals(
+        resamplings,
+        {name: limits_of(rates[name]) for name in HEADLINES},
+        np.array([limits_of(values) for values in rates["iou"].T]),
+        np.isnan(rates["iou"]).sum(0),
+    )
+
+
+class SourceCounts(NamedTuple):
+    """Pixel counts summed per source: S sources, sorted by name."""
+
+    sources: NDArray[np.str_]
+    confusion: NDArray[np.float64]  # (S, C + 1, C + 1)
+    boundary: NDArray[np.float64]  # (S, C, 2)
+
+
+def sums_per_source(results: Sequence[ImageResult]) -> SourceCounts:
+    """Sum the counts of the images of each source."""
+    sources, index = np.unique([result.source for result in results], return_inverse=True)
+    size = len(results[0].confusion)
+    confusion, boundary = np.zeros((len(sources), size, size)), np.zeros((len(sources), size - 1, 2))
+    np.add.at(confusion, index, np.stack([result.confusion for result in results]))
+    np.add.at(boundary, index, np.stack([result.boundary for result in results]))
+    return SourceCounts(sources, confusion, boundary)
+
+
+def resampled_rates(counts: SourceCounts, background: Background, resamplings: int, seed: int) -> dict[str, Any]:
+    """`rates_of` R resamples of the sources with replacement: (R, C) or (R,) each.
+
+    The same seed draws the same sources, so that models measured on the same images are compared pair by pair.
+    """
+    draws = source_draws(len(counts.sources), resamplings, seed)
+    return rates_of(np.tensordot(draws, counts.confusion, 1), np.tensordot(draws, counts.boundary, 1), background)
+
+
+def source_draws(count: int, resamplings: int, seed: int) -> NDArray[np.float64]:
+    """How often each of `count` sources is drawn in each resample with replacement: (resamplings, count)."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
+
+
+def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
+    """The rates in `Scores`, of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
+    counted = confusion.copy()
+    if background == "exclude":
+        counted[..., -1, :] = 0
+    right = np.diagonal(counted, axis1=-2, axis2=-1)  # (..., C + 1)
+    in_truth, painted = counted.sum(-1), counted.sum(-2)
+    iou = _ratio(right, in_truth + painted - right)
+    dice = _ratio(2 * right, in_truth + painted)[..., :-1]
+    boundary_iou = _ratio(boundary[..., 0], boundary[..., 1])
+    labels = slice(None) if background == "predict" else slice(-1)
+    weighted = np.nansum(in_truth[..., labels] * iou[..., labels], axis=-1)
+    return {
+        "iou": iou[..., :-1],
+        "dice": dice,
+        "recall": _ratio(right, in_truth)[..., :-1],
+        "precision": _ratio(right, painted)[..., :-1],
+        "boundary_iou": boundary_iou,
+        "mean_iou": _mean(iou[..., :-1]),
+        "mean_dice": _mean(dice),
+        "mean_boundary_iou": _mean(boundary_iou),
+        "frequency_weighted_iou": _ratio(weighted, in_truth[..., labels].sum(-1)),
+        "pixel_accuracy": _ratio(right.sum(-1), in_truth.sum(-1)),
+        "background_iou": iou[..., -1] if background == "predict" else np.full(iou.shape[:-1], np.nan),
+    }
+
+
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis without NaN; NaN (and no warning) where nothing is left."""
+    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
+
+
+def limits_of(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """The first 8 bytes of each file's SHA-256: (n, 8).
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    hashes = np.zeros((len(paths), HASH_BYTES), np.uint8)
+    for row, path in zip(hashes, paths, strict=True):
+        try:
+            row[:] = list(bytes.fromhex(file_hash(path))[:HASH_BYTES])
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return hashes
+
+
+def overlap(train_hashes: NDArray[np.uint8], test_paths: Sequence[Path]) -> list[Path]:
+    """The files of `test_paths` that were trained on, byte for byte, by `train_hashes` (n, 8) from `file_hashes`."""
+    known = {row.tobytes() for row in train_hashes}
+    return [path for path, row in zip(test_paths, file_hashes(test_paths), strict=True) if row.tobytes() in known]

@@ -1,0 +1,254 @@
+"""The report of an evaluation: tables for people (Markdown), one value per row (CSV), everything (JSON)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_lpd.core.errors import ExportError
+from napari_lpd.evaluation.metrics import FEWEST_SOURCES, HEADLINES, PER_CLASS, Background, Intervals, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from napari_lpd.core.settings.training import Gate, Refiner
+
+NOTICE = "Research use only; not for diagnosis."
+GATES: dict[Gate, str] = {
+    "predicted": "predicted classes",
+    "none": "all classes (no gate)",
+    "truth": "ground truth (uses labels that a user's slide does not have)",
+}
+BACKGROUNDS: dict[Background, str] = {
+    "exclude": "pixels outside all classes are left out",
+    "count": "pixels outside all classes stay in, as errors of the class that is painted there",
+    "predict": "background is a label that must be predicted; it counts in the frequency-weighted IoU, and its own IoU"
+    " is in no mean",
+}
+COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
+NAN = float("nan")
+
+
+class ReportRow(NamedTuple):
+    """The scores of one way to paint: which classes were allowed, and what sharpened the mask."""
+
+    gate: Gate
+    refiner: Refiner
+    scores: Scores
+    intervals: Intervals | None
+
+
+def why_no_intervals(scores: Scores) -> str:
+    """The reason for which `bootstrap_intervals` gave none."""
+    if scores.sources < FEWEST_SOURCES:
+        return f"No intervals: {scores.sources} source(s) (slides or patients), wanted at least {FEWEST_SOURCES}."
+    return "No intervals: resampling was switched off."
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    rows: Sequence[ReportRow],
+    notes: Sequence[str] = (),
+    calibration: dict[str, Any] | None = None,
+) -> Path:
+    """Write report.md, report.csv and report.json into `folder`; old ones are replaced only when all are written.
+
+    Args:
+        folder: Made where it is missing.
+        title: Of the report, without "#".
+        rows: At least one; one per gate and refiner, those of one treatment of background together.
+        notes: Sentences for the reader: data, model, overlap of training and test files, and the like.
+        calibration: From `calibration.calibration`, of the classes in `rows`.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    texts = {
+        "report.csv": _csv(rows, calibration),
+        "report.json": _json(title, rows, notes, calibration),
+        "report.md": _markdown(title, rows, notes, calibration),
+    }
+    write_files(folder, {name: text.encode() for name, text in texts.items()})
+    return folder / "report.md"
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write files into `folder`, made where it is missing; old ones are replaced only when all are written.
+
+    Raises:
+        ExportError: a file cannot be written.
+    """
+    partials = {folder / name: folder / f".{name}.partial" for name in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial, content in zip(partials.values(), contents.values(), strict=True):
+            partial.write_bytes(content)
+        for path, partial in partials.items():
+            os.replace(partial, path)
+    except OSError as error:
+        raise ExportError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
+    finally:
+        for partial in partials.values():
+            if partial.is_file():
+                partial.unlink()
+
+
+def _markdown(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:
+    parts = [f"# {title}", f"**{NOTICE}**", "\n".join(f"- {note}" for note in notes)]
+    for (background, names), group in groupby(rows, key=lambda row: (row.scores.background, row.scores.class_names)):
+        parts += _score_table(background, names, list(group))
+    if calibration is not None:
+        parts += _calibration_table(calibration, rows[0].scores.class_names)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[ReportRow]) -> Iterator[str]:
+    scores = rows[0].scores
+    yield f"## Segmentation, background: {background}"
+    yield (
+        f"{scores.images} images from {scores.sources} source(s). Background: {background} = {BACKGROUNDS[background]}."
+        " All values in percent; [low, high] is the 95 % interval from resampling the sources. Means are over the"
+        " classes that are in truth or prediction."
+    )
+    last = ["background IoU"] if background == "predict" else []
+    table = [
+        ["gate", "refiner", "mIoU", "mDice", "FWIoU", "boundary IoU", "accuracy", *(f"IoU {n}" for n in names), *last]
+    ]
+    remarks: dict[str, list[str]] = {}
+    for row in rows:
+        cells = [_percent(*_with_limits(row, name)) for name in ("mean_iou", "mean_dice", "frequency_weighted_iou")]
+        cells += [_percent(*_with_limits(row, name)) for name in ("mean_boundary_iou", "pixel_accuracy")]
+        cells += [_percent(*_with_limits(row, "iou", c)) for c in range(len(names))]
+        cells += [_percent(row.scores.background_iou)] if last else []
+        table.append([GATES[row.gate], row.refiner, *cells])
+        for remark in _remarks(row):
+            remarks.setdefault(remark, []).append(f"{row.gate} + {row.refiner}")
+    yield markdown_table(table)
+    everywhere = len(rows)
+    yield "\n".join(
+        f"- {remark}" + ("" if len(where) == everywhere else f" (gate + refiner: {'; '.join(where)})")
+        for remark, where in remarks.items()
+    )
+
+
+def _remarks(row: ReportRow) -> Iterator[str]:
+    """What the reader of a row must know: classes left out, resamples without a class, no intervals."""
+    if row.scores.absent:
+        yield f"Absent from truth and prediction, so in no mean: {', '.join(row.scores.absent)}."
+    if row.scores.not_in_truth:
+        yield f"Predicted but not in the truth, so IoU 0 in the means: {', '.join(row.scores.not_in_truth)}."
+    if row.intervals is None:
+        yield why_no_intervals(row.scores)
+    else:
+        counts = zip(row.scores.class_names, row.intervals.missing, strict=True)
+        if missing := [f"{name} {count}" for name, count in counts if count and name not in row.scores.absent]:
+            yield (
+                f"The interval of a class leaves out the resamples without it (of {row.intervals.resamplings}:"
+                f" {', '.join(missing)})."
+            )
+
+
+def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:
+    yield "## Calibration of the presence probabilities"
+    yield (
+        f"Of {calibration['images']} images, in {calibration['bins']} bins; whole images are judged, so the treatment"
+        " of background pixels plays no part. Expected calibration error in percent, Brier score in 0..1."
+    )
+    table = [["class", "ECE", "Brier"], ["all", _percent(calibration["ece"]), f"{calibration['brier']:.4f}"]]
+    for name, error, brier in zip(names, calibration["class_ece"], calibration["class_brier"], strict=True):
+        table.append([name, _percent(error), f"{brier:.4f}"])
+    yield markdown_table(table)
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table of cells; the first line is the head."""
+    escaped = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
+    escaped.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _percent(value: float, low: float = NAN, high: float = NAN) -> str:
+    if math.isnan(value):
+        return "absent"
+    return f"{100 * value:.1f}" + ("" if math.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def _with_limits(row: ReportRow, metric: str, c: int | None = None) -> tuple[float, float, float]:
+    """Value, low and high of `metric`, of class `c` where given; NaN where there is none."""
+    found = getattr(row.scores, metric)
+    value = float(found if c is None else found[c])
+    if row.intervals is not None and c is None and metric in row.intervals.headline:
+        return value, *row.intervals.headline[metric]
+    if row.intervals is not None and c is not None and metric == "iou":
+        return value, *row.intervals.iou[c].tolist()
+    return value, NAN, NAN
+
+
+def _csv(rows: Sequence[ReportRow], calibration: dict[str, Any] | None) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        for metric, name, values in _tidy(row):
+            numbers = ["" if math.isnan(value) else value for value in values]
+            writer.writerow([row.gate, row.refiner, row.scores.background, metric, name, *numbers])
+    if calibration is not None:
+        for metric in ("ece", "brier"):
+            classes = zip(rows[0].scores.class_names, calibration[f"class_{metric}"], strict=True)
+            for name, value in (("", calibration[metric]), *classes):
+                writer.writerow(["", "", "", f"presence_{metric}", name, value, "", ""])
+    return file.getvalue()
+
+
+def _tidy(row: ReportRow) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
+    """(metric, class or "", (value, low, high)) of everything in a row but its confusion matrix."""
+    for metric in (*HEADLINES, "background_iou"):
+        yield metric, "", _with_limits(row, metric)
+    for metric in (*PER_CLASS, "pixels"):
+        for c, name in enumerate(row.scores.class_names):
+            yield metric, name, _with_limits(row, metric, c)
+
+
+def _json(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:
+    content = {
+        "title": title,
+        "notice": NOTICE,
+        "notes": list(notes),
+        "backgrounds": BACKGROUNDS,
+        "gates": GATES,
+        "rows": [
+            {
+                "gate": row.gate,
+                "refiner": row.refiner,
+                "scores": vars(row.scores),
+                "intervals": None if row.intervals is None else row.intervals._asdict(),
+                "no_intervals": why_no_intervals(row.scores) if row.intervals is None else None,
+            }
+            for row in rows
+        ],
+        "calibration": calibration,
+    }
+    return json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and NaN as null, which JSON knows."""
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

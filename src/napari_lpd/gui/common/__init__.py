@@ -1,0 +1,1 @@
+"""What the three widgets share: jobs, forms, layout, pickers."""

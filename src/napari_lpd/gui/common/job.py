@@ -1,0 +1,279 @@
+"""Run a job beside the GUI: its progress, its result and EVERY error come back to the GUI thread as signals.
+
+The thread never touches Qt: it fills a queue that a timer of the GUI thread empties, so a widget may be closed at any
+time. Whatever still runs when Python ends is stopped then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.jobs import NICENESS
+from napari_lpd.gui.common.layout import in_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from napari_lpd.core.jobs import Job, Progress
+
+    Message = tuple[str, Any]
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 50
+PAUSE, GO_ON = "Pause", "Go on"
+_running: dict[threading.Thread, threading.Event] = {}
+
+
+def _work(make_job: Callable[[], Job[Any]], outbox: SimpleQueue[Message], stop: threading.Event) -> None:
+    if sys.platform == "linux":  # elsewhere threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    try:
+        job = make_job()
+        try:
+            while not stop.is_set():
+                outbox.put(("progressed", next(job)))
+        except StopIteration as finished:
+            outbox.put(("succeeded", finished.value))
+        finally:
+            job.close()
+    except BaseException as error:  # noqa: BLE001  whatever it is, the user must see it
+        outbox.put(("raised", error))
+    finally:
+        outbox.put(("ended", None))
+        _running.pop(threading.current_thread(), None)
+
+
+@atexit.register
+def stop_all() -> None:
+    """Stop every job and wait until it has cleaned up (ten seconds at most)."""
+    jobs = dict(_running)
+    for stop in jobs.values():
+        stop.set()
+    for thread in jobs:
+        thread.join(timeout=10)
+
+
+class JobRunner(QObject):
+    """Runs one job at a time in a thread; signals arrive on the GUI thread.
+
+    Signals:
+        progressed: each new Progress.
+        succeeded: the job's result.
+        failed: one line that says what went wrong (already shown as a notification).
+        ended: always last: after success, failure or stop.
+    """
+
+    progressed = Signal(object)
+    succeeded = Signal(object)
+    failed = Signal(str)
+    ended = Signal()
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.running = False
+        self._outbox: SimpleQueue[Message] = SimpleQueue()
+        self._stop = threading.Event()
+        self.paused = threading.Event()  # for jobs that look at it
+        self._latest: Progress | None = None
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self._deliver)
+        self.destroyed.connect(self._stop.set)  # closing the window ends the job
+
+    def start(self, make_job: Callable[[], Job[Any]]) -> None:
+        """Start the job that `make_job` returns; it is called in the thread and may import and load what it needs."""
+        if self.running:
+            raise LpdError("a job is already running here: stop it first")
+        self._stop.clear()
+        self.paused.clear()
+        self._latest = None
+        self.running = True
+        thread = threading.Thread(target=_work, args=(make_job, self._outbox, self._stop), daemon=True)
+        _running[thread] = self._stop
+        thread.start()
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Ask the job to stop; it is closed at its next step, and `ended` follows."""
+        self._stop.set()
+
+    def _deliver(self) -> None:
+        while True:
+            try:
+                what, value = self._outbox.get_nowait()
+            except Empty:
+                return
+            if what == "progressed":
+                self._on_progress(value)
+            elif what == "succeeded":
+                self.succeeded.emit(value)
+            elif what == "raised":
+                self._on_raised(value)
+            else:
+                self._timer.stop()
+                self.running = False
+                self.ended.emit()
+
+    def _on_progress(self, progress: Progress) -> None:
+        if progress != self._latest and not self._stop.is_set():
+            self._latest = progress
+            self.progressed.emit(progress)
+
+    def _on_raised(self, error: BaseException) -> None:
+        if not isinstance(error, LpdError):
+            log.error("a job failed unexpectedly", exc_info=error)
+        message = str(error) if isinstance(error, LpdError) else f"{type(error).__name__}: {error}"
+        show_error(message)
+        self.failed.emit(message)
+
+
+class CloseGuard(QObject):
+    """Asks before a window is closed while a job runs.
+
+    Args:
+        window: The window; the guard is its child.
+        runner: Runs the job.
+        question: What to ask.
+    """
+
+    def __init__(self, window: QWidget, runner: JobRunner, question: str) -> None:
+        super().__init__(window)
+        self._runner, self._question = runner, question
+        window.installEventFilter(self)
+        runner.destroyed.connect(self.deleteLater)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Keep the window open if the user says so."""
+        if event.type() != QEvent.Type.Close or not self._runner.running:
+            return super().eventFilter(watched, event)
+        buttons = QMessageBox.StandardButton
+        answer = QMessageBox.question(watched, "napari-lpd", self._question, buttons.Close | buttons.Cancel)
+        if answer == buttons.Cancel:
+            event.ignore()
+            return True
+        return False
+
+
+class JobBar(QWidget):
+    """Run/Stop button, progress bar with time left, and a line that says how things stand.
+
+    Signals:
+        asked: the run button was pressed; the owner answers with `start`.
+    """
+
+    asked = Signal()
+
+    def __init__(self, run_text: str, pausable: bool = False) -> None:
+        super().__init__()
+        self.runner = JobRunner(self)
+        self._run_text, self._pausable = run_text, pausable
+        self._began: tuple[float, int] | None = None
+        self.button = QPushButton(run_text)
+        self.pause = QPushButton(PAUSE)
+        self.pause.setToolTip("Let the job wait, with all it holds in memory; the computer is free for other work")
+        self.pause.setVisible(False)
+        self.bar = QProgressBar()
+        self.status = QLabel()
+
+        self.bar.setVisible(False)
+        self.status.setVisible(False)
+        self.status.setWordWrap(True)
+        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (in_row([self.button, self.pause]), self.bar, self.status):
+            layout.addWidget(part)
+
+        self.pause.clicked.connect(self._on_pause)
+        self.button.clicked.connect(self._on_clicked)
+        self.runner.progressed.connect(self._on_progressed)
+        self.runner.failed.connect(self._on_failed)
+        self.runner.ended.connect(self._on_ended)
+
+    def start(self, make_job: Callable[[], Job[Any]]) -> None:
+        """Run a job; the button now stops it."""
+        self.runner.start(make_job)
+        self._began = None
+        self.button.setText("Stop")
+        self.pause.setVisible(self._pausable)
+        self.bar.setRange(0, 0)
+        self.bar.setVisible(True)
+        self.say("Starting…")
+
+    def stop(self) -> None:
+        """Stop the running job."""
+        self.runner.stop()
+        self.pause.setVisible(False)
+        self.button.setText("Stopping…")
+        self.say("Stopping…")
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+        self.status.setText(text)
+        self.status.setVisible(bool(text))
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Show an LpdError raised inside as a notification and in the status line."""
+        try:
+            yield
+        except LpdError as error:
+            show_error(str(error))
+            self._on_failed(str(error))
+
+    def _on_clicked(self) -> None:
+        if self.runner.running:
+            self.stop()
+        else:
+            self.asked.emit()
+
+    def _on_pause(self) -> None:
+        waits = not self.runner.paused.is_set()
+        (self.runner.paused.set if waits else self.runner.paused.clear)()
+        self.pause.setText(GO_ON if waits else PAUSE)
+        self._began = None  # the time left is counted anew
+        if waits:
+            self.say("Paused.")
+
+    def _on_progressed(self, progress: Progress) -> None:
+        if self.runner.paused.is_set():
+            return
+        self.bar.setRange(0, progress.total)
+        self.bar.setValue(progress.done)
+        count = f"{progress.done} of {progress.total}" if progress.total else ""
+        self.say(" · ".join(part for part in (progress.message, count, self._time_left(progress)) if part))
+
+    def _time_left(self, progress: Progress) -> str:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, progress.done)
+        began, first = self._began
+        if progress.done <= first:
+            return ""
+        seconds = (now - began) / (progress.done - first) * (progress.total - progress.done)
+        return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
+
+    def _on_failed(self, message: str) -> None:
+        self.say(f"⚠ {message}")
+
+    def _on_ended(self) -> None:
+        if self.button.text() == "Stopping…":
+            self.say("Stopped.")
+        self.button.setText(self._run_text)
+        self.pause.setText(PAUSE)
+        self.pause.setVisible(False)
+        self.bar.setVisible(False)

@@ -1,0 +1,130 @@
+"""Prediction inside napari's process: torch is imported late, and the model stays loaded."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_lpd.core.errors import ModelError
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.slides.tissue import everything, find_tissue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import shapely
+
+    from napari_lpd.core.settings.training import PredictSettings
+    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.slides.slide import Slide
+    from napari_lpd.slides.tissue import Mask
+
+    MakeMask = Callable[[Slide], Mask | None]
+
+MAPS = Path("/proc/self/maps")
+
+
+def keep_triton_out() -> None:
+    """Make ``import triton`` fail softly where it would kill the process; call this before torch is imported.
+
+    Mesa's OpenGL drivers (llvmpipe, radeonsi) load the system's LLVM once napari draws. libtriton holds an LLVM of
+    its own whose symbols then clash: the import, which torchvision sets off, ends in a segmentation fault. torch works
+    without triton; only torch.compile, which is not used here, needs it.
+    """
+    if MAPS.exists() and "libLLVM" in MAPS.read_text(encoding="utf-8", errors="replace"):
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+
+class ModelCache:
+    """The last model, kept loaded between runs."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Path, int, str] | None = None
+        self._model: Any = None
+
+    def get(self, path: Path, device: str) -> Any:
+        """The model at `path`, loaded now if it is not the one kept; imports torch."""
+        if not path.is_file():
+            raise ModelError(f"{path}: no such model file")
+        key = (path, path.stat().st_mtime_ns, device)
+        if key != self._key:
+            with _no_garbage_collection():
+                keep_triton_out()
+                from napari_lpd.models.network import load_model
+
+                self._model = load_model(path, device)
+            self._key = key
+        return self._model
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While torch is imported, nearly all that is made stays; looking for garbage in it would hold the window."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class PredictionRun:
+    """One press of Predict; `job` does everything that takes time, in a thread of its own.
+
+    Args:
+        slide: What is predicted; closed at the end.
+        models: Keeps the model loaded.
+        model: Model file.
+        settings: How.
+        scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
+        tissue: Makes the tissue mask, or None where it is to be found.
+        place: Says where a prediction goes.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        models: ModelCache,
+        model: Path,
+        settings: PredictSettings,
+        scope: Sequence[shapely.Geometry],
+        tissue: MakeMask,
+        place: Callable[[PredictionCard], Path],
+    ) -> None:
+        self._slide, self._models, self._model, self._settings = slide, models, model, settings
+        self._scope, self._tissue, self._place = scope, tissue, place
+
+    def job(self) -> Job[Prediction]:
+        """Load the model if need be and predict; torch is imported here, not when the widget is made."""
+        with self._slide as slide:
+            yield Progress(0, 0, "loading the model")
+            model = self._models.get(self._model, self._settings.device)
+            compile_label_colours()
+            from napari_lpd.prediction.predict import predict_slide, prediction_card
+
+            mask = self._tissue(slide)
+            folder = self._place(prediction_card(slide, model, self._settings, self._scope, mask))
+            job = predict_slide(slide, model, self._settings, folder, self._scope, mask)
+            prediction = yield from self._made(job, folder)
+        return prediction
+
+    def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        """Run the job that predicts into `folder`; whoever shows it meanwhile looks on here."""
+        return (yield from job)
+
+
+def compile_label_colours() -> None:
+    """Let napari compile what colours labels, for a second or so, here instead of in the GUI thread."""
+    DirectLabelColormap(color_dict={None: "black", 1: "white"}).map(np.ones((1, 1), np.uint8))
+
+
+def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[Mask]:
+    """The tissue mask that a prediction would take."""
+    with slide:
+        yield Progress(0, 0, "looking for tissue")
+        return make(slide) or (everything(slide) if all_of_it else find_tissue(slide))

@@ -1,0 +1,81 @@
+"""The models that this user has trained or opened, newest first; shared by the widgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, QSettings, Signal
+
+from napari_lpd import samples
+from napari_lpd.results.measure import Roles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.models.checkpoint import Card
+
+MOST = 10
+
+
+class RecentModels(QObject):
+    """A list of model files that is kept between sessions. `changed` carries the newest path."""
+
+    changed = Signal(str)
+
+    def paths(self) -> list[Path]:
+        """Existing model files, newest first; the embedded sample model is always among them."""
+        stored = _store().value("recent_models", []) or []
+        found = [Path(path) for path in ([stored] if isinstance(stored, str) else stored)]
+        return [path for path in dict.fromkeys([*found, samples.model_path()]) if path.is_file()]
+
+    def add(self, path: Path) -> None:
+        """Put `path` first."""
+        newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MOST]
+        _store().setValue("recent_models", newest)
+        self.changed.emit(str(path.resolve()))
+
+
+def kept_roles(names: Sequence[str]) -> Roles:
+    """The roles that the user gave to classes of these names; none at first."""
+    text = _store().value(f"roles/{'|'.join(names)}", "")
+    return Roles.model_validate_json(text) if text else Roles()
+
+
+def remember_roles(names: Sequence[str], roles: Roles) -> None:
+    """Keep the roles for models with classes of these names."""
+    _store().setValue(f"roles/{'|'.join(names)}", roles.model_dump_json())
+
+
+def describe(card: Card) -> str:
+    """A model's card as rich text: data, classes, counts, resolution, figures with intervals, settings, versions."""
+    classes = ", ".join(
+        f'<span style="color:{tissue.color}">■</span> {tissue.name} {card.tiles_per_class.get(tissue.name, "?")}'
+        for tissue in card.classes
+    )
+    settings = card.settings
+    lines = [
+        f"<b>{settings.model.bank} prototypes</b>, {settings.model.prototypes_per_class} per class, on"
+        f" {settings.model.encoder}",
+        f"{card.tiles} tiles of {settings.tile} pixels at {settings.mpp:g} µm per pixel: {classes}",
+        *([f"from {card.data}"] if card.data else []),
+        f"{card.steps} steps, seed {settings.seed}, {card.created}",
+    ]
+    lines += [f"{name}: {_with_limits(value, card.intervals.get(name))}" for name, value in card.metrics.items()
+              if name != "valid score"]  # fmt: skip
+    changed = settings.model_dump(exclude_defaults=True)
+    flat = {**{f"model.{name}": value for name, value in changed.pop("model", {}).items()}, **changed}
+    lines.append("Changed settings: " + (", ".join(f"{name}={value}" for name, value in flat.items()) or "none"))
+    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()))
+    return "<br>".join([*lines, card.notice])
+
+
+def _with_limits(value: float, limits: tuple[float, float] | None) -> str:
+    return f"{value:.3g}" + ("" if limits is None else f" (95 % interval {limits[0]:.3g} to {limits[1]:.3g})")
+
+
+def _store() -> QSettings:
+    return QSettings("napari-lpd", "napari-lpd")
+
+
+recent_models = RecentModels()

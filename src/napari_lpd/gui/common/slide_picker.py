@@ -1,0 +1,129 @@
+"""Choose the slide: a list of the viewer's RGB layers, with the resolution and where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import LpdError, SlideError
+from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
+from napari_lpd.gui.contributions import read_slide
+from napari_lpd.gui.layers.slides import KEY, UM, entered_mpp, set_resolution, slide_layers
+from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Image
+
+
+class SlidePicker(QWidget):
+    """Slide combobox; where the resolution is missing, a box to enter it.
+
+    Signals:
+        changed: another slide was chosen, or its resolution was set.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.combo = chooser()
+        self.resolution = note("")
+        self._entry = QWidget()
+        self.mpp = QLineEdit()
+        self.mpp.setPlaceholderText("µm per pixel: not known")
+        use = QPushButton("Use")
+
+        row = QHBoxLayout(self._entry)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.mpp, 1)
+        row.addWidget(use)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        browse = buttons(
+            ("Open…", "Open a slide file with napari-lpd, without napari asking which reader", self._on_open)
+        )
+        chosen = in_row([self.combo, browse])
+        chosen.layout().setStretch(0, 1)
+        for part in (chosen, self.resolution, self._entry):
+            layout.addWidget(part)
+
+        self.combo.currentIndexChanged.connect(self._on_chosen)
+        use.clicked.connect(self._on_use)
+        self.mpp.returnPressed.connect(self._on_use)
+        for event in ("inserted", "removed", "reordered", "renamed"):
+            getattr(viewer.layers.events, event).connect(self.refresh)
+        self.refresh()
+
+    def find(self) -> Image | None:
+        """The chosen slide layer, if there is one."""
+        layers = slide_layers(self._viewer)
+        index = self.combo.currentIndex()
+        return layers[index] if 0 <= index < len(layers) else None
+
+    def layer(self) -> Image:
+        """The chosen slide layer.
+
+        Raises:
+            SlideError: no slide is open.
+        """
+        layer = self.find()
+        if layer is None:
+            raise SlideError("no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd")
+        return layer
+
+    def refresh(self) -> None:
+        """Fill the list anew and keep the choice."""
+        chosen = self.combo.currentText()
+        self.combo.blockSignals(True)
+        self.combo.clear()
+        self.combo.addItems([layer.name for layer in slide_layers(self._viewer)])
+        self.combo.setCurrentText(chosen)
+        self.combo.blockSignals(False)
+        self._on_chosen()
+
+    def open(self, path: Path) -> None:
+        """Open a slide file as a layer and choose it; an error is shown."""
+        try:
+            data, options, _ = read_slide(str(path))[0]
+        except LpdError as error:
+            show_error(str(error))
+            return
+        layer = self._viewer.add_image(data, **options)
+        self.combo.setCurrentText(layer.name)
+
+    def _on_open(self) -> None:
+        patterns = " ".join(f"*{suffix}" for suffix in (*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
+        path, _ = QFileDialog.getOpenFileName(self, "Open slide", "", f"Slides ({patterns});;All files (*)")
+        if path:
+            self.open(Path(path))
+
+    def _on_chosen(self) -> None:
+        layer = self.find()
+        missing = layer is not None and any(str(unit) != UM for unit in layer.units)
+        self._entry.setVisible(missing)
+        if layer is None:
+            self.resolution.setText("Press Open…, or take File ▸ Open Sample ▸ napari-lpd")
+        else:
+            source = layer.metadata.get(KEY, {}).get("mpp_source", "scale of the layer")
+            found = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
+            self.resolution.setText(f"Resolution missing ({source}): enter it" if missing else found)
+        self.changed.emit()
+
+    def _on_use(self) -> None:
+        layer = self.find()
+        if layer is None:
+            return
+        try:
+            set_resolution(layer, entered_mpp(self.mpp.text(), f"{layer.name}'s"))
+        except LpdError as error:
+            show_error(str(error))
+            return
+        self.mpp.clear()  # it is this slide's, not the next one's
+        self._on_chosen()

@@ -1,0 +1,178 @@
+"""What napari calls to open slides, predictions, masks and regions and to save labels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_lpd.core.errors import DataError, ExportError, SlideError
+from napari_lpd.data.regions import classes_in, read_regions
+from napari_lpd.results.export.geojson import read_mask
+from napari_lpd.results.export.ome_tiff import SUFFIXES, Place, read_label_tiff, write_label_tiff, write_ome_tiff
+from napari_lpd.results.prediction import Prediction, is_prediction
+from napari_lpd.samples import slide_layer_data
+from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LayerData = tuple[Any, dict[str, Any], str]
+WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
+MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
+UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
+
+
+def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
+    """A reader for a slide or one of our predictions; None leaves the path to other readers.
+
+    Vendor formats and DICOM folders are always ours. A TIFF is ours when it is a pyramid or too large for napari's
+    own reader, which loads an image whole.
+    """
+    first = Path(path if isinstance(path, str) else path[0])
+    if first.is_dir():
+        if is_prediction(first):
+            return read_prediction
+        return read_slide if any(first.glob("*.dcm")) else None
+    name = first.name.lower()
+    if name.endswith(".geojson"):
+        return read_outlines
+    if name.endswith(SUFFIXES) and _is_mask(first):
+        return read_masks
+    return read_slide if name.endswith(VENDOR_SUFFIXES) or (name.endswith(TIFF_SUFFIXES) and _is_ours(first)) else None
+
+
+def _is_mask(path: Path) -> bool:
+    try:
+        return bool(read_label_tiff(path).classes)
+    except DataError:
+        return False
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with open_slide(path) as slide:
+            return len(slide.level_shapes) > 1 or math.prod(slide.shape) > WHOLE_LIMIT
+    except TooLargeError:
+        return True  # our reader says why; napari's would fill the memory
+    except SlideError:
+        return False
+
+
+def read_slide(path: str | list[str]) -> list[LayerData]:
+    """Slides as lazy multiscale layers."""
+    return [slide_layer_data(Path(p)) for p in ([path] if isinstance(path, str) else path)]
+
+
+def read_prediction(path: str | list[str]) -> list[LayerData]:
+    """Our predictions, finished or not, as labels, heatmaps, uncertainty and tissue."""
+    from napari_lpd.gui.layers.results import prediction_layers
+
+    folders = [path] if isinstance(path, str) else path
+    return [layer for folder in folders for layer in prediction_layers(Prediction.open(Path(folder)))]
+
+
+def read_masks(path: str | list[str]) -> list[LayerData]:
+    """Masks that were exported as OME-TIFF, lazily, with names and colours, where they lay on the slide."""
+    from napari_lpd.gui.layers.results import label_colours
+
+    layers: list[LayerData] = []
+    for file in [Path(p) for p in ([path] if isinstance(path, str) else path)]:
+        found = read_label_tiff(file)
+        many = len(found.levels) > 1
+        options = {
+            "name": file.name.removesuffix(".tiff").removesuffix(".tif").removesuffix(".ome"),
+            "multiscale": many,
+            "scale": found.mpp,
+            "translate": np.array(found.origin_um) + np.array(found.mpp) / 2,
+            **label_colours(found.classes),
+        }
+        layers.append((found.levels if many else np.asarray(found.levels[0]), MASK | options, "labels"))
+    return layers
+
+
+def read_outlines(path: str | list[str]) -> list[LayerData]:
+    """GeoJSON: a mask that we exported as labels; anything else as regions on the slide that is open.
+
+    Raises:
+        DataError: not readable, or regions while no slide or several are open.
+    """
+    from napari_lpd.gui.layers.results import label_colours
+
+    layers: list[LayerData] = []
+    for file in [Path(p) for p in ([path] if isinstance(path, str) else path)]:
+        mask = read_mask(file)
+        if mask is None:
+            layers.append(_regions_on_slide(file))
+            continue
+        options = {
+            "name": file.stem,
+            "scale": (mask.mpp, mask.mpp),
+            "translate": (np.array(mask.origin) + 0.5) * mask.mpp,
+            **label_colours(mask.classes),
+        }
+        layers.append((mask.labels, MASK | options, "labels"))
+    return layers
+
+
+def _regions_on_slide(path: Path) -> LayerData:
+    """Regions are in pixels of their slide: the open one, or of several the one whose name the file's begins with."""
+    import napari
+
+    from napari_lpd.gui.layers.regions import add_regions, empty_regions
+    from napari_lpd.gui.layers.slides import slide_layers
+
+    viewer = napari.current_viewer()
+    slides = [] if viewer is None else slide_layers(viewer)
+    named = [layer for layer in slides if path.name.startswith(Path(layer.name).stem)]
+    chosen = named if len(slides) > 1 else slides
+    if len(chosen) != 1:
+        which = "open that first" if not slides else "name it like the slide, or use Load… in Train"
+        raise DataError(f"{path}: its regions are in pixels of a slide: {which}")
+    layer = empty_regions(chosen[0])
+    add_regions(layer, read_regions(path), classes_in(path))
+    layer.name = path.stem
+    data: LayerData = layer.as_layer_data_tuple()
+    return data
+
+
+def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size, class names and colours.
+
+    A large prediction is written from its folder, piece by piece; anything else as the layer shows it.
+
+    Raises:
+        ExportError: not a TIFF's name, not 2-d, no micrometres, or the place cannot be written.
+    """
+    target = Path(path)
+    if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
+        target = target.with_suffix(".ome.tif")
+    asked = target == Path(path)  # napari asked before replacing a file, but not under a name of our own
+    name = attributes.get("name", "labels")
+    large = attributes.get("multiscale", isinstance(data, list | tuple))
+    about = attributes.get("metadata", {}).get("napari_lpd", {})
+    prediction: Prediction | None = about.get("prediction") if about.get("kind") == "labels" else None
+    if large and prediction is not None:
+        return [str(write_ome_tiff(prediction, target, overwrite=asked))]
+    labels = np.asarray(data[0] if large else data)
+    if labels.ndim != 2:
+        raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
+    if labels.dtype.itemsize > 4 or labels.dtype == bool:
+        labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
+    mpp = _mpp(name, attributes)
+    if prediction is None:
+        return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=asked))]
+    card, (y0, x0, _, _) = prediction.card, prediction.bounds()
+    classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
+    origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
+    return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, asked))]
+
+
+def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
+    units = [str(unit) for unit in attributes.get("units") or ("pixel", "pixel")]
+    if any(unit not in UM_PER for unit in units):
+        raise ExportError(f"{name}: scale is in {' × '.join(units)}; set the layer's units to micrometer first")
+    y, x = (float(scale) * UM_PER[unit] for scale, unit in zip(attributes["scale"], units, strict=True))
+    return y, x

@@ -1,0 +1,317 @@
+"""Compare two models' prototypes on the open slide or a folder: figures, a card per prototype, jumps to its places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHeaderView,
+    QLabel,
+    QScrollArea,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_lpd.comparison.report.drawing import FINEST
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import written_whole
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.training import CompareSettings
+from napari_lpd.gui.common.job import JobBar
+from napari_lpd.gui.common.layout import WIDTH, buttons, chooser, note
+from napari_lpd.gui.common.prediction_run import keep_triton_out
+from napari_lpd.gui.explore.heatmap_window import chosen_picture, pixmap_of
+from napari_lpd.gui.explore.model_pair import ModelPair, names_of
+from napari_lpd.gui.explore.prototype_card import NOWHERE, CardView, jump
+from napari_lpd.gui.layers.slides import slide_of
+from napari_lpd.models.checkpoint import read_card
+from napari_lpd.training.runs.training_tiles import is_at_hand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+    from napari.layers import Image
+
+    from napari_lpd.comparison.report.drawing import Drawing
+    from napari_lpd.comparison.result import Comparison, Figure, Patch
+    from napari_lpd.data.tileset import TileSet
+    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.slides.slide import Slide
+
+SLIDE, FOLDER = "the open slide", "a folder with img and mask"
+QUICK_TILES = 60  # of a slide, looked at from the window; the command line takes more
+HEATMAPS, SCROLL_BAR = 250, 24  # pixels
+WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
+QUICK_TRAINING = 120  # training tiles
+
+WITHOUT, OF_MODEL, CHOSEN = (
+    "without training tiles",
+    "with the first model's training tiles",
+    "with training tiles from a folder",
+)
+TRAINING = (
+    "Training tiles give each prototype's nearest training patches, and one control more: clusters of the tiles'"
+    " features, as PBIP makes its bank"
+)
+MEANING = "Click a figure to see what it means."
+
+
+class _Asked(NamedTuple):
+    """What is compared: the models' files; a folder, or else a slide; training tiles: none, the model's, a folder's."""
+
+    paths: list[Path]
+    folder: Path | None = None
+    slide: Slide | None = None
+    training: Path | bool = False
+
+
+class ComparePanel(QWidget):
+    """Two models, the same places, and what the numbers allow to say.
+
+    Args:
+        viewer: The viewer.
+        slide_layer: Gives the slide's layer; raises LpdError where there is none.
+        pair: Gives the models.
+    """
+
+    def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
+        super().__init__()
+        self._viewer, self._slide_layer, self.pair = viewer, slide_layer, pair
+        self.data = chooser([SLIDE, FOLDER])
+        self.training = chooser([WITHOUT, OF_MODEL, CHOSEN])
+        self.training.setToolTip(TRAINING)
+        self.folder: Path | None = None
+        self._tiles: Path | None = None
+        self._asked = self._compared = _Asked([])
+        self.job = JobBar("Compare")
+        self.comparison: Comparison | None = None
+        self.table = QTableWidget(0, 0)
+        self.verdicts, self.meaning = note(""), note(MEANING)
+        self.card = CardView()
+        self.heatmaps, self.scatter = QLabel(), QLabel()
+        self._heatmaps_area = QScrollArea()
+        self._result = QWidget()
+        self._lay_out()
+        self.data.currentTextChanged.connect(self._on_data)
+        self.training.currentTextChanged.connect(self._on_training)
+        self.pair.boxes[0].currentIndexChanged.connect(self._on_model)
+        self.job.asked.connect(self._on_compare)
+        self.job.runner.succeeded.connect(self.show_comparison)
+        self.table.currentCellChanged.connect(self._on_row)
+        self.card.asked.connect(self.jump)
+        self.card.tissue.currentIndexChanged.connect(self._show_heatmaps)
+        self._on_model()
+
+    def _lay_out(self) -> None:
+        result = QVBoxLayout(self._result)
+        result.setContentsMargins(0, 0, 0, 0)
+        files = buttons(
+            ("Heatmaps…", "Of all classes, as in the paper's figure 3: PNG, SVG or PDF", self._on_heatmaps),
+            ("Scatter…", "Coverage against overlap: PNG, SVG or PDF", self._on_scatter),
+            ("CSV…", "All figures of the table, and per class", self._on_csv),
+            ("Report…", "HTML, Markdown, CSV, JSON and both figures, into a folder", self._on_report),
+        )
+        for part in (
+            self.verdicts,
+            self.table,
+            self.meaning,
+            files,
+            note("<b>One prototype</b>"),
+            self.card,
+            note("<b>The same tile, both models</b>"),
+            self._heatmaps_area,
+            note("<b>Coverage against overlap</b>: right and low is good"),
+            self.scatter,
+        ):
+            result.addWidget(part)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.table.verticalHeader().setDefaultSectionSize(22)
+        self._heatmaps_area.setWidget(self.heatmaps)
+        self._heatmaps_area.setWidgetResizable(True)
+        self._result.setVisible(False)
+        for part in (self.data, self.training, self.job, self._result):
+            layout.addWidget(part)
+
+    def _on_data(self, text: str) -> None:
+        if text == FOLDER:
+            chosen = QFileDialog.getExistingDirectory(self, "Folder with img and mask")
+            self.folder = Path(chosen) if chosen else None
+            if self.folder is None:
+                self.data.setCurrentText(SLIDE)
+
+    def _on_training(self, text: str) -> None:
+        if text == CHOSEN:
+            chosen = QFileDialog.getExistingDirectory(self, "Folder of labelled training tiles")
+            self._tiles = Path(chosen) if chosen else None
+            if self._tiles is None:
+                self.training.setCurrentText(WITHOUT)
+
+    def _on_model(self) -> None:
+        """Take the first model's training tiles where they are still at hand; a folder that was chosen stays."""
+        path = self.pair.boxes[0].currentData()
+        if path and self.training.currentText() != CHOSEN:
+            with self.job.reporting():
+                self.training.setCurrentText(OF_MODEL if is_at_hand(Path(path)) else WITHOUT)
+
+    def _on_compare(self) -> None:
+        with self.job.reporting():
+            paths, folder = self.pair.paths(), self.folder if self.data.currentText() == FOLDER else None
+            slide = None if folder else slide_of(self._slide_layer())
+            training = {WITHOUT: False, OF_MODEL: True}.get(self.training.currentText(), self._tiles)
+            asked = self._asked = _Asked(paths, folder, slide, training or False)
+            settings = CompareSettings(
+                slide_tiles=QUICK_TILES, training_tiles=QUICK_TRAINING, stability_tiles=8, nearest=5, nearest_places=5
+            )
+            self.job.start(lambda: compare_job(asked, settings))
+
+    # What came out
+
+    def show_comparison(self, comparison: Comparison) -> None:
+        """Show figures, verdicts and cards."""
+        from napari_lpd.comparison.report.figures import scatter_figure
+        from napari_lpd.comparison.report.writer import verdicts_of
+
+        self.comparison, self._compared = comparison, self._asked
+        lines = [*verdicts_of(comparison), *comparison.notes[:3]]
+        if comparison.reference == "agreement" and self._compared.folder is not None:
+            lines.insert(0, f"{self._compared.folder} has no masks: {WITHOUT_MASKS}")
+        self.verdicts.setText("\n".join(lines))
+        self._fill_table(comparison)
+        self.card.set_comparison(comparison)
+        smooth = Qt.TransformationMode.SmoothTransformation
+        self.scatter.setPixmap(pixmap_of(scatter_figure(comparison).pixels(FINEST)).scaledToWidth(WIDTH - 30, smooth))
+        self._result.setVisible(True)
+        self._show_heatmaps()
+        sources = f"{comparison.sources} slides or patients" if comparison.sources > 1 else "one slide or patient"
+        self.job.say(f"{comparison.tiles} tiles of {sources} compared.")
+
+    def _fill_table(self, comparison: Comparison) -> None:
+        self.table.setColumnCount(len(comparison.banks))
+        self.table.setRowCount(len(comparison.metrics))
+        self.table.setHorizontalHeaderLabels([bank.name for bank in comparison.banks])
+        for row, metric in enumerate(comparison.metrics):
+            title = QTableWidgetItem(metric.label)
+            title.setToolTip(metric.meaning)
+            self.table.setVerticalHeaderItem(row, title)
+            for column, bank in enumerate(comparison.banks):
+                item = QTableWidgetItem(_value(bank.figures.get(metric.name)))
+                item.setToolTip(f"{bank.name}, {metric.label}: {metric.meaning}")
+                self.table.setItem(row, column, item)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 22 * len(comparison.metrics) + 18)
+
+    def _on_row(self, row: int) -> None:
+        if self.comparison is not None and row >= 0:
+            metric = self.comparison.metrics[row]
+            self.meaning.setText(f"<b>{metric.label}</b>: {metric.meaning}.")
+
+    def jump(self, patch: Patch) -> None:
+        """Move the viewer to a patch."""
+        with self.job.reporting():
+            jump(self._viewer, patch, read_card(self._compared.paths[0]).settings.mpp)
+
+    def _show_heatmaps(self) -> None:
+        if self.comparison is None:
+            return
+        from napari_lpd.comparison.report.figures import heatmap_figure
+
+        own = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]
+        if own:
+            picture = pixmap_of(heatmap_figure(replace(self.comparison, examples=tuple(own))).pixels(FINEST))
+            picture = picture.scaledToHeight(HEATMAPS, Qt.TransformationMode.SmoothTransformation)
+            self.heatmaps.setPixmap(picture)
+        else:
+            self.heatmaps.setText(f"{self.card.tissue.currentText()}: {NOWHERE}")
+        self._heatmaps_area.setFixedHeight((HEATMAPS if own else 0) + SCROLL_BAR)
+
+    def _compared_now(self) -> Comparison:
+        if self.comparison is None:
+            raise DataError("nothing is compared yet: press Compare first")
+        return self.comparison
+
+    def _on_heatmaps(self) -> None:
+        from napari_lpd.comparison.report.figures import heatmap_figure
+
+        self._save_picture("prototypes", heatmap_figure)
+
+    def _on_scatter(self) -> None:
+        from napari_lpd.comparison.report.figures import scatter_figure
+
+        self._save_picture("coverage against overlap", scatter_figure)
+
+    def _save_picture(self, name: str, draw: Callable[[Comparison], Drawing]) -> None:
+        path = chosen_picture(self, name)
+        if path:
+            with self.job.reporting():
+                draw(self._compared_now()).write(path)
+                self.job.say(f"Written: {path}")
+
+    def _on_csv(self) -> None:
+        from napari_lpd.comparison.report.writer import figures_csv
+
+        path, _ = QFileDialog.getSaveFileName(self, "Figures", "figures.csv", "Tables (*.csv)")
+        if path:
+            with self.job.reporting(), written_whole(Path(path), overwrite=True) as partial:
+                partial.write_bytes(figures_csv(self._compared_now()))
+                self.job.say(f"Written: {path}")
+
+    def _on_report(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the report")
+        if folder:
+            self.write_report(Path(folder))
+
+    def write_report(self, folder: Path) -> None:
+        """Write report, tables and figures into a folder."""
+        from napari_lpd.comparison.report.writer import write_comparison
+
+        with self.job.reporting():
+            comparison = self._compared_now()
+            paths = [f"{name}: {path}" for name, path in zip(comparison.models, self._compared.paths, strict=True)]
+            self.job.say(f"Written: {write_comparison(folder, comparison, paths)}")
+
+
+def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
+    """Load the models and compare them, in a thread; torch is imported here."""
+    yield Progress(0, 0, "loading the models")
+    keep_triton_out()
+    from napari_lpd.comparison.compare import compare
+    from napari_lpd.comparison.tiles import tiles_of_folder, tiles_of_slide
+    from napari_lpd.models.network import load_model
+
+    named = zip(asked.paths, names_of(asked.paths), strict=True)
+    models = [load_model(path, settings.device)._replace(name=name) for path, name in named]
+    card = models[0].card
+    training = _training_tiles(asked.training, asked.paths[0], card)
+    if asked.slide is None:
+        assert asked.folder is not None
+        return (yield from compare(models, tiles_of_folder(asked.folder, card.classes), settings, training))
+    with asked.slide as slide:
+        tiles = tiles_of_slide(slide, card.settings.mpp, card.settings.tile, settings.slide_tiles)
+        return (yield from compare(models, tiles, settings, training))
+
+
+def _training_tiles(wanted: Path | bool, model: Path, card: Card) -> TileSet | None:
+    from napari_lpd.data.labelled_tiles import labelled_tiles
+    from napari_lpd.training.runs.training_tiles import training_tiles_of
+
+    if isinstance(wanted, Path):
+        return labelled_tiles(wanted, card.classes)
+    return training_tiles_of(model) if wanted else None
+
+
+def _value(figure: Figure | None) -> str:
+    """A figure with its interval, to two places."""
+    if figure is None or np.isnan(figure.value):
+        return "–"
+    value, *limits = (f"{round(number, 2) + 0.0:.2f}" for number in figure[:3])  # no -0.00
+    return value if np.isnan(figure.low) else f"{value} [{', '.join(limits)}]"

@@ -1,0 +1,120 @@
+"""A window with every prototype of a class, of both models, on one colour scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QImage, QMouseEvent, QPixmap
+from qtpy.QtWidgets import QDialog, QFileDialog, QLabel, QScrollArea, QVBoxLayout, QWidget
+
+from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
+from napari_lpd.gui.explore.heatmap_grid import HeatmapGrid, heatmap_grid, seen_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from napari_lpd.results.prediction import Prediction
+
+HIGHEST, RIM, FRAME = 800, 50, 120  # pixels
+PICTURES = "Pictures (*.png *.svg *.pdf)"
+
+
+class _Picture(QLabel):
+    """A picture that says where it was pressed."""
+
+    pressed = Signal(int, int)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        place = event.position().toPoint()
+        self.pressed.emit(place.x(), place.y())
+
+
+class AllHeatmaps(QDialog):
+    """Choose a class; a click on a heatmap shows it in the viewer.
+
+    Signals:
+        picked: a heatmap was clicked: class and prototype, from 0.
+
+    Args:
+        parent: The window that it belongs to.
+        predictions: (name of the model, prediction) of one place.
+        image: (H, W, 3) of that place.
+        reporting: Shows errors that are raised inside.
+    """
+
+    picked = Signal(int, int)
+
+    def __init__(
+        self,
+        parent: QWidget,
+        predictions: Sequence[tuple[str, Prediction]],
+        image: NDArray[np.uint8],
+        reporting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Every prototype")
+        self.setModal(False)
+        self._predictions, self._image, self._reporting = predictions, image, reporting
+        self.tissue = chooser([tissue.name for tissue in predictions[0][1].card.classes])
+        self.picture = _Picture()
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        area = QScrollArea()
+        area.setWidget(self.picture)
+        area.setWidgetResizable(True)
+        area.setStyleSheet("background: white;")
+        save = buttons(("Save…", "This picture as PNG, SVG or PDF", self._on_save))
+        layout = QVBoxLayout(self)
+        top = in_row([self.tissue, save])
+        top.layout().setStretch(0, 1)
+        for part in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. Research use only.")):
+            layout.addWidget(part)
+        self.tissue.currentIndexChanged.connect(self._draw)
+        self.picture.pressed.connect(self._on_pressed)
+        self.grid = self._made()
+        self._draw()
+        space = self.screen().availableGeometry()
+        wide, high = self.grid.drawing.width + RIM, self.grid.drawing.height + FRAME
+        self.resize(min(wide, space.width() - RIM), min(high, HIGHEST, space.height() - RIM))
+
+    def _made(self) -> HeatmapGrid:
+        index = self.tissue.currentIndex()
+        seen = [seen_by(name, prediction, index) for name, prediction in self._predictions]
+        first = self._predictions[0][1]
+        _, x0, _, x1 = first.bounds()
+        return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, seen, index, first.card.classes)
+
+    def _draw(self) -> None:
+        self.grid = self._made()
+        self.picture.setPixmap(pixmap_of(self.grid.drawing.pixels()))
+
+    def _on_pressed(self, x: int, y: int) -> None:
+        slot = self.grid.at(x, y)
+        if slot:
+            self.picked.emit(self.tissue.currentIndex(), slot.prototype)
+
+    def _on_save(self) -> None:
+        path = chosen_picture(self, f"{self.tissue.currentText()} prototypes")
+        if path:
+            with self._reporting():
+                self.grid.drawing.write(path)
+
+
+def chosen_picture(parent: QWidget, name: str) -> Path | None:
+    """Ask where a figure goes; a name without an ending gets ``.png``."""
+    chosen, _ = QFileDialog.getSaveFileName(parent, name, f"{name}.png", PICTURES)
+    path = Path(chosen)
+    return (path if path.suffix else path.with_suffix(".png")) if chosen else None
+
+
+def pixmap_of(picture: Image) -> QPixmap:
+    """A picture for Qt."""
+    rgb = np.ascontiguousarray(picture.convert("RGB"))
+    height, width = rgb.shape[:2]
+    return QPixmap.fromImage(QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy())

@@ -1,0 +1,1 @@
+"""Slides, regions and results as napari layers, and back."""

@@ -1,0 +1,230 @@
+"""Regions with tissue names as a napari Shapes layer, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import shapely
+from napari.layers import Shapes
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.data.regions import NONE, Region
+from napari_lpd.gui.layers.slides import KEY, corner, visible_box_um
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import napari
+    from napari.layers import Image
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+
+VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
+COLUMN = "tissues"
+NO_TISSUE = "#5a5a5a"
+JOIN = " + "
+ELLIPSE_VERTICES = 64
+EDGE_UM = 8
+FACE_ALPHA = "38"
+
+
+def regions_layers(viewer: napari.Viewer) -> list[Shapes]:
+    """Shapes layers in the viewer, ours first."""
+    shapes = [layer for layer in viewer.layers if isinstance(layer, Shapes)]
+    return sorted(shapes, key=lambda layer: layer.metadata.get(KEY, {}).get("kind") != "regions")
+
+
+def new_regions_layer(viewer: napari.Viewer, slide_layer: Image) -> Shapes:
+    """Add an empty layer for regions on the slide to the viewer."""
+    layer: Shapes = viewer.add_layer(empty_regions(slide_layer))
+    return layer
+
+
+def empty_regions(slide_layer: Image) -> Shapes:
+    """An empty Shapes layer that lies on the slide; each shape carries its tissues as text ("a + b")."""
+    layer = Shapes(
+        ndim=2,
+        name=f"tissue regions ({slide_layer.name})",
+        scale=slide_layer.scale,
+        translate=slide_layer.translate,
+        units=slide_layer.units,
+        features=pd.DataFrame({COLUMN: pd.Series([], dtype=str)}),
+        text={"string": f"{{{COLUMN}}}", "size": 7, "color": "black", "anchor": "center"},
+        edge_width=EDGE_UM / float(slide_layer.scale[-1]),
+        edge_color=NO_TISSUE,
+        face_color=NO_TISSUE + FACE_ALPHA,
+        opacity=1.0,
+        metadata={KEY: {"kind": "regions", "slide": slide_layer.name}},
+    )
+    layer.feature_defaults = {COLUMN: ""}
+    return layer
+
+
+def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
+    """The tissue names of each shape."""
+    if COLUMN not in layer.features:
+        return [()] * len(layer.data)
+    return [tuple(name.strip() for name in str(text).split("+") if name.strip()) for text in layer.features[COLUMN]]
+
+
+def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
+    """Draw regions (level-0 pixels) into a regions layer of the same slide."""
+    for region in regions:
+        layer.feature_defaults = {COLUMN: JOIN.join(region.tissues) or (NONE if region.named else "")}
+        color = _color(region.tissues, classes)
+        layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
+    layer.feature_defaults = {COLUMN: ""}
+    layer.selected_data = set()
+
+
+def use_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
+    """Give the selected shapes a tissue, or take it from them if all have it; without a selection, draw it next.
+
+    Returns:
+        What was done, for the status line.
+    """
+    chosen = sorted(layer.selected_data)
+    if not chosen:
+        layer.feature_defaults = {COLUMN: name}
+        color = _color((name,), classes)
+        layer.current_edge_color, layer.current_face_color = color, color + FACE_ALPHA
+        if layer.mode == "pan_zoom":
+            layer.mode = "add_polygon"
+        return f"Shapes drawn now are {name}."
+    tissues = tissues_of(layer)
+    take = all(name in tissues[i] for i in chosen)
+    for i in chosen:
+        others = () if name == NONE else tuple(tissue for tissue in tissues[i] if tissue not in (name, NONE))
+        tissues[i] = others if take else (*others, name)
+    _write(layer, tissues, classes)
+    shapes = f"{len(chosen)} region" + "s" * (len(chosen) > 1)
+    return f"{name} taken from {shapes}." if take else f"{shapes} marked as {name}."
+
+
+def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueClass]) -> bool:
+    """Give regions of one tissue its new name; returns whether there were any."""
+    tissues = tissues_of(layer)
+    if layer.feature_defaults.get(COLUMN, pd.Series([""])).iloc[0] == old:
+        layer.feature_defaults = {COLUMN: new}
+    if not any(old in names for names in tissues):
+        return False
+    _write(layer, [tuple(new if name == old else name for name in names) for names in tissues], classes)
+    return True
+
+
+def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
+    """Draw every region in its tissue's colour."""
+    _write(layer, tissues_of(layer), classes)
+
+
+def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
+    layer.features = pd.DataFrame({COLUMN: pd.Series([JOIN.join(names) for names in tissues], dtype=str)})
+    if tissues:
+        colors = [_color(names, classes) for names in tissues]
+        layer.edge_color, layer.face_color = colors, [color + FACE_ALPHA for color in colors]
+    layer.refresh_text()
+
+
+def _color(tissues: Sequence[str], classes: Sequence[TissueClass]) -> str:
+    return next((tissue.color for tissue in classes if tissues and tissue.name == tissues[0]), NO_TISSUE)
+
+
+def area_mm2(layer: Shapes) -> dict[str, tuple[int, float]]:
+    """Per tissue name: number of regions and their area in mm² (a layer in µm)."""
+    found: dict[str, tuple[int, float]] = {}
+    for i, names in enumerate(tissues_of(layer)):
+        outline = _outline(layer, i)
+        area = (
+            0.0 if outline is None else Region(outline, names).polygon().area * float(np.prod(layer.scale[-2:])) / 1e6
+        )
+        for name in names:
+            count, total = found.get(name, (0, 0.0))
+            found[name] = (count + 1, total + area)
+    return found
+
+
+def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
+    """The shapes of a layer as regions in level-0 pixels of the slide.
+
+    Raises:
+        DataError: no shapes, shapes without tissue names, or a line that encloses nothing.
+    """
+    if not len(layer.data):
+        raise DataError(f"{layer.name} is empty: outline at least one region per tissue")
+    tissues = tissues_of(layer)
+    unnamed = [i for i, names in enumerate(tissues) if not names]
+    if unnamed:
+        layer.selected_data = set(unnamed)
+        raise DataError(
+            f"{len(unnamed)} of {len(tissues)} regions carry no tissue (now selected): press a tissue's button"
+        )
+    return outlines_of(layer, slide_layer)
+
+
+def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
+    """`regions_of`, with those of which nothing is said yet."""
+    return [
+        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
+        for i, names in enumerate(tissues_of(layer))
+    ]
+
+
+def bind_numbers(layer: Shapes, use: Callable[[Shapes, int], None]) -> None:
+    """Make the keys 1 to 9 call `use` with the layer and 0 to 8, and 0 with -1, while it is the active one."""
+    for key in range(10):
+        layer.bind_key(str(key), lambda active, index=key - 1: use(active, index), overwrite=True)
+
+
+def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:
+    """The view, the selected regions, or nothing for the whole slide: polygons, (x, y) in µm from the slide's corner.
+
+    Raises:
+        SlideError: nothing of the slide is in view.
+        DataError: no region is selected.
+    """
+    if scope == WHOLE:
+        return []
+    if scope == VIEW:
+        y0, x0, y1, x1 = visible_box_um(viewer, slide_layer)
+        return [shapely.box(x0, y0, x1, y1)]
+    for shapes in regions_layers(viewer):
+        if shapes.selected_data:
+            return polygons_um(shapes, slide_layer, selected=True)
+    raise DataError("no region is selected: select a shape in a Shapes layer, or take this view")
+
+
+def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:
+    """The shapes of a layer, or those that are selected, as polygons: (x, y) in µm from the slide's corner.
+
+    Raises:
+        DataError: no shapes, or a line that encloses nothing.
+    """
+    chosen = sorted(layer.selected_data) if selected else range(len(layer.data))
+    if not chosen:
+        raise DataError(f"{layer.name} is empty: draw an outline in it")
+    mpp = (float(slide_layer.scale[-2]), float(slide_layer.scale[-1]))
+    return [Region(_on_slide(layer, i, slide_layer), ()).polygon(mpp) for i in chosen]
+
+
+def _on_slide(layer: Shapes, index: int, slide_layer: Image) -> NDArray[np.float64]:
+    outline = _outline(layer, index)
+    if outline is None:
+        raise DataError(f"{layer.name}: shape {index + 1} is a {layer.shape_type[index]}; wanted a closed outline")
+    world = np.array([layer.data_to_world(vertex) for vertex in outline])[:, -2:]
+    return np.asarray((world - corner(slide_layer)) / slide_layer.scale[-2:])
+
+
+def _outline(layer: Shapes, index: int) -> NDArray[np.float64] | None:
+    """Vertices (n, 2) of a shape in the layer's pixels; None for lines and paths."""
+    shape_type: Any = str(layer.shape_type[index])
+    vertices = np.asarray(layer.data[index], dtype=float)[:, -2:]
+    if shape_type in ("line", "path"):
+        return None
+    if shape_type != "ellipse":
+        return vertices
+    centre, a, b = vertices.mean(0), (vertices[1] - vertices[0]) / 2, (vertices[3] - vertices[0]) / 2
+    angle = np.linspace(0, 2 * np.pi, ELLIPSE_VERTICES, endpoint=False)[:, None]
+    return np.asarray(centre + np.cos(angle) * a + np.sin(angle) * b)

@@ -1,0 +1,287 @@
+"""A prediction as layers: labels, heatmaps, uncertainty, tissue; they may be shown while it is being predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_lpd.gui.layers.pyramid_view import SMALL, View
+from napari_lpd.gui.layers.slides import KEY, UM, corner, kind
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.prediction import UNREADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import napari
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.results.prediction import Prediction
+    from napari_lpd.results.pyramid import Pyramid
+    from napari_lpd.slides.slide import Box
+    from napari_lpd.slides.tissue import Mask
+
+UNREADABLE_COLOR = "#808080"
+TISSUE_COLOR = "#00b4d8"
+KINDS = ("labels", "heatmap", "uncertainty", "tissue")
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
+    """Layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
+
+    Args:
+        prediction: Finished or not.
+        slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
+    """
+    card = prediction.card
+    start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
+    box = _box(prediction)
+    origin = start + np.array(box[:2]) * card.mpp
+    return [
+        tissue_layer(prediction.tissue, card.slide, start),
+        _uncertainty(prediction, box, origin),
+        *(_heatmap(prediction, index, box, origin) for index in range(len(card.classes))),
+        _labels(prediction, box, origin),
+    ]
+
+
+def _box(prediction: Prediction) -> Box:
+    """What is shown, in pixels of the labels: whole pixels of the maps; all, where it is not small."""
+    (h, w), stride = prediction.card.shape, prediction.card.stride
+    y0, x0, y1, x1 = prediction.bounds()
+    if max(y1 - y0, x1 - x0) > SMALL - 2 * stride:
+        return 0, 0, h, w
+    y0, x0 = y0 // stride * stride, x0 // stride * stride
+    return y0, x0, min(-(-y1 // stride) * stride, h), min(-(-x1 // stride) * stride, w)
+
+
+def _view_of_maps(prediction: Prediction, maps: Pyramid, box: Box) -> View:
+    (y0, x0, y1, x1), stride = box, prediction.card.stride
+    of_maps = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
+    view = View(maps, of_maps, prediction.card.block // stride)
+    view.fill(prediction.done())
+    return view
+
+
+def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: NDArray[np.float64]) -> dict[str, Any]:
+    return {
+        "multiscale": len(view.levels) > 1,
+        "scale": (mpp, mpp),
+        "translate": origin + mpp / 2,
+        "units": (UM, UM),
+        "metadata": {KEY: {"kind": what, "slide": prediction.card.slide, "prediction": prediction, "view": view}},
+    }
+
+
+def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    store = Corrections(prediction)
+    view = View(store, box, prediction.card.block)
+    view.fill(prediction.done() | store.blocks())
+    options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
+        "name": f"tissues ({prediction.card.slide})",
+        "opacity": 0.5,
+        **label_colours(prediction.card.classes),
+    }
+    return view.data, options, "labels"
+
+
+def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Colours and names of labels, as options of a Labels layer.
+
+    Args:
+        classes: c + 1 is class c.
+        strength: Opacity of classes, 0..1; 1 where it is not given.
+    """
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
+    for i, tissue in enumerate(classes, start=1):
+        colors[i] = (*(value / 255 for value in tissue.rgb), (strength or {}).get(tissue.name, 1.0))
+    values = [*range(len(classes) + 1), UNREADABLE]
+    names = ["unlabelled", *(tissue.name for tissue in classes), "unreadable"]
+    return {
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": values, "class": names}),
+    }
+
+
+def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> None:
+    """Show what was corrected inside a box, in pixels of the labels."""
+    edge = prediction.card.block
+    rows, columns = (range(box[i] // edge, -(-box[i + 2] // edge)) for i in (0, 1))
+    for layer in our_layers(viewer, prediction.card.slide, "labels"):
+        layer.metadata[KEY]["view"].fill((y, x) for y in rows for x in columns)
+        layer.refresh()
+
+
+def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    card = prediction.card
+    view = _view_of_maps(prediction, prediction.prototypes[index], box)
+    name, mpp = card.classes[index].name, card.mpp * card.stride
+    options = _options(prediction, view, "heatmap", mpp, origin) | {
+        "name": f"{name} prototypes",
+        "scale": (1.0, mpp, mpp),
+        "translate": (0.0, *(origin + mpp / 2)),
+        "units": ("pixel", UM, UM),
+        "axis_labels": ("prototype", "y", "x"),
+        "colormap": "magma",
+        "contrast_limits": _limits(view),
+        "interpolation2d": "linear",
+        "opacity": 0.6,
+        "visible": False,
+    }
+    options["metadata"][KEY]["class"] = name
+    return view.data, options, "image"
+
+
+def _limits(view: View) -> tuple[int, int]:
+    """Contrast of a heatmap: from a cosine of 0, to 0.5 or the highest."""
+    return 128, max(192, view.highest)
+
+
+def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
+    card = prediction.card
+    view = _view_of_maps(prediction, prediction.uncertainty, box)
+    options = _options(prediction, view, "uncertainty", card.mpp * card.stride, origin) | {
+        "name": f"uncertainty ({card.slide})",
+        "colormap": "viridis",
+        "contrast_limits": (0, 255),
+        "interpolation2d": "linear",
+        "opacity": 0.6,
+        "visible": False,
+    }
+    return view.data, options, "image"
+
+
+def tissue_layer(mask: Mask, slide: str, slide_corner: Any) -> LayerData:
+    """Layer data of a tissue mask, hidden."""
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
+    options = {
+        "name": f"tissue mask ({slide})",
+        "scale": (mask.mpp, mask.mpp),
+        "translate": np.asarray(slide_corner) + mask.mpp / 2,
+        "units": (UM, UM),
+        "opacity": 0.35,
+        "visible": False,
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": [0, 1], "class": ["not looked at", "tissue"]}),
+        "metadata": {KEY: {"kind": "tissue", "slide": slide}},
+    }
+    return mask.array.astype(np.uint8), options, "labels"
+
+
+def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
+    """The layers of a prediction of `slide` that are of one of `kinds`."""
+    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
+
+
+def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
+    """The uppermost prediction in the viewer, of `slide` if given."""
+    for layer in reversed(viewer.layers):
+        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
+            return layer.metadata[KEY].get("prediction")
+    return None
+
+
+def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
+    """Show a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
+    made = prediction_layers(prediction, None if slide_layer is None else corner(slide_layer))
+    for _ in showing(viewer, prediction.card.slide, made):
+        pass
+    (labels,) = our_layers(viewer, prediction.card.slide, "labels")
+    assert isinstance(labels, Labels)
+    return labels
+
+
+def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Iterator[None]:
+    """`show_prediction` layer by layer: making one takes napari a tenth of a second, and taking one away far longer.
+
+    So the layers of an older prediction of the slide are filled anew where they fit: what a user chose to see of them
+    stays. So does the view, which napari would fit to all layers when their number of dimensions changes.
+    """
+    older = {_role(layer): layer for layer in our_layers(viewer, slide, *KINDS)}
+    kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in made)
+            if role in older and _fits(older[role], data)}  # fmt: skip
+    unfit = [layer for layer in older.values() if layer not in kept.values()]
+    if unfit:
+        with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+            for layer in unfit:
+                viewer.layers.remove(layer)
+        yield
+    for data, options, layer_type in made:
+        old = kept.get(_role_of(options))
+        if old is not None and old in viewer.layers:
+            _fill(old, data, options)
+        else:
+            camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+            if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
+                viewer.dims.set_point(0, 0)
+            viewer.scene.camera.update(camera)
+        yield
+    for labels in our_layers(viewer, slide, "labels"):
+        viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+        viewer.layers.selection.active = labels
+
+
+def _role_of(options: dict[str, Any]) -> tuple[str, str]:
+    about = options["metadata"][KEY]
+    return about["kind"], about.get("class", "")
+
+
+def _role(layer: Layer) -> tuple[str, str]:
+    return _role_of({"metadata": layer.metadata})
+
+
+def _fits(layer: Layer, data: Any) -> bool:
+    """Whether a layer can take the data: as many levels and dimensions."""
+    levels, held = (
+        list(data) if isinstance(data, list) else [data],
+        list(layer.data) if layer.multiscale else [layer.data],
+    )
+    return len(levels) == len(held) and levels[0].ndim == layer.ndim
+
+
+def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
+    """Put another prediction into a layer; how it is looked at stays as the user chose it."""
+    layer.metadata.update(options["metadata"])
+    for name in ("scale", "translate", "colormap" if isinstance(layer, Labels) else "contrast_limits", "features"):
+        if name in options:
+            setattr(layer, name, options[name])
+    layer.data = data
+
+
+def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels:
+    """Show a tissue mask on a slide, in place of an older one; returns its layer."""
+    for layer in our_layers(viewer, slide_layer.name, "tissue"):
+        viewer.layers.remove(layer)
+    data, options, _ = tissue_layer(mask, slide_layer.name, corner(slide_layer))
+    return viewer.add_labels(data, **(options | {"visible": True}))
+
+
+def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
+    """Draw what was filled in since, of the layers that are visible, one by one."""
+    for layer in _layers_of(viewer, prediction):
+        if layer.visible:
+            layer.refresh(thumbnail=False, highlight=False, extent=False)
+            yield
+
+
+def completing(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> Iterator[None]:
+    """Draw all that was filled in, layer by layer, and put the finished prediction in the place of the growing one."""
+    for layer in _layers_of(viewer, prediction):
+        layer.metadata[KEY]["prediction"] = finished
+        if kind(layer) == "heatmap":
+            layer.contrast_limits = _limits(layer.metadata[KEY]["view"])
+        layer.refresh(highlight=False, extent=False)
+        yield
+
+
+def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
+    found = our_layers(viewer, prediction.card.slide, *KINDS)
+    return [layer for layer in found if layer.metadata[KEY].get("prediction") is prediction]

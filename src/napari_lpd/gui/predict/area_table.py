@@ -1,0 +1,203 @@
+"""Legend and areas of a mask: mm², share and expected area per class, ratios; how strongly each class is painted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QHeaderView,
+    QSlider,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_lpd.gui.common.layout import chooser, note
+from napari_lpd.gui.train.class_table import swatch
+from napari_lpd.results.measure import Roles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.results.measure import MeasureRow
+    from napari_lpd.results.prediction import Prediction
+
+COLUMNS = {
+    "tissue": "Tick to show the class in the mask; click its name and move the slider for its opacity",
+    "mm²": "Area of the pixels labelled with this tissue, corrections included, from the resolution of the slide",
+    "%": "Share of the area that was looked at (tissue inside the predicted part); the rest is unlabelled",
+    "expected mm²": "Sum of the class's probabilities over the pixels: what the area is if the model is as sure as it"
+    " says; 95 % interval in the tooltip",
+}
+EXPECTED = list(COLUMNS).index("expected mm²")
+NOT_MEASURED = "press Measure for expected areas"
+ROLES = {
+    "none": "",
+    "tumour": "tumour",
+    "stroma": "stroma",
+    "lymphocyte-rich stroma": "lymphocyte_rich_stroma",
+}
+
+
+class AreaTable(QWidget):
+    """Legend and areas of one prediction.
+
+    Signals:
+        painted: opacity 0..1 per class name, after a tick or the slider.
+    """
+
+    painted = Signal(dict)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = QTableWidget(0, len(COLUMNS))
+        self.opacity = QSlider(Qt.Orientation.Horizontal)
+        self.total = note("")
+        self.ratios = note("")
+        self._strength: dict[str, int] = {}
+        self.opacity.setRange(0, 100)
+        self.opacity.setToolTip("Opacity of the class that is selected in the table")
+        self.opacity.setVisible(False)
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        for column, text in enumerate(COLUMNS.values()):
+            self.table.horizontalHeaderItem(column).setToolTip(text)
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table.verticalHeader().setVisible(False)
+        self.table.verticalHeader().setDefaultSectionSize(24)
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QTableWidget.SelectionMode.SingleSelection)
+        self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
+        self.table.itemChanged.connect(self._paint)
+        self.table.itemSelectionChanged.connect(self._on_selected)
+        self.opacity.valueChanged.connect(self._on_opacity)
+        self.ratios.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (self.table, self.opacity, self.total, self.ratios):
+            layout.addWidget(part)
+
+    def show_prediction(self, prediction: Prediction | None) -> None:
+        """Show the legend and the model's own areas; of a half-done prediction, what is missing."""
+        areas = {} if prediction is None else prediction.area_mm2()
+        classes = () if prediction is None else prediction.card.classes
+        self.table.blockSignals(True)
+        self.table.setRowCount(len(classes))
+        for row, tissue in enumerate(classes):
+            name = QTableWidgetItem(swatch(tissue.color), tissue.name)
+            name.setCheckState(Qt.CheckState.Checked)
+            self.table.setItem(row, 0, name)
+            for column in range(1, len(COLUMNS)):
+                self.table.setItem(row, column, QTableWidgetItem(""))
+            if areas and prediction is not None:
+                share = 100 * areas[tissue.name] / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
+                self._write(row, areas[tissue.name], share)
+                self.table.item(row, EXPECTED).setText("–")
+                self.table.item(row, EXPECTED).setToolTip(NOT_MEASURED)
+        self.table.blockSignals(False)
+        self._strength = {tissue.name: 100 for tissue in classes}
+        self.opacity.setVisible(False)
+        self.ratios.setVisible(False)
+        self.table.setVisible(bool(classes))
+        rows = sum(self.table.rowHeight(row) for row in range(len(classes)))
+        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
+        if prediction is None:
+            self.total.setText("Nothing predicted yet.")
+        elif not areas:
+            self.total.setText("Half done: areas follow at the end.")
+        else:
+            total = f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted"
+            self.total.setText(f"{total}; {NOT_MEASURED}")
+
+    def show_measures(self, rows: Sequence[MeasureRow]) -> None:
+        """Show measured areas, with corrections, and the ratios below the table."""
+        found = {self.table.item(row, 0).text(): row for row in range(self.table.rowCount())}
+        whole = rows[0].region if rows else ""
+        self.table.blockSignals(True)
+        for row in rows:
+            if row.region == whole and row.what in found:
+                self._write(found[row.what], row.area_mm2, row.percent or 0.0)
+                if row.expected_mm2 is not None:
+                    item = self.table.item(found[row.what], EXPECTED)
+                    item.setText(f"{row.expected_mm2:.3f}")
+                    low, high = row.expected_low_mm2, row.expected_high_mm2
+                    item.setToolTip(f"95 % interval {low:.3f} to {high:.3f} mm²; {row.corrected_mm2:.3f} by hand")
+        self.table.blockSignals(False)
+        tissue = next((row for row in rows if row.region == whole and row.what == "tissue"), None)
+        if tissue is not None:
+            self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in what was predicted")
+        lines = []
+        for row in rows:
+            if row.what not in found and row.what != "tissue":
+                share = "no such area" if row.percent is None else f"{row.percent:.1f} % of {row.percent_of}"
+                reported = "" if row.percent_reported is None else f", reported as {row.percent_reported} %"
+                lines.append(f"{row.region}: {row.what} {share}{reported}")
+            elif row.region != whole and row.what in found:
+                share = "" if row.percent is None else f", {row.percent:.1f} % of tissue"
+                lines.append(f"{row.region}: {row.what} {row.area_mm2:.3f} mm²{share}")
+        self.ratios.setText("\n".join(lines))
+        self.ratios.setVisible(bool(lines))
+
+    def _write(self, row: int, area: float, share: float) -> None:
+        self.table.item(row, 1).setText(f"{area:.3f}")
+        self.table.item(row, 2).setText(f"{share:.1f}")
+
+    def _on_selected(self) -> None:
+        chosen = self.table.currentRow()
+        self.opacity.setVisible(chosen >= 0)
+        if chosen >= 0:
+            self.opacity.blockSignals(True)
+            self.opacity.setValue(self._strength[self.table.item(chosen, 0).text()])
+            self.opacity.blockSignals(False)
+
+    def _on_opacity(self, value: int) -> None:
+        self._strength[self.table.item(self.table.currentRow(), 0).text()] = value
+        self._paint()
+
+    def _paint(self) -> None:
+        items = (self.table.item(row, 0) for row in range(self.table.rowCount()))
+        shown = {item.text(): item.checkState() == Qt.CheckState.Checked for item in items}
+        self.painted.emit({name: self._strength[name] / 100 * on for name, on in shown.items()})
+
+
+class RolesDialog(QDialog):
+    """Ask which class is tumour, stroma, lymphocyte-rich stroma.
+
+    Args:
+        parent: Above which widget it opens.
+        classes: The classes.
+        roles: As they were.
+    """
+
+    def __init__(self, parent: QWidget, classes: Sequence[TissueClass], roles: Roles) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Roles of the classes")
+        self._choices = {}
+        layout = QFormLayout(self)
+        layout.addRow(note("Ratios need to know which class is what; nothing is guessed from names."))
+        for tissue in classes:
+            choice = self._choices[tissue.name] = chooser(list(ROLES))
+            held = next(
+                (label for label, role in ROLES.items() if role and tissue.name in getattr(roles, role)), "none"
+            )
+            choice.setCurrentText(held)
+            layout.addRow(tissue.name, choice)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        layout.addRow(buttons)
+
+    def roles(self) -> Roles:
+        """As they were chosen."""
+        found: dict[str, list[str]] = {}
+        for name, choice in self._choices.items():
+            if role := ROLES[choice.currentText()]:
+                found.setdefault(role, []).append(name)
+        return Roles.build(found)

@@ -1,0 +1,196 @@
+"""Correct a mask: a crop becomes a Labels layer for napari's brush; Apply writes it back; Train can learn from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from napari.layers import Labels
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
+
+from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.data.project import regions_beside
+from napari_lpd.data.regions import classes_in, read_regions
+from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
+from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
+from napari_lpd.gui.layers.slides import KEY, UM, corner, kind, slide_path, visible_box_um
+from napari_lpd.results.corrections import Corrections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+    from napari.layers import Image
+
+    from napari_lpd.results.prediction import Prediction
+
+MOST = 4096  # pixels; edge of a crop that is edited
+EDIT = "edit"
+SUPERSEDED = 0.99  # of a region's area; where so much of it is corrected, it came from an earlier correction
+
+
+class CorrectBar(QWidget):
+    """Edit what is in view, apply or discard it.
+
+    Args:
+        viewer: The viewer.
+        target: Gives the slide's layer and the prediction that is corrected.
+
+    Signals:
+        said: a line for the status.
+        failed: an error's line.
+        applied: the prediction that was corrected.
+    """
+
+    said = Signal(str)
+    failed = Signal(str)
+    applied = Signal(object)
+
+    def __init__(self, viewer: napari.Viewer, target: Callable[[], tuple[Image, Prediction]]) -> None:
+        super().__init__()
+        self._viewer, self._target = viewer, target
+        self.edit = QPushButton("Edit view")
+        self.apply = QPushButton("Apply")
+        self.discard = QPushButton("Discard")
+        self.edit.setToolTip("Make what is in view a layer that napari's brush, fill and undo work on")
+        self.apply.setToolTip("Write the edited part into the corrections; the model's own output stays as it is")
+        self.discard.setToolTip("Drop what was painted since")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        for button, action in ((self.edit, self.start), (self.apply, self.finish), (self.discard, self.drop)):
+            row.addWidget(button)
+            button.clicked.connect(lambda _=False, action=action: self._guarded(action))
+        viewer.layers.events.removed.connect(self._show_buttons)
+        self._show_buttons()
+
+    def layer(self) -> Labels | None:
+        """The layer that is being edited, if any."""
+        return next((layer for layer in self._viewer.layers if kind(layer) == EDIT and isinstance(layer, Labels)), None)
+
+    def check_applied(self) -> None:
+        """Raise DataError while something is painted that is neither applied nor discarded."""
+        if self.layer() is not None:
+            raise DataError("a part of the mask is being edited: press Apply or Discard first")
+
+    def start(self) -> None:
+        """Make what is in view a layer that can be painted on.
+
+        Raises:
+            LpdError: nothing is predicted in view, or the view is too large.
+        """
+        self.check_applied()
+        slide_layer, prediction = self._target()
+        card = prediction.card
+        y0, x0, y1, x1 = (value / card.mpp for value in visible_box_um(self._viewer, slide_layer))
+        top, left, bottom, right = prediction.bounds()
+        y0, x0 = max(int(y0), top), max(int(x0), left)
+        h, w = min(int(y1) + 1, bottom) - y0, min(int(x1) + 1, right) - x0
+        if h < 1 or w < 1:
+            raise DataError("nothing in view was predicted: move to the mask, or predict this view first")
+        if max(h, w) > MOST:
+            raise DataError(f"the view is {w} x {h} pixels of the mask; up to {MOST} are edited at once: zoom in")
+        labels = Corrections(prediction).read_crop(y0, x0, (h, w))
+        made = self._viewer.add_labels(
+            labels,
+            name=f"edit ({card.slide})",
+            scale=(card.mpp, card.mpp),
+            translate=corner(slide_layer) + (np.array([y0, x0]) + 0.5) * card.mpp,
+            units=(UM, UM),
+            opacity=0.6,
+            metadata={KEY: {"kind": EDIT, "slide": card.slide, "prediction": prediction, "origin": (y0, x0)}},
+            **label_colours(card.classes),
+        )
+        made.brush_size = max(5, min(h, w) // 40)
+        made.selected_label = 1
+        made.mode = "paint"
+        for layer in our_layers(self._viewer, card.slide, "labels"):
+            layer.visible = False
+        self._show_buttons()
+        self.said.emit("Click a tissue in the table and paint it on the layer 'edit' (label 0 erases); then Apply.")
+
+    def finish(self) -> None:
+        """Write the edited part into the corrections.
+
+        Raises:
+            LpdError: a label is none of the classes, or the result cannot be written; the layer stays.
+        """
+        layer = self._edited()
+        about = layer.metadata[KEY]
+        prediction: Prediction = about["prediction"]
+        y, x = about["origin"]
+        changed = Corrections(prediction).apply_crop(y, x, np.asarray(layer.data))
+        self.drop()
+        h, w = layer.data.shape
+        refresh_labels(self._viewer, prediction, (y, x, y + h, x + w))
+        self.said.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
+        self.applied.emit(prediction)
+
+    def drop(self) -> None:
+        """Remove the edited layer and show the mask again."""
+        layer = self._edited()
+        self._viewer.layers.remove(layer)
+        for shown in our_layers(self._viewer, layer.metadata[KEY]["slide"], "labels"):
+            shown.visible = True
+            self._viewer.layers.selection.active = shown
+        self._show_buttons()
+
+    def _edited(self) -> Labels:
+        layer = self.layer()
+        if layer is None:
+            raise DataError("nothing is being edited: press Edit view")
+        return layer
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except LpdError as error:
+            self.failed.emit(str(error))
+
+    def _show_buttons(self) -> None:
+        editing = self.layer() is not None
+        self.edit.setVisible(not editing)
+        self.apply.setVisible(editing)
+        self.discard.setVisible(editing)
+
+
+def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:
+    """Put what is corrected among the regions to train on, in place of what was put there before; what to say of it.
+
+    Raises:
+        LpdError: nothing is corrected, or regions saved beside the slide cannot be read.
+    """
+    card, found = prediction.card, Corrections(prediction).regions()
+    if not found:
+        raise DataError("nothing is corrected yet: press Edit view, paint, and Apply")
+    own = [s for s in regions_layers(viewer) if kind(s) == "regions" and s.metadata[KEY]["slide"] == slide_layer.name]
+    layer = own[0] if own else empty_regions(slide_layer)
+    path = slide_path(slide_layer)
+    if not own and path is not None and regions_beside(path).exists():
+        add_regions(layer, read_regions(regions_beside(path)), (*card.classes, *classes_in(regions_beside(path))))
+    outlines = [region.polygon() for region in found]
+    corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
+    layer.selected_data = {
+        i
+        for i, old in enumerate(region.polygon() for region in outlines_of(layer, slide_layer))
+        if any(old.equals_exact(each, 1.0) for each in before)
+        or corrected.intersection(old).area > SUPERSEDED * old.area
+    }
+    layer.remove_selected()
+    add_regions(layer, found, card.classes)
+    layer.metadata[KEY] |= {"classes": card.classes, "corrected": outlines}
+    if not own:
+        viewer.add_layer(layer)
+    return f"{len(found)} corrected region{'s' * (len(found) > 1)} put into '{layer.name}': train on them in Train."
+
+
+def carried_over(new: Prediction, old: Prediction | None) -> str:
+    """Take an older prediction's corrections over into a new one of the same slide; what is to be said of that."""
+    if old is None or old.folder == new.folder or not Corrections(old).blocks():
+        return ""
+    try:
+        Corrections(new).carry_over(old)
+    except LpdError as error:
+        return f" Corrections stay with the older result: {error}."
+    return " Your corrections were taken over."

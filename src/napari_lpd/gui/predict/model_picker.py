@@ -1,0 +1,131 @@
+"""Choose the model: those trained or opened lately, with what they are and how they fit the slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import LpdError, ModelError
+from napari_lpd.gui.common.layout import buttons, chooser, folded, in_row, note, warning_note
+from napari_lpd.gui.common.recent_models import describe, recent_models
+from napari_lpd.gui.layers.slides import UM
+from napari_lpd.models.checkpoint import read_card
+from napari_lpd.samples import model_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Image
+
+    from napari_lpd.models.checkpoint import Card
+
+COARSER = 1.25  # times the model's µm per pixel: from here on a slide lacks detail that the model was trained on
+
+
+class ModelPicker(QWidget):
+    """A list of models, the chosen one's card, and at which resolution it reads the slide.
+
+    Args:
+        slide_layer: Gives the chosen slide's layer, or None.
+
+    Signals:
+        failed: an error's line.
+    """
+
+    failed = Signal(str)
+
+    def __init__(self, slide_layer: Callable[[], Image | None]) -> None:
+        super().__init__()
+        self._slide_layer = slide_layer
+        self.combo = chooser()
+        self.card = note("")
+        self.reading = warning_note()
+        self.details = note("")
+        self.details.setTextFormat(Qt.TextFormat.RichText)
+        self._more = folded("Model card", self.details)
+        row = in_row([self.combo, buttons(("Browse…", "Open a model file (.safetensors)", self._on_browse))])
+        row.layout().setStretch(0, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for part in (row, self.card, self.reading, self._more):
+            layout.addWidget(part)
+        self.combo.currentIndexChanged.connect(self.refresh)
+        recent_models.changed.connect(self._fill)
+        self._fill()
+
+    def path(self) -> Path:
+        """The chosen model's file.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if self.combo.currentIndex() < 0:
+            raise ModelError("no model yet: train one, or press Browse…")
+        return Path(self.combo.currentData())
+
+    def use(self, path: Path) -> None:
+        """Choose a model file and remember it.
+
+        Raises:
+            ModelError: it is no model of ours.
+        """
+        read_card(path)
+        recent_models.add(path)
+
+    def refresh(self) -> None:
+        """Show the chosen model's card, and how it fits the slide."""
+        try:
+            card = read_card(self.path())
+        except LpdError as error:
+            self.card.setText(str(error))
+            self._more.setVisible(False)
+            self.reading.setVisible(False)
+            return
+        names = ", ".join(tissue.name for tissue in card.classes)
+        recall = card.metrics.get("mean recall")
+        checked = "" if recall is None else f" · mean recall {recall:.2f} on check regions"
+        self.card.setText(f"{names}\n{card.settings.mpp:g} µm per pixel · {card.tiles} tiles{checked}")
+        self.details.setText(describe(card))
+        self._more.setVisible(True)
+        layer = self._slide_layer()
+        line = "" if layer is None else reading_line(card, layer)
+        self.reading.setText(line)
+        self.reading.setVisible(bool(line))
+
+    def _fill(self, chosen: str = "") -> None:
+        self.combo.blockSignals(True)
+        self.combo.clear()
+        for path in recent_models.paths():
+            sample = path == model_path()
+            self.combo.addItem("sample model (skin)" if sample else f"{path.parent.name}/{path.name}", str(path))
+            self.combo.setItemData(self.combo.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
+        self.combo.setCurrentIndex(max(0, self.combo.findData(chosen)))
+        self.combo.blockSignals(False)
+        self.refresh()
+
+    def _on_browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Model", "", "Models (*.safetensors)")
+        if path:
+            try:
+                self.use(Path(path))
+            except LpdError as error:
+                self.failed.emit(str(error))
+
+
+def reading_line(card: Card, layer: Image) -> str:
+    """What is to be said before a slide is predicted whose resolution is missing or not the model's."""
+    wanted, found = card.settings.mpp, float(max(layer.scale[-2:]))
+    if any(str(unit) != UM for unit in layer.units):
+        return "⚠ This slide has no resolution yet: enter its µm per pixel above."
+    if found > COARSER * wanted:
+        return (
+            f"⚠ The slide has {found:.4g} µm per pixel and is enlarged to the model's {wanted:g}: detail that the model"
+            " was trained on is missing, so expect a worse mask."
+        )
+    if found < wanted / COARSER:
+        return f"The slide's {found:.4g} µm per pixel are resampled to the model's {wanted:g}."
+    return ""

@@ -1,0 +1,303 @@
+"""What is done with a prediction: legend and areas, corrections, measures, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import DataError, ExportError, LpdError
+from napari_lpd.core.files import check_free
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.gui.common.job import JobRunner
+from napari_lpd.gui.common.layout import buttons
+from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
+from napari_lpd.gui.layers.regions import polygons_um, regions_layers
+from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
+from napari_lpd.gui.layers.slides import KEY, UM, corner, kind, slide_of, visible_box_um
+from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
+from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
+from napari_lpd.results.export.export import FORMS, ON_SLIDE, ExportSettings, export
+from napari_lpd.results.measure import WHOLE, MeasureSettings, Roles, Site, field_around, measure, write_measures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import napari
+    from napari.layers import Image, Shapes
+    from numpy.typing import NDArray
+
+    from napari_lpd.results.export.export import What
+    from napari_lpd.results.measure import MeasureRow
+    from napari_lpd.results.prediction import Prediction
+
+FIELDS = "fields"
+FIELD_COLOR = "#ffffff"
+
+
+class ResultPanel(QWidget):
+    """Everything below the mask.
+
+    Args:
+        viewer: The viewer.
+        slide_layer: Gives the chosen slide's layer; raises LpdError where there is none.
+
+    Signals:
+        said: a line for the status.
+        failed: an error's line.
+    """
+
+    said = Signal(str)
+    failed = Signal(str)
+
+    def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image]) -> None:
+        super().__init__()
+        self._viewer, self._slide_layer = viewer, slide_layer
+        self.areas = AreaTable()
+        self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._needed()))
+        self.simplify = QDoubleSpinBox()
+        self.runner = JobRunner(self)
+        self.rows: list[MeasureRow] = []
+        self._listed: tuple[Path, bool] | None = None
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        measures = buttons(
+            ("Measure", "Areas with corrections, expected areas, ratios; also of selected shapes", self.measure),
+            ("Roles…", "Say which class is tumour and which is stroma", self._on_roles),
+            ("TSR field", "Place a field of 3.1 mm² for the tumour-stroma ratio; move it where it belongs", self.place),
+        )
+        exports = buttons(
+            (
+                "Export…",
+                "OME-TIFF, GeoJSON for QuPath, PNG, CSV, DICOM, or everything (.zarr)",
+                lambda: self._on_export("labels"),
+            ),
+            ("Maps…", "Prototype maps as OME-TIFF", lambda: self._on_export("prototypes")),
+            ("To Train", "Put the corrections among the regions of this slide to train on", self.to_train),
+        )
+        self.simplify.setRange(0, 1000)
+        self.simplify.setDecimals(1)
+        self.simplify.setPrefix("GeoJSON outlines simplified by ")
+        self.simplify.setSuffix(" µm")
+        self.simplify.setSpecialValueText("GeoJSON outlines follow every pixel")
+        self.simplify.setToolTip("Corners that span a triangle of less than this squared are left out, without gaps")
+        for part in (self.areas, self.correct, measures, exports, self.simplify):
+            layout.addWidget(part)
+        self.areas.painted.connect(self._on_painted)
+        self.areas.table.itemSelectionChanged.connect(self._on_selected)
+        self.correct.said.connect(self.said)
+        self.correct.failed.connect(self.failed)
+        self.correct.applied.connect(lambda _: self.measure())
+        self.runner.progressed.connect(lambda progress: self.said.emit(f"{progress.message}…"))
+        self.runner.succeeded.connect(self._on_done)
+        self.runner.failed.connect(lambda message: self.said.emit(f"⚠ {message}"))
+
+    def shown(self) -> Prediction | None:
+        """The prediction that is shown on the chosen slide, else on any."""
+        try:
+            name = self._slide_layer().name
+        except LpdError:
+            return shown_prediction(self._viewer)
+        return shown_prediction(self._viewer, name) or shown_prediction(self._viewer)
+
+    def refresh(self) -> None:
+        """Show what there is now; what is shown already stays, with its measures."""
+        prediction = self.shown()
+        key = None if prediction is None else (prediction.folder, prediction.finished)
+        if key is None or key != self._listed:
+            self.areas.show_prediction(prediction)
+        self._listed = key
+
+    def _needed(self) -> Prediction:
+        prediction = self.shown()
+        if prediction is None:
+            raise ExportError("nothing is predicted yet: press Predict first")
+        try:
+            layer = self._slide_layer()
+        except LpdError:  # the result alone is open
+            return prediction
+        _check_slide(prediction, layer)
+        return prediction
+
+    def _settled(self) -> Prediction:
+        """The prediction as it is measured and written: with everything applied that was painted."""
+        self.correct.check_applied()
+        return self._needed()
+
+    def _on_painted(self, strength: dict[str, float]) -> None:
+        prediction = self.shown()
+        if prediction is not None:
+            for layer in our_layers(self._viewer, prediction.card.slide, "labels"):
+                layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
+
+    def _on_selected(self) -> None:
+        """Paint with the class that was clicked, while a part is edited."""
+        layer = self.correct.layer()
+        if layer is not None:
+            layer.selected_label = self.areas.table.currentRow() + 1
+
+    # Measure
+
+    def measure(self) -> None:
+        """Measure the prediction, its fields and the selected shapes, beside the GUI."""
+        try:
+            prediction = self._settled()
+            how = self._how_to_measure(prediction)
+            self.runner.start(lambda: measure(prediction, *how))
+        except LpdError as error:
+            self.failed.emit(str(error))
+
+    def _how_to_measure(self, prediction: Prediction) -> tuple[MeasureSettings, list[Site]]:
+        names = [tissue.name for tissue in prediction.card.classes]
+        return MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
+
+    def _sites(self, prediction: Prediction) -> list[Site]:
+        """The whole, the fields, and the shapes that are selected."""
+        layer = self._slide_layer()
+        mpp = np.array(prediction.card.slide_mpp)
+        sites = [Site("what was predicted" if prediction.card.scope else WHOLE)]
+        for fields in self._field_layers():
+            for polygon in polygons_um(fields, layer):
+                y, x = np.array([polygon.centroid.y, polygon.centroid.x]) / mpp
+                sites.append(field_around(x, y, prediction.card.slide_mpp))
+        for shapes in regions_layers(self._viewer):
+            if shapes.selected_data and kind(shapes) != FIELDS:
+                chosen = polygons_um(shapes, layer, selected=True)
+                sites += [
+                    Site(f"{shapes.name} {i}", _scaled(polygon, 1 / mpp)) for i, polygon in enumerate(chosen, start=1)
+                ]
+        return sites
+
+    def _field_layers(self) -> list[Shapes]:
+        return [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS and len(layer.data)]
+
+    def place(self) -> None:
+        """Put a field of 3.1 mm² in the middle of the view, as a shape that can be moved."""
+        try:
+            layer, prediction = self._slide_layer(), self._needed()
+            y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
+            mpp = prediction.card.slide_mpp
+            field = field_around((x0 + x1) / 2 / mpp[1], (y0 + y1) / 2 / mpp[0], mpp)
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
+        edge = shapely.get_coordinates(field.geometry)[:-1, ::-1] * np.array(mpp) + corner(layer)
+        found = [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS]
+        fields = found[0] if found else self._viewer.add_shapes(
+            ndim=2,
+            name=f"fields of 3.1 mm² ({layer.name})",
+            units=(UM, UM),
+            metadata={KEY: {"kind": FIELDS, "slide": layer.name}},
+        )  # fmt: skip
+        fields.add_polygons([edge[::12]], edge_color=FIELD_COLOR, face_color="#ffffff00", edge_width=8)
+        fields.mode = "select"
+        self.said.emit("Move the circle to where tumour is seen on all its sides, then press Measure.")
+
+    def _on_roles(self) -> None:
+        try:
+            classes = self._needed().card.classes
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
+        names = [tissue.name for tissue in classes]
+        dialog = RolesDialog(self, classes, kept_roles(names))
+        if dialog.exec() == QDialog.DialogCode.Accepted:
+            self.use_roles(dialog.roles())
+
+    def use_roles(self, roles: Roles) -> None:
+        """Remember which class is what, for models with these classes, and measure."""
+        remember_roles([tissue.name for tissue in self._needed().card.classes], roles)
+        self.measure()
+
+    def to_train(self) -> None:
+        """Put the corrections among the regions to train on."""
+        try:
+            self.said.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._settled()))
+        except LpdError as error:
+            self.failed.emit(str(error))
+
+    # Export
+
+    def _on_export(self, what: What) -> None:
+        try:
+            prediction = self._settled()
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
+        kinds = ";;".join(f"{text.capitalize()} (*{suffixes[0]})" for suffixes, text in FORMS[what].items())
+        first = next(iter(FORMS[what]))[0]
+        name = f"{Path(prediction.card.slide).stem}{first}"
+        path, chosen = QFileDialog.getSaveFileName(self, "Export", name, kinds)
+        if not path:
+            return
+        suffix = chosen.rpartition("*")[2].rstrip(")")
+        known = tuple(ending for endings in FORMS[what] for ending in endings)
+        target = Path(path if path.lower().endswith(known) else f"{path}{suffix}")
+        asked = target == Path(path) and not target.is_dir()  # by the dialog, and under this name
+        if asked or not target.exists() or self._may_replace(target):
+            self.export(target, what, overwrite=True)
+
+    def _may_replace(self, path: Path) -> bool:
+        buttons = QMessageBox.StandardButton
+        question = f"{path} exists. Replace it?"
+        return QMessageBox.question(self, "Export", question, buttons.Yes | buttons.No) == buttons.Yes
+
+    def export(self, path: Path, what: What = "labels", overwrite: bool = False) -> None:
+        """Write the prediction, as the name's ending says, beside the GUI; `overwrite`: the user agreed to replace."""
+        try:
+            prediction = self._settled()
+            simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
+            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
+            if path.suffix == ".csv":
+                how = self._how_to_measure(prediction)
+                self.runner.start(lambda: _csv_job(prediction, path, overwrite, *how))
+            elif path.suffix in ON_SLIDE:
+                layer = self._slide_layer()
+                self.runner.start(lambda: _export_on_slide(prediction, path, settings, layer))
+            else:
+                self.runner.start(lambda: export(prediction, path, settings))
+        except LpdError as error:
+            self.failed.emit(str(error))
+
+    def _on_done(self, found: Path | Sequence[MeasureRow]) -> None:
+        if isinstance(found, Path):
+            self.said.emit(f"Written: {found}")
+            return
+        self.rows = list(found)
+        self.areas.show_measures(self.rows)
+        self.said.emit("Measured.")
+
+
+def _check_slide(prediction: Prediction, layer: Image) -> None:
+    """Raise DataError where a result is that of another slide than a layer shows."""
+    card = prediction.card
+    same = tuple((layer.data[0] if layer.multiscale else layer.data).shape[:2]) == card.slide_shape
+    if same and layer.name != card.slide:
+        with slide_of(layer) as slide:
+            same = slide.fingerprint == card.slide_hash
+    if not same:
+        raise DataError(
+            f"{prediction.folder.name} is a result of {card.slide}, not of {layer.name}: choose that slide above"
+        )
+
+
+def _csv_job(
+    prediction: Prediction, path: Path, overwrite: bool, settings: MeasureSettings, sites: Sequence[Site]
+) -> Job[Path]:
+    check_free(path, overwrite)
+    rows = yield from measure(prediction, settings, sites)
+    return write_measures(rows, path, overwrite)
+
+
+def _export_on_slide(prediction: Prediction, path: Path, settings: ExportSettings, layer: Image) -> Job[Path]:
+    yield Progress(0, 0, f"writing {path.name}")
+    with slide_of(layer) as slide:
+        return (yield from export(prediction, path, settings, slide))
+
+
+def _scaled(polygon: shapely.Geometry, factor: NDArray[np.float64]) -> shapely.Geometry:
+    return shapely.transform(polygon, lambda corners: corners * factor[::-1])

@@ -1,0 +1,294 @@
+"""The Predict widget: a model, a slide, this view or regions or all of it: masks, heatmaps and areas."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Labels, Shapes
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+
+from napari_lpd import samples
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.jobs import WARNING, Progress
+from napari_lpd.core.settings.base import read_settings, write_settings
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.gui.common.forms import SettingsForm
+from napari_lpd.gui.common.job import JobBar, JobRunner
+from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
+from napari_lpd.gui.common.prediction_run import ModelCache, tissue_job
+from napari_lpd.gui.common.slide_picker import SlidePicker
+from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
+from napari_lpd.gui.layers.results import show_tissue, shown_prediction
+from napari_lpd.gui.layers.slides import UM, corner, kind, slide_of, slide_path
+from napari_lpd.gui.predict.live_prediction import ShownRun, drawing
+from napari_lpd.gui.predict.model_picker import ModelPicker
+from napari_lpd.gui.predict.result_panel import ResultPanel
+from napari_lpd.slides.tissue import mask_of_labels, mask_of_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import napari.viewer
+    from napari.layers import Image
+
+    from napari_lpd.gui.common.prediction_run import MakeMask
+    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.slides.tissue import Mask
+
+FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
+RESULTS = "napari-lpd-results"
+DRAW_MS = 40  # between two steps of drawing: napari stays alive meanwhile
+DRAWN = object()  # what comes after the last step
+
+
+class PredictWidget(QWidget):
+    """Predict a view, regions or a whole slide; show areas; export."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._models = ModelCache()
+        self._run: ShownRun | None = None
+        self._drawing: Iterator[None] | None = None
+        self._drawer = QTimer(self)
+        self._target: Any = None
+        self._seen: Any = ()  # the slide that the texts are about
+        self._out: Path | None = None
+        self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
+
+        self.slides = SlidePicker(viewer)
+        self.model = ModelPicker(self.slides.find)
+        self.scope = chooser([VIEW, WHOLE, REGIONS])
+        self.tissue = chooser()
+        self.results = note("")
+        self.warning = warning_note()
+        self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
+        self.job = JobBar("Predict")
+        self.aside = JobRunner(self)
+        self.panel = ResultPanel(viewer, self.slides.layer)
+
+        self._lay_out()
+        self._connect()
+        self._fill_tissue()
+        self._on_slide()
+
+    def _lay_out(self) -> None:
+        preview = buttons(("Preview", "Show what counts as tissue, without predicting", self._on_preview))
+        tissue = in_row([self.tissue, preview])
+        choose = ("Choose…", "Another folder for the results of whole slides", self._on_choose)
+        results = in_row([self.results, buttons(choose)])
+        for row in (tissue, results):
+            row.layout().setStretch(0, 1)
+        settings = buttons(
+            ("Load…", "Settings from a JSON file", self._on_load),
+            ("Save…", "Settings as a JSON file: the command line gives the same mask with it", self._on_save),
+        )
+        column = Column()
+        column.add(self.slides, title="Slide")
+        column.add(self.model, title="Model")
+        column.add(
+            self.scope,
+            tissue,
+            results,
+            advanced(in_column([self.form, settings])),
+            self.job,
+            self.warning,
+            title="Where",
+        )
+        column.add(self.panel, note("Research use only; not for diagnosis."), title="Areas, corrections, files")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(column)
+
+    def _connect(self) -> None:
+        self.slides.changed.connect(self._on_slide)
+        self.panel.said.connect(self.job.say)
+        self.panel.failed.connect(self._on_panel_failed)
+        self.model.failed.connect(self._on_panel_failed)
+        self.scope.currentIndexChanged.connect(self._show_results)
+        self.job.asked.connect(self._on_predict)
+        self.job.runner.progressed.connect(self._on_progressed)
+        self.job.runner.succeeded.connect(self._on_predicted)
+        self.job.runner.ended.connect(self._on_ended)
+        self._drawer.setInterval(DRAW_MS)
+        self._drawer.timeout.connect(self._draw)
+        self.aside.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
+        self.aside.succeeded.connect(self._on_aside)
+        self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
+        for event in ("inserted", "removed", "renamed"):
+            getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
+        self._viewer.layers.events.removing.connect(self._on_removing)
+        self.destroyed.connect(gc.unfreeze)
+
+    def predict_view_with(self, model: Path) -> None:
+        """Choose a model and segment what is in view."""
+        self.model.use(model)
+        self.scope.setCurrentText(VIEW)
+        self._on_predict()
+
+    def _on_removing(self) -> None:
+        """Let napari, which is about to collect garbage, see what runs have set aside (`_growing`)."""
+        if not self.job.runner.running:
+            gc.unfreeze()
+
+    # What is predicted, and where it goes
+
+    def _on_slide(self) -> None:
+        layer = self.slides.find()
+        seen = None if layer is None else (layer, tuple(layer.scale), tuple(layer.units))
+        if seen != self._seen:  # it is also called for every layer that comes or goes
+            self._seen = seen
+            self.model.refresh()
+            self._show_results()
+        self.panel.refresh()
+
+    def _fill_tissue(self) -> None:
+        chosen = self.tissue.currentText()
+        layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Shapes)]
+        names = [layer.name for layer in layers if kind(layer) not in ("labels", "regions")]
+        self.tissue.clear()
+        self.tissue.addItems([FOUND, EVERYTHING, *names])
+        self.tissue.setCurrentText(chosen)
+
+    def _make_mask(self, slide_layer: Image) -> MakeMask:
+        """What makes the chosen tissue mask, in the thread."""
+        chosen = self.tissue.currentText()
+        if chosen in (FOUND, EVERYTHING):
+            return lambda _: None
+        layer = self._viewer.layers[chosen]
+        if isinstance(layer, Shapes):
+            polygons = polygons_um(layer, slide_layer)
+            return lambda slide: mask_of_polygons(polygons, slide)
+        if any(str(unit) != UM for unit in layer.units) or layer.ndim != 2:
+            raise DataError(f"{chosen}: a tissue mask is 2-d and lies on the slide in micrometres")
+        labels = layer.data[0] if layer.multiscale else layer.data.copy()
+        mpp, start = (float(layer.scale[0]), float(layer.scale[1])), corner(layer) - corner(slide_layer)
+        return lambda slide: mask_of_labels(labels, mpp, (float(start[0]), float(start[1])), slide)
+
+    def _results_folder(self) -> Path:
+        """Where whole slides go: what the user chose, else beside the slide, a sample's in the home folder."""
+        layer = self.slides.find()
+        path = None if layer is None else slide_path(layer)
+        beside = path is not None and not samples.is_sample(path) and os.access(path.parent, os.W_OK)
+        return self._out or (path.parent if path and beside else Path.home()) / RESULTS
+
+    def _place(self, card: PredictionCard) -> Path:
+        folder = Path(self._views.name) if card.scope else self._results_folder()
+        return folder / f"{Path(card.slide).stem}-{card.digest}.zarr"
+
+    def _show_results(self) -> None:
+        kept = "kept until napari is closed, or exported" if self.scope.currentText() != WHOLE else ""
+        self.results.setText(f"Results: {kept or self._results_folder()}")
+
+    def _on_choose(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder for results", str(self._results_folder().parent))
+        if folder:
+            self._out = Path(folder)
+            self._show_results()
+
+    def settings(self) -> PredictSettings:
+        """The settings as the form and the choice of tissue stand."""
+        return self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != EVERYTHING})
+
+    def _on_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
+        if path:
+            with self.job.reporting():
+                settings = read_settings(PredictSettings, Path(path), [])
+                self.form.set_value(settings)
+                self.tissue.setCurrentText(FOUND if settings.tissue_only else EVERYTHING)
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Settings", "predict_settings.json", "Settings (*.json)")
+        if path:
+            with self.job.reporting():
+                write_settings(Path(path), self.settings())
+                self.job.say(f"Settings written: {path}")
+
+    # Predict
+
+    def _on_predict(self) -> None:
+        with self.job.reporting():
+            layer, path = self.slides.layer(), self.model.path()
+            settings = self.settings()
+            self.panel.correct.check_applied()
+            if settings.refiner == "pydensecrf":
+                raise SettingsError(
+                    "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
+                    " the same labels, or use it on the command line"
+                )
+            scope = chosen_scope(self._viewer, layer, self.scope.currentText())
+            tissue = self._make_mask(layer)
+            run = ShownRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            run.slide_corner, run.older = corner(layer), shown_prediction(self._viewer, layer.name)
+            self.warning.setVisible(False)
+            self.job.start(run.job)
+            self._run, self._drawing = run, None
+
+    def _on_progressed(self, progress: Progress) -> None:
+        """Begin to draw when there is something; keep warnings in sight."""
+        if progress.message.startswith(WARNING):
+            self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
+            self.warning.setVisible(True)
+        if self._begin_drawing():
+            self._drawer.start()
+
+    def _begin_drawing(self) -> bool:
+        """Whether there is something to draw that is not being drawn yet."""
+        begun = self._drawing is None and self._run is not None and self._run.growing is not None
+        if begun:
+            assert self._run is not None
+            self._drawing = drawing(self._viewer, self._run)
+        return begun
+
+    def _draw(self) -> None:
+        """Draw a step more, and the next when what waits has been seen to."""
+        assert self._run is not None
+        assert self._drawing is not None
+        if next(self._drawing, DRAWN) is DRAWN:
+            self._drawer.stop()
+            self._run.drawn.set()
+
+    def _on_predicted(self, prediction: Prediction) -> None:
+        assert self._run is not None
+        card, places = prediction.card, len(prediction.unreadable)
+        lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
+        resolution = f"read at {card.mpp:g} µm per pixel"
+        if f"{card.mpp:.4g}" != f"{card.slide_mpp[1]:.4g}":
+            resolution += f"; the slide has {card.slide_mpp[1]:.4g}"
+        self.job.say(f"Done, {resolution}.{lost}{self._run.carried}")
+        self.panel.refresh()
+
+    def _on_ended(self) -> None:
+        self._drawer.stop()
+        self._begin_drawing()
+        for _ in self._drawing or ():  # of a run that was stopped or failed, what there is
+            pass
+        growing = None if self._run is None else self._run.growing
+        if self.job.status.text() == "Stopped." and growing is not None:
+            kept = len(growing.prediction.done())
+            self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
+            self.panel.refresh()
+
+    def _on_panel_failed(self, message: str) -> None:
+        with self.job.reporting():
+            raise DataError(message)
+
+    def _on_preview(self) -> None:
+        with self.job.reporting():
+            layer = self.slides.layer()
+            make, everything = self._make_mask(layer), self.tissue.currentText() == EVERYTHING
+            slide = slide_of(layer)
+            self._target = layer
+            self.aside.start(lambda: tissue_job(slide, make, everything))
+
+    def _on_aside(self, found: Mask) -> None:
+        if self._target in self._viewer.layers:
+            show_tissue(self._viewer, found, self._target)
+            share = 100 * float(found.array.mean())
+            self.job.say(f"{share:.0f} % of the slide is tissue. Wrong? Correct that layer and choose it above.")

@@ -1,0 +1,5 @@
+"""The Train widget."""
+
+from napari_lpd.gui.train.widget import TrainWidget
+
+__all__ = ["TrainWidget"]

@@ -1,0 +1,127 @@
+"""Live curves of a training: losses over the steps; per class, over the epochs, validation and the prototypes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyqtgraph as pg
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_lpd.gui.common.layout import chooser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.classes import TissueClass
+
+LOSSES = {"loss": "#c8c8c8", "classification": "#42d4f4", "contrast": "#bfef45", "diversity": "#ff8c1a"}
+OVERALL = "#c8c8c8"
+REDRAW_MS = 200
+PAGES = {
+    "losses": "",
+    "validation": "valid ",
+    "effective number of prototypes": "effective prototypes ",
+    "diversity of the prototypes' maps": "diversity ",
+}
+"""Page → how the names of its metrics begin."""
+HELP = {
+    "losses": "What is minimised; each term unweighted, the loss with its weights.",
+    "validation": "On held-out data: IoU per class where there are masks, else how often a class's presence is said"
+    " right. 1 is perfect.",
+    "effective number of prototypes": "How many different directions a class's prototypes amount to: 1 means that they"
+    " have collapsed into one.",
+    "diversity of the prototypes' maps": "Jensen-Shannon divergence of a class's prototype maps on tiles that hold it:"
+    " 0 same places, 1 disjoint places.",
+}
+
+Points = tuple[list[int], list[float]]
+
+
+class Curves(QWidget):
+    """Curves of one training, a page at a time; drawn at most five times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.page = chooser(list(PAGES))
+        self._points: dict[str, Points] = {}
+        self._colors: dict[str, str] = {}
+        self._drawn: dict[str, pg.PlotDataItem] = {}
+        self._legend = QLabel()
+        self._legend.setWordWrap(True)
+        self._plot = pg.PlotWidget(background=None)
+        self._plot.setMouseEnabled(False, False)
+        self._plot.hideButtons()
+        self._plot.setMenuEnabled(False)
+        self._plot.showGrid(y=True, alpha=0.2)
+        self._plot.setLabel("bottom", "step")
+        self._plot.setFixedHeight(190)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(REDRAW_MS)
+        self._timer.timeout.connect(self._draw)
+        self.page.currentTextChanged.connect(self._on_page)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for part in (self.page, self._legend, self._plot):
+            layout.addWidget(part)
+        self._on_page(self.page.currentText())
+
+    def start(self, classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()) -> None:
+        """Begin anew, with the steps that were taken before, if any: ``step`` and the metrics of each."""
+        self._points = {}
+        self._colors = dict(LOSSES)
+        for tissue in classes:
+            self._colors[tissue.name] = tissue.color
+        for row in taken:
+            self.add(int(row["step"]), row)
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Add what was said at a step."""
+        for name, value in metrics.items():
+            steps, values = self._points.setdefault(name, ([], []))
+            if not steps or step > steps[-1]:
+                steps.append(step)
+                values.append(value)
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def points(self, name: str) -> Points:
+        """The steps and values of a metric so far."""
+        return self._points.get(name, ([], []))
+
+    def _shown(self) -> dict[str, tuple[str, Points]]:
+        """Title → colour and points of the current page's curves."""
+        prefix = PAGES[self.page.currentText()]
+        if not prefix:
+            return {name: (color, self._points[name]) for name, color in LOSSES.items() if name in self._points}
+        found = {}
+        for name, points in self._points.items():
+            about = name.removeprefix(prefix)
+            tissue = about.removeprefix("IoU ").removeprefix("right about ")
+            if name.startswith(prefix) and (tissue in self._colors or about == "mIoU"):
+                found[about] = (self._colors.get(tissue, OVERALL), points)
+        return found
+
+    def _on_page(self, name: str) -> None:
+        self.page.setToolTip(HELP[name])
+        for line in self._drawn.values():
+            self._plot.removeItem(line)
+        self._drawn = {}
+        self._draw()
+
+    def _draw(self) -> None:
+        shown = self._shown()
+        for name, (color, (steps, values)) in shown.items():
+            if name not in self._drawn:
+                symbol = (
+                    {"symbol": "o", "symbolSize": 5, "symbolBrush": color} if PAGES[self.page.currentText()] else {}
+                )
+                self._drawn[name] = self._plot.plot(pen=pg.mkPen(color, width=2), **symbol)
+            self._drawn[name].setData(steps, values)
+        for name in [name for name in self._drawn if name not in shown]:
+            self._plot.removeItem(self._drawn.pop(name))
+        nothing = "nothing held out, so nothing to validate on" if "valid" in self.page.currentText() else "nothing yet"
+        marks = (f'<span style="color:{color}">●</span> {name}' for name, (color, _) in shown.items())
+        self._legend.setText(" ".join(marks) or nothing)

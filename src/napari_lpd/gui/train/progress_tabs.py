@@ -1,0 +1,154 @@
+"""What a training shows while it runs: the data, curves, tiles with their masks, a log."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
+
+from napari_lpd.gui.common.layout import WIDTH, note
+from napari_lpd.gui.train.curves import Curves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.jobs import Progress
+
+SHEET_WIDTH = WIDTH - 40
+MOST_LINES = 2000
+CARD = 4  # index of the model's tab
+SUMMARY, SHEET, PREVIEWS = "summary.json", "tiles.png", "previews"  # in a run's folder
+
+
+class Watching(QTabWidget):
+    """Tabs about one run: Data, Curves, Tiles, Log, and at the end the model's card."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curves = Curves()
+        self.data, self.card = QLabel(), QLabel()
+        self.sheet, self.preview = QLabel(), QLabel()
+        self.epoch = QSlider(Qt.Orientation.Horizontal)
+        self.log = QPlainTextEdit()
+        self._epoch_text = note("no epoch is over yet")
+        self._run: Path | None = None
+        self._said = ""
+        for label in (self.data, self.card):
+            label.setWordWrap(True)
+            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.log.setReadOnly(True)
+        self.log.setMaximumBlockCount(MOST_LINES)
+        self.epoch.setVisible(False)
+        self.epoch.valueChanged.connect(self._show_preview)
+        for title, parts in {
+            "Data": (self.data, self.sheet),
+            "Curves": (self.curves,),
+            "Tiles": (self._epoch_text, self.epoch, self.preview),
+            "Log": (self.log,),
+            "Model": (self.card,),
+        }.items():
+            self.addTab(_page(parts, stretch=title != "Log"), title)
+        self.setTabVisible(CARD, False)
+        self.setVisible(False)
+
+    def start(self, run: Path, classes: Sequence[TissueClass], taken: Sequence[dict[str, float]]) -> None:
+        """Watch a run from its start, or from where it goes on."""
+        self._run = run
+        self.curves.start(classes, taken)
+        self._show_summary()
+        self._count_previews()
+        self.setTabVisible(CARD, False)
+        self.setVisible(True)
+        self.setCurrentIndex(1)
+
+    def show_data(self, folder: Path, found: dict[str, Any]) -> None:
+        """Show a summary of a training set and its sheet of tiles."""
+        self.data.setText(summary_html(found))
+        self.sheet.setPixmap(_fitted(folder / SHEET))
+        self.setVisible(True)
+        self.setCurrentIndex(0)
+
+    def show_card(self, html: str) -> None:
+        """Show the card of the model that came out."""
+        self.card.setText(html)
+        self.setTabVisible(CARD, True)
+
+    def take(self, progress: Progress) -> None:
+        """Take in what the run says."""
+        if progress.metrics:
+            self.curves.add(progress.done, progress.metrics)
+        if progress.message and progress.message != self._said:
+            self._said = progress.message
+            numbers = {name: value for name, value in progress.metrics.items() if name != "valid score"}
+            if progress.message.endswith("validation"):
+                self._count_previews()
+            elif progress.total:
+                numbers = {}
+            self.write(" ".join([progress.message, *(f"· {name} {value:.3g}" for name, value in numbers.items())]))
+        if not self.data.text():
+            self._show_summary()
+
+    def write(self, line: str) -> None:
+        """Add a line to the log."""
+        self.log.appendPlainText(f"{time.strftime('%H:%M:%S')}  {line}")
+
+    def _show_summary(self) -> None:
+        self.data.clear()
+        if self._run is not None and (self._run / SUMMARY).exists() and (self._run / SHEET).exists():
+            self.data.setText(summary_html(json.loads((self._run / SUMMARY).read_text(encoding="utf-8"))))
+            self.sheet.setPixmap(_fitted(self._run / SHEET))
+
+    def _previews(self) -> list[Path]:
+        return [] if self._run is None else sorted((self._run / PREVIEWS).glob("epoch-*.png"))
+
+    def _count_previews(self) -> None:
+        count = len(self._previews())
+        self.epoch.setVisible(count > 1)
+        self.epoch.setRange(1, max(count, 1))
+        self.epoch.setValue(max(count, 1))
+        self._show_preview()
+
+    def _show_preview(self) -> None:
+        found = self._previews()
+        if found:
+            path = found[min(self.epoch.value(), len(found)) - 1]
+            self.preview.setPixmap(_fitted(path))
+            self._epoch_text.setText(f"after epoch {int(path.stem.rpartition('-')[2])} of {len(found)} so far")
+
+
+def summary_html(found: dict[str, Any]) -> str:
+    """A training set's summary as rich text."""
+    per_class = ", ".join(f"{name} {count}" for name, count in found["tiles per class"].items())
+    slides = found["tiles per slide"]
+    first = ", ".join(f"{name} {count}" for name, count in list(slides.items())[:6])
+    more = f", and {len(slides) - 6} more" if len(slides) > 6 else ""
+    lines = [
+        f"<b>{found['tiles']} tiles</b> of {found['tile edge']}",
+        f"with {per_class}",
+        f"from {len(slides)} slide{'s' * (len(slides) > 1)} or patients: {first}{more}" if len(slides) > 1 else "",
+        found["split"],
+        *(f'<span style="color:#ffb454">⚠ {line}</span>' for line in found["warnings"]),
+    ]
+    return "<br>".join(line for line in lines if line)
+
+
+def _fitted(path: Path) -> QPixmap:
+    pixmap = QPixmap(str(path))
+    return pixmap.scaledToWidth(min(SHEET_WIDTH, pixmap.width()), Qt.TransformationMode.SmoothTransformation)
+
+
+def _page(parts: Sequence[QWidget], stretch: bool) -> QWidget:
+    page = QWidget()
+    layout = QVBoxLayout(page)
+    layout.setContentsMargins(4, 6, 4, 4)
+    for part in parts:
+        layout.addWidget(part)
+    if stretch:
+        layout.addStretch(1)
+    return page

@@ -1,0 +1,109 @@
+"""How a model is trained: a preset, the few settings that matter first, and all others folded away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.settings.base import read_settings, write_settings
+from napari_lpd.core.settings.presets import ABOUT, PRESETS
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.gui.common.forms import SettingsForm, merged
+from napari_lpd.gui.common.layout import advanced, buttons, chooser, in_row, note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
+OF_TILES = ("mpp", "tile")  # which labelled tiles bring with them
+
+
+class TrainingSettings(QWidget):
+    """Choose a preset and change what is to be different.
+
+    Args:
+        on_copy: Copies the whole command to the clipboard.
+
+    Signals:
+        said: a line for the status.
+        failed: an error's line.
+    """
+
+    said = Signal(str)
+    failed = Signal(str)
+
+    def __init__(self, on_copy: Callable[[], None]) -> None:
+        super().__init__()
+        self.preset = chooser(list(PRESETS))
+        self.about = note(ABOUT["default"])
+        self.form = SettingsForm(TrainSettings(), only=MAIN)
+        self.more = SettingsForm(TrainSettings(), without=MAIN)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (
+            in_row([QLabel("Preset"), self.preset]),
+            self.about,
+            self.form,
+            advanced(self.more),
+            buttons(
+                ("Load…", "Settings from a JSON file", self._on_load),
+                ("Save…", "Settings as a JSON file, for the command line too", self._on_save),
+                ("Copy as command", "The command that trains this, to the clipboard", on_copy),
+            ),
+        ):
+            layout.addWidget(part)
+        self.preset.currentTextChanged.connect(self._on_preset)
+
+    def value(self, mpp: float | None = None) -> TrainSettings:
+        """The settings as they stand, with another resolution if one is given.
+
+        Raises:
+            SettingsError: a value is out of its limits.
+        """
+        values = merged(self.form.value().model_dump(), self.more.changes())
+        return TrainSettings.build(values if mpp is None else values | {"mpp": mpp})
+
+    def show_value(self, settings: TrainSettings) -> None:
+        """Put settings into both forms."""
+        self.form.set_value(settings)
+        self.more.set_value(settings)
+
+    def ask_for_resolution(self, asked: bool) -> None:
+        """Show or hide what labelled tiles bring with them."""
+        self.form.show_rows(OF_TILES, asked)
+
+    def load(self, path: Path) -> None:
+        """Show the settings of a JSON file."""
+        try:
+            self.show_value(read_settings(TrainSettings, path, []))
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
+        self.said.emit(f"Settings from {path.name}.")
+
+    def save(self, path: Path) -> None:
+        """Write the settings as JSON, for ``napari-lpd train --settings``."""
+        try:
+            write_settings(path, self.value())
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
+        self.said.emit(f"Settings written: {path}")
+
+    def _on_preset(self, name: str) -> None:
+        self.about.setText(ABOUT[name])
+        self.show_value(TrainSettings.build(PRESETS[name]))
+
+    def _on_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
+        if path:
+            self.load(Path(path))
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Settings", "train_settings.json", "Settings (*.json)")
+        if path:
+            self.save(Path(path))

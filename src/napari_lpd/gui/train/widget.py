@@ -1,0 +1,243 @@
+"""The Train widget: regions with tissue names on slides, or labelled tiles, become a model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.jobs import COMPUTING, in_subprocess
+from napari_lpd.gui.common.job import CloseGuard, JobBar, JobRunner
+from napari_lpd.gui.common.layout import Column, buttons, in_row, note
+from napari_lpd.gui.common.recent_models import describe, recent_models
+from napari_lpd.gui.train.data_panel import TILES, TrainingData
+from napari_lpd.gui.train.progress_tabs import Watching
+from napari_lpd.gui.train.settings_panel import TrainingSettings
+from napari_lpd.models.checkpoint import read_card, read_state
+from napari_lpd.training.runs.folder import (
+    MODEL_NAME,
+    as_command,
+    new_run_folder,
+    out_of,
+    read_arguments,
+    rival_of,
+    run_classes,
+    unfinished_run,
+    write_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import napari.viewer
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.jobs import Progress
+    from napari_lpd.core.settings.training import TrainSettings
+
+CLOSING = "A model is being trained. Close all the same? What was learned is kept, and Resume goes on there."
+
+
+class TrainWidget(QWidget):
+    """Choose data and classes, train in a child process, watch it learn."""
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._looked_at = tempfile.TemporaryDirectory(prefix="napari-lpd-")
+        self._guarded = False
+        self._run: Path | None = None
+        self._trained = False
+
+        self.data = TrainingData(viewer)
+        self.chosen = TrainingSettings(self._on_copy)
+        self.out = QLineEdit(str(Path.home() / "napari-lpd"))
+        self.rival = QCheckBox("Then train the rival, to compare in Explore")
+        self.rival.setToolTip(
+            "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
+            " Explore compares the two"
+        )
+        self.job = JobBar("Train", pausable=True)
+        self.resume = QPushButton("Resume")
+        self.resume.setToolTip("Go on with the training that was stopped last, where it was")
+        self.predict = QPushButton("Predict with it")
+        self.predict.setToolTip("Open Predict and segment what is in view with the new model")
+        self.predict.setVisible(False)
+        self.device = note("")
+        self.device.setVisible(False)
+        self.watching = Watching()
+        self.checker = JobRunner(self)
+
+        self._lay_out()
+        self._connect()
+        self._offer_resume()
+
+    def _lay_out(self) -> None:
+        column = self._column = Column()
+        column.add(self.data, title="Data")
+        column.add(self.chosen, title="Settings")
+        browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
+        column.add(in_row([self.out, browse_out]), title="Models folder")
+        check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
+        column.add(buttons(check), self.rival, self.job, title="Train")
+        column.add(self.device, self.resume, self.predict, self.watching)
+        column.add(note("Research use only; not for diagnosis."))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(column)
+
+    def _connect(self) -> None:
+        self.data.said.connect(self.job.say)
+        self.data.failed.connect(self._on_failed)
+        self.data.source.currentTextChanged.connect(lambda source: self.chosen.ask_for_resolution(source != TILES))
+        self.chosen.said.connect(self.job.say)
+        self.chosen.failed.connect(self._on_failed)
+        self.job.asked.connect(self._on_train)
+        self.job.runner.progressed.connect(self._on_progress)
+        self.job.runner.succeeded.connect(self._on_trained)
+        self.job.runner.failed.connect(self.watching.write)
+        self.job.runner.ended.connect(self._on_ended)
+        self.checker.progressed.connect(lambda progress: self.job.say(f"{progress.message or 'looking at the data'}…"))
+        self.checker.succeeded.connect(self._on_checked)
+        self.checker.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
+        self.resume.clicked.connect(self._on_resume)
+        self.predict.clicked.connect(self._on_predict)
+        self.out.textChanged.connect(self._offer_resume)
+
+    def _on_failed(self, message: str) -> None:
+        with self.job.reporting():
+            raise DataError(message)
+
+    def settings(self) -> TrainSettings:
+        """The settings as they stand, with the resolution of labelled tiles where these are trained on.
+
+        Raises:
+            LpdError: a value is out of its limits, or the tiles' resolution is not given.
+        """
+        return self.chosen.value(self.data.tiles_mpp())
+
+    def _on_copy(self) -> None:
+        with self.job.reporting():
+            command = as_command(self._arguments())
+            QGuiApplication.clipboard().setText(command)
+            self.job.say(f"Copied; what it needs lies in {self._run}")
+
+    # Data
+
+    def _on_check(self) -> None:
+        with self.job.reporting():
+            folder = tempfile.mkdtemp(dir=self._looked_at.name)
+            arguments = self._arguments(lambda: Path(folder))
+            self.checker.start(lambda: in_subprocess([*arguments, "--summary"]))
+            self.job.say("Looking at the data…")
+
+    def _on_checked(self, found: dict[str, Any]) -> None:
+        self.watching.show_data(Path(found["sheet"]).parent, found)
+        self._column.reveal(self.watching)
+        count = len(found["warnings"])
+        self.job.say(f"{found['tiles']} tiles; {count or 'no'} warning{'s' * (count != 1)}: see Data below.")
+
+    # Train
+
+    def _on_train(self) -> None:
+        with self.job.reporting():
+            classes = self.data.tissue_classes()
+            self._start(self._arguments(), classes)
+
+    def _arguments(self, make_run: Any = None) -> list[str]:
+        """Write what the child needs into a new run folder; returns the child's arguments."""
+        if self.data.source.currentText() == TILES:
+            self.data.tiles.arguments()  # first, so that what is missing is said in the form's order
+        settings = self.settings()
+        classes = None if self.data.has_own_classes() else self.data.tissue_classes()
+        make = make_run or (lambda: new_run_folder(self._models_folder(), self.data.name()))
+        run, data = self.data.arguments(make)
+        self._run = run
+        return write_run(run, data, settings, classes)
+
+    def _start(
+        self, arguments: list[str], classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()
+    ) -> None:
+        self._guard()
+        self._run, self._trained = out_of(arguments), False
+        paused = self.job.runner.paused
+        self.job.start(lambda: in_subprocess(arguments, paused))
+        self.resume.setVisible(False)
+        self.predict.setVisible(False)
+        self.device.setVisible(False)
+        self.watching.start(self._run, classes, taken)
+        self._column.reveal(self.watching)
+
+    def _guard(self) -> None:
+        """Ask before napari is closed while a model is trained."""
+        if not self._guarded:
+            CloseGuard(self.window(), self.job.runner, CLOSING)
+            self._guarded = True
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.watching.take(progress)
+        if progress.message.startswith(COMPUTING):
+            self.device.setText(progress.message[0].upper() + progress.message[1:])
+            self.device.setVisible(True)
+
+    def _on_trained(self, result: dict[str, Any]) -> None:
+        self._trained = True
+        tiles = ", ".join(f"{name} {count}" for name, count in result.get("tiles per class", {}).items())
+        said = (
+            f"Trained on {result.get('tiles', '?')} tiles ({tiles}). The model is ready in Predict:\n{result['model']}"
+        )
+        self.job.say(said)
+
+    def _on_ended(self) -> None:
+        self._offer_resume()
+        ready = self._offer_model()
+        if self.job.status.text() == "Stopped." and not self.resume.isHidden():
+            best = " The best model so far is ready in Predict." if ready else ""
+            self.job.say(f"Stopped; what was learned is kept. Resume goes on there.{best}")
+        elif self._trained and self.rival.isChecked():
+            self.rival.setChecked(False)
+            with self.job.reporting():
+                assert self._run is not None
+                self._start(rival_of(self._run), run_classes(read_arguments(self._run)))
+
+    def _offer_model(self) -> bool:
+        """Offer what the run has learned, be it over or not, for Predict; returns whether there is a model yet."""
+        model = None if self._run is None else self._run / MODEL_NAME
+        if model is None or not model.exists():
+            return False
+        with self.job.reporting():
+            self.watching.show_card(describe(read_card(model)))
+            recent_models.add(model)
+            self.predict.setVisible(True)
+        return True
+
+    def _models_folder(self) -> Path:
+        return Path(self.out.text()).expanduser()
+
+    def _on_out(self) -> None:
+        self.out.setText(QFileDialog.getExistingDirectory(self, "Models folder") or self.out.text())
+
+    def _offer_resume(self) -> None:
+        """Show the Resume button where a training was stopped or killed."""
+        run = unfinished_run(self._models_folder())
+        self.resume.setVisible(run is not None and not self.job.runner.running)
+        self.resume.setText(f"Resume {run.name}" if run else "Resume")
+
+    def _on_resume(self) -> None:
+        with self.job.reporting():
+            run = unfinished_run(self._models_folder())
+            state = None if run is None else read_state(run)
+            if run is None or state is None:
+                raise DataError(f"{self._models_folder()}: holds no training that was stopped")
+            arguments, place = read_arguments(run), state["place"]
+            self._start(arguments, run_classes(arguments), place["curve"] + place["history"])
+
+    def _on_predict(self) -> None:
+        with self.job.reporting():
+            assert self._run is not None
+            _, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict", tabify=True)
+            predict.predict_view_with(self._run / MODEL_NAME)

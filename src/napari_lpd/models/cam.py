@@ -1,0 +1,168 @@
+"""The CAM rules: merge, gate, normalise, fuse, background, as pure functions of blended cosine maps.
+
+`label_scores` uses them in that order. An absent class is switched off in one place: `fuse`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from napari_lpd.models.network import LoadedModel, merge_prototypes, presence_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from napari_lpd.core.settings.training import PredictSettings
+
+GATED_BY = (1, 2)  # of the used stages, those whose scores say whether a class is there
+
+
+def class_presence(
+    stages: Sequence[Tensor], k: int, window: int, counted: Tensor, how: Literal["mean", "soft"] = "mean"
+) -> Tensor:
+    """The model's own score that a class occurs around each place.
+
+    What training calls the score of a tile (mean over the tile, mean over prototypes), taken over the tissue in a
+    window of a training tile's size around every place.
+
+    Args:
+        stages: Of stages 3 and 4: (C·k, h, w) scaled cosines.
+        k: Prototypes per class.
+        window: Edge of the window in map pixels, odd.
+        counted: (h, w) bool, the places that count: tissue.
+        how: How training merged the prototypes.
+
+    Returns:
+        (C, h, w) in 0..1.
+    """
+    share = _window_mean(counted[None].float(), window).clamp(min=1e-6)
+    if how == "mean":  # of means, which may come first: fewer maps
+        stages = [merge_prototypes(maps[None], k, how)[0] for maps in stages]
+    means = [_window_mean(maps * counted, window) / share for maps in stages]
+    if how != "mean":
+        means = [merge_prototypes(maps[None], k, how)[0] for maps in means]
+    return presence_scores(means)
+
+
+def _window_mean(maps: Tensor, window: int) -> Tensor:
+    """Mean of (N, h, w) in a window around each place; what lies outside counts as 0."""
+    rows = avg_pool2d(maps[None], (window, 1), 1, (window // 2, 0))
+    return avg_pool2d(rows, (1, window), 1, (0, window // 2))[0]
+
+
+def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:
+    """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
+    levels = torch.tensor(scale, device=class_map.device)[:, None, None]
+    return (class_map.clamp(min=0) / levels).clamp(max=1)
+
+
+def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) -> Tensor:
+    """Weighted sum of the normalised class maps; an absent class is -inf, so that it can never win.
+
+    Args:
+        stages: Per used stage (C, h, w) in 0..1.
+        weights: One weight per stage.
+        present: (C, h, w) or (C, 1, 1) bool, the gate.
+    """
+    fused = torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
+    return fused.masked_fill(~present, -torch.inf)
+
+
+def background(fused: Tensor, power: float) -> Tensor:
+    """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
+    return (1 - fused.amax(-3).clamp(0, 1)) ** power
+
+
+def label_scores(
+    stages: Mapping[int, Tensor],
+    presence: Tensor,
+    levels: Sequence[Sequence[float]],
+    model: LoadedModel,
+    settings: PredictSettings,
+) -> Tensor:
+    """Blended cosine maps of a region → (C + 1, h, w) scores; index 0 is the background.
+
+    Args:
+        stages: (C·k, h, w) scaled cosines of the used stages that are needed, by index.
+        presence: (C, h, w) from `class_presence`.
+        levels: (3, C) level that counts as 1 in the class maps.
+        model: Says how prototypes are merged and stages fused, and from which score a class is there.
+        settings: Threshold of the gate and power of the background.
+    """
+    own = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
+    thresholds = settings.presence or own
+    gate = torch.ones_like(presence, dtype=torch.bool) if settings.normalise == "benchmark" else presence >= thresholds
+    weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
+    how = model.network.settings.merge_predict
+    merged = [merge_prototypes(stages[i][None], model.network.k, how)[0] for i in weights]
+    normalised = [normalise(maps, levels[i]) for maps, i in zip(merged, weights, strict=True)]
+    fused = fuse(normalised, list(weights.values()), gate)
+    return torch.cat([background(fused, settings.background_power)[None], fused])
+
+
+def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """Scores (L, …) → shares of their sum, of s^(1 / temperature); an absent class (-inf) has 0."""
+    positive = scores.clamp(min=0) ** (1 / temperature)
+    return positive / positive.sum(0).clamp(min=1e-12)
+
+
+def uncertainty(scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
+    entropy: Tensor = torch.special.entr(probabilities(scores, temperature)).sum(0)
+    return entropy / math.log(len(scores))
+
+
+def minimum_maximum(maps: Tensor, k: int) -> Tensor:
+    """Every class's maps of one tile (C·k, h, w) on a common scale, so that their mean is 0..1 over that tile.
+
+    The published per-tile normalisation: it makes seams, and stands here for comparison (``normalise=benchmark``).
+    """
+    grouped = maps.unflatten(0, (-1, k))
+    means = grouped.mean(1).clamp(min=0)
+    low, high = means.amin((1, 2)), means.amax((1, 2))
+    return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
+
+
+def highest(scores: Tensor) -> Tensor:
+    """Index of the highest of scores (L, ...), the first of equals: (...) uint8. Several times as fast as argmax."""
+    best, index = scores[0], torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    for i, score in enumerate(scores[1:], start=1):
+        index = torch.where(score > best, i, index)
+        best = torch.maximum(best, score)
+    return index
+
+
+def upsampled(scores: Tensor, stride: int) -> Tensor:
+    """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
+    return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+
+
+def upsampled_highest(scores: Tensor, stride: int) -> Tensor:
+    """What `highest` says of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
+
+    A score that is the highest at four neighbouring places is the highest everywhere between them, as bilinear
+    interpolation weighs all scores alike. So scores are interpolated only where the four disagree.
+
+    Args:
+        scores: As for `upsampled`.
+        stride: Even.
+    """
+    edged = pad(scores.clamp(min=-1e4)[None], (1, 1, 1, 1), mode="replicate")[0]
+    h, w = (n - 1 for n in edged.shape[1:])  # cells between four places; those at the rim are cut in halves below
+    corners = [(slice(y, y + h), slice(x, x + w)) for y in (0, 1) for x in (0, 1)]
+    coarse = highest(edged)
+    first, *others = (coarse[corner] for corner in corners)
+    fine = first[:, None, :, None].repeat(1, stride, 1, stride)
+    y, x = torch.nonzero(torch.stack([other != first for other in others]).any(0), as_tuple=True)
+    right = (torch.arange(stride, device=scores.device) + 0.5) / stride
+    across = torch.stack([1 - right, right])
+    weights = (across[:, None, :, None] * across[None, :, None, :]).reshape(4, stride * stride)
+    at_corners = torch.stack([edged[:, *corner][:, y, x] for corner in corners], dim=-1)
+    fine[y, :, x] = highest(at_corners @ weights).unflatten(-1, (stride, stride))
+    half = stride // 2
+    return fine.reshape(h * stride, w * stride)[half:-half, half:-half]

@@ -1,0 +1,1 @@
+"""The dense CRF on a permutohedral lattice."""

@@ -1,0 +1,397 @@
+"""The permutohedral lattice: a Gaussian filter over points in d dimensions, in time linear in their number.
+
+Points are splatted onto the corners of the simplex around them, the lattice is blurred along its d + 1 directions, and
+the points read it back (Adams, Baek & Davis 2010). Ours is made for the CRF's many filterings of one image:
+
+- A vertex is one number: a linear function of its coordinates modulo 2^64. So a step along the lattice is an addition,
+  a comparison is one, and the number is its own hash. (Two of a million vertices share one with a chance of 3e-8.)
+- The points come in pieces, each with its own hash table and its own copies of the vertices that it touches: these stay
+  in the cache, and threads never write to the same place. Copies are added up in the order of the pieces, so that the
+  result has the same bits whatever the number of threads.
+- How many values a point has is known when a function is compiled (`lanes`, a tuple of that length), so that the loops
+  over them are unrolled.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from napari_lpd.models.crf.threads import compiled, take, take_next
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.models.crf.threads import Crew, Shift
+
+    Ints = NDArray[np.int32]
+    Numbers = NDArray[np.int64]
+    Floats = NDArray[np.float32]
+    Lanes = tuple[int, ...]
+
+BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
+SPAN = 1024  # vertices that one thread works on at a time
+FIRST_SLOTS = 1024
+SMALLEST_MASS = np.float32(1e-20)  # keeps a kernel's sum at a point above zero
+FACTORS = np.cumprod(np.full(16, -7046029254386353131, np.int64))  # powers of an odd number; they wrap around
+
+
+class Lattice(NamedTuple):
+    """A permutohedral lattice of m vertices over n points in pieces.
+
+    Vertices count from 1; 0 stands for "none".
+
+    Attributes:
+        ends: (pieces + 1, 2) where a piece begins, and the one before it ends: its points, and its `vertices`.
+        corners: (n, d + 1) the corners of each point's simplex, as places among its piece's `vertices`.
+        weights: (n, d + 1) barycentric weight of each.
+        vertices: (k,) the vertices that a piece touches, one piece after the other.
+        neighbours: (d + 1, m + 1, 2) the two neighbours of a vertex along each direction.
+        first: (m + 2,) where the copies of a vertex begin in `copies`.
+        copies: (k,) the places in `vertices`, sorted by vertex.
+    """
+
+    ends: Numbers
+    corners: Ints
+    weights: Floats
+    vertices: Ints
+    neighbours: Ints
+    first: Ints
+    copies: Ints
+
+
+class Kernel(NamedTuple):
+    """A Gaussian kernel.
+
+    Attributes:
+        dimensions: d.
+        points: Gives the points (d, n) of a piece, by its number, in units of the standard deviation; points that
+            follow each other should be alike, which makes it fast.
+    """
+
+    dimensions: int
+    points: Callable[[int], Floats]
+
+
+def build_lattices(kernels: Sequence[Kernel], ends: Sequence[int], crew: Crew) -> list[Lattice]:
+    """The lattices of kernels over the same points.
+
+    Args:
+        kernels: That of most dimensions first, so that threads end at the same time.
+        ends: Where each piece ends, as numbers of points.
+        crew: The threads that build them.
+    """
+    corners = [np.empty((ends[-1], kernel.dimensions + 1), np.int32) for kernel in kernels]
+    weights = [np.empty(places.shape, np.float32) for places in corners]
+    starts, pieces = [0, *ends], range(len(ends))
+
+    def embed(which: int, piece: int) -> Numbers:
+        own = slice(starts[piece], starts[piece + 1])
+        numbers: Numbers = _embed(kernels[which].points(piece), corners[which][own], weights[which][own])
+        return numbers
+
+    numbers = iter(crew.each(embed, *zip(*product(range(len(kernels)), pieces), strict=True)))
+    found: list[Lattice] = []
+    spans: list[tuple[Any, ...]] = []
+    for places, shares in zip(corners, weights, strict=True):
+        own = [next(numbers) for _ in pieces]
+        vertices, keys, table = _enter_all(np.concatenate(own))
+        neighbours = np.zeros((places.shape[1], len(keys), 2), np.int32)
+        spans.extend((keys, table, neighbours, span) for span in range(spans_of(len(keys) - 1)))
+        both = np.stack([starts, np.cumsum([0, *map(len, own)])], axis=1)
+        found.append(Lattice(both, places, shares, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1)))
+    crew.each(_find_neighbours, *zip(*spans, strict=True))
+    return found
+
+
+class Filter(NamedTuple):
+    """The Gaussian filter of L values per point over a lattice, to be used again and again.
+
+    In turn: `splat` every piece, `blur`, `read_back` every piece. Pieces may come at the same time.
+
+    Attributes:
+        lattice: Over the points.
+        copies: (k, L) values at the lattice's `vertices`.
+        values: (2, m + 1, L) values at the vertices, before and after a step of the blur.
+    """
+
+    lattice: Lattice
+    copies: Floats
+    values: Floats
+
+    @classmethod
+    def over(cls, lattice: Lattice, lanes: Lanes) -> Filter:
+        """A filter with room for values."""
+        copies = np.empty((len(lattice.vertices), len(lanes)), np.float32)
+        return cls(lattice, copies, np.zeros((2, lattice.neighbours.shape[1], len(lanes)), np.float32))
+
+    @property
+    def blur_counts(self) -> list[int]:
+        """Items of each stage that `blur` takes."""
+        directions, vertices, _ = self.lattice.neighbours.shape
+        return [spans_of(vertices - 1)] * (1 + directions)
+
+
+@compiled
+def spans_of(vertices: int) -> int:
+    """How many spans, for threads to share, so many vertices are."""
+    return (vertices + SPAN - 1) // SPAN
+
+
+@compiled
+def _begin_and_end(span: int, vertices: int) -> tuple[int, int]:
+    begin = 1 + span * SPAN
+    return begin, min(begin + SPAN, vertices + 1)
+
+
+@compiled
+def splat(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
+    """Take in the values (n, L) of a piece: add them up at its own copies of the vertices."""
+    (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
+    corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
+    copies = found.copies[first:last]
+    copies[:] = 0
+    for p in range(len(values)):
+        for c in range(corners.shape[1]):
+            vertex, weight = corners[p, c], weights[p, c]
+            for lane in range(len(lanes)):
+                copies[vertex, lane] += weight * values[p, lane]
+
+
+@compiled
+def blur(shift: Shift, stage: int, found: Filter, lanes: Lanes) -> int:
+    """Add the pieces' copies up and blur along every direction; takes so many stages, returns the one after them."""
+    neighbours, vertices = found.lattice.neighbours, found.values.shape[1] - 1
+    for step in range(1 + len(neighbours)):
+        span = take(shift, stage)
+        while span >= 0:
+            begin, end = _begin_and_end(span, vertices)
+            if step == 0:
+                _gather(found.lattice, found.copies, found.values[0], begin, end, lanes)
+            else:
+                old, new = found.values[(step - 1) % 2], found.values[step % 2]
+                _blur_along(neighbours[step - 1], old, new, begin, end, lanes)
+            span = take_next(shift, stage)
+        stage += 1
+    return stage
+
+
+@compiled
+def read_back(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
+    """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
+    (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
+    corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
+    vertices, copies = found.lattice.vertices[first:last], found.copies[first:last]
+    blurred = found.values[len(found.lattice.neighbours) % 2]
+    for i in range(len(copies)):
+        for lane in range(len(lanes)):
+            copies[i, lane] = blurred[vertices[i], lane]
+    for p in range(len(values)):
+        for c in range(corners.shape[1]):
+            vertex, weight = corners[p, c], weights[p, c]
+            for lane in range(len(lanes)):
+                values[p, lane] += weight * copies[vertex, lane]
+
+
+@compiled
+def _find(table: Numbers, key: int) -> Any:
+    """Slot of a key in the open-addressed table of (key, vertex), or the free slot where it would stand."""
+    last = len(table) - 1
+    slot = (key >> 32) & last
+    while table[slot, 1] != 0 and table[slot, 0] != key:
+        slot = (slot + 1) & last
+    return slot
+
+
+@compiled
+def _grown(table: Numbers) -> Numbers:
+    """The same table with twice the slots."""
+    larger = np.zeros((2 * len(table), 2), np.int64)
+    for i in range(len(table)):
+        if table[i, 1] != 0:
+            slot = _find(larger, table[i, 0])
+            larger[slot, 0], larger[slot, 1] = table[i, 0], table[i, 1]
+    return larger
+
+
+@compiled
+def _enter_all(numbers: Numbers) -> tuple[Ints, Numbers, Numbers]:
+    """Count the vertices that numbers (k,) name: which one each is, the number of each, and the table of both."""
+    slots = FIRST_SLOTS
+    while slots < 2 * len(numbers):
+        slots *= 2
+    table = np.zeros((slots, 2), np.int64)
+    vertices, keys, count = np.empty(len(numbers), np.int32), np.empty(1 + len(numbers), np.int64), 0
+    for i in range(len(numbers)):
+        slot = _find(table, numbers[i])
+        if table[slot, 1] == 0:
+            count += 1
+            keys[count] = numbers[i]
+            table[slot, 0], table[slot, 1] = numbers[i], count
+        vertices[i] = table[slot, 1]
+    return vertices, keys[: count + 1], table
+
+
+@compiled
+def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: int) -> None:
+    d = len(neighbours) - 1
+    begin, end = _begin_and_end(span, len(keys) - 1)
+    for direction in range(d + 1):
+        step = FACTORS[:d].sum()
+        if direction < d:
+            step -= (d + 1) * FACTORS[direction]
+        for vertex in range(begin, end):
+            found = table[_find(table, keys[vertex] + step), 1]
+            if found:
+                neighbours[direction, vertex, 0] = found
+                neighbours[direction, found, 1] = vertex
+
+
+@compiled
+def _sort_copies(vertices: Ints, count: int) -> tuple[Ints, Ints]:
+    first = np.zeros(count + 2, np.int32)
+    for vertex in vertices:
+        first[vertex + 1] += 1
+    for vertex in range(count + 1):
+        first[vertex + 1] += first[vertex]
+    copies, free = np.empty(len(vertices), np.int32), first.copy()
+    for place in range(len(vertices)):
+        vertex = vertices[place]
+        copies[free[vertex]] = place
+        free[vertex] += 1
+    return first, copies
+
+
+@compiled
+def _embed(features: Floats, corners: Ints, weights: Floats) -> Numbers:
+    """Set corners (n, d + 1) and weights of points (d, n), and return the numbers of the vertices that they name."""
+    d, n = features.shape
+    numbers = np.empty((d + 1, BLOCK + 1), np.int64)
+    ordered, moves = np.empty((d + 1, BLOCK), np.float32), np.empty((d + 1, BLOCK), np.int64)
+    own = np.empty(n * (d + 1), np.int64)
+    table = np.zeros((FIRST_SLOTS, 2), np.int64)
+    count = 0
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        _order(_lift(features[:, start : start + size]), ordered, moves, numbers[0])
+        _weigh(ordered, weights[start : start + size])
+        for corner in range(d + 1):
+            for p in range(size):
+                if corner:
+                    numbers[corner, p] = numbers[corner - 1, p] + moves[d + 1 - corner, p]
+        for p in range(size):
+            for corner in range(d + 1):
+                number = numbers[corner, p]
+                if p and number == numbers[corner, p - 1]:
+                    corners[start + p, corner] = corners[start + p - 1, corner]
+                    continue
+                slot = _find(table, number)
+                if table[slot, 1] == 0:
+                    own[count] = number
+                    count += 1
+                    table[slot, 0], table[slot, 1] = number, count
+                    if 2 * count > len(table):
+                        table = _grown(table)
+                        slot = _find(table, number)
+                corners[start + p, corner] = table[slot, 1] - 1
+    return own[:count].copy()
+
+
+@compiled
+def _lift(features: Floats) -> Floats:
+    """Coordinates (d + 1, n) of points (d, n) on the plane Σ x = 0, where the lattice lies.
+
+    Its vertices are the points whose coordinates are integers with the same remainder modulo d + 1.
+    """
+    d, n = features.shape
+    x, above = np.empty((d + 1, n), np.float32), np.zeros(n, np.float32)
+    for i in range(d, 0, -1):
+        # makes the blur's variance along every direction that of the kernel
+        scale = np.float32(np.sqrt(2.0 / 3.0) * (d + 1) / np.sqrt(i * (i + 1.0)))
+        for p in range(n):
+            along = features[i - 1, p] * scale
+            x[i, p] = above[p] - np.float32(i) * along
+            above[p] += along
+    for p in range(n):  # as x[0] = above it takes 2 s to compile
+        x[0, p] = above[p]
+    return x
+
+
+@compiled
+def _round(x: Floats, numbers: Numbers) -> Ints:
+    """Take the nearest multiples of d + 1 from coordinates (d + 1, n); set their number, return their sum / (d + 1)."""
+    c, n = x.shape
+    surplus = np.zeros(n, np.int32)
+    numbers[:n] = 0
+    for i in range(c):
+        factor = FACTORS[i] * c if i < c - 1 else np.int64(0)
+        for p in range(n):
+            multiple = np.int32(np.rint(x[i, p] / np.float32(c)))
+            surplus[p] += multiple
+            x[i, p] -= np.float32(multiple * c)
+            numbers[p] += multiple * factor
+    return surplus
+
+
+@compiled
+def _order(x: Floats, ordered: Floats, moves: Numbers, numbers: Numbers) -> None:
+    """Sort the coordinates of points within their simplex, the highest first.
+
+    Args:
+        x: (d + 1, n) lifted coordinates; used up.
+        ordered: Becomes the coordinates from the simplex's corner with remainder 0.
+        moves: Becomes, for each of them, the step between the two corners that differ in it.
+        numbers: Becomes the number of the corner with remainder 0.
+    """
+    c, n = x.shape
+    surplus, rank = _round(x, numbers), np.zeros((c, n), np.int32)
+    for i in range(c - 1):
+        for j in range(i + 1, c):
+            for p in range(n):
+                less = np.int32(x[i, p] < x[j, p])
+                rank[i, p] += less
+                rank[j, p] += 1 - less
+    ones = FACTORS[: c - 1].sum()
+    for i in range(c):
+        factor = FACTORS[i] * c if i < c - 1 else np.int64(0)
+        for p in range(n):  # bring the corner back onto the plane
+            moved = rank[i, p] + surplus[p]
+            turn = np.int32(moved < 0) - np.int32(moved >= c)
+            moved += turn * c
+            numbers[p] += turn * factor
+            ordered[moved, p] = x[i, p] - np.float32(turn * c)
+            moves[moved, p] = ones - factor
+
+
+@compiled
+def _weigh(ordered: Floats, weights: Floats) -> None:
+    """Barycentric weights (n, d + 1) from the ordered coordinates."""
+    c = len(ordered)
+    share = np.float32(1.0 / c)
+    for p in range(len(weights)):
+        weights[p, 0] = np.float32(1) - (ordered[0, p] - ordered[c - 1, p]) * share
+        for k in range(1, c):
+            weights[p, k] = (ordered[c - 1 - k, p] - ordered[c - k, p]) * share
+
+
+@compiled
+def _gather(lattice: Lattice, copies: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
+    for vertex in range(begin, end):
+        for lane in range(len(lanes)):
+            new[vertex, lane] = 0
+        for i in range(lattice.first[vertex], lattice.first[vertex + 1]):
+            for lane in range(len(lanes)):
+                new[vertex, lane] += copies[lattice.copies[i], lane]
+
+
+@compiled
+def _blur_along(neighbours: Ints, old: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
+    for vertex in range(begin, end):
+        before, after = neighbours[vertex, 0], neighbours[vertex, 1]
+        for lane in range(len(lanes)):
+            new[vertex, lane] = old[vertex, lane] + np.float32(0.5) * (old[before, lane] + old[after, lane])

@@ -1,0 +1,249 @@
+"""The prototype network: one bank of k prototypes per class, compared with the features of four encoder stages."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.models.checkpoint import Card, file_hash, load_tensors, read_card
+from napari_lpd.models.encoder import STAGES, Encoder, build_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_lpd.core.settings.training import ModelSettings
+
+INITIAL_SCALE = 1 / 0.07
+TRAINING_ONLY = "training."  # checkpoint tensors that prediction leaves alone
+STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
+
+
+def cosine_maps(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Compare `features` (B, D, h, w) with `prototypes` (N, D): cosines (B, N, h, w), LPD eq. 1 without τ."""
+    return torch.einsum("bdhw,nd->bnhw", normalize(features, dim=1), normalize(prototypes, dim=1))
+
+
+def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Tensor:
+    """Merge the k prototypes of each class: (B, C·k, ...) → (B, C, ...).
+
+    ``mean`` is the plain mean (training). ``soft`` weighs each by a softmax over the class's own prototypes at that
+    place, on scaled logits (the published "max" of inference; method.md §2).
+    """
+    grouped = scores.reshape(scores.shape[0], -1, k, *scores.shape[2:])
+    if how == "mean":
+        return grouped.mean(2)
+    return (grouped * grouped.softmax(2)).sum(2)
+
+
+def presence_scores(stage_scores: list[Tensor]) -> Tensor:
+    """Probability that each class occurs: sigmoid of the mean of the stage-3 and stage-4 scores (the trained ones)."""
+    return torch.sigmoid((stage_scores[-2] + stage_scores[-1]) / 2)
+
+
+class Maps(NamedTuple):
+    """What the network gives for B images and N prototypes.
+
+    Attributes:
+        logits: Per used stage: (B, N, h_i, w_i) scaled cosines s_i · cos.
+        features: Stage-4 features (B, D_4, h_4, w_4), not normalised.
+        prototypes: Stage-4 prototypes after projection (N, D_4), not normalised.
+    """
+
+    logits: list[Tensor]
+    features: Tensor
+    prototypes: Tensor
+
+
+class LPD(nn.Module):
+    """Encoder, prototype bank, one adaptive layer and one scale per stage (method.md §2).
+
+    The bank is a parameter where it learns and a buffer where it is fixed (clustered: PBIP; random: a control). With
+    ``bank="linear"`` there are no prototypes but one linear classifier per stage: the plain CAM control.
+    """
+
+    prototypes: Tensor
+
+    def __init__(self, settings: ModelSettings, class_count: int, encoder: Encoder) -> None:
+        super().__init__()
+        self.settings = settings
+        self.k = settings.prototypes_per_class
+        self.class_count = class_count
+        self.encoder = encoder
+        if settings.bank == "linear":
+            self.classifiers = nn.ModuleList(nn.Conv2d(width, class_count, 1) for width in encoder.widths)
+            self.register_buffer("scales", torch.full((STAGES,), INITIAL_SCALE))  # only for display as cosines
+            return
+        dim, hidden = settings.prototype_dim, int(settings.prototype_dim * settings.hidden_ratio)
+        bank = torch.randn(class_count * self.k, dim)
+        if settings.bank in ("learned", "seeded"):
+            self.prototypes = nn.Parameter(bank)
+        else:
+            self.register_buffer("prototypes", normalize(bank, dim=1))
+        self.adapters = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in encoder.widths
+        )
+        for layer in self.adapters.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.scales = nn.Parameter(torch.full((STAGES,), INITIAL_SCALE))
+
+    @property
+    def prototype_count(self) -> int:
+        """N = classes · prototypes per class."""
+        return self.class_count * self.k
+
+    @torch.no_grad()
+    def fill_bank(self, prototypes: Tensor) -> None:
+        """Put `prototypes` (N, D) into the bank."""
+        self.prototypes.copy_(prototypes)
+
+    def projected(self, stage: int) -> Tensor:
+        """The bank in the features' space of a stage (0-based): (N, D_i), not normalised."""
+        if self.settings.bank == "linear":
+            weight: Tensor = self.classifiers[stage].get_parameter("weight")
+            return weight[:, :, 0, 0]
+        return self.adapters[stage](self.prototypes)
+
+    def stage_logits(self, features: Tensor, stage: int) -> Tensor:
+        """Features of a stage (B, D_i, h, w) → scaled cosines (B, N, h, w)."""
+        if self.settings.bank == "linear":
+            return self.classifiers[stage](features)
+        projected = self.projected(stage)
+        if self.settings.normalise_prototypes:
+            return self.scales[stage] * cosine_maps(features, projected)
+        return self.scales[stage] * torch.einsum("bdhw,nd->bnhw", normalize(features, dim=1), projected)
+
+    def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
+        """(B, 3, H, W) RGB in 0..1 → the maps of the asked-for stages (0-based)."""
+        features = self.encoder(images)
+        logits = [self.stage_logits(features[i], i) for i in stages]
+        return Maps(logits, features[-1], self.projected(STAGES - 1))
+
+
+class Supervised(nn.Module):
+    """A segmenter trained on masks (stage 2): torchvision's DeepLabV3 head on the encoder's last stage.
+
+    It stands where an `LPD` stands: its maps, the same for every stage, are class probabilities, one per class.
+    """
+
+    scales: Tensor
+
+    def __init__(self, settings: ModelSettings, class_count: int, encoder: Encoder) -> None:
+        super().__init__()
+        from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+        self.settings = settings
+        self.k = 1
+        self.class_count = self.prototype_count = class_count
+        self.encoder = encoder
+        self.head = DeepLabHead(encoder.widths[-1], class_count)
+        self.register_buffer("scales", torch.ones(STAGES))
+
+    def projected(self, stage: int) -> Tensor:
+        """It has no prototypes: (C, 0)."""
+        del stage
+        return self.scales.new_zeros(self.class_count, 0)
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in 0..1 → class logits at the images' size (B, C, H, W)."""
+        size = [images.shape[2], images.shape[3]]
+        return interpolate(self.head(self.encoder(images)[-1]), size=size, mode="bilinear", align_corners=False)
+
+    def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
+        """(B, 3, H, W) RGB in 0..1 → class probabilities, once per asked-for stage."""
+        features = self.encoder(images)[-1]
+        probability = self.head(features).softmax(1)
+        return Maps([probability for _ in stages], features, self.projected(STAGES - 1))
+
+
+def new_network(settings: ModelSettings, class_count: int, weights: str = "random") -> LPD | Supervised:
+    """The network that `settings` describe, with the encoder weights named."""
+    kind = Supervised if settings.bank == "supervised" else LPD
+    return kind(settings, class_count, encoder_of(settings, weights))
+
+
+def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
+    """The encoder that `settings` describe, with the given weights."""
+    return build_encoder(
+        settings.encoder, weights, statistics=settings.input_statistics, channel_order=settings.channel_order
+    )
+
+
+class LoadedModel(NamedTuple):
+    """A network ready for prediction, with its card and its file's name and hash."""
+
+    network: LPD | Supervised
+    card: Card
+    name: str
+    hash: str
+    device: torch.device
+
+
+def load_model(path: Path, device: str = "auto") -> LoadedModel:
+    """Load a checkpoint for prediction (evaluation mode, no gradients).
+
+    Raises:
+        ModelError: missing, foreign or damaged file.
+    """
+    card = read_card(path)
+    settings = card.settings.model
+    network = new_network(settings, len(card.classes))
+    tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
+    chosen = choose_device(device)[0]
+    network.eval().requires_grad_(False).to(chosen)
+    return LoadedModel(network, card, path.name, file_hash(path), chosen)
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device to compute on, and the reason in a few words.
+
+    Raises:
+        SettingsError: the wanted device is unknown or absent.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        if cuda:
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()} found"
+        if mps:
+            return torch.device("mps"), "Apple GPU found"
+        return torch.device("cpu"), "no GPU found"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
+    return device, "asked for"
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The number format of the encoders' arithmetic; None is float32, without autocast.
+
+    auto takes bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
+
+    Raises:
+        SettingsError: float16 off CUDA, where the loss cannot be scaled.
+    """
+    cuda = device.type == "cuda"
+    if wanted == "auto":
+        wanted = ("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16") if cuda else ""
+    if wanted == "float16" and not cuda:
+        raise SettingsError(f"precision=float16 needs an NVIDIA card, and the device is {device}; use auto or bfloat16")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)
+
+
+def output_stride(network: LPD | Supervised) -> int:
+    """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
+    return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))

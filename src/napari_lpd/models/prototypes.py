@@ -1,0 +1,272 @@
+"""What a prototype bank has learned: how different a class's prototypes are, as vectors and on tissue.
+
+Notation, of one class c with prototypes u = 1..k: s_u(x) is the cosine of prototype u and the features at place x,
+after projection to stage 4; Ω_c are the class's places; v_u is the softmax of s_u / τ over Ω_c (LPD eq. 3). Nothing
+here depends on the length of a prototype, and all but what is returned per prototype is the same in any order of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import entropy, hypergeom  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from napari_lpd.data.images import MaskedImage, read_image, read_mask
+from napari_lpd.models.encoder import STAGES
+from napari_lpd.models.network import LoadedModel, cosine_maps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+FOCUS_SHARE = 0.1  # share of a class's places that are a prototype's focus
+OUTSIDE_SHARE = 0.05  # share of the places outside a class that may reach its threshold θ_c
+HITS = 100  # tiles that are looked at for purity
+CONSISTENT_SHARE = 0.8  # share of the hits in one tissue from which a prototype is consistent (Huang et al. 2023)
+DEAD_SHARE = 0.01  # a prototype that reaches θ_c on a smaller share of Ω_c is dead
+REDUNDANT_COSINE = 0.95  # a prototype whose cosine to a sibling is as large is redundant
+
+
+def effective_number(prototypes: Tensor) -> float:
+    """How many different directions k vectors (k, D) amount to: 1 where all are alike, k where all are orthogonal.
+
+    exp(-Σ λ ln λ) over the eigenvalues λ of their cosine matrix divided by k (Vendi score; Friedman & Dieng 2023).
+    """
+    unit = normalize(prototypes.double(), dim=1)
+    eigenvalues = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp(min=0)
+    return float(torch.exp(torch.special.entr(eigenvalues).sum()))
+
+
+def sibling_cosines(prototypes: Tensor) -> Tensor:
+    """Cosine of every prototype (k, D) to its siblings: (k, k - 1)."""
+    unit = normalize(prototypes.double(), dim=1)
+    k = len(unit)
+    return (unit @ unit.T)[~torch.eye(k, dtype=torch.bool, device=unit.device)].reshape(k, k - 1)
+
+
+def focus_distributions(cosines: Tensor, temperature: float) -> Tensor:
+    """v: where each prototype looks, softmax over places of s / τ (LPD eq. 3).
+
+    Args:
+        cosines: (k, n), s at the n places of a class.
+        temperature: τ.
+    """
+    return (cosines.double() / temperature).softmax(1)
+
+
+def _pairs(k: int) -> tuple[Tensor, Tensor]:
+    """First and second of every pair u < w."""
+    first, second = torch.triu_indices(k, k, offset=1)
+    return first, second
+
+
+def spatial_divergence(cosines: Tensor, temperature: float) -> float:
+    """Mean over pairs of JSD(v_u, v_w) / ln 2: 0 same places, 1 disjoint places; NaN where k = 1.
+
+    JSD(v, w) = H((v + w) / 2) - (H(v) + H(w)) / 2 (Lin 1991), H the entropy in nats.
+
+    Args:
+        cosines: (k, n), s at the n places of a class.
+        temperature: τ of the softmax over places (LPD eq. 3).
+    """
+    v = focus_distributions(cosines, temperature)
+    first, second = _pairs(len(v))
+    entropies = torch.special.entr(v).sum(1)
+    divergence = torch.special.entr((v[first] + v[second]) / 2).sum(1) - (entropies[first] + entropies[second]) / 2
+    return float(divergence.mean() / math.log(2))
+
+
+def spatial_similarity(cosines: Tensor, temperature: float) -> float:
+    """Mean over pairs of exp(-J), J = KL(v_u‖v_w) + KL(v_w‖v_u) (LPD eqs. 4-5): 1 same places; NaN where k = 1.
+
+    Args:
+        cosines: (k, n), s at the n places of a class.
+        temperature: τ.
+    """
+    log_v = (cosines.double() / temperature).log_softmax(1)
+    first, second = _pairs(len(log_v))
+    jeffreys = ((log_v[first].exp() - log_v[second].exp()) * (log_v[first] - log_v[second])).sum(1)
+    return float(torch.exp(-jeffreys).mean())
+
+
+def focus_overlap(cosines: Tensor, share: float = FOCUS_SHARE) -> float:
+    """Mean over pairs of the IoU of the prototypes' foci: the `share` of the n places with the largest s; k = 1: NaN.
+
+    Args:
+        cosines: (k, n).
+        share: Of the places; at least one place is taken.
+    """
+    k, n = cosines.shape
+    focus = torch.zeros(k, n).scatter_(1, cosines.topk(_focus_size(n, share)).indices.cpu(), 1)
+    first, second = _pairs(k)
+    both = (focus[first] * focus[second]).sum(1)
+    either = focus[first].sum(1) + focus[second].sum(1) - both
+    return float((both / either).double().mean())  # the order of the pairs must not show
+
+
+def chance_overlap(n: int, share: float = FOCUS_SHARE) -> float:
+    """`focus_overlap` that unrelated prototypes reach on n places: the mean of x / (2m - x), x hypergeometric.
+
+    For many places and a share of 0.1: 0.01 / 0.19 = 0.053.
+    """
+    m = _focus_size(n, share)
+    shared = np.arange(m + 1)
+    return float((hypergeom.pmf(shared, n, m, m) * shared / (2 * m - shared)).sum())
+
+
+def _focus_size(n: int, share: float) -> int:
+    return max(1, round(share * n))
+
+
+def coverage_threshold(outside: Tensor, share: float = OUTSIDE_SHARE) -> float:
+    """θ_c: the least cosine that at most `share` of the places outside the class reach (their 95th percentile).
+
+    Args:
+        outside: (m,) max_u s_u at the places of all other classes, m ≥ 1.
+        share: Of these places.
+    """
+    ordered = outside.double().sort(descending=True).values
+    allowed = int(share * len(ordered))
+    reached = ordered[ordered > ordered[allowed]]  # ties of the first that is too many stay outside, too
+    return float(reached[-1]) if len(reached) else float(np.nextafter(np.float64(ordered[0]), np.inf))
+
+
+class Coverage(NamedTuple):
+    """Shares of a class's places where prototypes reach the class's threshold θ_c.
+
+    Attributes:
+        bank: Where any does: max_u s_u ≥ θ_c.
+        own: (k,) where each does.
+        marginal: (k,) where each alone does, so that it would be lost without it.
+    """
+
+    bank: float
+    own: Tensor
+    marginal: Tensor
+
+
+def coverage(cosines: Tensor, threshold: float) -> Coverage:
+    """How much of the class's places (k, n) the prototypes cover."""
+    reached = cosines.double() >= threshold
+    alone = reached & (reached.sum(0) == 1)
+    return Coverage(float(reached.any(0).double().mean()), reached.double().mean(1), alone.double().mean(1))
+
+
+def usage(cosines: Tensor) -> Tensor:
+    """Share of the places (k, n) where each prototype is the nearest one: (k,); equal ones share a place."""
+    nearest = cosines == cosines.amax(0)
+    return (nearest / nearest.sum(0)).double().mean(1)
+
+
+def usage_entropy(shares: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Entropy of usage over ln k, (..., k) → (...): 0 one prototype serves all places, 1 all serve as many."""
+    found: NDArray[np.float64] = entropy(shares, axis=-1) / np.log(np.shape(shares)[-1])
+    return found
+
+
+def source_spread(sources: NDArray[np.generic]) -> float:
+    """How many slides or patients the hits (n,) amount to: exp of the entropy of their shares (Hill number)."""
+    counts = np.unique(sources, return_counts=True)[1]
+    return float(np.exp(entropy(counts)))
+
+
+def nearest_tiles(
+    scores: NDArray[np.floating], sources: Sequence[str], count: int, per_source: int
+) -> NDArray[np.int64]:
+    """Indices of the `count` tiles with the largest score, best first, at most `per_source` of one slide or patient.
+
+    Args:
+        scores: (n,) of a prototype, one per tile; NaN where the tile has no place that counts.
+        sources: Slide or patient of every tile.
+        count: How many; fewer where there are no more.
+        per_source: Most of one source.
+    """
+    taken: dict[str, int] = {}
+    chosen: list[int] = []
+    for index in np.argsort(-scores, kind="stable"):
+        if len(chosen) == count or np.isnan(scores[index]):
+            break
+        if taken.get(sources[index], 0) < per_source:
+            taken[sources[index]] = taken.get(sources[index], 0) + 1
+            chosen.append(int(index))
+    return np.array(chosen, np.int64)
+
+
+def map_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson correlation over places of maps (N, n) and the maps after a change of the image: (N,); constant: NaN."""
+    first, second = (maps.double() - maps.double().mean(1, keepdim=True) for maps in (first, second))
+    return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
+
+
+def position_share(maps: Tensor) -> float:
+    """How much of what tells a class's prototypes apart is the place in the tile, not the tissue: 0 none, 1 all.
+
+    A network knows where in a tile it is by the padding at the rims, and prototypes can be told apart by that alone. Of
+    the differences between two prototypes' maps, less their mean over the tile: variance of the mean tile over mean
+    variance, less what as many unrelated tiles would give; mean over pairs.
+
+    Args:
+        maps: (n, k, h, w) cosine maps of n ≥ 2 tiles, k ≥ 2.
+    """
+    first, second = _pairs(maps.shape[1])
+    apart = (maps[:, first] - maps[:, second]).double().flatten(2)
+    apart = apart - apart.mean(2, keepdim=True)
+    share = apart.mean(0).square().mean(1) / apart.square().mean((0, 2))
+    return float(((share - 1 / len(maps)) / (1 - 1 / len(maps))).clamp(min=0).nanmean())  # 0 / 0: equal prototypes
+
+
+def at_places(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Labels (H, W) at the centres of the cells of a map (h, w)."""
+    rows, columns = ((torch.arange(n) + 0.5) * size / n for n, size in zip(grid, mask.shape, strict=True))
+    return mask[rows.long()][:, columns.long()]
+
+
+class BankDiversity(NamedTuple):
+    """Diversity of a model's bank, per class: (C,) lists; NaN where k = 1 or the class is in no image.
+
+    Attributes:
+        effective_number: Of the projected stage-4 prototypes, 1..k.
+        spatial_divergence: Mean over images of the pairs' divergence on the class's own pixels, 0..1.
+        position_share: Share of the prototypes' differences that is the place in the tile, 0..1, over the images that
+            hold the class; NaN where there are fewer than two, or they differ in size.
+    """
+
+    effective_number: list[float]
+    spatial_divergence: list[float]
+    position_share: list[float]
+
+
+@torch.inference_mode()
+def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperature: float = 0.07) -> BankDiversity:
+    """Diversity of the bank on images with masks; Ω_c is the truth, so that models are compared on the same places.
+
+    Args:
+        model: A model with prototypes.
+        images: Where to compare their maps.
+        temperature: τ; the same for all models that are compared.
+    """
+    network = model.network
+    prototypes = network.projected(STAGES - 1)
+    numbers = [effective_number(part) for part in prototypes.cpu().chunk(network.class_count)]
+    found: list[list[float]] = [[] for _ in numbers]
+    tiles: list[list[Tensor]] = [[] for _ in numbers]
+    for item in images if network.k > 1 else ():
+        tensor = torch.from_numpy(read_image(item.image)).permute(2, 0, 1)[None].float() / 255
+        features = network(tensor.to(model.device), (STAGES - 1,)).features
+        cosines = cosine_maps(features, prototypes)[0].cpu()
+        mask = torch.from_numpy(read_mask(item.mask, model.card.classes))
+        omega = at_places(mask, (cosines.shape[1], cosines.shape[2]))
+        for c, maps in enumerate(cosines.chunk(network.class_count)):
+            if (omega == c).sum() >= 2:
+                found[c].append(spatial_divergence(maps[:, omega == c], temperature))
+                tiles[c].append(maps)
+    means = [sum(values) / len(values) if values else float("nan") for values in found]
+    alike = [len(maps) > 1 and len({m.shape for m in maps}) == 1 for maps in tiles]
+    shares = [position_share(torch.stack(maps)) if ok else float("nan") for maps, ok in zip(tiles, alike, strict=True)]
+    return BankDiversity(numbers, means, shares)

@@ -1,0 +1,1 @@
+"""Weights and checkpoints of published code, under the names of ours."""

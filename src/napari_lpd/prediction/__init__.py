@@ -1,0 +1,1 @@
+"""Segment slides with a trained model."""

@@ -1,0 +1,176 @@
+"""Many slides, here or on a dask cluster: each becomes a folder and a mask; one that fails stops no other."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from napari_lpd.core.errors import DataError, ExportError, LpdError, SettingsError
+from napari_lpd.core.jobs import Job, Progress, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import shapely
+
+    from napari_lpd.core.settings.training import PredictSettings
+    from napari_lpd.models.network import LoadedModel
+    from napari_lpd.slides.slide import Slide
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+CONNECT_S = 20
+
+
+class SlideTask(NamedTuple):
+    """One slide to be predicted.
+
+    Attributes:
+        slide: The file.
+        model: Model file.
+        out: Folder for ``STEM.zarr`` and ``STEM.ome.tif``.
+        settings: How.
+        mpp: The slide's µm per pixel, if its file gives none.
+        icc: Convert colours by the slide's ICC profile.
+        regions: GeoJSON of what is predicted; None: the whole slide.
+        tissue: GeoJSON of what counts as tissue; None: found by itself.
+        replace: Delete another prediction that is in the place.
+    """
+
+    slide: Path
+    model: Path
+    out: Path
+    settings: PredictSettings
+    mpp: float | None = None
+    icc: bool = False
+    regions: Path | None = None
+    tissue: Path | None = None
+    replace: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the prediction goes."""
+        return self.out / f"{self.slide.stem}.zarr"
+
+    @property
+    def mask(self) -> Path:
+        """Where the mask for other programs goes."""
+        return self.out / f"{self.slide.stem.removesuffix('.ome')}.ome.tif"
+
+
+def predict_file(task: SlideTask) -> Job[Row]:
+    """Predict one slide, or go on with it; the row says where the result is, areas and unreadable places."""
+    from napari_lpd.prediction.predict import predict_slide
+    from napari_lpd.results.export.ome_tiff import write_ome_tiff
+    from napari_lpd.slides.formats import open_slide
+    from napari_lpd.slides.tissue import mask_of_polygons
+
+    began = time.monotonic()
+    model = _loaded(task.model.resolve(), task.model.stat().st_mtime_ns, task.settings.device)
+    if task.mask.exists() and not task.folder.exists():
+        raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
+    with open_slide(task.slide, task.mpp, task.icc) as slide:
+        scope = polygons_um(task.regions, slide) if task.regions else []
+        tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
+        prediction = yield from predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
+    write_ome_tiff(prediction, task.mask, overwrite=True)
+    return {
+        "slide": str(task.slide),
+        "mm²": prediction.area_mm2(),
+        "tissue mm²": prediction.tissue_mm2,
+        "unreadable": [f"x {x0}..{x1}, y {y0}..{y1}" for y0, x0, y1, x1 in prediction.unreadable],
+        "prediction": str(task.folder),
+        "mask": str(task.mask),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def attempt(task: SlideTask, on_progress: Callable[[Progress], None] | None = None) -> Row:
+    """Predict one slide; what goes wrong with it comes back in the row, under ``error``."""
+    try:
+        return run(predict_file(task), on_progress)
+    except LpdError as error:
+        return {"slide": str(task.slide), "error": " ".join(str(error).split())}
+    except (OSError, RuntimeError, MemoryError, ValueError) as error:  # torch and readers raise these
+        log.exception("%s failed unexpectedly", task.slide)
+        return {"slide": str(task.slide), "error": f"{task.slide.name}: {type(error).__name__}: {error}"}
+
+
+def on_cluster(tasks: Sequence[SlideTask], address: str) -> Iterator[Row]:
+    """Send slides to a running dask.distributed cluster; rows come back in the order in which they are done.
+
+    Files are opened by the workers: their paths must be valid there. A worker keeps its model loaded.
+
+    Raises:
+        SettingsError: distributed is not installed, or no scheduler answers at `address`.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise SettingsError("--scheduler needs dask's distributed: pip install 'napari-lpd[cluster]'") from error
+    try:
+        client = Client(address, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{address}: no dask scheduler answers there ({error})") from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise SettingsError(f"{address}: the cluster has no workers")
+        futures = {client.submit(attempt, task, pure=False): task for task in tasks}
+        for future in as_completed(list(futures)):
+            died = future.exception()  # a worker that was lost
+            yield future.result() if died is None else {"slide": str(futures[future].slide), "error": str(died)}
+
+
+def polygons_um(path: Path, slide: Slide) -> list[shapely.Geometry]:
+    """The polygons of a GeoJSON file in level-0 pixels, as (x, y) in µm from the slide's corner."""
+    from napari_lpd.data.regions import read_regions
+
+    return [region.polygon(slide.mpp) for region in read_regions(path)]
+
+
+def summary_line(row: Row) -> str:
+    """A slide's result in one line."""
+    if "error" in row:
+        return f"FAILED  {row['error']}"
+    areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
+    places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
+    return f"ok  {row['slide']}: {areas} of {row['tissue mm²']:.3g} mm²{places}  ({row['seconds']:g} s)"
+
+
+def write_summary(rows: Sequence[Row], path: Path) -> Path:
+    """Write a table of slides (CSV): state, areas per class in mm², places, seconds.
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
+    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "seconds"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            for row in rows:
+                values: Row = {"slide": row["slide"], "state": row.get("error", "ok")}
+                values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
+                if "tissue mm²" in row:
+                    values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
+                values["unreadable"] = "; ".join(row.get("unreadable", []))
+                table.writerow(values)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return path
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
+    """The model at `path`, kept loaded for the next slide; `changed_ns` tells a new file from the old one."""
+    del changed_ns
+    from napari_lpd.models.network import load_model
+
+    return load_model(path, device)

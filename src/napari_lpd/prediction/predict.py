@@ -1,0 +1,329 @@
+"""From slide to Prediction: raw cosine maps are blended over the slide, then the CAM rules act block by block.
+
+Every pixel of the result depends on the slide around it, the model and the settings alone: not on the other blocks, on
+the scope, or on where an earlier run was stopped. Memory does not grow with the height of the slide: maps are held only
+where blocks still wait for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import shapely
+import torch
+from torch import Tensor
+
+from napari_lpd.core.boxes import multiplied
+from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.core.jobs import WARNING, Job, Progress
+from napari_lpd.data.memory import freed_memory_is_kept
+from napari_lpd.models.cam import GATED_BY
+from napari_lpd.models.checkpoint import matched_to
+from napari_lpd.models.compute import TileScorer, choose_backend, stages_needed
+from napari_lpd.models.network import LoadedModel, choose_precision, merge_prototypes, output_stride, presence_scores
+from napari_lpd.prediction.blocks import Blocks
+from napari_lpd.prediction.pipeline import TORCH_THREADS, in_order, overlapping
+from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
+from napari_lpd.results.prediction import Prediction, PredictionCard
+from napari_lpd.slides.stain import colours_of_slide, slide_matcher, warning_of
+from napari_lpd.slides.tissue import Mask, everything, find_tissue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.boxes import Box
+    from napari_lpd.core.settings.training import PredictSettings
+    from napari_lpd.prediction.tiling import Block, Origin, Piece
+    from napari_lpd.slides.slide import Slide
+
+SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
+NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
+
+
+@torch.inference_mode()
+def predict_slide(
+    slide: Slide,
+    model: LoadedModel,
+    settings: PredictSettings,
+    folder: Path,
+    scope: Sequence[shapely.Geometry] = (),
+    tissue: Mask | None = None,
+    replace: bool = False,
+) -> Job[Prediction]:
+    """Predict a whole slide, or what lies in `scope`, into `folder`; go on where an earlier run was stopped.
+
+    Yields the progress; a message that begins with "warning: " is one to be kept in sight.
+
+    Args:
+        slide: What is read.
+        model: What predicts.
+        settings: How.
+        folder: ``NAME.zarr``; the same prediction, half done, is continued.
+        scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
+        tissue: The tissue; default: as `find_tissue` sees it, or everything where `settings.tissue_only` is off.
+        replace: Delete another prediction that is in the place.
+
+    Raises:
+        SlideError: no resolution.
+        SettingsError: a polygon is empty or lies outside the slide.
+        ExportError: the place cannot be written, or holds something else.
+        ModelError: a GPU's memory does not suffice; what is done is kept.
+    """
+    torch.set_num_threads(settings.threads or TORCH_THREADS)
+    card = prediction_card(slide, model, settings, scope, tissue)
+    yield Progress(0, 0, "looking for tissue")
+
+    def prepare() -> tuple[Mask, list[list[float]]]:
+        found = tissue or (find_tissue(slide) if settings.tissue_only else everything(slide))
+        return found, levels_of_maps(slide, model, card, found)
+
+    prediction = Prediction.start(folder, card, prepare, replace)
+    if not prediction.finished:
+        run = _Run(slide, model, prediction)
+        with freed_memory_is_kept():
+            try:
+                yield from run.steps()
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"{model.device}: not enough memory; what is done is kept: go on with"
+                    f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
+                ) from error
+        prediction.finish()
+        if not prediction.tissue_mm2:
+            yield Progress(
+                0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
+            )
+    return prediction
+
+
+def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:
+    """What is to be said where a slide's colours are far from those the model was trained on; "" where they are not."""
+    card = model.card
+    if card.colours is None or matched_to(card):
+        return ""
+    seen = colours_of_slide(slide, prediction.tissue, prediction.card.mpp, card.settings.tile)
+    return "" if seen is None else warning_of(card.colours.departure(seen))
+
+
+def prediction_card(
+    slide: Slide,
+    model: LoadedModel,
+    settings: PredictSettings,
+    scope: Sequence[shapely.Geometry] = (),
+    tissue: Mask | None = None,
+) -> PredictionCard:
+    """The card of a prediction to come; arguments and errors as for `predict_slide`."""
+    mpp = settings.mpp or model.card.settings.mpp
+    height, width = slide.shape_at(mpp)
+    extent = shapely.box(0, 0, width * mpp, height * mpp)
+    for polygon in scope:
+        if not polygon.intersection(extent).area:
+            x0, y0, x1, y1 = polygon.bounds
+            raise SettingsError(
+                f"{slide.name}: a region is empty or outside the slide: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f} µm"
+                f" of a slide of {width * mpp:.0f} x {height * mpp:.0f} µm; is it another slide's?"
+            )
+    stride = output_stride(model.network)
+    if settings.block % stride:
+        raise SettingsError(f"block={settings.block} is not a multiple of the maps' stride {stride}")
+    precision = choose_precision(settings.precision, model.device)
+    chosen = {
+        "backend": choose_backend(settings.backend, model.device, settings.precision),
+        "precision": "float32" if precision is None else str(precision).removeprefix("torch."),
+    }
+    source = "found" if settings.tissue_only else "everything"
+    if tissue is not None:
+        source = f"given ({hashlib.sha256(np.packbits(tissue.array).tobytes()).hexdigest()[:16]})"
+    return PredictionCard(
+        classes=model.card.classes,
+        prototypes_per_class=model.network.k,
+        mpp=mpp,
+        shape=(height, width),
+        stride=stride,
+        block=settings.block,
+        slide=slide.name,
+        slide_mpp=slide.mpp,
+        slide_shape=slide.shape,
+        slide_hash=slide.fingerprint,
+        mpp_source=slide.mpp_source,
+        model=model.name,
+        model_hash=model.hash,
+        temperature=model.card.temperature,
+        settings=settings.model_copy(update=chosen),
+        tissue=source,
+        scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
+    )
+
+
+def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
+    """The tiles of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended.
+
+    Args:
+        settings: They may ask for a little less overlap.
+        stride: Tile and border are multiples of it.
+        align: The step between tiles is a multiple of it.
+    """
+    tile = settings.tile - settings.tile % stride
+    overlap = tile - max((tile - settings.overlap) // align, 1) * align
+    return TileShape(tile, overlap, overlap // 3 // stride * stride)
+
+
+def tiling_of(model: LoadedModel, card: PredictionCard, tissue: Mask) -> Tiling:
+    """Where a prediction's tiles lie."""
+    align = math.lcm(*model.network.encoder.strides)
+    return Tiling(tile_shape(card.settings, card.stride, align), tissue, card.mpp, align)
+
+
+def blending_device(device: torch.device, channels: int, card: PredictionCard) -> torch.device:
+    """Where maps (channels, …) are blended: on a GPU, if the blocks of three rows fit into a quarter of its memory."""
+    held = 3 * -(-card.shape[1] // card.block) * (channels + 1) * (card.block // card.stride) ** 2 * 4  # float32
+    fits = device.type == "cuda" and held <= torch.cuda.mem_get_info(device)[1] / 4
+    return device if fits else torch.device("cpu")
+
+
+def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
+    """(3, C) level that counts as 1 in the class maps: of the training tiles, or of tiles spread over the slide.
+
+    On the slide it is what training takes: the highest over the classes of the 99th percentile of a class's merged map,
+    on those of up to 64 tiles in which the model sees the class; where it sees none, the training's level stays.
+    """
+    levels = [list(scale) for scale in model.card.map_scale]
+    if card.settings.normalise == "training":
+        return levels
+    if card.settings.normalise == "benchmark":
+        return [[1.0] * len(card.classes) for _ in levels]
+    how, tiling = model.network.settings, tiling_of(model, card, tissue)
+    tiles, edge = tiling.tiles, tiling.shape.tile
+    spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
+    found: dict[tuple[int, int], list[float]] = {}
+    match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
+    scorer = TileScorer(model, card.settings)
+    for index in spread:
+        pixels = match(slide.read_tolerant(tiles[index], (edge, edge), card.mpp)[0])
+        parts = scorer(pixels[None])[0].cpu().split(model.network.prototype_count)
+        stages = dict(zip(stages_needed(model), parts, strict=True))
+        means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
+        there = presence_scores(means) >= torch.tensor(model.card.presence)
+        for i, maps in stages.items():
+            merged = merge_prototypes(maps[None], model.network.k, how.merge_predict)[0].clamp(min=0)
+            for c in torch.nonzero(there).flatten().tolist():
+                found.setdefault((i, c), []).append(float(np.percentile(merged[c].numpy(), 99)))
+    for i, stage in enumerate(levels):
+        seen = [float(np.mean(values)) for (where, _), values in found.items() if where == i]
+        levels[i] = [max(*seen, 1e-3)] * len(stage) if seen else stage
+    return levels
+
+
+class _Read(NamedTuple):
+    """A piece of the slide: its tiles, (h, w, 3) uint8, and what of it could not be read."""
+
+    piece: Piece
+    pixels: NDArray[np.uint8]
+    damaged: frozenset[Box]
+
+
+class _Batch(NamedTuple):
+    """Tiles that are scored together: (B, h, w, 3) uint8, and what has been found damaged up to here."""
+
+    origins: list[Origin]
+    tiles: NDArray[np.uint8]
+    damaged: frozenset[Box]
+
+
+class _Run:
+    """One run over the blocks that are not done yet."""
+
+    def __init__(self, slide: Slide, model: LoadedModel, prediction: Prediction) -> None:
+        card, stride = prediction.card, prediction.card.stride
+        self.slide, self.model, self.prediction = slide, model, prediction
+        self.blocks = Blocks(slide, model, prediction)
+        self.tiling = tiling_of(model, card, prediction.tissue)
+        self.match = slide_matcher(slide, matched_to(model.card), prediction.tissue, card.mpp, model.card.settings.tile)
+        self.scorer = TileScorer(model, card.settings)
+        self.needed = {block: self.blocks.needed(block) for block in self.blocks.to_do()}
+        self.users: dict[Origin, list[Block]] = {}
+        self.waiting: dict[Block, int] = {}
+        for block, box in self.needed.items():
+            tiles = self.tiling.touching(multiplied(box, stride))
+            self.waiting[block] = len(tiles)
+            for origin in tiles:
+                self.users.setdefault(origin, []).append(block)
+
+    def steps(self) -> Iterator[Progress]:
+        """Score the tiles, piece by piece; put every block together and write it once its tiles are there."""
+        card, done, total = self.prediction.card, 0, len(self.users)
+        channels = len(stages_needed(self.model)) * self.model.network.prototype_count
+        at_hand = blending_device(self.model.device, channels, card)
+        stitcher = Stitcher(self.tiling.shape, channels, card.stride, card.block, self.needed.values(), at_hand)
+        colours: Future[str] | None = None
+        written: Future[None] | None = None
+        with overlapping(self.model.device, card.settings.threads or TORCH_THREADS) as at:
+            if total:
+                colours = at.writer.submit(colour_warning, self.slide, self.model, self.prediction)
+            read = in_order(at.readers, self._read, self.tiling.pieces(self.users), at.reading)
+            for batch, maps in in_order(at.scorers, self._scored, self._batches(read), at.scoring):
+                for origin, own in zip(batch.origins, maps, strict=True):
+                    stitcher.add(origin, own.to(at_hand))
+                done += len(batch.origins)
+                said = self.scorer.warnings()
+                if colours and (colours.done() or done == total):
+                    said, colours = [*said, *filter(None, [colours.result()])], None
+                yield from (Progress(done, total, WARNING + line) for line in said)
+                yield Progress(done, total, "tiles")
+                for block in self._completed(batch.origins):
+                    blended = stitcher.read(self.needed[block])
+                    stitcher.release(self.needed[block])
+                    if written is not None:
+                        written.result()
+                    written = at.writer.submit(self._finish, block, *blended, batch.damaged)
+                    yield Progress(done, total, "tiles")
+            if written is not None:
+                written.result()
+
+    def _batches(self, reads: Iterable[_Read]) -> Iterator[_Batch]:
+        """The tiles of pieces, cut out; fewer at a time where memory did not suffice for more."""
+        origins: list[Origin] = []
+        tiles: list[NDArray[np.uint8]] = []
+        damaged: frozenset[Box] = frozenset()
+        edge = self.tiling.shape.tile
+        for piece, pixels, places in reads:
+            damaged = damaged | places
+            for y, x in piece.origins:
+                top, left = y - piece.box[0], x - piece.box[1]
+                origins.append((y, x))
+                tiles.append(pixels[top : top + edge, left : left + edge])
+                if len(origins) >= self.scorer.batch:
+                    yield _Batch(origins, np.stack(tiles), damaged)
+                    origins, tiles = [], []
+        if origins:
+            yield _Batch(origins, np.stack(tiles), damaged)
+
+    def _scored(self, batch: _Batch) -> tuple[_Batch, Tensor]:
+        """The batch and its maps; runs beside reading, blending and writing."""
+        return batch, self.scorer(batch.tiles)
+
+    def _completed(self, origins: list[Origin]) -> list[Block]:
+        """The blocks for which these tiles were the last."""
+        completed = []
+        for block in (block for origin in origins for block in self.users[origin]):
+            self.waiting[block] -= 1
+            if not self.waiting[block]:
+                completed.append(block)
+        return completed
+
+    def _read(self, piece: Piece) -> _Read:
+        y0, x0, y1, x1 = piece.box
+        pixels, damaged = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.prediction.card.mpp)
+        return _Read(piece, self.match(pixels), frozenset(damaged))
+
+    @torch.inference_mode()
+    def _finish(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> None:
+        """Put a block together and write it; runs beside the model."""
+        self.prediction.write_block(block, self.blocks.put_together(block, maps, known, damaged))

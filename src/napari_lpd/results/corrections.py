@@ -1,0 +1,282 @@
+"""What a user has corrected in a prediction: kept beside the model's output, never in it.
+
+``labels/corrections`` in the prediction's folder is a label image of the same shape, chunks and levels as
+``labels/tissues``: 0 = not corrected, c + 1 = class c, 254 = corrected to unlabelled. It is made with the first
+correction. Whoever shows, measures or exports labels reads them here: where something is corrected, that counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+import zarr
+
+from napari_lpd.core.errors import DataError, ExportError
+from napari_lpd.core.geometry import outlines
+from napari_lpd.data.regions import Region, without_holes
+from napari_lpd.results.pyramid import OME_VERSION, Checked, Pyramid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.results.prediction import Block, Box, Prediction
+
+NAME = "corrections"
+ERASED = 254
+
+
+class CorrectedLevel:
+    """One level of the corrected labels (H, W) uint8; read like an array, it sees what is corrected meanwhile."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 2
+
+    def __init__(self, corrections: Corrections, level: int) -> None:
+        self._corrections, self._level = corrections, level
+        prediction = corrections.prediction
+        self._model = Checked(prediction.labels.levels[level], prediction.folder, "labels")
+        self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
+        self.size = self.shape[0] * self.shape[1]
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        stored = self._corrections.stored_level(self._level)
+        return self._model[key] if stored is None else combined(self._model[key], stored[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:, :], dtype)
+
+
+class Corrections:
+    """The corrections of one prediction, if there are any.
+
+    Attributes:
+        prediction: What is corrected.
+        levels: The corrected labels, biggest level first.
+    """
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.prediction = prediction
+        self._folder = prediction.folder / "labels" / NAME
+        self._pyramid: Pyramid | None = None
+        self.levels = [CorrectedLevel(self, i) for i in range(len(prediction.labels.levels))]
+
+    @property
+    def pyramid(self) -> Pyramid | None:
+        """What is stored; None where nothing was ever corrected."""
+        if self._pyramid is None and self._folder.is_dir():
+            try:
+                self._pyramid = Pyramid(zarr.open_group(self._folder, mode="r+"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ExportError(f"{self._folder}: half-written corrections ({error}); remove them") from error
+        return self._pyramid
+
+    def blocks(self) -> set[Block]:
+        """Index (row, column) of every block in which something is corrected."""
+        chunks = self._folder / "0" / "c"
+        return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
+
+    def stored_level(self, level: int) -> Checked | None:
+        """What is stored of a level; None where nothing was ever corrected."""
+        return None if self.pyramid is None else Checked(self.pyramid.levels[level], self._folder, "values")
+
+    def stored(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """What is stored of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
+        level = self.stored_level(0)
+        return np.zeros(shape, np.uint8) if level is None else level[_part(origin, shape)]
+
+    def read_crop(self, y: int, x: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The corrected labels of `size` (h, w) pixels from (`y`, `x`), to be edited; in pixels of the prediction.
+
+        Raises:
+            DataError: it reaches outside the slide.
+        """
+        self._check_inside((y, x), size)
+        return self.levels[0][_part((y, x), size)]
+
+    def apply_crop(self, y: int, x: int, labels: NDArray[Any]) -> int:
+        """Take over an edited crop whose first pixel is (`y`, `x`): what differs from the labels shown so far.
+
+        A pixel that is painted back to what the model says is no longer a correction.
+
+        Returns:
+            How many pixels changed.
+
+        Raises:
+            DataError: the crop reaches outside the slide, or a new label is none of the classes.
+            ExportError: the prediction cannot be written.
+        """
+        edited = np.asarray(labels)
+        self._check_inside((y, x), edited.shape)
+        part = _part((y, x), (edited.shape[0], edited.shape[1]))
+        changed = edited != self.levels[0][part]
+        if not changed.any():
+            return 0
+        highest = len(self.prediction.card.classes)
+        new = edited[changed]
+        if ((new < 0) | (new > highest)).any():
+            wrong = new[(new < 0) | (new > highest)][0]
+            raise DataError(
+                f"{self.prediction.folder.name}: label {wrong} is none of 0..{highest}, it cannot be applied"
+            )
+        model = np.asarray(self.prediction.labels.levels[0][part])
+        stored = self.stored((y, x), (edited.shape[0], edited.shape[1]))
+        stored[changed] = np.where(new == 0, ERASED, new)
+        stored[changed & (edited == model)] = 0
+        rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+        top, left = int(rows[0]), int(columns[0])
+        self._write((y + top, x + left), stored[top : rows[-1] + 1, left : columns[-1] + 1])
+        return int(changed.sum())
+
+    def _check_inside(self, origin: tuple[int, int], shape: tuple[int, ...]) -> None:
+        h, w = self.prediction.card.shape
+        if len(shape) != 2 or min(*origin, *shape) < 0 or origin[0] + shape[0] > h or origin[1] + shape[1] > w:
+            raise DataError(
+                f"{self.prediction.folder.name}: a crop of {' x '.join(map(str, shape))} pixels at y {origin[0]},"
+                f" x {origin[1]} does not lie in its {h} x {w} pixels"
+            )
+
+    def _write(self, origin: tuple[int, int], stored: NDArray[np.uint8]) -> None:
+        try:
+            if self.pyramid is None:
+                self._create()
+            assert self.pyramid is not None
+            self.pyramid.write_anywhere(origin, stored)
+        except OSError as error:
+            where = self.prediction.folder
+            raise ExportError(f"{where}: corrections cannot be written ({error.strerror or error})") from error
+
+    def _create(self) -> None:
+        """Make the empty store, whole or not at all."""
+        tissues, card = self.prediction.labels, self.prediction.card
+        new = self._folder.with_name(f".{NAME}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        corner = [-m / 2 for m in card.slide_mpp]
+        about = dict(tissues.group.attrs["ome"]["image-label"])  # type: ignore[index,call-overload,arg-type]
+        about["properties"] = [p for p in about["properties"] if p["label-value"] <= len(card.classes)]
+        about["colors"] = [c for c in about["colors"] if c["label-value"] <= len(card.classes)]
+        about["properties"].append({"label-value": ERASED, "class": "unlabelled"})
+        about["colors"].append({"label-value": ERASED, "rgba": [0, 0, 0, 255]})
+        Pyramid.create(
+            zarr.create_group(new),
+            card.shape,
+            card.block,
+            card.mpp,
+            corner,
+            len(tissues.levels),
+            {"image-label": about},
+        )
+        new.rename(self._folder)
+        labels = zarr.open_group(self._folder.parent, mode="r+")
+        names = labels.attrs["ome"]["labels"]  # type: ignore[index,call-overload]
+        labels.attrs["ome"] = {"version": OME_VERSION, "labels": [*(n for n in names if n != NAME), NAME]}  # type: ignore[union-attr]
+
+    def crops(self) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
+        """Origin (y, x) and stored values of every block in which something is corrected."""
+        edge, (h, w) = self.prediction.card.block, self.prediction.card.shape
+        for row, column in sorted(self.blocks()):
+            y, x = row * edge, column * edge
+            yield (y, x), self.stored((y, x), (min(edge, h - y), min(edge, w - x)))
+
+    def bounds(self) -> Box | None:
+        """(y0, x0, y1, x1) around the blocks in which something is corrected; None where there are none."""
+        found, edge = np.array(sorted(self.blocks())), self.prediction.card.block
+        if not len(found):
+            return None
+        (y0, x0), (y1, x1) = found.min(0) * edge, (found.max(0) + 1) * edge
+        h, w = self.prediction.card.shape
+        return int(y0), int(x0), min(int(y1), h), min(int(x1), w)
+
+    def extent(self) -> Box:
+        """(y0, x0, y1, x1) in pixels around all that is predicted or corrected."""
+        predicted, corrected = self.prediction.bounds(), self.bounds()
+        if corrected is None:
+            return predicted
+        low, high = np.minimum(predicted[:2], corrected[:2]), np.maximum(predicted[2:], corrected[2:])
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+    def regions(self) -> list[Region]:
+        """What is corrected as training regions in level-0 pixels: connected areas, cut apart where they have holes.
+
+        What was corrected to unlabelled is a region in which no tissue occurs.
+        """
+        box, level, card = self.bounds(), self.stored_level(0), self.prediction.card
+        if box is None or level is None:
+            return []
+        names = {i: (tissue.name,) for i, tissue in enumerate(card.classes, start=1)}
+        factor = card.mpp / np.array(card.slide_mpp)
+        return [
+            Region(shapely.get_coordinates(part.exterior)[:-1, ::-1] * factor, names.get(label, ()))
+            for label, polygon in outlines(level, box)
+            for part in without_holes(polygon)
+        ]
+
+    def carry_over(self, older: Prediction) -> None:
+        """Take over the corrections of another prediction of the same slide; what is corrected here stays.
+
+        Classes are matched by name; another resolution by the middle of each pixel.
+
+        Raises:
+            ExportError: it is a result of another slide, or has corrections of a class that is missing here.
+        """
+        theirs, card = Corrections(older), self.prediction.card
+        if not theirs.blocks():
+            return
+        if older.card.slide_hash != card.slide_hash:
+            raise ExportError(
+                f"{older.folder}: holds corrections of another slide ({older.card.slide}), not of {card.slide}"
+            )
+        codes = self._codes(theirs)
+        ratio = card.mpp / older.card.mpp
+        for (y, x), values in theirs.crops():
+            rows, columns = (
+                _sampled(first, n, ratio, limit)
+                for first, n, limit in zip((y, x), values.shape, card.shape, strict=True)
+            )
+            if not len(rows) or not len(columns):
+                continue
+            sources = ((np.arange(r[0], r[-1] + 1) + 0.5) * ratio for r in (rows, columns))
+            at_rows, at_columns = (np.floor(s).astype(np.intp) - o for s, o in zip(sources, (y, x), strict=True))
+            origin = int(rows[0]), int(columns[0])
+            coming = codes[values[at_rows][:, at_columns]]
+            mine = self.stored(origin, (len(rows), len(columns)))
+            if (coming[mine == 0] > 0).any():
+                self._write(origin, np.where(mine == 0, coming, mine))
+
+    def _codes(self, theirs: Corrections) -> NDArray[np.uint8]:
+        """(256,) what a value that is stored there is called here."""
+        used = np.zeros(256, bool)
+        for _, values in theirs.crops():
+            used |= np.bincount(values.ravel(), minlength=256) > 0
+        names = [tissue.name for tissue in self.prediction.card.classes]
+        codes = np.zeros(256, np.uint8)
+        codes[ERASED] = ERASED
+        for value, tissue in enumerate(theirs.prediction.card.classes, start=1):
+            if tissue.name in names:
+                codes[value] = names.index(tissue.name) + 1
+            elif used[value]:
+                raise ExportError(
+                    f"{theirs.prediction.folder}: has corrections to {tissue.name!r}, which is none of the new classes"
+                    f" ({', '.join(names)}); choose another place"
+                )
+        return codes
+
+
+def combined(labels: NDArray[np.uint8], stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The model's labels with the stored corrections in them."""
+    return np.where(stored == 0, labels, np.where(stored == ERASED, 0, stored)).astype(np.uint8)
+
+
+def _part(origin: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+    (y, x), (h, w) = origin, shape
+    return slice(y, y + h), slice(x, x + w)
+
+
+def _sampled(first: int, count: int, ratio: float, limit: int) -> NDArray[np.intp]:
+    """The new pixels, below `limit`, whose middles lie in old pixels first..first + count."""
+    low, high = (int(np.ceil(edge / ratio - 0.5)) for edge in (first, first + count))
+    return np.arange(max(low, 0), min(high, limit))

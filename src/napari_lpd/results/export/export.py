@@ -1,0 +1,105 @@
+"""Results for other programs: the file's name says which form is written, never in place of another file unasked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from napari_lpd.core.errors import ExportError
+from napari_lpd.core.files import check_free
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.data.regions import write_regions
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.export.dicom import write_dicom_seg
+from napari_lpd.results.export.geojson import write_geojson
+from napari_lpd.results.export.ome_tiff import SUFFIXES as TIFF_SUFFIXES
+from napari_lpd.results.export.ome_tiff import write_ome_tiff, write_prototype_tiff
+from napari_lpd.results.export.picture import write_overlay
+from napari_lpd.results.measure import MeasureSettings, measure, write_measures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_lpd.results.prediction import Prediction
+    from napari_lpd.slides.slide import Slide
+
+What = Literal["labels", "prototypes", "corrections"]
+FORMS: dict[str, dict[tuple[str, ...], str]] = {
+    "labels": {
+        TIFF_SUFFIXES: "label pyramid",
+        (".geojson",): "outlines for QuPath",
+        (".png",): "picture with legend",
+        (".csv",): "areas",
+        (".dcm",): "segmentation of a DICOM slide",
+        (".zarr",): "everything",
+    },
+    "prototypes": {TIFF_SUFFIXES: "cosine maps"},
+    "corrections": {(".geojson",): "regions for training"},
+}
+ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
+
+
+class ExportSettings(Settings):
+    """What is written, and how."""
+
+    what: Annotated[What, Field(description="Labels, prototype maps, or corrections as training regions.")] = "labels"
+    simplify_um: Annotated[
+        float, Field(ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel.")
+    ] = 0.0
+    overwrite: Annotated[bool, Field(description="Replace what is there.")] = False
+    measure: Annotated[MeasureSettings, Field(description="How areas are measured.")] = MeasureSettings()
+
+
+def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None = None) -> Job[Path]:
+    """Write a finished prediction, with its corrections, in the form that the name of `path` asks for.
+
+    Args:
+        prediction: What is written.
+        path: Its ending chooses among `FORMS`.
+        settings: What and how.
+        slide: The slide that was predicted; a picture and a DICOM segmentation need it.
+
+    Raises:
+        ExportError: an unknown ending, something is there and `overwrite` is off, the prediction is half done or
+            cannot be read, or the place cannot be written. Nothing half-written stays.
+    """
+    suffix = _suffix(path, settings.what)
+    check_free(path, settings.overwrite)
+    if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
+        raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then export")
+    yield Progress(0, 0, f"writing {path.name}")
+    if settings.what == "corrections":
+        _write_corrections(prediction, path, settings.overwrite)
+    elif settings.what == "prototypes":
+        write_prototype_tiff(prediction, path, settings.overwrite)
+    elif suffix in TIFF_SUFFIXES:
+        write_ome_tiff(prediction, path, settings.overwrite)
+    elif suffix == ".geojson":
+        yield from write_geojson(prediction, path, settings.simplify_um, settings.overwrite)
+    elif suffix in ON_SLIDE:
+        if slide is None:
+            raise ExportError(f"{path}: needs the slide {prediction.card.slide}, too; pass --slide")
+        ON_SLIDE[suffix](prediction, path, slide, settings.overwrite)
+    elif suffix == ".csv":
+        rows = yield from measure(prediction, settings.measure)
+        write_measures(rows, path, settings.overwrite)
+    else:
+        prediction.save(path)
+    return path
+
+
+def _suffix(path: Path, what: What) -> str:
+    known = [suffix for suffixes in FORMS[what] for suffix in suffixes]
+    found = next((suffix for suffix in known if path.name.lower().endswith(suffix)), "")
+    if not found:
+        raise ExportError(f"{path}: {what} are written as {', '.join(known)}; end the name with one of them")
+    return found
+
+
+def _write_corrections(prediction: Prediction, path: Path, overwrite: bool) -> None:
+    regions = Corrections(prediction).regions()
+    if not regions:
+        raise ExportError(f"{prediction.folder}: nothing is corrected in it")
+    write_regions(path, regions, prediction.card.classes, overwrite)

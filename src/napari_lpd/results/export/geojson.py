@@ -1,0 +1,238 @@
+"""Outlines as GeoJSON the way QuPath 0.5 and later write it, (x, y) in level-0 pixels; written as they are found."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import shapely
+from shapely.geometry import shape
+
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import DataError, ExportError, SettingsError, why
+from napari_lpd.core.files import written_whole
+from napari_lpd.core.geometry import outlines
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.prediction import KEY, UNREADABLE
+from napari_lpd.slides.tissue import sampled_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.results.prediction import Box, Prediction, PredictionCard
+
+UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
+DECIMALS = 3  # of coordinates
+MOST_DRAWN = 16_384  # pixels along an edge
+
+
+class Shape(NamedTuple):
+    """A polygon, with holes or of several parts, read from GeoJSON.
+
+    Attributes:
+        name: The object's own name; "" where it has none.
+        tissue: Its classification; "" where it has none.
+        geometry: (x, y) in level-0 pixels.
+    """
+
+    name: str
+    tissue: str
+    geometry: shapely.Geometry
+
+
+def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, overwrite: bool = False) -> Job[Path]:
+    """Write every connected area of the corrected labels as an annotation; whole or not at all.
+
+    Args:
+        prediction: What is outlined.
+        path: ``*.geojson``.
+        simplify_um: Corners that span a triangle of less than this squared are left out; 0 follows every pixel.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ExportError: nothing is labelled, a file is there and `overwrite` is off, or the place cannot be written.
+    """
+    card, store = prediction.card, Corrections(prediction)
+    box = store.extent()
+    factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
+    named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
+    named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
+    about: dict[str, Any] = {
+        "slide": card.slide,
+        "slide_mpp": card.slide_mpp,
+        "classes": [tissue.model_dump() for tissue in card.classes],
+        "slide_hash": card.slide_hash,
+        "model": card.model,
+        "model_hash": card.model_hash,
+    }
+    about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": "Research use only; not for diagnosis."}
+    count = reached = 0
+    with written_whole(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
+        for label, polygon in outlines(store.levels[0], box, simplify_um / card.mpp):
+            file.write(("," if count else "") + "\n" + feature(polygon, factor, *named[label]))
+            count += 1
+            reached = max(reached, int(polygon.bounds[3]) - box[0])
+            yield Progress(reached, box[2] - box[0], "rows outlined")
+        if not count:
+            raise ExportError(f"{prediction.folder}: nothing is labelled in it, so there is nothing to outline")
+        file.write("\n]}\n")
+    return path
+
+
+def feature(polygon: shapely.Polygon, factor: NDArray[np.float64], name: str, rgb: tuple[int, int, int]) -> str:
+    """One annotation as JSON.
+
+    Args:
+        polygon: (x, y) in any pixels.
+        factor: Level-0 pixels per pixel, (x, y).
+        name: Its classification.
+        rgb: The classification's colour.
+    """
+    placed = shapely.orient_polygons(shapely.transform(polygon, lambda corners: np.round(corners * factor, DECIMALS)))
+    properties = {"objectType": "annotation", "classification": {"name": name, "color": list(rgb)}}
+    return (
+        f'{{"type": "Feature", "id": "{uuid.uuid4()}", "geometry": {shapely.to_geojson(placed)},'
+        f' "properties": {json.dumps(properties)}}}'
+    )
+
+
+def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Shape]:
+    """Read the polygons of a GeoJSON file in level-0 pixels, written by us, by QuPath or by hand.
+
+    Args:
+        path: The file.
+        card: The prediction to which they belong, if they must belong to one.
+
+    Raises:
+        DataError: missing file, no GeoJSON, no polygons, or polygons of another slide than the card's.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        features = document["features"] if isinstance(document, dict) else document
+        found = [_shape(each) for each in features]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
+        raise DataError(f"{path}: not readable as GeoJSON ({why(error)})") from error
+    shapes = [each for each in found if each.geometry.area > 0]
+    if not shapes:
+        raise DataError(f"{path}: holds no polygons")
+    if card is not None:
+        about = document.get(KEY, {}) if isinstance(document, dict) else {}
+        if about.get("slide_hash", card.slide_hash) != card.slide_hash:
+            raise DataError(f"{path}: was made from another slide ({about.get('slide')}), not from {card.slide}")
+        _check_inside(path, shapes, card)
+    return shapes
+
+
+def _shape(found: dict[str, Any]) -> Shape:
+    properties = found.get("properties") or {}
+    classification = properties.get("classification") or {}
+    if isinstance(classification, str):  # as QuPath reads it, too
+        classification = {"name": classification}
+    tissue = classification.get("name") or ": ".join(classification.get("names", []))
+    geometry = shape(found["geometry"])
+    if not geometry.is_valid:
+        geometry = shapely.make_valid(geometry)
+    return Shape(str(properties.get("name") or ""), str(tissue), geometry)
+
+
+def _check_inside(path: Path, shapes: Sequence[Shape], card: PredictionCard) -> None:
+    height, width = card.slide_shape
+    slide = shapely.box(0, 0, width, height)
+    for i, each in enumerate(shapes, start=1):
+        if not each.geometry.intersects(slide):
+            x0, y0, x1, y1 = each.geometry.bounds
+            raise DataError(
+                f"{path}: shape {i} (x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}) lies outside {card.slide}"
+                f" ({width} x {height} pixels); is it of another slide?"
+            )
+
+
+def labels_of_shapes(
+    shapes: Sequence[Shape], classes: Sequence[TissueClass], factor: tuple[float, float], box: Box
+) -> NDArray[np.uint8]:
+    """Draw shapes as labels by the middles of the pixels; later shapes lie on top.
+
+    Args:
+        shapes: What is drawn.
+        classes: The classes 1, 2, …, by name.
+        factor: (y, x) drawn pixels per level-0 pixel.
+        box: (y0, x0, y1, x1) in drawn pixels.
+
+    Raises:
+        DataError: a shape's classification is none of the classes.
+    """
+    names = {tissue.name: i for i, tissue in enumerate(classes, start=1)} | {UNREADABLE_NAME: UNREADABLE}
+    y0, x0, y1, x1 = box
+    drawn = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    for each in shapes:
+        if each.tissue not in names:
+            raise DataError(f"classification {each.tissue!r} is none of {', '.join(names)}")
+        placed = shapely.transform(each.geometry, lambda corners: corners * np.array(factor[::-1]))
+        left, top, right, bottom = placed.bounds
+        rows = slice(max(int(top) - y0, 0), max(math.ceil(bottom) - y0, 0))
+        columns = slice(max(int(left) - x0, 0), max(math.ceil(right) - x0, 0))
+        part = drawn[rows, columns]
+        if part.size:
+            origin = (y0 + rows.start, x0 + columns.start)
+            part[sampled_polygons([placed], origin, part.shape, 1.0)] = names[each.tissue]
+    return drawn
+
+
+class DrawnMask(NamedTuple):
+    """A mask that was exported as outlines, drawn again.
+
+    Attributes:
+        labels: (h, w) uint8; c + 1 is class c.
+        mpp: µm per pixel.
+        origin: (y, x) of the first pixel, in pixels.
+        classes: Its classes.
+        slide: Name of its slide.
+    """
+
+    labels: NDArray[np.uint8]
+    mpp: float
+    origin: tuple[int, int]
+    classes: tuple[TissueClass, ...]
+    slide: str
+
+
+def read_mask(path: Path, most: int = MOST_DRAWN) -> DrawnMask | None:
+    """Draw the mask that `write_geojson` outlined: what was exported, where it was not simplified.
+
+    Args:
+        path: The file.
+        most: Longest edge in pixels; a larger mask is drawn with its pixels doubled, as often as needed.
+
+    Returns:
+        None where the outlines are not a mask of ours, but somebody's drawing.
+
+    Raises:
+        DataError: as `read_shapes`, or what the file says of itself is damaged.
+    """
+    shapes = read_shapes(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    about = document.get(KEY, {}) if isinstance(document, dict) else {}
+    if "slide_mpp" not in about:
+        return None
+    try:
+        mpp, slide_mpp = float(about["mpp"]), np.array(about["slide_mpp"], float)
+        classes = tuple(TissueClass.build(entry) for entry in about["classes"])
+        slide = str(about["slide"])
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        raise DataError(f"{path}: what it says of its mask is damaged ({error}); export it again") from error
+    bounds = np.array([each.geometry.bounds for each in shapes])
+    corners = np.concatenate([bounds[:, :2].min(0), bounds[:, 2:].max(0)]) * np.tile(slide_mpp[::-1], 2)
+    while max(corners[2:] - corners[:2]) / mpp > most:
+        mpp *= 2
+    x0, y0 = (int(value) for value in np.floor(corners[:2] / mpp + 1e-6))
+    x1, y1 = (int(value) for value in np.ceil(corners[2:] / mpp - 1e-6))
+    factor = (float(slide_mpp[0]) / mpp, float(slide_mpp[1]) / mpp)
+    return DrawnMask(labels_of_shapes(shapes, classes, factor, (y0, x0, y1, x1)), mpp, (y0, x0), classes, slide)

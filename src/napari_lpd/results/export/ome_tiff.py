@@ -1,0 +1,254 @@
+"""OME-TIFF pyramids with physical sizes and names: labels and prototype maps, written in pieces; labels read back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tifffile
+import zarr
+
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import DataError, ExportError, SettingsError
+from napari_lpd.core.files import written_whole
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.pyramid import Checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.results.prediction import Prediction
+
+SUFFIXES = (".ome.tif", ".ome.tiff")
+NAMESPACE = "napari-lpd.org/classes"
+TILE = 256
+ROWS = 1024  # read at a time
+SMALLEST_LEVEL = 512
+
+
+class LabelImage(NamedTuple):
+    """Labels read back from a file.
+
+    Attributes:
+        levels: (H, W) unsigned integers, biggest first; Zarr arrays that read what is asked for.
+        mpp: (y, x) µm per pixel of the biggest.
+        origin_um: (y, x) of the first pixel on the slide.
+        classes: What the labels 1, 2, … are called, where the file says it.
+    """
+
+    levels: list[Any]
+    mpp: tuple[float, float]
+    origin_um: tuple[float, float]
+    classes: tuple[TissueClass, ...]
+
+
+class Place(NamedTuple):
+    """Where an image lies: (y, x) µm per pixel, and (y, x) µm of its first pixel on the slide."""
+
+    mpp: tuple[float, float]
+    origin_um: tuple[float, float]
+
+
+def write_ome_tiff(prediction: Prediction, path: Path, overwrite: bool = False) -> Path:
+    """Write the corrected labels of `prediction` as a pyramidal OME-TIFF; of a region, what is around it.
+
+    Its place on the slide goes in as the position; 255 is the label of unreadable places.
+
+    Raises:
+        ExportError: wrong suffix, a file is there and `overwrite` is off, or the place cannot be written.
+    """
+    card, store = prediction.card, Corrections(prediction)
+    y0, x0, y1, x1 = store.extent()
+    y0, x0 = (value // card.block * card.block for value in (y0, x0))
+    levels = [
+        [_Plane(level, (y0 >> i, x0 >> i), (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)))]
+        for i, level in enumerate(store.levels)
+    ]
+    place = Place((card.mpp, card.mpp), (y0 * card.mpp, x0 * card.mpp))
+    classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
+    return _write_pyramid(levels, path, place, _annotation(classes), overwrite)
+
+
+def write_label_tiff(
+    labels: NDArray[Any],
+    path: Path,
+    place: Place,
+    classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write a label image (H, W) as a tiled, zlib-compressed OME-TIFF pyramid, whole or not at all.
+
+    Args:
+        labels: Integers; 0 = unlabelled, c + 1 = ``classes[c]``.
+        path: ``*.ome.tif`` or ``*.ome.tiff``.
+        place: Resolution and place on the slide.
+        classes: Names and display colours (R, G, B); they go into an OME map annotation ``{"1": name, ...}``.
+        overwrite: Replace a file that is there.
+    """
+    levels = [[_Plane(level, (0, 0), (level.shape[0], level.shape[1]))] for level in halvings(labels)]
+    return _write_pyramid(levels, path, place, _annotation(classes), overwrite)
+
+
+def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = False) -> Path:
+    """Write the cosine maps of all prototypes as channels of one pyramidal OME-TIFF, named "CLASS NUMBER".
+
+    Errors as for `write_ome_tiff`.
+    """
+    card, (y0, x0, y1, x1) = prediction.card, prediction.bounds()
+    edge, mpp = card.block // card.stride, card.mpp * card.stride
+    y0, x0 = (value // card.block * edge for value in (y0, x0))
+    y1, x1 = (-(-value // card.stride) for value in (y1, x1))
+    count = len(prediction.prototypes[0].levels)
+    levels = [
+        [
+            _Plane(
+                Checked(pyramid.levels[i], prediction.folder, "prototype maps"),
+                (y0 >> i, x0 >> i),
+                (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)),
+                plane,
+            )
+            for pyramid in prediction.prototypes
+            for plane in range(card.prototypes_per_class)
+        ]
+        for i in range(count)
+    ]
+    names = [f"{tissue.name} {i + 1}" for tissue in card.classes for i in range(card.prototypes_per_class)]
+    about = {
+        "Channel": {"Name": names},
+        "MapAnnotation": {
+            "Namespace": "napari-lpd.org/prototypes",
+            "value": "cosine = (value - 1) / 127 - 1; 0 = not computed",
+        },
+    }
+    return _write_pyramid(levels, path, Place((mpp, mpp), (y0 * mpp, x0 * mpp)), about, overwrite)
+
+
+def read_label_tiff(path: Path) -> LabelImage:
+    """Open the labels of an OME-TIFF, ours or another one.
+
+    Raises:
+        DataError: not an OME-TIFF, no 2-d unsigned integers, or no physical size in µm.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if tiff.ome_metadata is None:
+                raise DataError(f"{path}: not an OME-TIFF")
+            series = tiff.series[0]
+            if len(series.shape) != 2 or series.dtype.kind != "u":
+                raise DataError(f"{path}: {series.dtype} of shape {series.shape}; wanted labels (H, W)")
+            count, about = len(series.levels), tifffile.xml2dict(tiff.ome_metadata)["OME"]
+    except (OSError, tifffile.TiffFileError) as error:
+        raise DataError(f"{path}: cannot be read as OME-TIFF ({error})") from error
+    image = about["Image"][0] if isinstance(about["Image"], list) else about["Image"]
+    pixels = image["Pixels"]
+    try:
+        mpp = float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"])
+    except KeyError as error:
+        raise DataError(f"{path}: says no physical size of its pixels") from error
+    if {pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"} != {"µm"}:
+        raise DataError(f"{path}: its physical size is not in µm")
+    planes = pixels.get("Plane", {})
+    plane = planes[0] if isinstance(planes, list) else planes
+    origin = float(plane.get("PositionY", 0)), float(plane.get("PositionX", 0))
+    levels = [zarr.open_array(tifffile.imread(path, aszarr=True, level=i), mode="r") for i in range(count)]
+    return LabelImage(levels, mpp, origin, _classes_in(path, about))
+
+
+def _annotation(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> dict[str, Any]:
+    if not classes:
+        return {}
+    names = {str(i): name for i, (name, _) in enumerate(classes, start=1)}
+    names |= {f"{i} colour": "#{:02x}{:02x}{:02x}".format(*color) for i, (_, color) in enumerate(classes, start=1)}
+    return {"MapAnnotation": {"Namespace": NAMESPACE, **names}}
+
+
+def _classes_in(path: Path, about: dict[str, Any]) -> tuple[TissueClass, ...]:
+    """The classes of the map annotation that `_annotation` makes, if there is one."""
+    found = about.get("StructuredAnnotations", {}).get("MapAnnotation", [])
+    for annotation in found if isinstance(found, list) else [found]:
+        if annotation.get("Namespace") != NAMESPACE:
+            continue
+        entries = annotation["Value"]["M"]
+        values = {str(entry["K"]): str(entry.get("value", "")) for entry in entries}
+        count = sum(key.isdigit() for key in values)
+        try:
+            return tuple(
+                TissueClass.build({"name": values[str(i)], "color": values[f"{i} colour"]}) for i in range(1, count + 1)
+            )
+        except (KeyError, SettingsError) as error:
+            raise DataError(f"{path}: its list of classes is not readable ({error})") from error
+    return ()
+
+
+class _Plane(NamedTuple):
+    """A part of an array (H, W), or of one plane of an array (N, H, W)."""
+
+    array: Any
+    origin: tuple[int, int]
+    shape: tuple[int, int]
+    plane: int | None = None
+
+    def tiles(self) -> Iterator[NDArray[Any]]:
+        """Its tiles, row by row, the last ones filled up with 0."""
+        (top, left), (h, w) = self.origin, self.shape
+        for y in range(0, h, ROWS):
+            here = (slice(top + y, top + min(y + ROWS, h)), slice(left, left + w))
+            rows = np.asarray(self.array[here if self.plane is None else (self.plane, *here)])
+            rows = np.pad(rows, [(0, -n % TILE) for n in rows.shape])
+            for i in range(0, rows.shape[0], TILE):
+                for j in range(0, rows.shape[1], TILE):
+                    yield rows[i : i + TILE, j : j + TILE]
+
+
+def _write_pyramid(
+    levels: Sequence[Sequence[_Plane]], path: Path, place: Place, about: dict[str, Any], overwrite: bool
+) -> Path:
+    """Write levels of planes, whole or not at all."""
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ExportError(f"{path}: wanted a name that ends in {' or '.join(SUFFIXES)}")
+    mpp, count = place.mpp, len(levels[0])
+    metadata = {
+        "axes": "YX" if count == 1 else "CYX",
+        "Name": path.name.rsplit(".ome.", 1)[0],
+        **{f"PhysicalSize{axis}": size for axis, size in zip("YX", mpp, strict=True)},
+        **{f"PhysicalSize{axis}Unit": "µm" for axis in "YX"},
+        "Plane": {
+            "PositionY": place.origin_um[0] if count == 1 else [place.origin_um[0]] * count,
+            "PositionYUnit": "µm" if count == 1 else ["µm"] * count,
+            "PositionX": place.origin_um[1] if count == 1 else [place.origin_um[1]] * count,
+            "PositionXUnit": "µm" if count == 1 else ["µm"] * count,
+        },
+        **about,
+    }
+    dtype = np.dtype(levels[0][0].array.dtype)
+    size = count * levels[0][0].shape[0] * levels[0][0].shape[1] * dtype.itemsize
+    with (
+        written_whole(path, overwrite) as partial,
+        tifffile.TiffWriter(partial, ome=True, bigtiff=size > 2**31) as tiff,
+    ):
+        for i, planes in enumerate(levels):
+            tiff.write(
+                (tile for plane in planes for tile in plane.tiles()),
+                shape=planes[0].shape if count == 1 else (count, *planes[0].shape),
+                dtype=dtype,
+                tile=(TILE, TILE),
+                metadata=metadata if i == 0 else None,
+                subifds=len(levels) - 1 if i == 0 else None,
+                subfiletype=0 if i == 0 else 1,
+                resolution=(1e4 / mpp[1] / 2**i, 1e4 / mpp[0] / 2**i),
+                photometric="minisblack",
+                compression="zlib",
+                resolutionunit="CENTIMETER",
+            )
+    return path
+
+
+def halvings(labels: NDArray[Any]) -> list[NDArray[Any]]:
+    """The label image and its halvings (every second pixel: labels are not averaged) down to one screen."""
+    levels = [np.ascontiguousarray(labels)]
+    while max(levels[-1].shape) > SMALLEST_LEVEL:
+        levels.append(np.ascontiguousarray(levels[-1][::2, ::2]))
+    return levels

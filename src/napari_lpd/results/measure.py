@@ -1,0 +1,339 @@
+"""Areas of a prediction in mm² and per cent, for the slide and for places on it, with the user's corrections in them.
+
+Definitions:
+
+- *area*: pixels with a tissue's label. *Tissue*: what was looked at, and what a correction labels.
+- *expected area*: sum over the pixels of the tissue's probability. Probabilities are the scores' shares of their sum,
+  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and shared out anew; the
+  model's own temperature makes them as sure as right on held-out tiles with one tissue (`scoring.calibrate`). A
+  corrected pixel is certain, an unreadable one is not counted. Interval: ± 1.96 standard deviations; pixels in one
+  square of 250 µm are taken as wholly dependent, squares as independent: Var = Σ_squares (Σ √(p (1 - p)))².
+- *stroma share of tumour area*: stroma / (stroma + tumour). In a field of 3.1 mm² that the user places (as large as a
+  field of vision at 10x) it is the *tumour-stroma ratio* (TSR), reported per 10 % (van Pelt et al., Virchows Arch.
+  2018; Smit et al., J. Pathol. Inform. 2023); there tumour has to be seen on all sides of the field.
+- *lymphocyte-rich stroma area*: its share of all stroma, lymphocyte-rich or not. That is an area of tissue, not the
+  share of a stroma's area that lymphocytes cover, which pathologists score as TILs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import shapely
+from pydantic import Field
+
+from napari_lpd.core.errors import DataError, ExportError, SettingsError, why
+from napari_lpd.core.files import written_whole
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.results.corrections import Corrections, combined
+from napari_lpd.results.export.geojson import read_shapes
+from napari_lpd.results.prediction import UNREADABLE
+from napari_lpd.results.pyramid import Checked
+from napari_lpd.slides.tissue import sampled_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.results.prediction import Prediction
+
+FIELD_MM2 = 3.1
+DEPENDENT_UM = 250.0
+Z95 = 1.96
+WHOLE = "whole slide"
+Names = tuple[str, ...]
+
+
+class Roles(Settings):
+    """Which tissue classes play a role in the ratios; none is guessed from a name."""
+
+    tumour: Annotated[Names, Field(description="Classes that are tumour.")] = ()
+    stroma: Annotated[Names, Field(description="Classes that are stroma in the tumour-stroma ratio.")] = ()
+    lymphocyte_rich_stroma: Annotated[Names, Field(description="Classes that are stroma rich in lymphocytes.")] = ()
+
+    def check(self, classes: Sequence[TissueClass], source: str) -> None:
+        """Raise SettingsError where a role names a class that `source` does not have, or tumour is stroma too."""
+        names = [tissue.name for tissue in classes]
+        for role, given in self.model_dump().items():
+            if unknown := next((name for name in given if name not in names), ""):
+                raise SettingsError(f"{source}: role {role} names {unknown!r}; its classes are {', '.join(names)}")
+        if both := set(self.tumour) & {*self.stroma, *self.lymphocyte_rich_stroma}:
+            raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be tumour and stroma at once")
+
+
+class MeasureSettings(Settings):
+    """How areas are measured."""
+
+    roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
+    temperature: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=20,
+            description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the"
+            " model was calibrated.",
+        ),
+    ] = 0.0
+
+
+class Site(NamedTuple):
+    """A part of a slide that is measured by itself.
+
+    Attributes:
+        name: As shown in the table.
+        geometry: (x, y) in level-0 pixels; None: the whole slide.
+        is_field: Whether it is a field of 3.1 mm² in which the TSR is scored.
+    """
+
+    name: str
+    geometry: shapely.Geometry | None = None
+    is_field: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRow:
+    """One line of the table; what does not apply is None.
+
+    Attributes:
+        slide: Name of the slide.
+        region: Name of the region; "whole slide".
+        what: A tissue class, "tissue", or one of the ratios.
+        area_mm2: Its area.
+        percent: Its share of `percent_of`; None where that is empty.
+        percent_of: "tissue", "tumour + stroma" or "stroma".
+        percent_reported: The TSR, per 10 %.
+        corrected_mm2: How much of the area was labelled by hand.
+        expected_mm2: The expected area.
+        expected_low_mm2: Lower end of its 95 % interval.
+        expected_high_mm2: Upper end.
+    """
+
+    slide: str
+    region: str
+    what: str
+    area_mm2: float
+    percent: float | None
+    percent_of: str
+    percent_reported: int | None = None
+    corrected_mm2: float | None = None
+    expected_mm2: float | None = None
+    expected_low_mm2: float | None = None
+    expected_high_mm2: float | None = None
+
+
+def read_roles(path: Path) -> Roles:
+    """Read roles from JSON: ``{"tumour": ["TUM"], "stroma": ["STR"], "lymphocyte_rich_stroma": ["LYM"]}``.
+
+    Raises:
+        SettingsError: the file is missing, is not JSON, or names another role.
+    """
+    try:
+        return Roles.build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: roles are not readable as JSON ({why(error)})") from error
+
+
+def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
+    """The circle of 3.1 mm² around a place in level-0 pixels."""
+    radius = math.sqrt(FIELD_MM2 / math.pi) * 1000
+    angles = np.linspace(0, 2 * math.pi, 721)[:-1]
+    edge = np.stack([np.cos(angles), np.sin(angles)], 1) * math.sqrt(math.pi / (360 * math.sin(math.pi / 360)))
+    circle = shapely.Polygon(edge * radius / np.array(slide_mpp[::-1]) + (x, y))
+    return Site(f"field x {x:.0f} y {y:.0f}", circle, is_field=True)
+
+
+def sites_of(path: Path, prediction: Prediction) -> list[Site]:
+    """The regions of a GeoJSON file, by their names, else by classification and number.
+
+    Raises:
+        DataError: as `read_shapes`.
+    """
+    shapes = read_shapes(path, prediction.card)
+    return [
+        Site(each.name or f"{each.tissue or 'region'} {i}", each.geometry) for i, each in enumerate(shapes, start=1)
+    ]
+
+
+def measure(
+    prediction: Prediction, settings: MeasureSettings, sites: Sequence[Site] = (Site(WHOLE),)
+) -> Job[list[MeasureRow]]:
+    """Measure a finished prediction, block by block.
+
+    Raises:
+        SettingsError: a role names a class that the prediction does not have.
+        DataError: a field reaches outside the slide.
+        ExportError: the prediction is half done, or cannot be read.
+    """
+    card = prediction.card
+    settings.roles.check(card.classes, prediction.folder.name)
+    if not prediction.finished:
+        raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then measure")
+    slide = shapely.box(0, 0, card.slide_shape[1], card.slide_shape[0])
+    for site in sites:
+        if site.is_field and not shapely.covers(slide, site.geometry):
+            raise DataError(f"{site.name}: a field of {FIELD_MM2} mm² there reaches outside {card.slide}")
+    tallies = [_Tally(prediction, site) for site in sites]
+    store = Corrections(prediction)
+    blocks = sorted(prediction.done() | store.blocks())
+    temperature = settings.temperature or card.temperature
+    for done, block in enumerate(blocks, start=1):
+        part = _Block(prediction, store, block, temperature)
+        for tally in tallies:
+            tally.add(part)
+        yield Progress(done, len(blocks), "blocks measured")
+    return [row for tally in tallies for row in tally.rows(settings.roles)]
+
+
+class _Block:
+    """One block's pixels: corrected labels, what is tissue, what is corrected, and probabilities per map pixel."""
+
+    def __init__(self, prediction: Prediction, store: Corrections, block: tuple[int, int], temperature: float) -> None:
+        card = prediction.card
+        self.origin = (block[0] * card.block, block[1] * card.block)
+        (y, x), (h, w) = self.origin, card.shape
+        self.shape = (min(card.block, h - y), min(card.block, w - x))
+        self.labels = store.levels[0][y : y + self.shape[0], x : x + self.shape[1]]
+        self.stored = store.stored(self.origin, self.shape)
+        self.tissue = prediction.wanted(self.origin, self.shape) | (
+            combined(np.zeros_like(self.stored), self.stored) > 0
+        )
+        edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
+        scores = Checked(prediction.scores.levels[0], prediction.folder, "scores")
+        here = scores[:, top : top + edge, left : left + edge]
+        self.shares = shares(here, card.settings.background_power, temperature)
+
+
+class _Tally:
+    """What is counted of one site."""
+
+    def __init__(self, prediction: Prediction, site: Site) -> None:
+        self.site, self.card = site, prediction.card
+        count = len(self.card.classes)
+        self.pixels = np.zeros(256, np.int64)
+        self.corrected = np.zeros(256, np.int64)
+        self.tissue = 0
+        self.expected = np.zeros(count)
+        self.square = max(1, round(DEPENDENT_UM / (self.card.mpp * self.card.stride)))  # in map pixels
+        squares = [-(-n // (self.card.stride * self.square)) for n in self.card.shape]
+        self.deviation = np.zeros((count, *squares))
+        if site.geometry is not None:
+            factor = np.array(self.card.slide_mpp[::-1])
+            self.polygon = shapely.transform(site.geometry, lambda corners: corners * factor)
+
+    def add(self, part: _Block) -> None:
+        """Count the pixels of a block that lie in the site."""
+        inside = np.ones(part.shape, np.bool_)
+        if self.site.geometry is not None:
+            mpp, (y, x), (h, w) = self.card.mpp, part.origin, part.shape
+            if not self.polygon.intersects(shapely.box(x * mpp, y * mpp, (x + w) * mpp, (y + h) * mpp)):
+                return
+            inside = sampled_polygons([self.polygon], part.origin, part.shape, mpp)
+        self.pixels += np.bincount(part.labels[inside], minlength=256)
+        self.corrected += np.bincount(part.stored[inside], minlength=256)
+        readable = inside & part.tissue & (part.labels != UNREADABLE)
+        self.tissue += int(readable.sum())
+        counted = readable & (part.stored == 0)
+        self._add_expected(part, per_cell(counted, self.card.stride))
+
+    def _add_expected(self, part: _Block, cells: NDArray[np.int64]) -> None:
+        """Add the probabilities of `cells` (h, w), the number of pixels that count in each map pixel."""
+        self.expected += (part.shares * cells).sum((1, 2))
+        rows, columns = (
+            (np.arange(n) + first // self.card.stride) // self.square
+            for n, first in zip(cells.shape, part.origin, strict=True)
+        )
+        for own, p in zip(self.deviation, part.shares, strict=True):
+            np.add.at(own, (rows[:, None], columns[None]), np.sqrt(p * (1 - p)) * cells)
+
+    def rows(self, roles: Roles) -> list[MeasureRow]:
+        """The lines of the table."""
+        pixel_mm2 = (self.card.mpp / 1000) ** 2
+        tissue = self.tissue * pixel_mm2
+        areas = {c.name: float(self.pixels[i] * pixel_mm2) for i, c in enumerate(self.card.classes, start=1)}
+        about: dict[str, Any] = {"slide": self.card.slide, "region": self.site.name}
+        found = [
+            MeasureRow(**about, what=name, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue",
+                       **self._estimate(i, pixel_mm2, tissue))
+            for i, (name, area) in enumerate(areas.items())
+        ]  # fmt: skip
+        found.append(
+            MeasureRow(**about, what="tissue", area_mm2=tissue, percent=_percent(tissue, tissue), percent_of="tissue")
+        )
+        stroma, tumour = (sum(areas[name] for name in names) for names in (roles.stroma, roles.tumour))
+        if roles.stroma and roles.tumour:
+            share = _percent(stroma, stroma + tumour)
+            tsr = self.site.is_field
+            what = "tumour-stroma ratio" if tsr else "stroma share of tumour area"
+            tenth = None if share is None or not tsr else int(math.floor(share / 10 + 0.5) * 10)
+            found.append(
+                MeasureRow(**about, what=what, area_mm2=stroma, percent=share, percent_of="tumour + stroma",
+                           percent_reported=tenth)
+            )  # fmt: skip
+        if rich := roles.lymphocyte_rich_stroma:
+            part, whole = (sum(areas[name] for name in names) for names in (rich, {*rich, *roles.stroma}))
+            found.append(
+                MeasureRow(**about, what="lymphocyte-rich stroma area", area_mm2=part, percent=_percent(part, whole),
+                           percent_of="stroma")
+            )  # fmt: skip
+        return found
+
+    def _estimate(self, index: int, pixel_mm2: float, tissue: float) -> dict[str, Any]:
+        """Corrected and expected area of one class, with the interval."""
+        corrected = float(self.corrected[index + 1] * pixel_mm2)
+        expected = float(self.expected[index] * pixel_mm2) + corrected
+        margin = Z95 * float(np.sqrt((self.deviation[index] ** 2).sum())) * pixel_mm2
+        return {
+            "corrected_mm2": corrected,
+            "expected_mm2": expected,
+            "expected_low_mm2": max(expected - margin, corrected),
+            "expected_high_mm2": max(min(expected + margin, tissue), expected),
+        }
+
+
+def shares(scores: NDArray[np.uint8], background_power: float, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Stored scores (C, h, w), 0..255 → probabilities of the classes; what is missing to 1 is none of them.
+
+    Args:
+        scores: As stored; 0 = absent.
+        background_power: Of the score of "none of the classes" (docs/method.md).
+        temperature: Shares are raised to 1 / temperature and shared out anew.
+    """
+    values = scores / 255
+    background = (1 - values.max(0)) ** background_power
+    raised = np.concatenate([background[None], values]) ** (1 / temperature)
+    result: NDArray[np.float64] = raised[1:] / np.maximum(raised.sum(0), 1e-12)
+    return result
+
+
+def per_cell(counted: NDArray[np.bool_], stride: int) -> NDArray[np.int64]:
+    """(h, w) pixels → (⌈h / stride⌉, ⌈w / stride⌉): how many are set in each map pixel."""
+    whole = np.pad(counted, [(0, -n % stride) for n in counted.shape])
+    return whole.reshape(len(whole) // stride, stride, -1, stride).sum((1, 3), dtype=np.int64)
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def write_measures(rows: Sequence[MeasureRow], path: Path, overwrite: bool = False) -> Path:
+    """Write the table as CSV, whole or not at all; what does not apply stays empty.
+
+    Raises:
+        ExportError: a file is there and `overwrite` is off, or the place cannot be written.
+    """
+    with written_whole(path, overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([field.name for field in fields(MeasureRow)])
+        for row in rows:
+            values = asdict(row).values()
+            table.writerow([f"{v:.6f}" if isinstance(v, float) else "" if v is None else v for v in values])
+    return path

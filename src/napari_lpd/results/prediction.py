@@ -1,0 +1,402 @@
+"""The result of a prediction, and where its format is defined.
+
+On disk a prediction is an OME-Zarr 0.5 folder (zarr 3) over the whole slide; only what was predicted is filled:
+
+=====================  ===================  ===========================================================================
+image                  shape, type          meaning
+=====================  ===================  ===========================================================================
+the folder itself      (C, h, w) uint8      class scores, 0..1 as 0..255
+``labels/tissues``     (H, W) uint8         0 = unlabelled, c + 1 = class c, 255 = unreadable place; pixels at ``mpp``
+``labels/tissue_mask`` (h', w') uint8       1 = tissue, what was looked at
+``prototypes/c``       (k, h, w) uint8      cosine of each of class c's prototypes, -1..1 as 1..255; 0 = not computed
+``uncertainty``        (h, w) uint8         entropy of the labels' shares, 0 to the highest as 1..255; 0 = not computed
+=====================  ===================  ===========================================================================
+
+``h = ceil(H / stride)``. The root's attribute ``napari_lpd`` holds the card (what was predicted, with what), the levels
+of the maps, and, once all is done, areas and unreadable places. A block (`PredictionCard.block`) is done when its chunk
+of ``labels/tissues/0`` is there: it is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import shapely
+import zarr
+from pydantic import ValidationError
+
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import ExportError
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.pyramid import OME_VERSION, Pyramid, level_count
+from napari_lpd.slides.slide import um_box_to_pixels
+from napari_lpd.slides.tissue import Mask, sampled_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMAT = 2
+UNREADABLE = 255
+KEY = "napari_lpd"
+MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
+
+Block = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
+class PredictionCard(Settings):
+    """What is predicted, and with what: two predictions with equal cards are equal.
+
+    Attributes:
+        classes: The tissue classes, in the order of the labels.
+        prototypes_per_class: k.
+        mpp: Resolution of the labels, in µm per pixel.
+        shape: (H, W) of the whole slide at `mpp`.
+        stride: Pixels of the labels per pixel of the maps.
+        block: Edge of the blocks that are written, in pixels.
+        slide: File name or layer name of the slide.
+        slide_mpp: (y, x) µm per pixel of the slide's level 0.
+        slide_shape: (H, W) of the slide's level 0.
+        slide_hash: The slide's fingerprint.
+        mpp_source: Where the slide's resolution came from.
+        model: File name of the model.
+        model_hash: SHA-256 of the model's file.
+        temperature: The model's: shares of scores are raised to 1 / temperature to be as sure as right.
+        settings: The settings of the run.
+        tissue: Where the tissue mask comes from.
+        scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
+    """
+
+    classes: tuple[TissueClass, ...]
+    prototypes_per_class: int
+    mpp: float
+    shape: tuple[int, int]
+    stride: int
+    block: int
+    slide: str
+    slide_mpp: tuple[float, float]
+    slide_shape: tuple[int, int]
+    slide_hash: str
+    mpp_source: str
+    model: str
+    model_hash: str
+    temperature: float = 1.0
+    settings: PredictSettings
+    tissue: str
+    scope: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that differ where `difference` does."""
+        about = self.model_dump(mode="json")
+        about["settings"] = {name: value for name, value in about["settings"].items() if name not in MACHINE}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+    def difference(self, other: PredictionCard) -> str:
+        """The first thing in which `other` is another prediction; "" where both are the same."""
+        mine, others = self.model_dump(), other.model_dump()
+        for name in PredictSettings.model_fields:
+            one, two = mine["settings"].pop(name), others["settings"].pop(name)
+            if one != two and name not in MACHINE:
+                return f"{name}={two}"
+        return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
+
+
+class BlockResult(NamedTuple):
+    """One block's pixels, cut at the slide's rim.
+
+    Attributes:
+        labels: (h, w) uint8.
+        scores: (C, h / stride, w / stride) uint8.
+        prototypes: (C, k, h / stride, w / stride) uint8.
+        uncertainty: (h / stride, w / stride) uint8.
+    """
+
+    labels: NDArray[np.uint8]
+    scores: NDArray[np.uint8]
+    prototypes: NDArray[np.uint8]
+    uncertainty: NDArray[np.uint8]
+
+
+class Prediction:
+    """A prediction on disk, finished or not."""
+
+    def __init__(self, folder: Path, group: zarr.Group) -> None:
+        self.folder = folder
+        self._group = group
+        attributes: dict[str, Any] = dict(group.attrs[KEY])  # type: ignore[arg-type]
+        if attributes["format"] != FORMAT:
+            raise ExportError(f"{folder}: format {attributes['format']}, this version reads {FORMAT}; predict again")
+        self.card = PredictionCard.model_validate(attributes["card"])
+        self.map_scale: list[list[float]] = attributes["map_scale"]
+        self.scores = Pyramid(group)
+        self.labels = Pyramid(group["labels/tissues"])  # type: ignore[arg-type]
+        self.prototypes = [Pyramid(group[f"prototypes/{c}"]) for c in range(len(self.card.classes))]  # type: ignore[arg-type]
+        self.uncertainty = Pyramid(group["uncertainty"])  # type: ignore[arg-type]
+        mask = np.asarray(group["labels/tissue_mask/0"]) > 0  # type: ignore[index]
+        self.tissue = Mask(mask, float(attributes["tissue_mpp"]))
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        card: PredictionCard,
+        prepare: Callable[[], tuple[Mask, list[list[float]]]],
+        replace: bool = False,
+    ) -> Prediction:
+        """Begin a prediction in `folder`, or go on with the one that is there.
+
+        Args:
+            folder: ``NAME.zarr``.
+            card: What is to be predicted.
+            prepare: Makes the tissue mask and the levels of the maps; called for a new prediction only.
+            replace: Delete another prediction that is there.
+
+        Raises:
+            ExportError: the place cannot be written, or holds something else than this prediction.
+        """
+        check_place(folder)
+        if folder.exists():
+            found = cls.open(folder)
+            other = card.difference(found.card)
+            if not other:
+                for leftover in folder.rglob("*.partial"):
+                    leftover.unlink()
+                return cls.open(folder, write=True)
+            if not replace:
+                raise ExportError(f"{folder}: holds a prediction with {other}; choose another place or replace it")
+        mask, map_scale = prepare()
+        partial = folder.with_name(f".{folder.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _create(partial, card, mask, map_scale)
+            if folder.exists():
+                Corrections(cls.open(partial, write=True)).carry_over(found)
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except OSError as error:
+            raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls.open(folder, write=True)
+
+    @classmethod
+    def open(cls, folder: Path, write: bool = False) -> Prediction:
+        """Open a prediction.
+
+        Raises:
+            ExportError: `folder` is missing or is not a prediction of this format.
+        """
+        if not is_prediction(folder):
+            raise ExportError(f"{folder}: no prediction there; wanted a folder written by predict (*.zarr)")
+        with zarr.config.set({"array.write_empty_chunks": True}):  # an empty chunk says "done, nothing found"
+            try:
+                return cls(folder, zarr.open_group(folder, mode="r+" if write else "r"))
+            except (KeyError, TypeError, ValidationError, FileNotFoundError) as error:
+                first = str(error).splitlines()[0]
+                raise ExportError(f"{folder}: half a prediction ({first}); predict again") from error
+
+    @cached_property
+    def scope(self) -> list[shapely.Geometry]:
+        """The polygons that are predicted, (x, y) in µm from the slide's corner; empty: the whole slide."""
+        return [shapely.from_wkt(text) for text in self.card.scope]
+
+    def in_scope(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """(h, w): which pixels of a part of the slide lie in the scope."""
+        if not self.scope:
+            return np.ones(shape, np.bool_)
+        return sampled_polygons(self.scope, origin, shape, self.card.mpp)
+
+    def wanted(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """(h, w): which pixels of a part of the slide are to be labelled: tissue inside the scope."""
+        return self.tissue.at(origin, shape, self.card.mpp) & self.in_scope(origin, shape)
+
+    def bounds(self) -> Box:
+        """(y0, x0, y1, x1) in pixels around the scope, within the slide."""
+        h, w = self.card.shape
+        if not self.scope:
+            return 0, 0, h, w
+        x0, y0, x1, y1 = shapely.GeometryCollection(self.scope).bounds
+        y0, x0, y1, x1 = um_box_to_pixels((y0, x0, y1, x1), self.card.mpp)
+        return max(y0, 0), max(x0, 0), min(y1, h), min(x1, w)
+
+    def done(self) -> set[Block]:
+        """Index (row, column) of every block that is done."""
+        chunks = self.folder / "labels" / "tissues" / "0" / "c"
+        return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
+
+    def write_block(self, block: Block, result: BlockResult) -> None:
+        """Write a block, its labels last.
+
+        Raises:
+            ExportError: the disk is full or cannot be written; blocks written before stay.
+        """
+        origin = (block[0] * self.card.block, block[1] * self.card.block)
+        cell = (origin[0] // self.card.stride, origin[1] // self.card.stride)
+        try:
+            for pyramid, maps in zip(self.prototypes, result.prototypes, strict=True):
+                pyramid.write(cell, maps)
+            self.scores.write(cell, result.scores)
+            self.uncertainty.write(cell, result.uncertainty)
+            self.labels.write(origin, result.labels)
+        except OSError as error:
+            raise ExportError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); {len(self.done())} blocks are kept:"
+                " make room and run it again to go on"
+            ) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether every block is done."""
+        return "areas_mm2" in self._group.attrs[KEY]  # type: ignore[operator]
+
+    def finish(self) -> None:
+        """Measure areas and list unreadable places: the last step.
+
+        Raises:
+            ExportError: the disk is full or cannot be written.
+        """
+        counts, tissue, places = np.zeros(256, np.int64), 0, []
+        for origin, labels in self._blocks(self.done()):
+            counts += np.bincount(labels.ravel(), minlength=256)
+            tissue += int((self.wanted(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
+            if (labels == UNREADABLE).any():
+                places += _boxes(labels == UNREADABLE, origin)
+        pixel_mm2 = (self.card.mpp / 1000) ** 2
+        scale = np.tile(self.card.mpp / np.array(self.card.slide_mpp), 2)
+        measured = {
+            "areas_mm2": {tissue.name: counts[i] * pixel_mm2 for i, tissue in enumerate(self.card.classes, start=1)},
+            "tissue_mm2": tissue * pixel_mm2,
+            "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in places],
+        }
+        try:
+            self._group.attrs[KEY] = {**self._group.attrs[KEY], **measured}  # type: ignore[dict-item]
+        except OSError as error:
+            raise ExportError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+
+    def _blocks(self, blocks: Iterable[Block]) -> Iterable[tuple[tuple[int, int], NDArray[np.uint8]]]:
+        size = self.card.block
+        for y, x in sorted(blocks):
+            yield (y * size, x * size), self.labels.levels[0][y * size : (y + 1) * size, x * size : (x + 1) * size]
+
+    def area_mm2(self) -> dict[str, float]:
+        """Labelled area per class, in mm², of a finished prediction; {} before."""
+        return dict(self._group.attrs[KEY].get("areas_mm2", {}))  # type: ignore[union-attr]
+
+    @property
+    def tissue_mm2(self) -> float:
+        """Area that was looked at (readable tissue inside the scope) of a finished prediction, in mm²."""
+        return float(self._group.attrs[KEY]["tissue_mm2"])  # type: ignore[index,call-overload,arg-type]
+
+    @property
+    def unreadable(self) -> list[Box]:
+        """(y0, x0, y1, x1) in level-0 pixels of the places of a finished prediction that could not be read."""
+        return [tuple(box) for box in self._group.attrs[KEY]["unreadable"]]  # type: ignore[index,call-overload,union-attr]
+
+    def save(self, folder: Path) -> Path:
+        """Copy the prediction to `folder` (``*.zarr``), whole or not at all, in place of an older one.
+
+        Raises:
+            ExportError: the place cannot be written, or holds something that is not a prediction.
+        """
+        check_place(folder)
+        if folder.resolve() == self.folder.resolve():
+            return folder
+        partial = folder.with_name(f".{folder.name}.partial")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(self.folder, partial, dirs_exist_ok=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except OSError as error:
+            raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+
+def _create(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list[float]]) -> None:
+    group = zarr.create_group(folder)
+    corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
+    cells = tuple(-(-n // card.stride) for n in card.shape)
+    edge, mpp = card.block // card.stride, card.mpp * card.stride
+    count = level_count(max(card.shape), edge)  # OME-Zarr wants as many levels of the image as of its labels
+    fewer = level_count(max(cells), edge)
+    window = {"start": 0, "end": 255, "min": 0, "max": 255}
+    channels = [{"label": c.name, "color": c.color[1:], "active": True, "window": window} for c in card.classes]
+    Pyramid.create(group, (len(card.classes), *cells), edge, mpp, corner, count, {"omero": {"channels": channels}})
+    labels = group.create_group("labels")
+    labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissues", "tissue_mask"]}
+    names = [(i, c.name, [*c.rgb, 255]) for i, c in enumerate(card.classes, start=1)]
+    names.append((UNREADABLE, "unreadable", [0, 0, 0, 255]))
+    tissues = {"image-label": _image_label(names)}
+    Pyramid.create(labels.create_group("tissues"), card.shape, card.block, card.mpp, corner, count, tissues)
+    tissue = {"image-label": _image_label([(1, "tissue", [128, 128, 128, 255])])}
+    shape = (mask.array.shape[0], mask.array.shape[1])
+    stored = Pyramid.create(labels.create_group("tissue_mask"), shape, 1024, mask.mpp, corner, count, tissue)
+    for y in range(0, shape[0], 1024):
+        for x in range(0, shape[1], 1024):
+            stored.write((y, x), mask.array[y : y + 1024, x : x + 1024].astype(np.uint8))
+    prototypes = group.create_group("prototypes")
+    for c, tissue_class in enumerate(card.classes):
+        labelled = [{"label": f"{tissue_class.name} {i + 1}", "color": "FFFFFF", "active": i == 0, "window": window}
+                    for i in range(card.prototypes_per_class)]  # fmt: skip
+        Pyramid.create(
+            prototypes.create_group(str(c)),
+            (card.prototypes_per_class, *cells),
+            edge,
+            mpp,
+            corner,
+            fewer,
+            {"omero": {"channels": labelled}},
+        )
+    Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, fewer, {})
+    group.attrs[KEY] = {
+        "format": FORMAT,
+        "notice": "Research use only; not for diagnosis.",
+        "card": card.model_dump(mode="json"),
+        "map_scale": map_scale,
+        "tissue_mpp": mask.mpp,
+    }
+
+
+def _image_label(names: list[tuple[int, str, list[int]]]) -> dict[str, Any]:
+    return {
+        "colors": [{"label-value": value, "rgba": rgba} for value, _, rgba in names],
+        "properties": [{"label-value": value, "class": name} for value, name, _ in names],
+        "source": {"image": "../../"},
+    }
+
+
+def _boxes(places: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    found = ndimage.find_objects(ndimage.label(places)[0])
+    return [
+        (rows.start + origin[0], columns.start + origin[1], rows.stop + origin[0], columns.stop + origin[1])
+        for rows, columns in found
+    ]
+
+
+def check_place(folder: Path) -> None:
+    """Raise ExportError where `folder` exists and is not a prediction."""
+    if folder.exists() and not is_prediction(folder):
+        raise ExportError(f"{folder} exists and is not a prediction: choose another place")
+
+
+def is_prediction(folder: Path) -> bool:
+    """Whether `folder` is a zarr group that carries our attribute."""
+    metadata = folder / "zarr.json"
+    return metadata.is_file() and f'"{KEY}"' in metadata.read_text(encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Plain tiled JPEG in a TIFF, decoded here: a window's tiles go straight into RGB, several times as fast.
+
+What a file holds is decided elsewhere. `decoded_here` takes the levels as OpenSlide or tifffile read them, and gives
+back the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import tifffile
+from simplejpeg import decode_jpeg
+
+from napari_lpd.slides.slide import DamagedError, Levels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.slides.slide import Convert
+
+LARGEST_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
+LARGEST_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
+SAME_COLOUR = 1.0  # of 255; means over a tile
+KEPT = 2**25  # bytes of decoded tiles
+START, END = b"\xff\xd8", b"\xff\xd9"
+# The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+ENCODED = {tifffile.PHOTOMETRIC.RGB: b"\0", tifffile.PHOTOMETRIC.YCBCR: b"\1"}
+
+
+class _Level(NamedTuple):
+    """The tiles of one image.
+
+    Attributes:
+        shape: (H, W) of the image.
+        tile: (h, w) of every tile, the last ones too.
+        offsets: (rows, columns) of their first bytes in the file.
+        sizes: (rows, columns) in bytes.
+        head: What goes before their bytes: start, tables, colours.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    head: bytes
+
+
+def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels, convert: Convert | None) -> Levels:
+    """The levels, decoded here, if that can be; then what they were read through is closed.
+
+    Every level must be the one page of its size that is tiled, of 8-bit JPEG in RGB or YCbCr without holes, in tiles of
+    up to `LARGEST_TILE`; and of every level the first tile must come out bit for bit as `levels` reads it, that of most
+    bytes in the same mean colour.
+
+    Args:
+        path: The TIFF.
+        pages: Images in it that may be levels; its index is only looked at now.
+        levels: The levels as another reader gives them.
+        convert: What `levels` does to the colours.
+    """
+    tiled = [page for page in pages if page.is_tiled]
+    plain = []
+    for shape in levels.shapes:
+        same = [page for page in tiled if (page.imagelength, page.imagewidth) == shape]
+        plain += [_level(page) for page in same if len(same) == 1 and _is_plain(page)]
+    if len(plain) != len(levels.shapes):
+        return levels
+    tiles = _Tiles(path, plain, convert)
+    ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
+    with ExitStack() as unless_the_same:
+        unless_the_same.callback(tiles.close)
+        if not all(_comes_out_the_same(level, plain[level], ours, levels) for level in range(len(plain))):
+            return levels
+        unless_the_same.pop_all()
+    levels.close()
+    return ours
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    rows, columns = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
+    return (
+        page.compression == tifffile.COMPRESSION.JPEG
+        and page.photometric in ENCODED
+        and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        and (page.samplesperpixel, page.bitspersample, page.imagedepth, page.tiledepth) == (3, 8, 1, 1)
+        and max(page.tilelength, page.tilewidth) <= LARGEST_TILE
+        and len(page.dataoffsets) == len(page.databytecounts) == rows * columns
+        and min(page.databytecounts) > 0
+        and max(page.databytecounts) <= LARGEST_BYTES
+    )
+
+
+def _level(page: tifffile.TiffPage) -> _Level:
+    tables = (page.jpegtables or START + END).removesuffix(END)
+    rows = -(-page.imagelength // page.tilelength)
+    return _Level(
+        (page.imagelength, page.imagewidth),
+        (page.tilelength, page.tilewidth),
+        np.array(page.dataoffsets, np.int64).reshape(rows, -1),
+        np.array(page.databytecounts, np.int64).reshape(rows, -1),
+        tables + ADOBE + ENCODED[page.photometric],
+    )
+
+
+def _comes_out_the_same(level: int, plain: _Level, ours: Levels, theirs: Levels) -> bool:
+    """Whether the first tile does, bit for bit, and the fullest, where OpenSlide may interpolate, in mean colour."""
+    (high, wide), (height, width) = plain.tile, plain.shape
+    row, column = (int(i) for i in np.unravel_index(plain.sizes.argmax(), plain.sizes.shape))
+    first = (0, 0, min(high, height), min(wide, width))
+    y, x = row * high, column * wide
+    fullest = (y, x, min(high, height - y), min(wide, width - x))
+    try:
+        same = np.array_equal(ours.read(level, *first), theirs.read(level, *first))
+        one, other = (levels.read(level, *fullest).mean((0, 1)) for levels in (ours, theirs))
+    except DamagedError:
+        return False
+    return same and bool(np.abs(one - other).max() <= SAME_COLOUR)
+
+
+class _Tiles:
+    """A file of such levels; several threads may read at once."""
+
+    def __init__(self, path: Path, levels: list[_Level], convert: Convert | None) -> None:
+        self._name, self._levels, self._convert = path.name, levels, convert
+        self._file = path.open("rb", buffering=0)
+        self._lock = threading.Lock()
+        # A tile that a window cuts is wanted by the next window, too; `_decode` itself never hands out the same array.
+        self._kept = lru_cache(KEPT // (3 * max(level.tile[0] * level.tile[1] for level in levels)))(self._decode)
+
+    def close(self) -> None:
+        """Let go of the file and of what is kept; nobody may be reading."""
+        self._file.close()
+        self._kept.cache_clear()
+
+    def read(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        """(h, w, 3); see `Levels.read`.
+
+        Raises:
+            DamagedError: a tile that the window touches cannot be read, or is not the JPEG it should be.
+        """
+        (high, wide), window = self._levels[level].tile, np.empty((h, w, 3), np.uint8)
+        for row in range(y // high, -(-(y + h) // high)):
+            for column in range(x // wide, -(-(x + w) // wide)):
+                top, left = row * high - y, column * wide - x
+                whole = min(top, left) >= 0 and top + high <= h and left + wide <= w
+                try:
+                    tile = (self._decode if whole else self._kept)(level, row, column)
+                except (OSError, ValueError) as error:
+                    shapes = [one.shape for one in self._levels]
+                    raise DamagedError.at(self._name, shapes, level, (y, x, h, w), error) from error
+                part = window[max(top, 0) : top + high, max(left, 0) : left + wide]
+                part[:] = tile[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
+        return window if self._convert is None else self._convert(window)
+
+    def _decode(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """A tile (h, w, 3).
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or to guess some.
+        """
+        at = self._levels[level]
+        content = self._bytes(int(at.offsets[row, column]), int(at.sizes[row, column]))
+        if not content.startswith(START):
+            raise ValueError("no JPEG")
+        pixels = decode_jpeg(at.head + content[2:], "RGB", buffer=np.empty((*at.tile, 3), np.uint8))
+        if pixels.shape[:2] != at.tile:
+            raise ValueError(f"a tile of {pixels.shape[1]}x{pixels.shape[0]} pixels")
+        return pixels
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(size)

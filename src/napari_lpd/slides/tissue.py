@@ -1,0 +1,231 @@
+"""Tissue: where it is on a slide, found or given, and polygons as pixels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+import shapely
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.slides.slide import Slide
+
+TISSUE_MPP = 16.0  # µm per pixel at which tissue is looked for
+COARSE_MPP = 64.0  # of a mask that says nothing
+STRIP = 256  # rows of the overview that are read at once
+GLASS_SATURATION = (0.03, 0.10)
+GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
+LARGEST_HOLE_MM2, SMALLEST_SPECK_MM2 = 0.05, 0.005
+BLACK = 50  # of a pixel whose brightest channel is below this nothing can be told: pen, or the scanner's edge
+PEN_SHARE = 0.3  # more "pen" than this, of what is stained, is the slide's own stain
+FINER = 8  # how much finer a damaged place is looked at, to see how large it is
+LARGEST_MASK = 2**26  # pixels of a mask that is made from a user's layer
+
+
+class Mask(NamedTuple):
+    """Where there is tissue, on a whole slide.
+
+    Attributes:
+        array: (h, w) bool; the first pixel's corner is the slide's.
+        mpp: µm per pixel, in y and x.
+    """
+
+    array: NDArray[np.bool_]
+    mpp: float
+
+    def at(self, origin: tuple[int, int], shape: tuple[int, int], mpp: float) -> NDArray[np.bool_]:
+        """The mask of `shape` (h, w) pixels of `mpp` from `origin` (y, x), by pixel centres; False outside."""
+        places = [
+            np.floor((np.arange(n) + first + 0.5) * mpp / self.mpp).astype(np.intp)
+            for n, first in zip(shape, origin, strict=True)
+        ]
+        inside = [slice(*np.searchsorted(place, (0, n))) for place, n in zip(places, self.array.shape, strict=True)]
+        rows, columns = (place[part] for place, part in zip(places, inside, strict=True))
+        result = np.zeros(shape, np.bool_)
+        result[tuple(inside)] = self.array[rows].take(columns, axis=1)
+        return result
+
+
+def find_tissue(slide: Slide) -> Mask:
+    """Tissue rather than glass, pen or the scanner's black edge, at about 16 µm per pixel.
+
+    Otsu's threshold on saturation, after the colour of the glass has been taken for white; kept within
+    `GLASS_SATURATION`, so that a slide without glass is all tissue and one without tissue is all glass. Pen is what
+    absorbs red clearly more than green, as no tissue in H&E does, where it is the minority. Holes up to 0.05 mm²
+    (vacuoles of fat) count as tissue, specks below 0.005 mm² as glass, places that cannot be read as tissue where they
+    lie amid it.
+
+    Raises:
+        SlideError: no resolution.
+    """
+    from scipy.ndimage import binary_dilation  # type: ignore[import-untyped]
+    from skimage.filters import threshold_otsu
+    from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
+
+    mpp = max(TISSUE_MPP, *slide.mpp)
+    saturation, pen, black, damage = _measured(slide, mpp)
+    stained = saturation > np.clip(threshold_otsu(saturation), *GLASS_SATURATION)
+    excluded = black
+    if (pen & stained).sum() <= PEN_SHARE * (stained & ~black).sum():
+        excluded = excluded | pen | _parts_like(pen, stained)
+    excluded = binary_dilation(excluded, disk(2))
+    pixel_mm2 = (mpp / 1000) ** 2
+    mask = closing(np.pad(stained & ~excluded, 3, mode="edge"), disk(3))[3:-3, 3:-3]
+    mask = remove_small_holes(mask, max_size=int(LARGEST_HOLE_MM2 / pixel_mm2)) & ~excluded
+    mask = remove_small_objects(mask, max_size=int(SMALLEST_SPECK_MM2 / pixel_mm2))
+    mask = mask | _amid(damage, mask)
+    missing = [int(n * mpp < h * m) for n, h, m in zip(mask.shape, slide.shape, slide.mpp, strict=True)]
+    return Mask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
+
+
+def everything(slide: Slide) -> Mask:
+    """All of a slide, glass too."""
+    mpp = max(COARSE_MPP, *slide.mpp)
+    return Mask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
+
+
+def mask_of_polygons(polygons: Sequence[shapely.Geometry], slide: Slide) -> Mask:
+    """The inside of polygons, (x, y) in µm from the slide's corner, as fine as a mask of the slide may be."""
+    mpp = _finest(slide, min(slide.mpp))
+    return Mask(sampled_polygons(polygons, (0, 0), slide.shape_at(mpp), mpp), mpp)
+
+
+def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float, float], slide: Slide) -> Mask:
+    """What is not 0 in an image of labels that lies somewhere on a slide.
+
+    Args:
+        labels: (h, w) integer or bool; NumPy, dask or zarr.
+        mpp: (y, x) µm per pixel of `labels`.
+        corner_um: (y, x) µm from the slide's outer corner to that of the labels.
+        slide: The slide.
+    """
+    finest = _finest(slide, min(mpp))
+    shape = slide.shape_at(finest)
+    places = [
+        np.floor(((np.arange(n) + 0.5) * finest - corner) / m).astype(np.intp)
+        for n, corner, m in zip(shape, corner_um, mpp, strict=True)
+    ]
+    inside = [(place >= 0) & (place < n) for place, n in zip(places, labels.shape, strict=True)]
+    result = np.zeros(shape, np.bool_)
+    rows, columns = (place[there] for place, there in zip(places, inside, strict=True))
+    result[np.ix_(*inside)] = (da.asarray(labels)[rows][:, columns] != 0).compute()
+    return Mask(result, finest)
+
+
+def sampled_polygons(
+    polygons: Sequence[shapely.Geometry], origin: tuple[int, int], shape: tuple[int, int], mpp: float
+) -> NDArray[np.bool_]:
+    """Which pixels' centres lie inside any of the polygons; a part is sampled exactly like the whole.
+
+    Args:
+        polygons: Polygons or MultiPolygons, with or without holes, (x, y) in µm from the slide's corner.
+        origin: (y, x) of the first pixel.
+        shape: (h, w) in pixels.
+        mpp: µm per pixel.
+
+    Returns:
+        (h, w).
+    """
+    # Scan lines: every edge flips what lies to the right of it in the rows that it crosses.
+    flips = np.zeros((shape[0], shape[1] + 1), np.uint8)
+    rings = [
+        ring for part in shapely.get_parts([shapely.union_all(list(polygons))]) for ring in shapely.get_rings(part)
+    ]
+    for ring in rings:
+        x, y = (shapely.get_coordinates(ring) / mpp).T
+        x0, y0, x1, y1 = x[:-1], y[:-1], x[1:], y[1:]
+        first, last = (
+            np.clip(np.ceil(end - 0.5), origin[0], origin[0] + shape[0]).astype(np.intp)
+            for end in (np.minimum(y0, y1), np.maximum(y0, y1))
+        )
+        edge = np.repeat(np.arange(len(x0)), last - first)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first) - first, last - first)
+        crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+        column = np.clip(np.ceil(crossing - 0.5) - origin[1], 0, shape[1]).astype(np.intp)
+        np.bitwise_xor.at(flips, (row - origin[0], column), 1)
+    inside: NDArray[np.uint8] = np.bitwise_xor.accumulate(flips, axis=1)[:, :-1]
+    return inside.astype(np.bool_)
+
+
+def _finest(slide: Slide, mpp: float) -> float:
+    """`mpp`, or coarser where a mask of the whole slide would be too large."""
+    return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / LARGEST_MASK))
+
+
+def _measured(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """(h, w) each: saturation (smoothed), what looks like pen, what is black, what cannot be read."""
+    from scipy.ndimage import binary_opening, gaussian_filter
+
+    image, damage = _overview(slide, mpp)
+    glass = _glass_colour(image[~damage])
+    saturation = np.empty(damage.shape, np.float32)
+    pen, black = np.empty_like(damage), np.empty_like(damage)
+    for y in range(0, len(image), STRIP):
+        rows = slice(y, y + STRIP)
+        shares = np.clip(image[rows] / glass, 1 / 255, 1)
+        darkest, brightest = shares.min(2), shares.max(2)
+        saturation[rows] = (brightest - darkest) / brightest
+        density = -np.log10(shares)
+        pen[rows] = density[..., 0] > 1.25 * density[..., 1] + 0.02
+        black[rows] = image[rows].max(2) < BLACK
+    saturation[black | damage] = 0
+    return gaussian_filter(saturation, 1), binary_opening(pen), black & ~damage, damage
+
+
+def _overview(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The slide at `mpp` (h, w, 3), and what of it cannot be read (h, w), found out at a finer resolution."""
+    height, width = slide.shape_at(mpp)
+    image, damage = np.empty((height, width, 3), np.uint8), np.zeros((height, width), np.bool_)
+    for y in range(0, height, STRIP):
+        image[y : y + STRIP], damaged = slide.read_tolerant((y, 0), (min(STRIP, height - y), width), mpp)
+        for y0, x0, y1, x1 in damaged:
+            h, w = y1 - y0, x1 - x0
+            fine, places = slide.read_tolerant((y0 * FINER, x0 * FINER), (h * FINER, w * FINER), mpp / FINER)
+            image[y0:y1, x0:x1] = fine.reshape(h, FINER, w, FINER, 3).mean((1, 3))
+            for a, b, c, d in places:
+                damage[a // FINER : -(-c // FINER), b // FINER : -(-d // FINER)] = True
+    return image, damage
+
+
+def _parts_like(pen: NDArray[np.bool_], stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The connected parts of `stained` that are pen to more than a quarter: a smear is paler than the stroke."""
+    from scipy.ndimage import label
+
+    parts, count = label(stained)
+    total, inked = (np.bincount(values.ravel(), minlength=count + 1) for values in (parts, parts[pen]))
+    whole = inked > 0.25 * total
+    whole[0] = False
+    result: NDArray[np.bool_] = whole[parts]
+    return result
+
+
+def _amid(damage: NDArray[np.bool_], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The connected parts of `damage` most of whose surroundings are tissue."""
+    from scipy.ndimage import binary_dilation, find_objects, label
+
+    result = np.zeros_like(damage)
+    parts, _ = label(damage)
+    for number, (rows, columns) in enumerate(find_objects(parts), start=1):
+        around = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(columns.start - 2, 0), columns.stop + 2))
+        part = parts[around] == number
+        rim = binary_dilation(part, iterations=2) & ~damage[around]
+        if tissue[around][rim].sum() * 2 > rim.sum():
+            result[around] |= part
+    return result
+
+
+def _glass_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(3,) colour of the brightest twentieth of pixels (n, 3), if it can be glass: bright, nearly grey; else white."""
+    white = np.full(3, 255.0)
+    if not len(pixels):
+        return white
+    darkest = pixels.min(1)
+    colour: NDArray[np.float64] = np.median(pixels[darkest >= np.percentile(darkest, 95)], axis=0)
+    is_glass = colour.min() >= GLASS_BRIGHTNESS and colour.max() - colour.min() <= 0.08 * colour.max()
+    return colour if is_glass else white

@@ -1,0 +1,1 @@
+"""Train a prototype network from image-level labels."""

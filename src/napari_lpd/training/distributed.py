@@ -1,0 +1,170 @@
+"""Training on several processes that ``torchrun`` started: the same training as in one process with their joint batch.
+
+Every process runs the networks on its share of a batch. What they give and the losses need is small (scores, flags,
+embeddings, stage-4 features): `gathered` brings it together, so that all processes compute the same losses of the whole
+batch, by the code that one process uses. Random numbers are drawn alike everywhere, for the whole batch. DDP takes the
+mean of the gradients: of what all computed alike that is the same; what came through a process's share only
+`gathered` has multiplied by their number, so that the mean is the sum. Both together are the whole batch's gradient.
+
+The first process alone measures, decides and writes; `from_first` hands on what it found. Where one process trains,
+every function here gives back what it was given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from napari_lpd.core.errors import LpdError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # others wait while the first validates; torchrun ends them when one has died
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Train together with the other processes of ``torchrun``, if it started this one, inside this block."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(own_device("cuda"))
+    yield
+    dist.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that decides and writes."""
+    return count() == 1 or dist.get_rank() == 0
+
+
+def own_device(wanted: str) -> str:
+    """`wanted`, or, where each process of a machine has a GPU of its own, that one."""
+    if count() == 1 or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+        return wanted
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+
+
+def shares(items: int) -> list[int]:
+    """How many of a batch's items each process computes on: consecutive ones, nearly the same number each."""
+    ends = [items * i // count() for i in range(count() + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def own_share(items: int) -> slice:
+    """Where this process's items lie; a process that has none takes the first, of which `gathered` takes nothing."""
+    if count() == 1:
+        return slice(0, items)
+    sizes, rank = shares(items), dist.get_rank()
+    start = sum(sizes[:rank])
+    return slice(start, start + sizes[rank]) if sizes[rank] else slice(0, 1)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.start, ctx.size = sum(sizes[: dist.get_rank()]), sizes[dist.get_rank()]
+        ctx.given = len(part)
+        same = part.new_zeros(max(sizes), *part.shape[1:])
+        same[: ctx.size] = part[: ctx.size]
+        parts = [torch.empty_like(same) for _ in sizes]
+        with _all_there():
+            dist.all_gather(parts, same)
+        return torch.cat([held[:size] for held, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # all processes have the same gradients here
+        own = gradients[0].new_zeros(ctx.given, *gradients[0].shape[1:])
+        own[: ctx.size] = gradients[0][ctx.start : ctx.start + ctx.size] * count()
+        return own, None
+
+
+def gathered(part: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The parts (n_i, ...) of all processes, one after the other; gradients flow back into each process's own.
+
+    Every process has to compute the same from what comes out.
+
+    Args:
+        part: Of this process; what lies beyond its size is left out.
+        sizes: n_i of every process.
+    """
+    if count() == 1:
+        return part
+    whole: Tensor = _Gathered.apply(part, sizes)
+    return whole
+
+
+def together(step: nn.Module) -> nn.Module:
+    """`step`, in training mode, whose gradients are averaged over the processes.
+
+    Raises:
+        SettingsError: it learns batch statistics, which would be of each process's share alone.
+    """
+    if count() == 1:
+        return step
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in step.modules()):
+        raise SettingsError(
+            "several processes cannot train batch normalisation together: keep the encoder's (freeze_norm, and weights"
+            " other than random), or take an encoder without, e.g. mit_b1"
+        )
+    return DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def from_first(compute: Callable[[], T]) -> T:
+    """What `compute` returns in the first process, which alone calls it, and raises there whatever it raises.
+
+    Raises:
+        LpdError: in the others, where it raises in the first; another process has ended.
+    """
+    if count() == 1:
+        return compute()
+    held: list[Any] = [None, True]  # what it returns, and whether it raised instead
+    try:
+        if is_first():
+            held = [compute(), False]
+    finally:
+        with _all_there():
+            dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
+    found, failed = held
+    if failed:
+        raise LpdError(f"process {dist.get_rank()} of {count()}: the first process has ended; its message says why")
+    return found  # type: ignore[no-any-return]
+
+
+def go_on(wanted: bool = True) -> None:
+    """Between two steps: go on only if the first process does, which says so here.
+
+    Raises:
+        KeyboardInterrupt: in the others, where it stops.
+    """
+    if not from_first(lambda: wanted) and not is_first():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise
+        said = str(error).splitlines()[0]
+        raise LpdError(
+            f"process {dist.get_rank()} of {count()} lost the others ({said}): what the one that ended says is"
+            " the reason; start again to go on from the last save"
+        ) from error

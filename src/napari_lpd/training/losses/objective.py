@@ -1,0 +1,201 @@
+"""What training minimises: classification, contrast and diversity of one batch, put together by the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from napari_lpd.models.network import LPD, STAGES_USED, merge_prototypes
+from napari_lpd.training.distributed import gathered, own_share, shares
+from napari_lpd.training.losses.terms import (
+    class_map_regions,
+    class_regions,
+    classification_loss,
+    contrastive_loss,
+    cut_regions,
+    diversity_loss,
+    image_scores,
+    official_first_commit_diversity,
+    official_head_diversity,
+    official_pseudo_mask,
+    prototype_regions,
+    responding_prototypes,
+    to_unit_range,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.models.encoder import RegionEncoder
+    from napari_lpd.training.losses.terms import Regions
+
+
+class StepLosses(NamedTuple):
+    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out."""
+
+    total: Tensor
+    classification: Tensor
+    foreground: Tensor
+    background: Tensor
+    area: Tensor
+    diversity: Tensor
+    regions: int = 0
+    left_out: int = 0
+
+    def values(self) -> Tensor:
+        """What a step reports of its losses: total, classification, contrast and diversity (4,), where they lie."""
+        contrast = self.foreground + self.background
+        return torch.stack([self.total, self.classification, contrast, self.diversity]).detach()
+
+    def metrics(self, values: Sequence[float]) -> dict[str, float]:
+        """What a step reports, by name; `values` are those of `values`, as numbers."""
+        named = dict(zip(("loss", "classification", "contrast", "diversity"), values, strict=True))
+        return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
+
+
+class Objective(nn.Module):
+    """The training loss and what it needs beside the network: the frozen region encoder, ψ, the cap on regions.
+
+    Args:
+        settings: Which terms, which forms, which weights.
+        region_encoder: Frozen encoder of the contrastive loss, or None where that is off.
+        generator: Source of randomness for the choice of regions.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, region_encoder: RegionEncoder | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.region_encoder = region_encoder
+        dim = settings.model.prototype_dim
+        self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
+        self._generator = generator
+
+    def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
+        """The losses of one batch.
+
+        Args:
+            network: What is trained.
+            images: (B, 3, H, W) in 0..1; where several processes train, this one's share of them.
+            labels: (B, C), of the whole batch.
+            warm: Classification alone.
+        """
+        settings = self.settings
+        weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
+        fused = settings.region_map == "fused"
+        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
+        maps = network(images, stages)
+        logits = dict(zip(stages, maps.logits, strict=True))
+        sizes = shares(len(labels))
+        how = settings.model.merge_train
+        scores = [gathered(image_scores(logits[i], network.k, how), sizes) for i in weights]
+        classification = classification_loss(scores, labels, list(weights.values()))
+        zero = classification.new_zeros(())
+        terms = StepLosses(classification, classification, zero, zero, zero, zero)
+        if warm:
+            return terms
+        class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")
+        if self.region_encoder is not None and settings.contrast_weight:
+            terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
+        if settings.diversity != "off" and settings.diversity_weight:
+            features, regions = gathered(maps.features, sizes), gathered(class_maps.detach(), sizes)
+            diversity = self._diversity(network, features, maps.prototypes, regions, labels)
+            terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
+        return terms
+
+    def _fused(self, network: LPD, logits: dict[int, Tensor]) -> Tensor:
+        """The papers' fused class map with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
+        size = logits[STAGES_USED[0]].shape[2:]
+        merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
+        same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
+        return torch.stack(
+            [weight * maps for weight, maps in zip(network.settings.stage_fusion, same, strict=True)]
+        ).sum(0)
+
+    def _add_contrast(
+        self, terms: StepLosses, network: LPD, images: Tensor, labels: Tensor, stage4: Tensor, class_maps: Tensor
+    ) -> StepLosses:
+        settings, sizes = self.settings, shares(len(labels))
+        maps = class_maps if settings.region_map == "fused" else stage4
+        regions = self._regions(stage4, maps, labels, network.k)
+        found = len(regions.images)
+        if not found:
+            return terms
+        regions = self._capped(regions)
+        owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[regions.images]
+        own = own_share(len(labels))
+        mine = regions.take((regions.images >= own.start) & (regions.images < own.stop))
+        embedded = self._embedded(network, images, maps, mine._replace(images=mine.images - own.start))
+        embedded = self.psi(gathered(embedded, owner.bincount(minlength=len(sizes)).tolist()))
+        contrast = contrastive_loss(
+            embedded.unbind(1),
+            network.prototypes,
+            regions.to(images.device),
+            settings.contrast_temperature,
+            settings.contrast,
+        )
+        area = gathered(stage4.mean((1, 2, 3)), sizes).mean()
+        weighted = (
+            contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
+        )
+        return terms._replace(
+            total=terms.total + settings.contrast_weight * weighted,
+            foreground=contrast.foreground,
+            background=contrast.background,
+            area=area,
+            regions=len(regions.images),
+            left_out=found - len(regions.images),
+        )
+
+    def _regions(self, stage4: Tensor, maps: Tensor, labels: Tensor, k: int) -> Regions:
+        """All that the batch gives to contrast, on the CPU: the one thing in a step that it waits for."""
+        settings, own = self.settings, labels[own_share(len(labels))]
+        fused = settings.region_map == "fused"
+        flags = own > 0 if fused else responding_prototypes(stage4.mean((2, 3)), own, k)
+        if settings.region_input == "unit":  # a map without a positive place cuts nothing out
+            flags = flags & (maps.flatten(2).amax(2) > 0)
+        flags = gathered(flags, shares(len(labels))).cpu()
+        return class_map_regions(flags, k) if fused else prototype_regions(flags, k, settings.negatives)
+
+    def _embedded(self, network: LPD, images: Tensor, maps: Tensor, regions: Regions) -> Tensor:
+        """Foreground and background of M regions of `images`, in one pass through the frozen encoder: (M, 2, D)."""
+        settings = self.settings
+        assert self.region_encoder is not None
+        if not len(regions.images):  # of this process's share
+            return images.new_zeros(0, 2, settings.model.prototype_dim)
+        own_statistics = settings.region_input == "unit"
+        seen = self.region_encoder.normalise(images) if own_statistics else network.encoder.normalise(images)
+        if settings.region_size:
+            seen = interpolate(seen, size=[settings.region_size] * 2, mode="bilinear", align_corners=False)
+        cut = cut_regions(seen, maps, regions.to(images.device), settings.region_threshold, settings.region_input)
+        vectors: Tensor = self.region_encoder(torch.cat(cut))
+        return vectors.unflatten(0, (2, -1)).transpose(0, 1)
+
+    def _capped(self, regions: Regions) -> Regions:
+        found, most = len(regions.images), self.settings.max_regions
+        if not most or found <= most:
+            return regions
+        chosen = torch.randperm(found, generator=self._generator)[:most].sort().values
+        return regions.take(chosen)
+
+    def _diversity(
+        self, network: LPD, features: Tensor, projected: Tensor, class_maps: Tensor, labels: Tensor
+    ) -> Tensor:
+        settings = self.settings
+        if settings.diversity_trains == "prototypes":
+            features = features.detach()
+        if settings.diversity in ("centred", "projected"):
+            size = features.shape[2:]
+            maps = interpolate(class_maps, size=size, mode="bilinear") if class_maps.shape[2:] != size else class_maps
+            regions, centred = class_regions(maps, labels), settings.diversity == "centred"
+            return diversity_loss(features, projected, regions, settings.diversity_temperature, centred)
+        published = {
+            "official-head": official_head_diversity,
+            "official-first-commit": official_first_commit_diversity,
+        }[settings.diversity]
+        return published(features, network.prototypes, official_pseudo_mask(class_maps), network.k)

@@ -1,0 +1,1 @@
+"""The papers' tables and their second stage, on one's own data."""

@@ -1,0 +1,345 @@
+"""The papers' tables on one's own data: train and measure every row, a few seeds each, go on where a run stopped.
+
+A row that is done has its ``report.md``; it is not run again. The table is written anew after every row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.settings.base import read_settings
+from napari_lpd.core.settings.training import EvaluateSettings, TrainSettings
+from napari_lpd.data.images import masked_images, part_of
+from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results, mask_validation
+from napari_lpd.evaluation.metrics import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
+from napari_lpd.evaluation.report import BACKGROUNDS, GATES, NOTICE, plain
+from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.network import encoder_of, load_model
+from napari_lpd.models.prototypes import BankDiversity, bank_diversity
+from napari_lpd.training.fit import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.jobs import Job, Progress
+    from napari_lpd.data.images import MaskedImage
+    from napari_lpd.evaluation.metrics import ImageResult
+
+
+FREE = ("threads", "workers", "device")
+"""Settings that may differ between the rows of a table."""
+
+
+class Row(NamedTuple):
+    """One row of a table: a preset and what is set differently."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The row's name as a folder's."""
+        return "".join(letter if letter.isalnum() or letter in ".-=" else "_" for letter in self.name)
+
+
+TABLES: dict[str, tuple[Row, ...]] = {
+    "table1": (
+        Row("LPD", "default"),
+        Row("PBIP", "pbip"),
+        Row("CAM", "cam"),
+        Row("random", "random"),
+    ),
+    "table2": tuple(
+        Row(f"k{k}-diversity{weight:g}", "default", (f"model.prototypes_per_class={k}", f"diversity_weight={weight}"))
+        for k in (3, 10)
+        for weight in (0.0, 0.25, 0.5, 0.75)
+    ),
+    "variants": (
+        Row("off", "default", ("diversity=off",)),
+        Row("centred", "default", ("diversity=centred",)),
+        Row("projected", "default", ("diversity=projected",)),
+        Row("projected-all", "default", ("diversity=projected", "diversity_trains=all")),
+        Row(
+            "projected-all-tau1",
+            "default",
+            ("diversity=projected", "diversity_trains=all", "diversity_temperature=1"),
+        ),
+        Row("official-head", "default", ("diversity=official-head", "diversity_trains=all")),
+        Row("official-first-commit", "default", ("diversity=official-first-commit", "diversity_trains=all")),
+    ),
+}
+
+
+class Protocol(NamedTuple):
+    """What a table is made of.
+
+    Attributes:
+        data: Folder with ``train``, ``valid/{img,mask}`` and, if there is one, ``test/{img,mask}``. With a test set the
+            best epoch and the thresholds are chosen on the validation set; without one the validation set is what is
+            measured on, so nothing is chosen there.
+        classes: The classes, in the digits' order.
+        source: How a tile's name gives its slide or patient.
+        settings: Settings file for all rows, or None.
+        overrides: ``name=value`` for all rows; they win over a row's own.
+        seeds: Number of seeds per row.
+        measured: Gates, refiners, background.
+    """
+
+    data: Path
+    classes: tuple[TissueClass, ...]
+    source: str
+    settings: Path | None
+    overrides: tuple[str, ...]
+    seeds: int
+    measured: EvaluateSettings
+
+
+def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = ()) -> Job[Path]:
+    """Run the rows of a table that are not done yet; returns the path of ``out/table.md``.
+
+    Args:
+        table: One of `TABLES`.
+        protocol: Data, settings, seeds.
+        out: Folder of the table; one folder per row and seed in it.
+        only: Names of rows; others are left to another run. Empty: all.
+
+    Raises:
+        SettingsError: a name in `only` is no row, or a row that is done was made with other settings.
+    """
+    rows = TABLES[table]
+    _check_protocol(table, protocol, out)
+    unknown = set(only) - {row.name for row in rows}
+    if unknown:
+        raise SettingsError(f"{table} has no row {sorted(unknown)[0]!r}; rows: {', '.join(row.name for row in rows)}")
+    if protocol.seeds < 1:
+        raise SettingsError(f"seeds={protocol.seeds}: wanted one or more")
+    runs = [
+        (row, seed, row_settings(row, protocol, seed))
+        for seed in range(protocol.seeds)
+        for row in rows
+        if not only or row.name in only
+    ]
+    for done, (row, seed, settings) in enumerate(runs):
+        folder = out / row.folder / f"seed{seed}"
+        if (folder / "report.md").exists():
+            _check_made_with(settings, protocol, folder / "model.safetensors")
+        else:
+            for progress in _run(protocol, settings, folder):
+                yield replace(progress, message=f"{row.name}, seed {seed} ({done + 1}/{len(runs)}): {progress.message}")
+        _write_table(out, table, protocol)
+    return _write_table(out, table, protocol)
+
+
+def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
+    """The training settings of a row.
+
+    The published diversity losses compare raw prototypes with stage-4 features: there prototypes are as long as those.
+    """
+    overrides = [*row.overrides, *protocol.overrides, f"seed={seed}"]
+    try:
+        settings = read_settings(TrainSettings, protocol.settings, overrides, row.preset)
+    except SettingsError as error:
+        raise SettingsError(f"row {row.name}: {error}") from error
+    if settings.diversity.startswith("official"):
+        width = encoder_of(settings.model, "random").widths[-1]
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"prototype_dim": width})})
+    return settings
+
+
+def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
+    """Note what the table is made of; refuse to go on with something else."""
+    measured = protocol.measured.model_dump(mode="json", exclude=set(FREE))
+    wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
+    path = out / "protocol.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(path, wanted)
+        return
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if different := [name for name, value in wanted.items() if made.get(name) != value]:
+        raise SettingsError(
+            f"{out}: was made with {different[0]} {made.get(different[0])}, not {wanted[different[0]]}; choose another"
+            " folder for the table"
+        )
+
+
+def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) -> None:
+    """Refuse to put rows into one table that were made with other settings or classes."""
+    card = read_card(path)
+    if card.classes != protocol.classes:
+        raise SettingsError(f"{path} was trained with other classes; choose another folder for the table")
+    for name in set(TrainSettings.model_fields) - set(FREE):
+        made, wanted = getattr(card.settings, name), getattr(settings, name)
+        if made != wanted:
+            raise SettingsError(
+                f"{path} was trained with {name}={made}, not {wanted}; choose another folder for the table"
+            )
+
+
+def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
+    tiles = labelled_tiles(protocol.data, protocol.classes, protocol.source)
+    valid = masked_images(part_of(protocol.data, "valid"), protocol.source)
+    held_back = part_of(protocol.data, "test")
+    tested = (held_back / "img").is_dir()
+    test = masked_images(held_back, protocol.source) if tested else valid
+    model_path = yield from fit(
+        tiles, settings, folder, "", mask_validation(valid, protocol.classes) if tested else None
+    )
+    notes = check_unseen(model_path, [item.image for item in test])
+    model = load_model(model_path, settings.device)
+    _write_json(folder / "diversity.json", _diversity(model, test))
+    yield from evaluate(model, test, protocol.measured, folder, valid if tested else (), notes)
+
+
+def _diversity(model: Any, images: Sequence[MaskedImage]) -> dict[str, list[float]]:
+    if model.network.settings.bank == "linear":
+        return {}
+    return bank_diversity(model, images)._asdict()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_whole(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Summary(NamedTuple):
+    """One row under one gate and refiner, over its seeds.
+
+    Attributes:
+        seeds: Number of seeds that are done.
+        value: Mean over seeds of the mIoU.
+        spread: Standard deviation over seeds (n - 1), NaN of one seed.
+        interval: 95 % of the mean over seeds, by resampling sources.
+        difference: The mean's difference to the first row; None for the first row itself.
+        difference_interval: 95 % of it, same resamples.
+        iou: (C,) mean over seeds.
+    """
+
+    seeds: int
+    value: float
+    spread: float
+    interval: tuple[float, float]
+    difference: float | None
+    difference_interval: tuple[float, float]
+    iou: NDArray[np.float64]
+
+
+def summarise(runs: Sequence[Sequence[ImageResult]], settings: EvaluateSettings) -> tuple[Summary, NDArray[np.float64]]:
+    """Sum up one row's seeds; also returns the resampled means (R,), for paired differences."""
+    counts = [sums_per_source(results) for results in runs]
+    rates = [rates_of(c.confusion.sum(0), c.boundary.sum(0), settings.background) for c in counts]
+    values = np.array([float(rate["mean_iou"]) for rate in rates])
+    resampled = np.full(1, np.nan)
+    if len(counts[0].sources) >= FEWEST_SOURCES and settings.bootstrap:
+        drawn = [resampled_rates(c, settings.background, settings.bootstrap, settings.seed) for c in counts]
+        resampled = np.mean([rate["mean_iou"] for rate in drawn], axis=0)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    iou = np.mean([rate["iou"] for rate in rates], axis=0)
+    nothing = limits_of(np.full(1, np.nan))
+    return Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, nothing, iou), resampled
+
+
+def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str], dict[str, Summary]]:
+    """(gate, refiner) → row name → its summary, from what is done."""
+    cells: dict[tuple[str, str], dict[str, Summary]] = {}
+    first: dict[tuple[str, str], tuple[float, NDArray[np.float64]]] = {}
+    for row in TABLES[table]:
+        folders = [out / row.folder / f"seed{seed}" for seed in range(protocol.seeds)]
+        stored = [load_results(f / "results.npz") for f in folders if (f / "report.md").exists()]
+        for cell in stored[0] if stored else ():
+            summary, resampled = summarise([results[cell] for results in stored], protocol.measured)
+            if cell in first:
+                value, reference = first[cell]
+                interval = limits_of(resampled - reference)
+                summary = summary._replace(difference=summary.value - value, difference_interval=interval)
+            elif row is TABLES[table][0]:
+                first[cell] = summary.value, resampled
+            cells.setdefault(cell, {})[row.name] = summary
+    return cells
+
+
+def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
+    cells = table_rows(out, table, protocol)
+    names = [tissue.name for tissue in protocol.classes]
+    reference = TABLES[table][0].name
+    lines = [f"# {table}: {protocol.data.name}", "", f"**{NOTICE}**", ""]
+    lines += [f"Background: {BACKGROUNDS[protocol.measured.background]}. mIoU in percent: mean over seeds ± standard"]
+    lines += ["deviation, [95 % interval by resampling sources]; difference with its 95 % interval, paired by source."]
+    runs = [out / row.folder / f"seed{seed}" for row in TABLES[table] for seed in range(protocol.seeds)]
+    done = sum((folder / "report.md").exists() for folder in runs)
+    lines += [f"{done} of {len(runs)} runs are done; the report of each, with images and sources, is in its folder."]
+    for (gate, refiner), rows in cells.items():
+        lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
+        columns = ["row", "seeds", "mIoU", f"minus {reference}", *(f"IoU {name}" for name in names)]
+        lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        for name, summary in rows.items():
+            against = ""
+            if summary.difference is not None:
+                against = f"{100 * summary.difference:+.1f} {_interval(summary.difference_interval)}"
+            spread = f" ± {_pct(summary.spread)}" if summary.seeds > 1 else ""
+            value = f"{_pct(summary.value)}{spread} {_interval(summary.interval)}"
+            per_class = " | ".join(_pct(value) for value in summary.iou)
+            lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
+    diversity = _diversity_lines(out, table, protocol)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_whole(out / "table.md", "\n".join([*lines, *diversity]) + "\n")
+    _write_json(
+        out / "table.json",
+        [
+            {"gate": gate, "refiner": refiner, "row": name, **summary._asdict(), "iou": summary.iou.tolist()}
+            for (gate, refiner), rows in cells.items()
+            for name, summary in rows.items()
+        ],
+    )
+    return out / "table.md"
+
+
+def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
+    lines = [
+        "",
+        "## Diversity of the bank",
+        "",
+        "Mean over classes and seeds; prototypes after projection to stage 4. Position: 0 where prototypes differ by"
+        " tissue, 1 where only by the place in the tile.",
+        "",
+    ]
+    lines += ["| row | effective number | spatial divergence (0 same places, 1 disjoint) | share told by position |"]
+    lines += ["|---" * 4 + "|"]
+    for row in TABLES[table]:
+        paths = [out / row.folder / f"seed{seed}" / "diversity.json" for seed in range(protocol.seeds)]
+        found = [values for path in paths if path.exists() and (values := json.loads(path.read_text("utf-8")))]
+        if found:
+            means = (_mean([values[name] for values in found]) for name in BankDiversity._fields)
+            lines += [f"| {row.name} | {' | '.join(means)} |"]
+    return lines
+
+
+def _mean(values: list[list[float | None]]) -> str:
+    """Mean of what is a number; a class that gave none (one prototype, no image) does not count."""
+    numbers = np.array(values, float)
+    return f"{np.nanmean(numbers):.2f}" if np.isfinite(numbers).any() else "–"
+
+
+def _pct(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def _interval(limits: tuple[float, float]) -> str:
+    return f"[{_pct(limits[0])}, {_pct(limits[1])}]"

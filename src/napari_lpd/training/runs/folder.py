@@ -1,0 +1,173 @@
+"""Run folders of trainings that were started in napari: what the child is given, and which can go on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.settings.base import read_settings
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.project import read_project
+from napari_lpd.models.checkpoint import STATE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.classes import TissueClass
+
+ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
+RIVAL = "rival"  # file in a rival's run folder: the run whose rival it is
+MODEL_NAME = "model.safetensors"
+
+
+def new_run_folder(parent: Path, name: str) -> Path:
+    """Make ``parent/name-001`` or the next free number, so that no model is ever overwritten.
+
+    Raises:
+        DataError: the place cannot be written.
+    """
+    number = 1
+    while (folder := parent / f"{name}-{number:03d}").exists():
+        number += 1
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror}); choose another models folder") from error
+    return folder
+
+
+def write_run(
+    run: Path, data: Sequence[str], settings: TrainSettings, classes: Sequence[TissueClass] | None
+) -> list[str]:
+    """Write what the child needs into a run folder; returns its arguments.
+
+    Args:
+        run: The folder.
+        data: Arguments that say what is trained on.
+        settings: How.
+        classes: The tissue classes, or None where the data bring them.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    arguments = ["train", *data, "--settings", str(run / "settings.json"), "--out", str(run)]
+    if classes is not None:
+        arguments += ["--classes", str(run / "classes.json")]
+    changed = settings.model_dump(exclude_defaults=True) | {"mpp": settings.mpp}
+    texts = {"settings.json": changed, ARGUMENTS: arguments}
+    if classes is not None:
+        texts["classes.json"] = {"classes": [tissue.model_dump() for tissue in classes]}
+    try:
+        for name, content in texts.items():
+            (run / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{run}: cannot be written ({error.strerror})") from error
+    return arguments
+
+
+def rival_of(run: Path) -> list[str]:
+    """Prepare the rival's run beside `run`: same data, seed and everything else, but the other kind of prototypes.
+
+    Clustered prototypes (PBIP) for a model whose prototypes were learned, learned ones (LPD) for any other.
+
+    Raises:
+        DataError: the run's files are gone, or the place cannot be written.
+    """
+    arguments = read_arguments(run)
+    settings = read_settings(TrainSettings, run / "settings.json", [])
+    values = settings.model_dump()
+    bank = values["model"]["bank"]
+    if bank in ("learned", "seeded"):
+        other = PRESETS["pbip"]
+        values = values | {name: value for name, value in other.items() if name != "model"}
+        values["model"] = values["model"] | other["model"]
+    else:
+        plain = TrainSettings()
+        values = values | {"diversity": plain.diversity, "warm_up": plain.warm_up}
+        values["contrast_weight"] = values["contrast_weight"] or plain.contrast_weight
+        values["model"] = values["model"] | {"bank": "learned"}
+        values["model"]["prototypes_per_class"] = max(
+            values["model"]["prototypes_per_class"], plain.model.prototypes_per_class
+        )
+    other_settings = TrainSettings.build(values)
+    rival = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
+    (rival / RIVAL).write_text(str(run), encoding="utf-8")
+    data = arguments[1 : arguments.index("--settings")]
+    classes = ["--classes", str(run / "classes.json")] if "--classes" in arguments else []
+    return write_run(rival, [*data, *classes], other_settings, None)
+
+
+def trained_rival(run: Path) -> Path | None:
+    """The model to compare a run's with that stands beside it: its rival's, or that of the run whose rival it is."""
+    runs = _rivals(run)
+    if (run / RIVAL).exists():
+        runs.append(Path((run / RIVAL).read_text(encoding="utf-8")))
+    trained = [folder / MODEL_NAME for folder in runs if not (folder / STATE_NAME).exists()]
+    return next((path for path in trained if path.is_file()), None)
+
+
+def rival_arguments(run: Path) -> list[str]:
+    """Arguments of the child that trains a run's rival, or goes on with one that was stopped.
+
+    Raises:
+        DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
+    """
+    if not (run / ARGUMENTS).exists():
+        raise DataError(
+            f"{run}: its model was not trained in this window's Train, so its data are not known; train it there, or"
+            " its rival on the command line (--preset pbip), and choose it as second model"
+        )
+    stopped = next((rival for rival in _rivals(run) if (rival / STATE_NAME).exists()), None)
+    return read_arguments(stopped) if stopped else rival_of(run)
+
+
+def _rivals(run: Path) -> list[Path]:
+    """Runs that were started as rivals of `run`, newest first."""
+    marks = sorted(run.parent.glob(f"*/{RIVAL}"), reverse=True)
+    return [mark.parent for mark in marks if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
+
+
+def unfinished_run(parent: Path) -> Path | None:
+    """The run in `parent` that was stopped last, if any."""
+    runs = [path.parent for path in parent.glob(f"*/{STATE_NAME}") if (path.parent / ARGUMENTS).exists()]
+    return max(runs, key=lambda run: (run / STATE_NAME).stat().st_mtime, default=None)
+
+
+def read_arguments(run: Path) -> list[str]:
+    """The arguments of the child that trained in `run`.
+
+    Raises:
+        DataError: they are gone or damaged.
+    """
+    try:
+        arguments = json.loads((run / ARGUMENTS).read_text(encoding="utf-8"))
+        return [str(argument) for argument in arguments]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{run / ARGUMENTS}: cannot be read ({error}); train anew") from error
+
+
+def run_classes(arguments: Sequence[str]) -> tuple[TissueClass, ...]:
+    """The tissue classes of the training that arguments start.
+
+    Raises:
+        DataError: the run's files, or a slide of its project, are gone.
+    """
+    for name, read in (("--classes", read_classes), ("--project", lambda path: read_project(path).classes)):
+        if name in arguments:
+            return read(Path(arguments[arguments.index(name) + 1]))
+    raise DataError(f"{out_of(arguments)}: its arguments name no tissue classes; train anew")
+
+
+def out_of(arguments: Sequence[str]) -> Path:
+    """The run folder that arguments name."""
+    return Path(arguments[arguments.index("--out") + 1])
+
+
+def as_command(arguments: Sequence[str]) -> str:
+    """Arguments as a line for a shell."""
+    return "napari-lpd " + shlex.join(arguments)

@@ -1,0 +1,152 @@
+"""What a network says of labelled tiles: scores, maps, and the figures by which the best epoch is chosen."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from napari_lpd.evaluation.calibration import fit_label_temperature
+from napari_lpd.models.cam import fuse, normalise
+from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, Supervised, merge_prototypes, presence_scores
+from napari_lpd.training.losses.terms import classification_loss, image_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from napari_lpd.data.tileset import TileSet
+
+CALIBRATION_TILES = 256
+PRESENCE = 0.5  # from which a class counts as there
+
+
+class Figures(NamedTuple):
+    """Figures of a model on other data.
+
+    Attributes:
+        values: By name; ``score``, the higher the better, tells which epoch is best.
+        intervals: Of some of them: low and high end of the 95 % interval.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+class Validation(NamedTuple):
+    """What tells which epoch is best, and the files it is measured on."""
+
+    figures: Callable[[LoadedModel], Figures]
+    files: Sequence[Path] = ()
+
+
+class TileScores(NamedTuple):
+    """What a network says of n tiles.
+
+    Attributes:
+        class_maps: Per used stage: (n, C, h, w), merged, positive part.
+        stage_scores: (stages, n, C) logits of the used stages.
+        labels: (n, C) bool.
+    """
+
+    class_maps: list[Tensor]
+    stage_scores: Tensor
+    labels: Tensor
+
+
+@torch.inference_mode()
+def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
+    """Run the network (evaluation mode) on tiles."""
+    device = next(network.parameters()).device
+    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
+    scores, labels = [], []
+    for raw, held in DataLoader(tiles, batch):
+        maps = network(raw.to(device).float() / 255, STAGES_USED)
+        for collected, logits in zip(class_maps, maps.logits, strict=True):
+            collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
+        how = network.settings.merge_train
+        scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
+        labels.append(held > 0)
+    return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
+
+
+def held_out_validation(tiles: TileSet) -> Validation:
+    """Validation on held-out tiles: their classification loss, and how often a class's presence is said right."""
+
+    def figures(model: LoadedModel) -> Figures:
+        scored = score_tiles(model.network, tiles, model.card.settings.batch)
+        loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
+        right = ((presence_scores(list(scored.stage_scores[1:])) >= PRESENCE) == scored.labels).sum(0).tolist()
+        shares = {f"right about {t.name}": count / len(tiles) for t, count in zip(tiles.classes, right, strict=True)}
+        return Figures(
+            {"score": -loss, "classification": loss, **shares, "tiles": float(len(tiles))},
+            {name: wilson(count, len(tiles)) for name, count in zip(shares, right, strict=True)},
+        )
+
+    return Validation(figures, tiles.files)
+
+
+def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927); of tiles of one slide, which resemble each other, it is too narrow."""
+    centre, share = (count + z * z / 2) / (of + z * z), count / of
+    half = z / (of + z * z) * math.sqrt(of * share * (1 - share) + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Constants(NamedTuple):
+    """What a card keeps of how a network's maps are read.
+
+    Attributes:
+        map_scale: (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
+            map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a
+            constant of its own would weaken the class that the network has learned by heart.
+        temperature: By which the labels' shares are as sure as right on held-out tiles that hold one tissue alone; 1
+            where there are none. On the training tiles, of which a network knows every one, it would come out too low.
+    """
+
+    map_scale: tuple[tuple[float, ...], ...]
+    temperature: float
+
+
+def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) -> Constants:
+    """Measure the constants on up to 256 tiles, evenly spread over every class's tiles.
+
+    Args:
+        network: In evaluation mode.
+        tiles: Training tiles.
+        held: Held-out tiles.
+        batch: Tiles per pass.
+    """
+    scored = score_tiles(network, tiles.subset(tiles.spread(CALIBRATION_TILES)), batch)
+    scale = []
+    for stage in scored.class_maps:
+        levels = [float(np.percentile(stage[scored.labels[:, c], c].numpy(), 99)) for c in range(network.class_count)]
+        scale.append((max(*levels, 1e-3),) * network.class_count)
+    if held is None:
+        return Constants(tuple(scale), 1.0)
+    scored = score_tiles(network, held.subset(held.spread(CALIBRATION_TILES)), batch)
+    return Constants(tuple(scale), _temperature(scored, scale, network))
+
+
+def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: LPD) -> float:
+    """Fit on the places of tiles with one tissue, of which the label is known everywhere (but for glass)."""
+    alone = torch.nonzero(scored.labels.sum(1) == 1).flatten()
+    if network.class_count < 2 or not len(alone):
+        return 1.0
+    size = scored.class_maps[0].shape[2:]
+    present = presence_scores(list(scored.stage_scores[1:]))[alone] >= PRESENCE
+    stages = [
+        interpolate(normalise(maps[alone], levels), size=size, mode="bilinear", align_corners=False)
+        for maps, levels in zip(scored.class_maps, scale, strict=True)
+    ]
+    fused = fuse(stages, network.settings.stage_fusion, present[:, :, None, None]).clamp(min=0)
+    truth = scored.labels[alone].float().argmax(1)[:, None, None].expand(-1, *size)
+    seen = fused.amax(1) > 0
+    if not seen.any():  # a network that has learned nothing sees no class anywhere
+        return 1.0
+    return fit_label_temperature(fused.movedim(1, -1)[seen].numpy(), truth[seen].numpy())

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.gui.layers.regions import (
+    add_regions,
+    area_mm2,
+    new_regions_layer,
+    polygons_um,
+    recolour,
+    regions_of,
+    tissues_of,
+    use_tissue,
+)
+
+
+@pytest.fixture
+def layer(viewer, tiny_layer, tiny_regions, classes):
+    layer = new_regions_layer(viewer, tiny_layer)
+    add_regions(layer, tiny_regions, classes)
+    return layer
+
+
+def test_regions_come_back_as_they_were_drawn(layer, tiny_layer, tiny_regions):
+    found = regions_of(layer, tiny_layer)
+    assert [region.tissues for region in found] == [region.tissues for region in tiny_regions]
+    for region, wanted in zip(found, tiny_regions, strict=True):
+        assert np.allclose(region.vertices, wanted.vertices)
+
+
+def test_regions_are_in_level_0_pixels_wherever_their_layer_lies(viewer, tiny_layer):
+    tiny_layer.translate = (500, 700)
+    shapes = viewer.add_shapes(
+        [[[0, 0], [0, 10], [10, 10], [10, 0]]], shape_type="polygon", scale=(2, 2), translate=(500, 700)
+    )
+    shapes.features = {"tissues": ["dark + pink"]}
+    region = regions_of(shapes, tiny_layer)[0]
+    assert region.tissues == ("dark", "pink")
+    assert np.allclose(region.vertices[[0, 2]], [[0.5, 0.5], [20.5, 20.5]])
+
+
+def test_an_ellipse_keeps_its_area(viewer, tiny_layer):
+    layer = new_regions_layer(viewer, tiny_layer)
+    layer.add_ellipses([[0, 0], [0, 100], [60, 100], [60, 0]])
+    layer.features = {"tissues": ["dark"]}
+    assert regions_of(layer, tiny_layer)[0].polygon().area == pytest.approx(np.pi * 50 * 30, rel=0.01)
+
+
+def test_a_line_is_refused(viewer, tiny_layer):
+    layer = new_regions_layer(viewer, tiny_layer)
+    layer.add_lines([[0, 0], [9, 9]])
+    layer.features = {"tissues": ["dark"]}
+    with pytest.raises(DataError, match="shape 1 is a line; wanted a closed outline"):
+        regions_of(layer, tiny_layer)
+
+
+def test_shapes_without_tissue_are_selected_and_named(layer, tiny_layer):
+    layer.features = {"tissues": ["dark", ""]}
+    with pytest.raises(DataError, match="1 of 2 regions carry no tissue"):
+        regions_of(layer, tiny_layer)
+    assert layer.selected_data == {1}
+
+
+def test_an_empty_layer_is_refused(viewer, tiny_layer):
+    with pytest.raises(DataError, match="outline at least one region"):
+        regions_of(new_regions_layer(viewer, tiny_layer), tiny_layer)
+
+
+def test_a_tissue_is_given_to_and_taken_from_the_selected_shapes(layer, classes):
+    layer.selected_data = {1}
+    assert use_tissue(layer, "dark", classes) == "1 region marked as dark."
+    assert tissues_of(layer) == [("dark",), ("pink", "dark")]
+    layer.selected_data = {0, 1}
+    assert use_tissue(layer, "dark", classes) == "dark taken from 2 regions."
+    assert tissues_of(layer) == [(), ("pink",)]
+
+
+def test_without_a_selection_the_next_shape_gets_the_tissue(viewer, tiny_layer, classes):
+    layer = new_regions_layer(viewer, tiny_layer)
+    use_tissue(layer, "pink", classes)
+    layer.add_polygons([[[0, 0], [0, 9], [9, 9]]])
+    assert tissues_of(layer) == [("pink",)]
+
+
+def test_regions_take_the_colour_of_their_first_tissue(layer, classes):
+    recolour(layer, classes)
+    assert np.allclose(layer.edge_color[1][:3], np.array([0xFF, 0x8C, 0x1A]) / 255, atol=0.01)
+
+
+def test_counts_and_areas_per_tissue(layer):
+    found = area_mm2(layer)
+    assert found["dark"] == (1, pytest.approx(190 * 256 / 1e6))
+
+
+def test_the_selected_region_is_a_polygon_in_micrometres(layer, tiny_layer):
+    layer.selected_data = {1}
+    [polygon] = polygons_um(layer, tiny_layer, selected=True)
+    assert np.allclose(polygon.bounds, (194, 0, 384, 256))
+    assert len(polygons_um(layer, tiny_layer)) == 2

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.tileset import tiles_from_regions
+from napari_lpd.models.clustering import clustered_bank, is_mostly_white, prototypes_of, spherical_kmeans, unit_rows
+from napari_lpd.models.encoder import build_region_encoder
+
+CPU = torch.device("cpu")
+
+
+def three_groups(spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], 40)
+    return np.eye(8)[truth] * rng.uniform(0.5, 3, (120, 1)) + rng.normal(0, spread, (120, 8)), truth
+
+
+def test_separate_groups_are_found_whatever_their_length():
+    vectors, truth = three_groups()
+    clusters = spherical_kmeans(vectors, 3)
+    assert {tuple(truth[clusters.labels == c]) for c in range(3)} == {(g,) * 40 for g in range(3)}
+    assert np.allclose(np.linalg.norm(clusters.centres, axis=1), 1)
+
+
+@given(st.integers(1, 5), st.integers(0, 100))
+@settings(deadline=None, max_examples=20)
+def test_every_vector_is_with_the_centre_that_is_nearest(k, seed):
+    vectors = np.random.default_rng(seed).normal(size=(30, 6))
+    clusters = spherical_kmeans(vectors, k, seed)
+    cosines = unit_rows(vectors) @ clusters.centres.T
+    assert np.array_equal(clusters.labels, cosines.argmax(1))
+    assert np.allclose(clusters.similarity, cosines.max(1))
+
+
+def test_a_prototype_is_the_centre_or_the_mean_of_its_nearest():
+    vectors, _ = three_groups(0.3)
+    clusters = spherical_kmeans(vectors, 3)
+    assert np.array_equal(prototypes_of(vectors, clusters, 0), clusters.centres)
+    one = prototypes_of(vectors, clusters, 1)
+    unit = unit_rows(vectors)
+    assert all(np.allclose(row, unit[(unit @ c).argmax()]) for row, c in zip(one, clusters.centres, strict=True))
+    many = prototypes_of(vectors, clusters, 1000)  # more than there are: a cluster's own, not its neighbours'
+    assert np.allclose(many, clusters.centres, atol=1e-3)
+
+
+def test_white_is_where_the_darkest_channel_is_bright():
+    image = torch.full((3, 4, 4), 255, dtype=torch.uint8)
+    assert is_mostly_white(image, 0.5)
+    image[1, :2] = 100
+    assert not is_mostly_white(image, 0.5)
+
+
+@pytest.fixture
+def tiles(tiny_slide, tiny_regions, classes, tiny_settings):
+    return tiles_from_regions(tiny_slide, tiny_regions, classes, tiny_settings)
+
+
+def test_the_bank_holds_each_classes_own_centres(tiles, tiny_settings):
+    values = tiny_settings.model_dump() | PRESETS["pbip"]
+    values["model"] = tiny_settings.model.model_dump() | {"bank": "clustered"}
+    chosen = TrainSettings.build(values)
+    encoder = build_region_encoder("tf_efficientnet_lite0", "embedded", chosen.model.prototype_dim)
+    bank = run(clustered_bank(tiles, encoder, chosen, CPU))
+    assert bank.shape == (4, 32)
+    assert torch.allclose(bank.norm(dim=1), torch.ones(4), atol=1e-5)
+    assert torch.equal(bank, run(clustered_bank(tiles, encoder, chosen, CPU)))
+    within, across = bank[0] @ bank[1], bank[0] @ bank[2]
+    assert within > across
+
+
+def test_too_few_tiles_of_one_tissue_are_named(tiles, tiny_settings):
+    model = tiny_settings.model.model_copy(update={"prototypes_per_class": 60})
+    encoder = build_region_encoder("tf_efficientnet_lite0", "embedded", 32)
+    with pytest.raises(DataError, match=r"tiles hold dark alone .* too few to cluster into 60"):
+        run(clustered_bank(tiles, encoder, tiny_settings.model_copy(update={"model": model}), CPU))
