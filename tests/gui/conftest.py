@@ -33,8 +33,8 @@ def _own_settings(tmp_path, monkeypatch):
 def shown_errors(monkeypatch) -> list[str]:
     """Texts of the error notifications."""
     texts: list[str] = []
-    for module in ("_job", "_slides"):
-        monkeypatch.setattr(f"napari_lpd.gui.{module}.show_error", texts.append)
+    for module in ("job", "slide_picker"):
+        monkeypatch.setattr(f"napari_lpd.gui.common.{module}.show_error", texts.append)
     return texts
 
 
