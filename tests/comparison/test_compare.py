@@ -125,12 +125,12 @@ def test_few_sources_give_intervals_but_no_verdicts(models, tiles):
 def test_the_miou_is_that_of_evaluate(models, tiles, tile_folder):
     from napari_lpd.core.settings.training import EvaluateSettings
     from napari_lpd.data.images import masked_images
-    from napari_lpd.evaluation.evaluate import measure
+    from napari_lpd.evaluation.evaluate import measure_images
     from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
 
     found = run(compare(models[:1], tiles, QUICK))
     settings = EvaluateSettings(gates=("predicted",), refiners=("none",), threads=1)
-    (results,) = run(measure(models[0], masked_images(tile_folder / "valid"), settings)).values()
+    (results,) = run(measure_images(models[0], masked_images(tile_folder / "valid"), settings)).values()
     scores = metrics(results, ["dark", "pink"], "exclude")
     assert found.banks[0].figures["iou"].value == pytest.approx(scores.mean_iou)
     assert found.banks[0].figures["iou"].per_class == pytest.approx(scores.iou)

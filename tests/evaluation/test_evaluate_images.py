@@ -19,7 +19,7 @@ from napari_lpd.evaluation.evaluate import (
     fused_maps,
     load_results,
     mask_validation,
-    measure,
+    measure_images,
     save_results,
 )
 from napari_lpd.models.checkpoint import read_card
@@ -43,7 +43,7 @@ def test_with_no_class_present_there_is_only_background():
 def test_every_gate_and_refiner_is_measured_on_every_image(tiny_model, tile_folder):
     images = masked_images(tile_folder / "valid")
     settings = EvaluateSettings(threads=1)
-    cells = run(measure(tiny_model, images, settings))
+    cells = run(measure_images(tiny_model, images, settings))
     assert set(cells) == {(gate, refiner) for gate in settings.gates for refiner in settings.refiners}
     for (gate, _), results in cells.items():
         assert [r.name for r in results] == [item.image.name for item in images]
@@ -60,7 +60,7 @@ def test_every_gate_and_refiner_is_measured_on_every_image(tiny_model, tile_fold
 )
 def test_background_is_left_out_or_counted(tiny_model, tile_folder, background, pixels):
     settings = EvaluateSettings(gates=("truth",), refiners=("none",), background=background, threads=1)
-    ((result, *_),) = run(measure(tiny_model, masked_images(tile_folder / "valid"), settings)).values()
+    ((result, *_),) = run(measure_images(tiny_model, masked_images(tile_folder / "valid"), settings)).values()
     assert result.confusion.sum() == pixels
     assert background == "predict" or not result.confusion[:, 2].any()
 
@@ -94,7 +94,7 @@ def test_a_report_says_what_was_chosen_where(tiny_model, tile_folder, tmp_path):
 
 def test_stored_results_come_back(tiny_model, tile_folder, tmp_path):
     settings = EvaluateSettings(gates=("none",), refiners=("none", "lattice"), threads=1)
-    cells = run(measure(tiny_model, masked_images(tile_folder / "valid"), settings))
+    cells = run(measure_images(tiny_model, masked_images(tile_folder / "valid"), settings))
     save_results(tmp_path / "results.npz", cells)
     again = load_results(tmp_path / "results.npz")
     assert again.keys() == cells.keys()
@@ -108,7 +108,7 @@ def test_stored_results_come_back(tiny_model, tile_folder, tmp_path):
 def test_a_mask_of_another_size_is_named(tiny_model, tile_folder):
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tile_folder / "valid" / "mask" / "v+0.png")
     with pytest.raises(DataError, match=r"v\+0.png: \(9, 9\) pixels, but its image has \(64, 64\)"):
-        run(measure(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)))
+        run(measure_images(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)))
 
 
 def test_from_the_command_line_a_folder_trains_and_is_measured_and_training_tiles_are_refused(
@@ -187,5 +187,5 @@ def test_what_cannot_be_measured_is_found_before_the_first_image(tiny_model, til
     Image.fromarray(np.full((64, 64), 9, np.uint8)).save(sorted((tile_folder / "valid" / "mask").iterdir())[-1])
     seen = []
     with pytest.raises(DataError, match="mask value 9"):
-        run(measure(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)), seen.append)
+        run(measure_images(tiny_model, masked_images(tile_folder / "valid"), EvaluateSettings(threads=1)), seen.append)
     assert not seen

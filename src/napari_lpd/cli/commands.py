@@ -63,7 +63,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         check = read_regions(options.check_regions, names) if options.check_regions else None
         annotated = AnnotatedSlide(slide=options.slide, regions=options.regions, mpp=options.slide_mpp)
         prepared = training_set.from_slides([annotated], classes, settings)
-    _check_folder(options.out)
+    check_writable(options.out)
     if options.summary:
         return prepared.write(options.out) | {"sheet": str(options.out / training_set.SHEET)}
     tiles, validation, settings = prepared
@@ -139,7 +139,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
         raise DataError(f"two slides are called {twice}: their results would be one folder; predict them into two")
     if len(stems) > 1 and (options.regions or options.tissue):
         raise DataError("--regions and --tissue belong to one slide: predict slides with regions one by one")
-    _check_folder(options.out)
+    check_writable(options.out)
     tasks = [
         SlideTask(
             path.absolute(),
@@ -169,7 +169,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     return {"slides": rows} | ({"table": str(table)} if len(tasks) > 1 else {})
 
 
-def _check_folder(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise DataError now, not after an hour, if `folder` cannot be written."""
     created = not folder.exists()
     if folder.is_file():
@@ -199,7 +199,7 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
     notes += check_unseen(options.model, [item.image for item in images])
     check_unseen(options.model, [item.image for item in tuning])
-    _check_folder(options.out)
+    check_writable(options.out)
     return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
 
 
@@ -229,7 +229,7 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
         training = (
             training_tiles_of(paths[0]) if of_model else labelled_tiles(options.training, classes, options.source)
         )
-    _check_folder(options.out)
+    check_writable(options.out)
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
     notes = [f"{m.name}: {path} (SHA-256 {m.hash[:12]}…)." for m, path in zip(models, paths, strict=True)]
     notes.append(f"Tiles: {options.data}. {now[:16]} UTC.")
@@ -264,7 +264,7 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
     wanted = matched_to(model.card)
     tiles = tiles if wanted is None else tiles.with_colours(wanted)
-    _check_folder(options.out)
+    check_writable(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})
     command = "napari-lpd " + shlex.join(options.given)
@@ -280,7 +280,7 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.training.papers.reproduce import reproduce as make_table
 
     out = options.out or Path(f"{options.table}-{options.data.resolve().name}")
-    _check_folder(out)
+    check_writable(out)
     with_mpp = any(override.startswith("mpp=") for override in options.set) or options.settings
     mpp = None if with_mpp else _mpp_of(options.data)
     protocol = Protocol(

@@ -97,31 +97,31 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--train", action="store_true", help="train the sample model first")
     demo.add_argument("--screenshot", type=Path, metavar="PNG", help="save a picture of the window and close it")
     demo.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for what the demo makes")
-    _train_options(
+    train_options(
         add("train", commands.train, "Train a model from regions on a slide, or from a folder of labelled tiles.")
     )
-    _predict_options(
+    predict_options(
         add("predict", commands.predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each.")
     )
-    _evaluate_options(add("evaluate", commands.evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
-    _compare_options(add("compare", commands.compare, "Compare the prototypes of models; write a report."))
-    _import_options(
+    evaluate_options(add("evaluate", commands.evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
+    compare_options(add("compare", commands.compare, "Compare the prototypes of models; write a report."))
+    import_options(
         add("import", commands.import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code.")
     )
-    _stage2_options(add("stage2", commands.stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
-    _reproduce_options(add("reproduce", commands.reproduce, "Train and measure all rows of a table of the papers."))
-    _measure_options(add("measure", result_commands.measure, "Areas of results in mm² and %, as one table (CSV)."))
-    _export_options(add("export", result_commands.export, "Write a result for other programs."))
+    stage2_options(add("stage2", commands.stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
+    reproduce_options(add("reproduce", commands.reproduce, "Train and measure all rows of a table of the papers."))
+    measure_options(add("measure", result_commands.measure, "Areas of results in mm² and %, as one table (CSV)."))
+    export_options(add("export", result_commands.export, "Write a result for other programs."))
     add("doctor", commands.doctor, "Say which device is used and why, what is installed and where weights lie.")
     return parser
 
 
-def _settings_options(sub: argparse.ArgumentParser) -> None:
+def add_settings_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--settings", type=Path, metavar="JSON", help="settings file, as saved by a widget")
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
 
 
-def _source_option(sub: argparse.ArgumentParser) -> None:
+def add_source_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--source",
         default="",
@@ -130,7 +130,7 @@ def _source_option(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _train_options(train: argparse.ArgumentParser) -> None:
+def train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument("--slide", type=Path, help="slide on which the regions lie")
     train.add_argument(
         "--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none"
@@ -159,11 +159,11 @@ def _train_options(train: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="embedded, random, hub, or a file (NVIDIA's MiT weights, and what is tuned from them, are non-commercial)",
     )
-    _source_option(train)
-    _settings_options(train)
+    add_source_option(train)
+    add_settings_options(train)
 
 
-def _predict_options(predict: argparse.ArgumentParser) -> None:
+def predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
     predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
     predict.add_argument(
@@ -177,21 +177,21 @@ def _predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
     )
-    _settings_options(predict)
+    add_settings_options(predict)
 
 
-def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
+def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--model", type=Path, required=True, help="model file")
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with img and mask")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
     evaluate.add_argument(
         "--choose-on", type=Path, metavar="DIR", help="other images with masks, to choose thresholds and temperature on"
     )
-    _source_option(evaluate)
-    _settings_options(evaluate)
+    add_source_option(evaluate)
+    add_settings_options(evaluate)
 
 
-def _compare_options(compare: argparse.ArgumentParser) -> None:
+def compare_options(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model files; the first is A, then B, …")
     compare.add_argument(
         "--data",
@@ -211,20 +211,20 @@ def _compare_options(compare: argparse.ArgumentParser) -> None:
         " says; nearest patches come from them, and a clustered control is made",
     )
     compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if its file gives none")
-    _source_option(compare)
-    _settings_options(compare)
+    add_source_option(compare)
+    add_settings_options(compare)
 
 
-def _stage2_options(stage2: argparse.ArgumentParser) -> None:
+def stage2_options(stage2: argparse.ArgumentParser) -> None:
     stage2.add_argument("--model", type=Path, required=True, help="prototype model that makes the pseudo-masks")
     stage2.add_argument("--data", type=Path, required=True, metavar="DIR", help="tiles named NAME[1010].png")
     stage2.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and model")
     stage2.add_argument("--refiner", choices=("none", "lattice", "pydensecrf"), default="lattice")
-    _source_option(stage2)
-    _settings_options(stage2)
+    add_source_option(stage2)
+    add_settings_options(stage2)
 
 
-def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
+def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     reproduce.add_argument("table", choices=("table1", "table2", "variants"))
     reproduce.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
@@ -246,11 +246,11 @@ def _reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     reproduce.add_argument(
         "--evaluate-set", action="append", default=[], metavar="NAME=VALUE", help="one setting of the evaluation"
     )
-    _source_option(reproduce)
-    _settings_options(reproduce)
+    add_source_option(reproduce)
+    add_settings_options(reproduce)
 
 
-def _measure_options(measure: argparse.ArgumentParser) -> None:
+def measure_options(measure: argparse.ArgumentParser) -> None:
     measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr")
     measure.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table")
     measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="measure these regions too, each by itself")
@@ -264,7 +264,7 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
     _result_options(measure)
 
 
-def _export_options(export: argparse.ArgumentParser) -> None:
+def export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("prediction", type=Path, metavar="NAME.zarr")
     export.add_argument(
         "--to",
@@ -288,10 +288,10 @@ def _result_options(sub: argparse.ArgumentParser) -> None:
         "--roles", type=Path, metavar="JSON", help="which classes are tumour, stroma, lymphocyte_rich_stroma"
     )
     sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    _settings_options(sub)
+    add_settings_options(sub)
 
 
-def _import_options(take_over: argparse.ArgumentParser) -> None:
+def import_options(take_over: argparse.ArgumentParser) -> None:
     take_over.add_argument("checkpoint", type=Path)
     take_over.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     take_over.add_argument("--classes", type=Path, metavar="JSON", help="names and colours, in the checkpoint's order")

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]  # per prototype: patches, places
 
 
-class _Bank(NamedTuple):
+class Bank(NamedTuple):
     """A bank in the space of a model's stage-4 features, and what is counted of it."""
 
     name: str
@@ -69,7 +69,7 @@ class _Contestant(NamedTuple):
     """A model, the banks in its space (its own first), and per tile what its masks lose without each prototype."""
 
     model: LoadedModel
-    banks: list[_Bank]
+    banks: list[Bank]
     sample: TileSet | None
     read: Callable[[int], NDArray[np.uint8]]
     whole: list[NDArray[np.float64]]  # (C, 2) per tile
@@ -110,7 +110,7 @@ def compare(
         DataError: no place of any class, only part of the tiles have masks, or a tile and its mask differ in size.
     """
     check_comparable([(model.name, model.card) for model in models])
-    temperature = settings.temperature or _common_temperature(models)
+    temperature = settings.temperature or common_temperature(models)
     masked = {tile.read_mask is not None for tile in tiles}
     if len(masked) != 1:
         raise DataError("some of the tiles to compare on have masks and some have none" if tiles else "no tiles")
@@ -121,7 +121,7 @@ def compare(
     contestants = []
     for model in models:
         own = sample and as_seen_by(model, sample)
-        banks, reason = yield from _banks(model, own, settings, temperature)
+        banks, reason = yield from banks_of(model, own, settings, temperature)
         contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], [], reason))
     places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
@@ -161,16 +161,16 @@ def compare(
     )
 
 
-def _common_temperature(models: Sequence[LoadedModel]) -> float:
+def common_temperature(models: Sequence[LoadedModel]) -> float:
     found = {model.card.settings.diversity_temperature for model in models}
     if len(found) > 1:
         raise SettingsError(f"the models' diversity_temperature differ ({sorted(found)}): set temperature for both")
     return found.pop()
 
 
-def _banks(
+def banks_of(
     model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
-) -> Job[tuple[list[_Bank], str]]:
+) -> Job[tuple[list[Bank], str]]:
     """The model's own bank, the controls in the space of its features, and why there are no clusters among these."""
     found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
     found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
@@ -182,7 +182,7 @@ def _banks(
         except DataError as error:  # of this control alone: the report says why it is missing
             reason = str(error)
     shape = (model.network.class_count, model.network.k, temperature)
-    return [_Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason
+    return [Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason
 
 
 def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:
@@ -288,7 +288,7 @@ def _results(
 
 
 def _samples(
-    bank: _Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
+    bank: Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
 ) -> tuple[Samples, NDArray[np.float64] | None]:
     """Figures of a bank for every resample, and what each prototype of a model's own gives to its masks."""
     samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)

@@ -153,7 +153,7 @@ def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.boo
     return np.bincount(mask[mask < class_count], minlength=class_count) > 0
 
 
-def measure(
+def measure_images(
     model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
 ) -> Job[dict[tuple[Gate, Refiner], list[ImageResult]]]:
     """Predict every image under every gate and refiner, and count against its mask.
@@ -162,13 +162,13 @@ def measure(
         DataError: as `check_masks`, before the first image.
     """
     check_masks(images, model.card.classes)
-    return (yield from _measured(model, images, settings))
+    return (yield from measure_checked(model, images, settings))
 
 
-def _measured(
+def measure_checked(
     model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
 ) -> Job[dict[Cell, list[ImageResult]]]:
-    """`measure` of masks that are checked already."""
+    """`measure_images` of masks that are checked already."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cells: dict[Cell, list[ImageResult]] = {
@@ -247,7 +247,7 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
     )
 
     def figures(model: LoadedModel) -> Figures:
-        (results,) = run(_measured(model, images, settings)).values()
+        (results,) = run(measure_checked(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
         found = zip(names, scores.iou, strict=True)
@@ -315,7 +315,7 @@ def evaluate(
     if tuning:
         model, temperature = yield from _tuned(model, tuning, settings)
         notes.append(f"Presence thresholds and temperature {temperature:.2f} chosen on {len(tuning)} other images.")
-    cells = yield from measure(model, images, settings)
+    cells = yield from measure_images(model, images, settings)
     shown = zip(model.card.classes, model.card.presence, strict=True)
     if not supervised:
         notes.append("Presence thresholds: " + ", ".join(f"{tissue.name} {value:.2f}" for tissue, value in shown) + ".")
@@ -349,7 +349,7 @@ def _tuned(
 ) -> Job[tuple[LoadedModel, float]]:
     """The model with the presence thresholds that suit `tuning`, and the temperature of its presence scores there."""
     quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
-    (results,) = (yield from measure(model, tuning, quick)).values()
+    (results,) = (yield from measure_images(model, tuning, quick)).values()
     presence, present = _presence(results)
     thresholds = tuple(choose_thresholds(presence, present).tolist())
     card = model.card.model_copy(update={"presence": thresholds})

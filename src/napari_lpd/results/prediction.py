@@ -180,7 +180,7 @@ class Prediction:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _create(partial, card, mask, map_scale)
+            write_metadata(partial, card, mask, map_scale)
             if folder.exists():
                 Corrections(cls.open(partial, write=True)).carry_over(found)
                 shutil.rmtree(folder)
@@ -327,7 +327,7 @@ class Prediction:
         return folder
 
 
-def _create(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list[float]]) -> None:
+def write_metadata(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list[float]]) -> None:
     group = zarr.create_group(folder)
     corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
     cells = tuple(-(-n // card.stride) for n in card.shape)

@@ -88,16 +88,16 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
         files = dicom_series(path)
     given: Found = (None if mpp is None else (mpp, mpp), "given by the user")
     if name.lower().endswith((".ome.tif", ".ome.tiff")):
-        return _open_tiff(path, given, icc)
+        return open_with_tifffile(path, given, icc)
     try:
-        return _open_openslide(name, files, given, icc)
+        return open_with_openslide(name, files, given, icc)
     except openslide.OpenSlideUnsupportedFormatError as error:
         if path.is_dir():
             raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({line_of(error)})") from error
     except openslide.OpenSlideError as error:
         raise SlideError(f"{name}: damaged or unreadable slide ({line_of(error)})") from error
     if _start(path, 4) in TIFF_STARTS:
-        return _open_tiff(path, given, icc)
+        return open_with_tifffile(path, given, icc)
     return _open_image(path, given, icc)
 
 
@@ -176,7 +176,7 @@ class _OpenSlideFile:
             self._handle.close()
 
 
-def _open_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Slide:
+def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Slide:
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])
         on_failure.callback(file.close)
@@ -184,14 +184,14 @@ def _open_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Sl
         properties = handle.properties
         vendor = properties.get("openslide.vendor", "file")
         if vendor == "generic-tiff" and _needs_tifffile(files[0]):
-            return _open_tiff(files[0], given, icc)
+            return open_with_tifffile(files[0], given, icc)
         found = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
         source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
         dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
-        tags = _mpp(dpi, properties.get("tiff.ResolutionUnit"))
+        tags = mpp_of_density(dpi, properties.get("tiff.ResolutionUnit"))
         resolution = choose_resolution(name, [given, (found, source), (tags, "TIFF resolution tags")])
         profile = handle.color_profile if icc else None
-        convert, colors = _colors(name, profile and profile.tobytes(), icc)
+        convert, colors = colour_conversion(name, profile and profile.tobytes(), icc)
         shapes = [(h, w) for w, h in handle.level_dimensions]
         downsamples = handle.level_downsamples
 
@@ -236,13 +236,13 @@ def _needs_tifffile(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
             if not tiff.is_ome:
-                _check_page(path.name, tiff.pages.first, grey=False)
+                check_page(path.name, tiff.pages.first, grey=False)
             return bool(tiff.is_ome)
     except TIFF_ERRORS as error:
         raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error
 
 
-def _check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
+def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
     """Refuse what is turned, not of 8 bits, not decoded to RGB (or to one `grey` plane of it), or not cut up."""
     orientation = page.tags.valueof(ORIENTATION, default=1)
     if orientation != 1:
@@ -259,7 +259,7 @@ def _check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
         raise TooLargeError(f"{name}: one strip or tile of it is {size / 2**20:.0f} MB decoded: {TO_PYRAMID}")
 
 
-def _open_tiff(path: Path, given: Found, icc: bool) -> Slide:
+def open_with_tifffile(path: Path, given: Found, icc: bool) -> Slide:
     with ExitStack() as on_failure:
         try:
             tiff = on_failure.enter_context(tifffile.TiffFile(path))
@@ -276,14 +276,14 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
     series = tiff.series[0]
     planar = series.axes in ("SYX", "CYX")
     for level in series.levels:
-        _check_page(path.name, level.keyframe, grey=planar)
+        check_page(path.name, level.keyframe, grey=planar)
     count = {"SYX": series.shape[0], "YXS": series.shape[-1], "YXC": series.shape[-1]}.get(series.axes, 0)
     if count not in (3, 4) and not (series.axes == "CYX" and series.shape[0] == 3):
         raise SlideError(f"{path.name}: has axes {series.axes} of {series.shape}, wanted RGB (axes YXS): {TO_RGB}")
     tiff.filehandle.set_lock(True)
     arrays = [_tiff_array(level) for level in series.levels]
     shapes = [(int(h), int(w)) for h, w in ((a.shape[1:] if planar else a.shape[:2]) for a in arrays)]
-    convert, colors = _colors(path.name, series.keyframe.iccprofile, icc)
+    convert, colors = colour_conversion(path.name, series.keyframe.iccprofile, icc)
 
     def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
         window = (slice(y, y + h), slice(x, x + w))
@@ -335,10 +335,10 @@ def _tag_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
     tags = tiff.pages.first.tags
     (y, below_y), (x, below_x) = (tags.valueof(f"{axis}Resolution", default=(0, 1)) for axis in "YX")
     unit = {2: "inch", 3: "centimeter"}.get(int(tags.valueof("ResolutionUnit", default=1)))
-    return _mpp((y / below_y, x / below_x), unit) if below_y and below_x else None
+    return mpp_of_density((y / below_y, x / below_x), unit) if below_y and below_x else None
 
 
-def _mpp(pixels_per_unit: tuple[float, float] | None, unit: str | None) -> tuple[float, float] | None:
+def mpp_of_density(pixels_per_unit: tuple[float, float] | None, unit: str | None) -> tuple[float, float] | None:
     um_per_unit = {"inch": 25400.0, "centimeter": 10000.0}.get(unit or "")
     if pixels_per_unit is None or um_per_unit is None or min(pixels_per_unit) <= 0:
         return None
@@ -362,9 +362,9 @@ def _open_image(path: Path, given: Found, icc: bool) -> Slide:
         raise SlideError(
             f"{path.name}: damaged or truncated image ({line_of(error)}): copy or export it again"
         ) from error
-    found = _mpp(dpi and (float(dpi[1]), float(dpi[0])), "inch")
+    found = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
     resolution = choose_resolution(path.name, [given, (found, f"{image.format} resolution")])
-    convert, colors = _colors(path.name, profile, icc)
+    convert, colors = colour_conversion(path.name, profile, icc)
     return Slide(path.name, array_levels([pixels], convert, colors), resolution, [path])
 
 
@@ -385,7 +385,7 @@ def _check_image(path: Path, image: Image.Image) -> None:
         raise SlideError(f"{path.name}: is stored turned or mirrored (orientation {orientation}): {TO_UPRIGHT}")
 
 
-def _colors(name: str, profile: bytes | None, icc: bool) -> tuple[Convert | None, str]:
+def colour_conversion(name: str, profile: bytes | None, icc: bool) -> tuple[Convert | None, str]:
     """What converts (h, w, 3) to sRGB, if that is asked for and possible, and a word on what is done."""
     if not icc:
         return None, "as stored"

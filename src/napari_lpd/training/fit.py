@@ -98,7 +98,7 @@ def fit(
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(validation.files if validation else ())
     hashes = {"file_hashes": trained, "tile_hashes": of_tiles, "validation_hashes": chosen_by}
-    run = _Run(tiles, held, settings, out, command, hashes, colours)
+    run = Trainer(tiles, held, settings, out, command, hashes, colours)
     yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
@@ -129,7 +129,7 @@ def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEnco
     return built.to(device)
 
 
-class _Run:
+class Trainer:
     """One training run: its network, optimiser and what it has written."""
 
     def __init__(

@@ -148,7 +148,7 @@ def _difference(found: Difference | None) -> str:
 
 def tissue_table(comparison: Comparison) -> Table:
     """A row per metric, a column per class and model: values alone."""
-    columns = [(c, bank) for c in range(len(comparison.classes)) for bank in _models(comparison)]
+    columns = [(c, bank) for c in range(len(comparison.classes)) for bank in model_banks(comparison)]
     table = [["", *(f"{comparison.classes[c].name}, {bank.name}" for c, bank in columns)]]
     for metric in comparison.metrics:
         values = [bank.figures[metric.name].per_class[c] for c, bank in columns]
@@ -172,7 +172,7 @@ def _card(card: PrototypeCard) -> list[str]:
     return ["–" if math.isnan(value) else f"{value:.2f}" for value in numbers] + [", ".join(flags)]
 
 
-def _models(comparison: Comparison) -> list[BankResult]:
+def model_banks(comparison: Comparison) -> list[BankResult]:
     return [bank for bank in comparison.banks if bank.kind == "model"]
 
 
@@ -188,7 +188,7 @@ def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
     parts += ["![coverage against focus overlap](scatter.png)", "## Heatmaps", "![heatmaps](heatmaps.png)"]
     parts += ["## Prototypes"]
     for c, tissue in enumerate(comparison.classes):
-        for bank in _models(comparison):
+        for bank in model_banks(comparison):
             parts += [f"### {tissue.name}, {bank.name}", markdown_table(card_table(bank, c))]
     return "\n\n".join(parts) + "\n"
 
@@ -228,7 +228,7 @@ def _html(comparison: Comparison, notes: Sequence[str], drawings: dict[str, Draw
     parts += [_html_image(drawings["scatter"].pixels(FINEST), "coverage against focus overlap", "width='660'")]
     parts += ["<h2>Heatmaps</h2>", _html_image(drawings["heatmaps"].pixels(), "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
-        for bank in _models(comparison):
+        for bank in model_banks(comparison):
             parts += [f"<h3>{escape(tissue.name)}, {escape(bank.name)}</h3>"]
             parts += [_html_table(card_table(bank, c), _strips([card.patches for card in bank.cards[c]]))]
             if any(card.places for card in bank.cards[c]):

@@ -271,11 +271,11 @@ class CrfSettings(Settings):
 
 Refiner = Literal["none", "lattice", "pydensecrf"]
 Backend = Literal["auto", "torch", "onnx"]
-_PrecisionField = Annotated[
+PrecisionField = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Field(description="Of the encoder's arithmetic; auto: the graphics card's fastest, float32 elsewhere."),
 ]
-_BackendField = Annotated[
+BackendField = Annotated[
     Backend,
     Field(
         description="What computes the network: PyTorch, or ONNX Runtime (extra onnx; on a CPU, twice as fast with the"
@@ -324,8 +324,8 @@ class PredictSettings(Settings):
         int,
         Field(ge=64, le=4096, description="Edge of the blocks in which results are written (a power of 2, pixels)."),
     ] = 1024
-    backend: _BackendField = "auto"
-    precision: _PrecisionField = "auto"
+    backend: BackendField = "auto"
+    precision: PrecisionField = "auto"
     threads: Annotated[
         int,
         Field(ge=0, le=256, description="CPU threads for the model, for two tiles at a time; 0 lets torch choose."),
@@ -378,8 +378,8 @@ class EvaluateSettings(Settings):
     ] = 0.02
     bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
-    backend: _BackendField = "auto"
-    precision: _PrecisionField = "auto"
+    backend: BackendField = "auto"
+    precision: PrecisionField = "auto"
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
 

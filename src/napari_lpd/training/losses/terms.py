@@ -296,11 +296,11 @@ def diversity_loss(
     log_v = log_softmax((cosines / temperature).masked_fill(~omega, -1e9), dim=3)
     v = log_v.exp() * omega
     cross = torch.einsum("bcux,bcwx->bcuw", v, log_v.masked_fill(~omega, 0)).flatten(0, 1)
-    alike = torch.exp(-_pairwise_jeffreys(cross)).mean(1)  # (B·C,); 1 where there is no region
+    alike = torch.exp(-pairwise_jeffreys(cross)).mean(1)  # (B·C,); 1 where there is no region
     return (alike * valid.flatten()).sum() / valid.sum().clamp(min=1)  # nothing here makes the CPU wait for a GPU
 
 
-def _pairwise_jeffreys(cross: Tensor) -> Tensor:
+def pairwise_jeffreys(cross: Tensor) -> Tensor:
     """Σ_x v_u log v_w, (P, k, k) → J of every pair u < w, (P, k(k - 1)/2)."""
     own = cross.diagonal(dim1=1, dim2=2)
     jeffreys = own[:, :, None] + own[:, None, :] - cross - cross.transpose(1, 2)
@@ -334,7 +334,7 @@ def official_head_diversity(features: Tensor, prototypes: Tensor, pseudo_mask: T
             if inside.shape[1]:
                 v = inside.softmax(1).softmax(1)
                 cross = torch.einsum("ux,wx->uw", v, (v + 1e-10).log())
-                terms.append(torch.exp(-_pairwise_jeffreys(cross[None])).mean())
+                terms.append(torch.exp(-pairwise_jeffreys(cross[None])).mean())
         if terms:
             total = total + torch.stack(terms).mean()
     return total / len(features)
