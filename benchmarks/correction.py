@@ -21,8 +21,9 @@ import zarr
 from figures import against, alone, parser, report
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
 from napari_lpd.slides.tissue import Mask
 
@@ -39,7 +40,7 @@ def make_result(folder: Path, edge: int) -> None:
         settings=PredictSettings(block=BLOCK), tissue="x",
     )  # fmt: skip
     coarse = Mask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
-    prediction = Prediction.start(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
+    prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     for y in range(0, edge, BLOCK):
         for x in range(0, edge, BLOCK):
             rows, columns = np.arange(y, min(y + BLOCK, edge)), np.arange(x, min(x + BLOCK, edge))

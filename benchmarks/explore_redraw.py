@@ -18,9 +18,10 @@ from figures import against, parser, report
 from qtpy.QtWidgets import QApplication
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.slides import UM
+from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
 from napari_lpd.slides.tissue import Mask
 
@@ -51,7 +52,7 @@ def make_prediction(folder: Path, seed: int) -> Prediction:
         scope=(shapely.box(0, 0, SIZE * 0.5, SIZE * 0.5).wkt,),
     )
     mask = Mask(np.ones((SIZE // 32, SIZE // 32), bool), 16.0)
-    prediction = Prediction.start(folder, card, lambda: (mask, [[1.0] * len(COLOURS)] * 3))
+    prediction = start_prediction(folder, card, lambda: (mask, [[1.0] * len(COLOURS)] * 3))
     rng, cells = np.random.default_rng(seed), BLOCK // STRIDE
     for y in range(SIZE // BLOCK):
         for x in range(SIZE // BLOCK):

@@ -21,9 +21,9 @@ from figures import against, alone, parser, report
 from training_widget import Gaps, resident_mb, wait
 
 from napari_lpd import samples
-from napari_lpd.data.memory import freed_memory_is_kept
 from napari_lpd.gui.layers.regions import VIEW, WHOLE
 from napari_lpd.gui.predict.widget import PredictWidget
+from napari_lpd.prediction.pipeline import freed_memory_is_kept
 
 PLACES = [(2300, 700), (4300, 700), (2900, 2400), (3500, 2000)]  # y, x in µm; the first warms up
 IDLE_S = 15

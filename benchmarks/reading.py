@@ -19,7 +19,7 @@ import openslide
 from figures import against, in_turns, parser, report
 
 from napari_lpd import samples
-from napari_lpd.data.memory import freed_memory_is_kept
+from napari_lpd.prediction.pipeline import freed_memory_is_kept
 from napari_lpd.slides.formats import dicom_series, open_slide
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from figures import Figure, against, in_turns, parser, report
 from scipy.ndimage import gaussian_filter
 
 from napari_lpd import samples
-from napari_lpd.core.settings.training import CrfSettings
+from napari_lpd.core.settings.prediction import CrfSettings
 from napari_lpd.models.crf.dense_crf import dense_crf
 from napari_lpd.slides.formats import open_slide
 

@@ -21,8 +21,10 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import PredictSettings
-from napari_lpd.results.export.export import ExportSettings, export
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.results import ExportSettings
+from napari_lpd.results.create import start_prediction
+from napari_lpd.results.export.export import export
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
 from napari_lpd.slides.tissue import Mask
 
@@ -55,7 +57,7 @@ def make_result(folder: Path, edge: int) -> None:
         model_hash="x", settings=PredictSettings(block=BLOCK), tissue="x",
     )  # fmt: skip
     coarse = Mask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
-    prediction = Prediction.start(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
+    prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     rng, blocks = np.random.default_rng(1), patterns()
     count = -(-edge // BLOCK)
     tissue = zoom(gaussian_filter(rng.normal(size=(count, count)), 2, mode="wrap"), 1) > 0.03

@@ -28,9 +28,11 @@ from figures import Figure, against, alone, in_turns, parser, report
 from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_lpd import samples
-from napari_lpd.core.settings.training import CrfSettings, EvaluateSettings, ModelSettings
+from napari_lpd.core.settings.evaluation import EvaluateSettings
+from napari_lpd.core.settings.prediction import CrfSettings
+from napari_lpd.core.settings.training import ModelSettings
 from napari_lpd.data.images import IGNORE, masked_images, read_image, read_mask
-from napari_lpd.evaluation.evaluate import (
+from napari_lpd.evaluation.masks import (
     BRIGHTNESS,
     VIEWS,
     class_probability,
@@ -39,9 +41,10 @@ from napari_lpd.evaluation.evaluate import (
     present_classes,
 )
 from napari_lpd.evaluation.metrics import ImageResult, boundary_counts, confusion_matrix, metrics
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.compute import choose_backend, forward_pass
 from napari_lpd.models.crf.dense_crf import dense_crf
-from napari_lpd.models.network import LoadedModel, load_model, merge_prototypes, new_network
+from napari_lpd.models.network import LoadedModel, merge_prototypes, new_network
 from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:

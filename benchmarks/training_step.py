@@ -20,11 +20,12 @@ from figures import against, in_turns, parser, report
 from napari_lpd import samples
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.models.compute import choose_device
 from napari_lpd.models.encoder import build_region_encoder
-from napari_lpd.models.network import LPD, choose_device, encoder_of
+from napari_lpd.models.network import LPD, encoder_of
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.training.losses.objective import Objective
-from napari_lpd.training.optimisation import parameter_groups, set_training
+from napari_lpd.training.step import parameter_groups, set_training
 
 BATCH, TILE, CLASSES = 10, 224, 4
 PUBLISHED = PRESETS["official-code"] | {"region_encoder_weights": "random"}

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QApplication
 from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
 from napari_lpd.gui.train.widget import TrainWidget
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 
 TICK_MS = 20
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -35,7 +35,7 @@ from figures import Figure, against, parser, report
 from imagecodecs import jpeg8_encode
 
 from napari_lpd import samples
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
@@ -127,8 +127,9 @@ class Bench:
     def __init__(self, device: str, threads: int) -> None:
         import torch
 
-        from napari_lpd.models.compute import GPU_BATCH, TileScorer
-        from napari_lpd.models.network import choose_precision, load_model
+        from napari_lpd.models.checkpoint import load_model
+        from napari_lpd.models.compute import GPU_BATCH, choose_precision
+        from napari_lpd.prediction.tile_scorer import TileScorer
 
         torch.set_num_threads(threads)
         self.model = load_model(samples.model_path(), device)
@@ -146,8 +147,7 @@ class Bench:
         """Seconds per tile of the bare model: on a CPU by the pipeline's threads, or by torch's own on every tile."""
         import torch
 
-        from napari_lpd.data.memory import freed_memory_is_kept
-        from napari_lpd.prediction.pipeline import overlapping
+        from napari_lpd.prediction.pipeline import freed_memory_is_kept, overlapping
 
         if self.cuda:
             return self._encoder_alone()

@@ -112,8 +112,8 @@ def tile_folder(tmp_path: Path, tiny_image: np.ndarray) -> Path:
 def tiny_model(tiny_slide, tiny_regions, classes, tmp_path):
     """A model that tells dark from pink, trained for a few steps on the tiny slide."""
     from napari_lpd.core.jobs import run
-    from napari_lpd.data.tileset import tiles_from_regions
-    from napari_lpd.models.network import load_model
+    from napari_lpd.data.region_tiles import tiles_from_regions
+    from napari_lpd.models.checkpoint import load_model
     from napari_lpd.training.fit import fit
 
     head = ModelSettings(prototypes_per_class=2, prototype_dim=32)

@@ -18,34 +18,37 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from napari_lpd.core.classes import CLASSES
+from napari_lpd.core.settings.evaluation import EvaluateSettings
+from napari_lpd.core.settings.prediction import CrfSettings
 from napari_lpd.core.settings.presets import PRESETS
-from napari_lpd.core.settings.training import CrfSettings, EvaluateSettings, ModelSettings, TrainSettings
+from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.data.images import read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.evaluation.evaluate import class_probability, fused_maps, min_max, predicted_labels, present_classes
+from napari_lpd.evaluation.masks import class_probability, fused_maps, min_max, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import ImageResult, confusion_matrix, metrics
-from napari_lpd.models.checkpoint import Card
+from napari_lpd.models.card import Card
 from napari_lpd.models.clustering import prototypes_of, refine_centres, unit_rows
 from napari_lpd.models.crf.dense_crf import dense_crf
 from napari_lpd.models.encoder import build_encoder
-from napari_lpd.models.network import LPD, LoadedModel, merge_prototypes
+from napari_lpd.models.network import LPD, LoadedModel, image_scores, merge_prototypes
 from napari_lpd.models.published.checkpoints import rename_official
 from napari_lpd.training.losses.objective import Objective
+from napari_lpd.training.losses.published import (
+    official_first_commit_diversity,
+    official_head_diversity,
+    official_pseudo_mask,
+)
 from napari_lpd.training.losses.terms import (
     Regions,
     contrastive_loss,
     cut_regions,
     diversity_loss,
-    image_scores,
     image_thresholds,
-    official_first_commit_diversity,
-    official_head_diversity,
-    official_pseudo_mask,
     prototype_regions,
     responding_prototypes,
     upsample,
 )
-from napari_lpd.training.optimisation import parameter_groups, poly_factor
+from napari_lpd.training.step import parameter_groups, poly_factor
 
 ORACLE = Path(os.environ.get("NAPARI_LPD_ORACLE", Path(__file__).parents[2] / "shared" / "spec" / "oracle"))
 pytestmark = pytest.mark.skipif(

@@ -11,11 +11,11 @@ import tifffile
 from PIL import Image
 
 from napari_lpd import samples
-from napari_lpd.cli.commands import sample_training
 from napari_lpd.cli.main import main
+from napari_lpd.cli.train import sample_training
 from napari_lpd.core.jobs import in_subprocess, run
 from napari_lpd.data.regions import Region, write_regions
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.results.prediction import Prediction
 
 QUICK = ["--set", "max_steps=2", "--set", "tile=64", "--set", "batch=4", "--set", "model.prototypes_per_class=2"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_lpd.cli.commands import sample_training
+from napari_lpd.cli.train import sample_training
 from napari_lpd.core.jobs import in_subprocess, run
 
 

@@ -13,17 +13,21 @@ from PIL import Image
 
 from napari_lpd.cli.main import main
 from napari_lpd.comparison.compare import compare
+from napari_lpd.comparison.metrics import METRICS
 from napari_lpd.comparison.report.figures import heat_colours, heatmap_figure, mask_colours, scatter_figure
-from napari_lpd.comparison.report.writer import card_table, verdicts_of, write_comparison
-from napari_lpd.comparison.result import METRICS, check_comparable, difference_of, figure_of
+from napari_lpd.comparison.report.tables import card_table, verdicts_of
+from napari_lpd.comparison.report.writer import write_comparison
+from napari_lpd.comparison.result import check_comparable, difference_of, figure_of
 from napari_lpd.comparison.tiles import spread, tiles_of_folder, tiles_of_slide
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ModelError, SettingsError
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import CompareSettings, ModelSettings, TrainSettings
+from napari_lpd.core.settings.evaluation import CompareSettings
+from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.models.checkpoint import Card, save_checkpoint
-from napari_lpd.models.network import LoadedModel, load_model, new_network
+from napari_lpd.models.card import Card
+from napari_lpd.models.checkpoint import load_model, save_checkpoint
+from napari_lpd.models.network import LoadedModel, new_network
 
 QUICK = CompareSettings(bootstrap=40, nearest=2, stability_tiles=2, training_tiles=0, threads=1)
 
@@ -123,7 +127,7 @@ def test_few_sources_give_intervals_but_no_verdicts(models, tiles):
 
 
 def test_the_miou_is_that_of_evaluate(models, tiles, tile_folder):
-    from napari_lpd.core.settings.training import EvaluateSettings
+    from napari_lpd.core.settings.evaluation import EvaluateSettings
     from napari_lpd.data.images import masked_images
     from napari_lpd.evaluation.evaluate import measure_images
     from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_lpd.comparison.observe import CHANGES, RULES, bank_maps, class_map, drop_counts, observe, stability
-from napari_lpd.evaluation.evaluate import fused_maps
+from napari_lpd.evaluation.masks import fused_maps
 from napari_lpd.models.encoder import STAGES
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from napari_lpd.data import memory
+from napari_lpd.data import tileset as memory
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.data.memory import KeptImages, room_for_images
-from napari_lpd.data.tileset import TileSet
+from napari_lpd.data.tileset import KeptImages, TileSet, room_for_images
 from napari_lpd.slides.stain import colours_of
 
 

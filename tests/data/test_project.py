@@ -14,7 +14,7 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import AnnotatedSlide, Project, read_project, regions_beside, write_project
 from napari_lpd.data.regions import write_regions
 from napari_lpd.data.training_set import from_project
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 
 
 @pytest.fixture

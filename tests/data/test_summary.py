@@ -9,11 +9,12 @@ from PIL import Image
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import run
 from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import Region
 from napari_lpd.data.summary import THUMBNAIL, summarise, tile_sheet, warnings
-from napari_lpd.data.tileset import TileSet, tiles_from_regions
+from napari_lpd.data.tileset import TileSet
 from napari_lpd.data.training_set import TrainingSet
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.training.fit import fit
 from napari_lpd.training.validation import Figures, Validation, wilson
 

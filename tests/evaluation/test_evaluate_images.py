@@ -10,19 +10,12 @@ from PIL import Image
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import EvaluateSettings
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import masked_images
-from napari_lpd.evaluation.evaluate import (
-    check_masks,
-    class_probability,
-    evaluate,
-    fused_maps,
-    load_results,
-    mask_validation,
-    measure_images,
-    save_results,
-)
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.evaluation.evaluate import check_masks, evaluate, load_results, measure_images, save_results
+from napari_lpd.evaluation.masks import class_probability, fused_maps
+from napari_lpd.models.card import read_card
+from napari_lpd.training.validation import mask_validation
 
 
 def test_an_absent_class_has_no_probability_and_is_zero_only_in_the_published_form():

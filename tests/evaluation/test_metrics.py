@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from napari_lpd.core.errors import DataError, ExportError
+from napari_lpd.core.files import file_hashes, overlap
 from napari_lpd.evaluation.calibration import calibration
 from napari_lpd.evaluation.metrics import (
     HEADLINES,
@@ -19,9 +20,7 @@ from napari_lpd.evaluation.metrics import (
     bootstrap_intervals,
     boundary_counts,
     confusion_matrix,
-    file_hashes,
     metrics,
-    overlap,
 )
 from napari_lpd.evaluation.report import ReportRow, write_report
 

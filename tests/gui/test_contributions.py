@@ -9,13 +9,14 @@ from napari_lpd import samples
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.results import ExportSettings
 from napari_lpd.data.regions import Region, write_regions
 from napari_lpd.gui.contributions import get_reader, read_outlines, read_prediction, read_slide, write_labels
 from napari_lpd.gui.layers.regions import outlines_of
 from napari_lpd.gui.layers.results import prediction_layers, show_prediction
 from napari_lpd.gui.layers.slides import slide_layers
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.export.export import ExportSettings, export
+from napari_lpd.results.export.export import export
 from napari_lpd.results.export.geojson import read_mask
 
 

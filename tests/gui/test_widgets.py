@@ -14,9 +14,11 @@ from superqt import QCollapsible
 
 from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
+from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import in_subprocess, run
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
-from napari_lpd.core.settings.training import PredictSettings, TrainSettings
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.job import _running
 from napari_lpd.gui.common.layout import WIDTH, Column
 from napari_lpd.gui.common.prediction_run import ModelCache
@@ -24,7 +26,7 @@ from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import KINDS, our_layers, show_prediction
-from napari_lpd.gui.layers.slides import KEY, kind
+from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.predict.widget import EVERYTHING, PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.prediction import Prediction

@@ -10,7 +10,7 @@ from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.data.tileset import tiles_from_regions
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.models.clustering import clustered_bank, is_mostly_white, prototypes_of, spherical_kmeans, unit_rows
 from napari_lpd.models.encoder import build_region_encoder
 

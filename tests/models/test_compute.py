@@ -11,12 +11,16 @@ from napari_lpd import samples
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.jobs import WARNING
-from napari_lpd.core.settings.training import EvaluateSettings, ModelSettings, PredictSettings
-from napari_lpd.evaluation.evaluate import class_probability, fused_maps
+from napari_lpd.core.settings.evaluation import EvaluateSettings
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.training import ModelSettings
+from napari_lpd.evaluation.masks import class_probability, fused_maps
 from napari_lpd.models import compute as inference
-from napari_lpd.models.compute import TileScorer, choose_backend, ready_network
-from napari_lpd.models.network import STAGES_USED, load_model, new_network
+from napari_lpd.models.checkpoint import load_model
+from napari_lpd.models.compute import choose_backend, ready_network
+from napari_lpd.models.network import STAGES_USED, new_network
 from napari_lpd.prediction.predict import predict_slide, prediction_card
+from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.slides.slide import Slide
 
 CPU = torch.device("cpu")

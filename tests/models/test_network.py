@@ -5,8 +5,10 @@ import torch
 
 from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.settings.training import ModelSettings
+from napari_lpd.models.checkpoint import load_model
+from napari_lpd.models.compute import choose_device
 from napari_lpd.models.encoder import build_encoder
-from napari_lpd.models.network import LPD, choose_device, cosine_maps, load_model, merge_prototypes
+from napari_lpd.models.network import LPD, cosine_maps, merge_prototypes
 
 
 def test_a_feature_equal_to_a_prototype_has_cosine_one():

@@ -9,7 +9,7 @@ import pytest
 
 from napari_lpd import samples
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.prediction.batch import SlideTask, attempt, on_cluster, summary_line
 
 SMALL = PredictSettings(tile=128, overlap=32, block=64, threads=1)

@@ -8,10 +8,10 @@ import torch
 from napari_lpd import samples
 from napari_lpd.core.errors import ExportError, ModelError, SettingsError, SlideError
 from napari_lpd.core.jobs import WARNING, run
-from napari_lpd.core.settings.training import CrfSettings, PredictSettings
+from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
 from napari_lpd.models.cam import highest, upsampled, upsampled_highest
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.compute import choose_backend
-from napari_lpd.models.network import load_model
 from napari_lpd.prediction.predict import blending_device, levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.prediction.tiling import Stitcher, Tiling
 from napari_lpd.slides.slide import DamagedError, Slide

@@ -13,8 +13,8 @@ import pytest
 
 from napari_lpd import samples
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import PredictSettings
-from napari_lpd.models.network import load_model
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.prediction.predict import predict_slide
 from napari_lpd.slides.slide import Slide
 from napari_lpd.slides.tissue import Mask

@@ -10,8 +10,9 @@ from made_predictions import predicted
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.results.corrections import ERASED, Corrections
+from napari_lpd.results.create import copy_prediction
 from napari_lpd.results.prediction import Prediction
 
 
@@ -134,7 +135,7 @@ def test_corrections_that_would_be_lost_stop_a_replacement(prediction, classes, 
 
 def test_a_copy_has_them_too(prediction, tmp_path):
     expected = corrected(prediction)
-    copy = Prediction.open(prediction.save(tmp_path / "b.zarr"))
+    copy = Prediction.open(copy_prediction(prediction, tmp_path / "b.zarr"))
     assert np.array_equal(Corrections(copy).levels[0], expected)
 
 

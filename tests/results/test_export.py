@@ -16,9 +16,10 @@ from skimage.draw import polygon2mask
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.results import ExportSettings
 from napari_lpd.data.regions import read_regions
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.export.export import ExportSettings, export
+from napari_lpd.results.export.export import export
 from napari_lpd.results.export.geojson import labels_of_shapes, read_shapes
 from napari_lpd.results.export.ome_tiff import Place, read_label_tiff, write_label_tiff
 from napari_lpd.results.export.picture import scale_bar

@@ -9,9 +9,10 @@ import tifffile
 import zarr
 
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.data.regions import Region
-from napari_lpd.evaluation.metrics import recall_metrics, region_confusion, region_scores
+from napari_lpd.results.check_regions import recall_metrics, region_confusion, region_scores
+from napari_lpd.results.create import copy_prediction, start_prediction
 from napari_lpd.results.export.ome_tiff import write_ome_tiff
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard, is_prediction
 from napari_lpd.slides.tissue import Mask
@@ -50,7 +51,7 @@ def all_labels():
 
 
 def begin(folder, card, **options):
-    return Prediction.start(folder, card, lambda: (TISSUE, [[1.0, 1.0]] * 3), **options)
+    return start_prediction(folder, card, lambda: (TISSUE, [[1.0, 1.0]] * 3), **options)
 
 
 def fill(prediction, blocks):
@@ -176,12 +177,12 @@ def test_halved_maps_leave_out_what_was_not_computed(card, tmp_path):
 
 
 def test_saving_a_copy_replaces_but_never_overwrites_something_else(prediction, tmp_path):
-    copy = prediction.save(tmp_path / "b.zarr")
-    assert prediction.save(copy) == copy
+    copy = copy_prediction(prediction, tmp_path / "b.zarr")
+    assert copy_prediction(prediction, copy) == copy
     assert np.array_equal(Prediction.open(copy).labels.levels[0], all_labels())
     (tmp_path / "mine.zarr").mkdir()
     with pytest.raises(ExportError, match="not a prediction"):
-        prediction.save(tmp_path / "mine.zarr")
+        copy_prediction(prediction, tmp_path / "mine.zarr")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b.zarr", "mine.zarr"]
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.core.errors import SlideError
-from napari_lpd.slides import formats, slide
-from napari_lpd.slides.formats import TooLargeError, is_slide, open_slide
+from napari_lpd.slides import formats, slide, tiff_reader
+from napari_lpd.slides.formats import is_slide, open_slide
 from napari_lpd.slides.slide import DamagedError
+from napari_lpd.slides.tiff_reader import TooLargeError
 
 GIVES_NONE = "nothing in the file says it"
 IMPLAUSIBLE = "352.9 µm per pixel, which is not plausible"
@@ -228,9 +229,14 @@ def test_a_cut_off_tiff_is_refused(pictures):
     assert "copy or export it again" in refusal(pictures["plain.tif"])
 
 
+def limit_decoded(monkeypatch, size):
+    for module in (formats, tiff_reader):
+        monkeypatch.setattr(module, "MAX_DECODED", size)
+
+
 @pytest.mark.parametrize("name", ["flat.png", "flat.jpg", "planar.tif"])
 def test_what_must_be_decoded_at_once_may_not_be_large(pictures, monkeypatch, name):
-    monkeypatch.setattr(formats, "MAX_DECODED", 90_000)
+    limit_decoded(monkeypatch, 90_000)
     assert "vips tiffsave IN OUT.tif --tile --pyramid" in refusal(pictures[name])
     with pytest.raises(TooLargeError):
         open_slide(pictures[name])
@@ -238,7 +244,7 @@ def test_what_must_be_decoded_at_once_may_not_be_large(pictures, monkeypatch, na
 
 @pytest.mark.parametrize("name", ["tiled.tif", "strips.tif", "plain.tif"])
 def test_what_is_read_by_windows_may_be_large(pictures, monkeypatch, name):
-    monkeypatch.setattr(formats, "MAX_DECODED", 90_000)
+    limit_decoded(monkeypatch, 90_000)
     open_slide(pictures[name]).close()
 
 
@@ -391,7 +397,7 @@ def test_a_slide_may_be_closed_while_threads_read_it(small_region):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists open files through /proc")
 def test_a_file_that_cannot_be_opened_is_not_left_open(pictures, rotten, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_DECODED", 1)
+    limit_decoded(monkeypatch, 1)
     before = set(os.listdir("/proc/self/fd"))
     for path in (*pictures.values(), rotten):
         with pytest.raises(SlideError):
@@ -436,7 +442,7 @@ def test_a_flat_tiff_that_is_too_large_for_napari_opens_as_a_lazy_pyramid(readin
 
 
 def test_a_tiff_that_nobody_should_load_whole_is_ours_to_refuse(reading, pictures, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_DECODED", 90_000)
+    limit_decoded(monkeypatch, 90_000)
     reader = reading.get_reader(str(pictures["planar.tif"]))
     with pytest.raises(SlideError, match="tiled pyramid"):
         reader(str(pictures["planar.tif"]))

@@ -7,9 +7,10 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.core.errors import SlideError
+from napari_lpd.core.geometry import um_box_to_pixels
 from napari_lpd.slides import slide
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.slides.slide import DamagedError, Levels, Slide, um_box_to_pixels
+from napari_lpd.slides.slide import DamagedError, Levels, Slide
 
 
 def test_the_sample_slides_know_their_resolution():

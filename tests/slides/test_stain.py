@@ -7,7 +7,7 @@ import pytest
 
 from napari_lpd import samples
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.prediction.predict import predict_slide
 from napari_lpd.samples import model_path
 from napari_lpd.slides.formats import open_slide
@@ -96,7 +96,7 @@ def test_a_slide_of_the_same_stain_is_near_and_another_is_far():
 
 
 def test_the_sample_model_knows_the_colours_it_was_trained_on():
-    from napari_lpd.models.checkpoint import read_card
+    from napari_lpd.models.card import read_card
 
     with open_slide(samples.skin_slide_path()) as slide:
         seen = colours_of_slide(slide, find_tissue(slide), 0.998, 128)
@@ -117,8 +117,8 @@ def test_damaged_places_are_passed_over(tiny_image):
 def test_a_model_trained_on_matched_colours_gives_a_tinted_slide_the_same_mask(
     tiny_slide, tiny_image, tiny_regions, tiny_settings, classes, tmp_path
 ):
-    from napari_lpd.data.tileset import tiles_from_regions
-    from napari_lpd.models.network import load_model
+    from napari_lpd.data.region_tiles import tiles_from_regions
+    from napari_lpd.models.checkpoint import load_model
     from napari_lpd.training.fit import fit
 
     tinted = (np.exp(-density(tiny_image) * (0.6, 0.7, 1.4)) * 255).astype(np.uint8)

@@ -7,9 +7,10 @@ import pytest
 import shapely
 from shapely.affinity import translate
 
+from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import DamagedError, Levels, Slide, array_levels
-from napari_lpd.slides.tissue import Mask, find_tissue, mask_of_labels, mask_of_polygons, sampled_polygons
+from napari_lpd.slides.tissue import Mask, find_tissue, mask_of_labels, mask_of_polygons
 
 MPP = 8.0  # of drawn slides, so that the mask has half their size
 GLASS = (243, 242, 244)

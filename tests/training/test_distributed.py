@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.models.checkpoint import STATE_NAME, read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.training import distributed
+from napari_lpd.training.runs.folder import STATE_NAME
 from napari_lpd.training.step import Step
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -13,15 +13,17 @@ from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import Region, read_regions
-from napari_lpd.data.tileset import TileSet, tiles_from_regions
+from napari_lpd.data.tileset import TileSet
 from napari_lpd.models import checkpoint
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import build_encoder
-from napari_lpd.models.network import LPD, encoder_of, load_model
+from napari_lpd.models.network import LPD, encoder_of
 from napari_lpd.training import fit as train
 from napari_lpd.training.augmentation import augment
 from napari_lpd.training.fit import fit
-from napari_lpd.training.optimisation import parameter_groups
+from napari_lpd.training.step import parameter_groups
 from napari_lpd.training.validation import Figures, Validation, calibrate
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from napari_lpd.core.jobs import WARNING, Progress, to_json_line
 
+if TYPE_CHECKING:
+    import argparse
+
 Result = dict[str, Any]
+
 PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
 
 
@@ -98,3 +103,19 @@ def _print_nested(result: Result, indent: str = "") -> None:
                     print(f"{indent}{name}: {entry}")
         else:
             print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
+
+
+def add_settings_options(sub: argparse.ArgumentParser) -> None:
+    """Add ``--settings`` and ``--set``."""
+    sub.add_argument("--settings", type=Path, metavar="JSON", help="settings file, as saved by a widget")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
+
+
+def add_source_option(sub: argparse.ArgumentParser) -> None:
+    """Add ``--source``."""
+    sub.add_argument(
+        "--source",
+        default="",
+        metavar="REGEX",
+        help="how a tile's name gives its slide or patient: first group; else the name before + or [",
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from napari_lpd.cli.common import add_settings_options
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import Settings, read_settings
@@ -14,13 +17,15 @@ if TYPE_CHECKING:
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.results.measure import MeasureRow
 
+
 S = TypeVar("S", bound=Settings)
 
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd measure``: areas and ratios of results, one table."""
     from napari_lpd.core.files import check_free
-    from napari_lpd.results.measure import WHOLE, MeasureSettings, Site, field_around, sites_of, write_measures
+    from napari_lpd.core.settings.results import MeasureSettings
+    from napari_lpd.results.measure import WHOLE, Site, field_around, sites_of, write_measures
     from napari_lpd.results.measure import measure as measure_job
     from napari_lpd.results.prediction import Prediction
 
@@ -45,7 +50,7 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
 
 def export(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd export``: one result in another form."""
-    from napari_lpd.results.export.export import ExportSettings
+    from napari_lpd.core.settings.results import ExportSettings
     from napari_lpd.results.export.export import export as write
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.formats import open_slide
@@ -65,7 +70,7 @@ def _with_roles(cls: type[S], options: argparse.Namespace, name: str) -> S:
     """The settings of file and flags, with the roles of ``--roles`` under `name`."""
     overrides = list(options.set)
     if options.roles:
-        from napari_lpd.results.measure import read_roles
+        from napari_lpd.core.settings.results import read_roles
 
         overrides.append(f"{name}={read_roles(options.roles).model_dump_json()}")
     return read_settings(cls, options.settings, overrides)
@@ -81,3 +86,46 @@ def _place(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise SettingsError(f"--field {text}: wanted X,Y in level-0 pixels") from error
     return x, y
+
+
+def measure_options(measure: argparse.ArgumentParser) -> None:
+    """Add the options of ``measure``."""
+    measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr")
+    measure.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table")
+    measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="measure these regions too, each by itself")
+    measure.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="score the tumour-stroma ratio in 3.1 mm² around this place, in level-0 pixels; may be repeated",
+    )
+    _result_options(measure)
+
+
+def export_options(export: argparse.ArgumentParser) -> None:
+    """Add the options of ``export``."""
+    export.add_argument("prediction", type=Path, metavar="NAME.zarr")
+    export.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (all of it)",
+    )
+    export.add_argument(
+        "--what",
+        choices=("labels", "prototypes", "corrections"),
+        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson",
+    )
+    export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
+    export.add_argument("--slide", type=Path, help="the slide; .png and .dcm need it")
+    _result_options(export)
+
+
+def _result_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--roles", type=Path, metavar="JSON", help="which classes are tumour, stroma, lymphocyte_rich_stroma"
+    )
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    add_settings_options(sub)

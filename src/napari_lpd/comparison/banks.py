@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from napari_lpd.comparison.statistics import BankRecord
 from napari_lpd.comparison.tiles import spread
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.jobs import Job
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.models.encoder import STAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.comparison.metrics import Kind
     from napari_lpd.core.jobs import Job
+    from napari_lpd.core.settings.evaluation import CompareSettings
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LoadedModel
+
 
 TILES_PER_CLUSTER = 5  # of a class alone, that are looked at
 
@@ -62,3 +70,41 @@ def training_sample(tiles: TileSet, limit: int, k: int) -> TileSet:
         for candidates in (np.flatnonzero(held & (tiles.labels.sum(1) == 1)), np.flatnonzero(held)):
             chosen |= set(candidates[spread(len(candidates), share)].tolist())
     return tiles.subset(sorted(chosen))
+
+
+class Bank(NamedTuple):
+    """A bank in the space of a model's stage-4 features, and what is counted of it."""
+
+    name: str
+    kind: Kind
+    vectors: Tensor  # (N, D)
+    record: BankRecord
+
+
+def common_temperature(models: Sequence[LoadedModel]) -> float:
+    """Return the temperature τ that all models were trained with.
+
+    Raises:
+        SettingsError: theirs differ.
+    """
+    found = {model.card.settings.diversity_temperature for model in models}
+    if len(found) > 1:
+        raise SettingsError(f"the models' diversity_temperature differ ({sorted(found)}): set temperature for both")
+    return found.pop()
+
+
+def banks_of(
+    model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
+) -> Job[tuple[list[Bank], str]]:
+    """Collect a model's own bank, the controls in its feature space, and why there are no clusters among these."""
+    found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
+    found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
+    reason = ""
+    if sample is not None:
+        try:
+            clusters = yield from clustered_control(model, sample, settings.seed)
+            found.append((f"clustered in {model.name}'s space", "clustered", clusters))
+        except DataError as error:  # of this control alone: the report says why it is missing
+            reason = str(error)
+    shape = (model.network.class_count, model.network.k, temperature)
+    return [Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason

@@ -6,35 +6,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from napari_lpd.comparison.banks import clustered_control, random_control, training_sample
+from napari_lpd.comparison.banks import Bank, banks_of, common_temperature, training_sample
 from napari_lpd.comparison.cards import Searched, hit_spreads, nearest_patches, prototype_cards, vector_figures
+from napari_lpd.comparison.metrics import METRICS
 from napari_lpd.comparison.observe import bank_maps, drop_counts, observe, stability
 from napari_lpd.comparison.result import (
     FEWEST_FOR_VERDICT,
-    METRICS,
     BankResult,
     Comparison,
     Difference,
     Example,
-    Kind,
     check_comparable,
     compared_banks,
     difference_of,
     figure_of,
 )
-from napari_lpd.comparison.statistics import (
-    LEAST_PLACES,
-    BankRecord,
-    DropCounts,
-    Hits,
-    Places,
-    bank_figures,
-    drop_figures,
-)
+from napari_lpd.comparison.statistics import LEAST_PLACES, DropCounts, Hits, Places, bank_figures, drop_figures
 from napari_lpd.comparison.tiles import as_seen_by, images_for, spread, tiles_of_set
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE
 from napari_lpd.evaluation.metrics import FEWEST_SOURCES, source_draws
@@ -48,21 +38,12 @@ if TYPE_CHECKING:
 
     from napari_lpd.comparison.result import Patch
     from napari_lpd.comparison.tiles import Tile
-    from napari_lpd.core.settings.training import CompareSettings
+    from napari_lpd.core.settings.evaluation import CompareSettings
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LoadedModel
 
     Samples = dict[str, NDArray[np.float64]]
-    _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]  # per prototype: patches, places
-
-
-class Bank(NamedTuple):
-    """A bank in the space of a model's stage-4 features, and what is counted of it."""
-
-    name: str
-    kind: Kind
-    vectors: Tensor  # (N, D)
-    record: BankRecord
+    _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]
 
 
 class _Contestant(NamedTuple):
@@ -159,30 +140,6 @@ def compare(
         examples=tuple(_examples(contestants, tiles, places)),
         notes=tuple(_notes(contestants, places, truth, sample)),
     )
-
-
-def common_temperature(models: Sequence[LoadedModel]) -> float:
-    found = {model.card.settings.diversity_temperature for model in models}
-    if len(found) > 1:
-        raise SettingsError(f"the models' diversity_temperature differ ({sorted(found)}): set temperature for both")
-    return found.pop()
-
-
-def banks_of(
-    model: LoadedModel, sample: TileSet | None, settings: CompareSettings, temperature: float
-) -> Job[tuple[list[Bank], str]]:
-    """The model's own bank, the controls in the space of its features, and why there are no clusters among these."""
-    found: list[tuple[str, Kind, Tensor]] = [(model.name, "model", model.network.projected(STAGES - 1).cpu())]
-    found.append((f"random in {model.name}'s space", "random", random_control(model, settings.seed)))
-    reason = ""
-    if sample is not None:
-        try:
-            clusters = yield from clustered_control(model, sample, settings.seed)
-            found.append((f"clustered in {model.name}'s space", "clustered", clusters))
-        except DataError as error:  # of this control alone: the report says why it is missing
-            reason = str(error)
-    shape = (model.network.class_count, model.network.k, temperature)
-    return [Bank(name, kind, vectors, BankRecord(*shape)) for name, kind, vectors in found], reason
 
 
 def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:

@@ -10,13 +10,19 @@ from skimage.color import hed2rgb, rgb2hed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_lpd.core.settings.training import EvaluateSettings
-from napari_lpd.evaluation.evaluate import class_probability, predicted_labels
+from napari_lpd.core.settings.evaluation import EvaluateSettings
+from napari_lpd.evaluation.masks import class_probability, predicted_labels
 from napari_lpd.models.cam import normalise
 from napari_lpd.models.encoder import STAGES
-from napari_lpd.models.network import STAGES_USED, LoadedModel, cosine_maps, merge_prototypes, presence_scores
+from napari_lpd.models.network import (
+    STAGES_USED,
+    LoadedModel,
+    cosine_maps,
+    image_scores,
+    merge_prototypes,
+    presence_scores,
+)
 from napari_lpd.models.prototypes import map_correlation
-from napari_lpd.training.losses.terms import image_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

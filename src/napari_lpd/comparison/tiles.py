@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.data.images import image_files, masked_images, read_image, read_mask, sources_of
-from napari_lpd.models.checkpoint import matched_to
+from napari_lpd.models.card import matched_to
 from napari_lpd.slides.stain import matching
 from napari_lpd.slides.tissue import find_tissue
 

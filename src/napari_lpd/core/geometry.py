@@ -1,24 +1,58 @@
-"""Labels → polygons along the pixels' edges: exact, cell by cell, each finished polygon handed out at once.
+"""Boxes of pixels, polygons drawn as pixels, and labels outlined as polygons.
 
-A cell's borders between labels are cut into straight runs, which GEOS makes into faces with holes. Faces that touch
-the next cell wait for the rest of their area; memory is bounded by what waits (`MOST_WAITING`).
+`outlines` follows the pixels' edges exactly, cell by cell, and hands out each finished polygon at once. A cell's
+borders between labels are cut into straight runs, which GEOS makes into faces with holes. Faces that touch the next
+cell wait for the rest of their area; memory is bounded by what waits (`MOST_WAITING`).
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_lpd.slides.slide import Box
+
+Box = tuple[int, int, int, int]  # (y0, x0, y1, x1): first row and column, and those after the last
+Block = tuple[int, int]  # row and column of a block of a result
+
+
+def common(one: Box, other: Box) -> Box:
+    """What two boxes have in common; empty where they do not touch."""
+    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
+
+
+def is_empty(box: Box) -> bool:
+    """Whether a box holds no pixel."""
+    return box[0] >= box[2] or box[1] >= box[3]
+
+
+def multiplied(box: Box, stride: int) -> Box:
+    """A box of map pixels in pixels."""
+    y0, x0, y1, x1 = box
+    return y0 * stride, x0 * stride, y1 * stride, x1 * stride
+
+
+def divided(box: Box, stride: int) -> Box:
+    """The map pixels that a box of pixels touches."""
+    y0, x0, y1, x1 = box
+    return y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride)
+
+
+def within(outer: Box, inner: Box) -> tuple[Any, ...]:
+    """Index of a box in an array (..., h, w) of another that holds it."""
+    top, left = outer[:2]
+    return (..., slice(inner[0] - top, inner[2] - top), slice(inner[1] - left, inner[3] - left))
+
 
 CELL = 2048
+
 MOST_WAITING = 2_000_000  # vertices; beyond, what waits is handed out in pieces cut along the cells
 
 
@@ -117,3 +151,56 @@ def _runs(edges: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.int
     after[:, :-1], before[:, 1:] = edges[:, 1:-1], edges[:, 1:-1]
     first, last = np.argwhere(after & (met | ~before)), np.argwhere(before & (met | ~after))
     return np.stack([first, last], 1)[:, :, ::-1]
+
+
+def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> Box:
+    """(y0, x0, y1, x1) in µm → whole pixels of `mpp` that cover it."""
+    y0, x0, y1, x1 = (value / mpp for value in box_um)
+    return math.floor(y0 + 1e-6), math.floor(x0 + 1e-6), math.ceil(y1 - 1e-6), math.ceil(x1 - 1e-6)
+
+
+def sampled_polygons(
+    polygons: Sequence[shapely.Geometry], origin: tuple[int, int], shape: tuple[int, int], mpp: float
+) -> NDArray[np.bool_]:
+    """Which pixels' centres lie inside any of the polygons; a part is sampled exactly like the whole.
+
+    Args:
+        polygons: Polygons or MultiPolygons, with or without holes, (x, y) in µm from the slide's corner.
+        origin: (y, x) of the first pixel.
+        shape: (h, w) in pixels.
+        mpp: µm per pixel.
+
+    Returns:
+        (h, w).
+    """
+    # Scan lines: every edge flips what lies to the right of it in the rows that it crosses.
+    flips = np.zeros((shape[0], shape[1] + 1), np.uint8)
+    rings = [
+        ring for part in shapely.get_parts([shapely.union_all(list(polygons))]) for ring in shapely.get_rings(part)
+    ]
+    for ring in rings:
+        x, y = (shapely.get_coordinates(ring) / mpp).T
+        x0, y0, x1, y1 = x[:-1], y[:-1], x[1:], y[1:]
+        first, last = (
+            np.clip(np.ceil(end - 0.5), origin[0], origin[0] + shape[0]).astype(np.intp)
+            for end in (np.minimum(y0, y1), np.maximum(y0, y1))
+        )
+        edge = np.repeat(np.arange(len(x0)), last - first)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first) - first, last - first)
+        crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+        column = np.clip(np.ceil(crossing - 0.5) - origin[1], 0, shape[1]).astype(np.intp)
+        np.bitwise_xor.at(flips, (row - origin[0], column), 1)
+    inside: NDArray[np.uint8] = np.bitwise_xor.accumulate(flips, axis=1)[:, :-1]
+    return inside.astype(np.bool_)
+
+
+def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
+    """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
+    if not polygon.interiors:
+        return [polygon]
+    x0, y0, x1, y1 = polygon.bounds
+    hole = polygon.interiors[0].bounds
+    y = (hole[1] + hole[3]) / 2
+    halves = (polygon.intersection(shapely.box(x0, a, x1, b)) for a, b in ((y0, y), (y, y1)))
+    parts = (part for half in halves for part in shapely.get_parts(half) if part.geom_type == "Polygon")
+    return [whole for part in parts for whole in without_holes(part)]

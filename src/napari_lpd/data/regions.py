@@ -14,6 +14,7 @@ from shapely.geometry import Polygon, shape
 from napari_lpd.core.classes import COLORS, TissueClass
 from napari_lpd.core.errors import DataError, why
 from napari_lpd.core.files import written_whole
+from napari_lpd.core.geometry import without_holes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -121,18 +122,6 @@ def outside(regions: Sequence[Region], shape: tuple[int, int]) -> list[int]:
     """The numbers, from 1, of the regions of which nothing lies on a slide of `shape` (h, w) level-0 pixels."""
     slide = shapely.box(0, 0, shape[1], shape[0])
     return [number for number, region in enumerate(regions, start=1) if not region.polygon().intersects(slide)]
-
-
-def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
-    if not polygon.interiors:
-        return [polygon]
-    x0, y0, x1, y1 = polygon.bounds
-    hole = polygon.interiors[0].bounds
-    y = (hole[1] + hole[3]) / 2
-    halves = (polygon.intersection(shapely.box(x0, a, x1, b)) for a, b in ((y0, y), (y, y1)))
-    parts = (part for half in halves for part in shapely.get_parts(half) if part.geom_type == "Polygon")
-    return [whole for part in parts for whole in without_holes(part)]
 
 
 def write_regions(

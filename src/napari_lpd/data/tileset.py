@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
+import mmap
+import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from shapely import STRtree, unary_union
-from shapely.geometry import box
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.data.memory import KeptImages, room_for_images
-from napari_lpd.data.regions import outside
-from napari_lpd.evaluation.metrics import HASH_BYTES
-from napari_lpd.slides.stain import matching
+from napari_lpd.core.files import HASH_BYTES
+from napari_lpd.slides.stain import colours_of, matching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.settings.training import TrainSettings
-    from napari_lpd.data.regions import Region
-    from napari_lpd.slides.slide import Slide
     from napari_lpd.slides.stain import Colours
 
     Read = Callable[[int], NDArray[np.uint8]]
 
-MIN_TISSUE_SHARE = 0.1
+
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
+
 ORDERS = 20  # in which the places of one slide are tried, until some amount to a sample
+
 NAMED = 5  # slides named where there are many
 
 
@@ -258,94 +254,63 @@ def described(*parts: TileSet) -> str:
     return f"{source}: {', '.join(names[:NAMED])}{more}"
 
 
-def tiles_from_regions(
-    slide: Slide,
-    regions: Sequence[Region],
-    classes: tuple[TissueClass, ...],
-    settings: TrainSettings,
-    patient: str = "",
-) -> TileSet:
-    """Cut the regions drawn on a slide into tiles; a tile takes the labels of all regions it lies in.
+COLOUR_TILES = 256  # tiles whose colours go into the card
 
-    A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
-    tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
 
-    Args:
-        slide: The slide.
-        regions: Outlined on it.
-        classes: The tissue classes.
-        settings: Size, step and resolution of the tiles.
-        patient: Whose slide it is; default: the slide's name.
+def training_colours(tiles: TileSet) -> Colours:
+    """The colours of the tiles, of up to 256 of them.
 
     Raises:
-        DataError: no tile fits, or a region lies outside the slide.
+        DataError: none of them is stained.
     """
-    if not regions:
-        raise DataError(f"{slide.name}: no regions; outline at least one region per tissue")
-    _check_inside(slide, regions)
-    polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
-    tree = STRtree(polygons)
-    names = [tissue.name for tissue in classes]
-    origins, labels = [], []
-    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
-        tile = box(x, y, x + settings.tile, y + settings.tile)
-        hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
-        if not hits or unary_union([part for _, part in hits]).area < settings.min_cover * tile.area:
-            continue
-        tissues = {t for i, part in hits if part.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
-        origins.append((y, x))
-        labels.append([float(name in tissues) for name in names])
-    if not origins:
-        raise DataError(
-            f"{slide.name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
-            f" ({settings.tile * settings.mpp:.0f} µm); draw larger regions or choose a smaller tile"
-        )
-    shape = (settings.tile, settings.tile)
-    images = [slide.read(origin, shape, settings.mpp) for origin in origins]
-    return TileSet(
-        classes,
-        np.array(labels, np.float32),
-        images.__getitem__,
-        slide.name,
-        slides=[patient or slide.name] * len(labels),
-        files=[slide.path] if slide.path else [],
-        places=_places(origins, settings.tile, slide.name),
-        origins=[Origin(slide.name, y, x) for y, x in origins],
-    )
+    colours = colours_of(tiles.read(i) for i in tiles.spread(COLOUR_TILES))
+    if colours is None:
+        raise DataError(f"{tiles.source}: no tile holds stained tissue; is this the right resolution and place?")
+    return colours
 
 
-def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
-    height, width = slide.shape
-    if found := outside(regions, slide.shape):
-        raise DataError(
-            f"{slide.name}: {len(found)} of {len(regions)} regions ({', '.join(map(str, found[:5]))}"
-            f"{', …' * (len(found) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
-        )
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
+
+SHARE_FOR_IMAGES = 4  # one part in so many of the machine's memory
 
 
-def _places(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
-    """Names of the parts of a slide in which tiles lie: those nearer to each other than a tile's edge are one part."""
-    boxes = [box(x, y, x + tile, y + tile) for y, x in origins]
-    tree, names = STRtree(boxes), [-1] * len(boxes)
-    for first in range(len(boxes)):
-        if names[first] >= 0:
-            continue
-        names[first], found = first, [first]
-        while found:
-            for near in tree.query(boxes[found.pop()].buffer(tile - 0.5, join_style="mitre")):
-                if names[near] < 0:
-                    names[near] = first
-                    found.append(int(near))
-    return [f"{slide} {number}" for number in names]
+def room_for_images() -> int:
+    """Bytes that decoded images may take: a quarter of the memory, shared by the processes that train together."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**32
+    if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text("ascii").strip()).isdigit():
+        memory = min(memory, int(limit))
+    return memory // SHARE_FOR_IMAGES // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:
-    """(y, x) of the tiles that are tried for a region with `bounds` (x0, y0, x1, y1): evenly spread, centred."""
-    x0, y0, x1, y1 = bounds
-    starts = []
-    for low, high in ((y0, y1), (x0, x1)):
-        free = high - low - settings.tile
-        count = max(0, math.ceil(free / settings.tile_step)) + 1
-        first = low if free > 0 else low + free / 2
-        starts.append([round(first + max(free, 0) * i / max(count - 1, 1)) for i in range(count)])
-    return [(y, x) for y in starts[0] for x in starts[1]]
+class KeptImages:
+    """Reads images of one size, and keeps those that fit, in memory that forked worker processes share.
+
+    A process that is not forked, but gets it pickled, reads every image when it is asked for.
+
+    Args:
+        read: Image i, (H, W, 3) uint8.
+        count: How many images there are.
+        room: Bytes that they may take; the first ones are kept.
+    """
+
+    def __init__(self, read: Callable[[int], NDArray[np.uint8]], count: int, room: int) -> None:
+        self._read = read
+        first = read(0)
+        self.kept = min(count, room // first.size)
+        # One byte per image says whether it is there. The system gives the pages out as they are written.
+        block = np.frombuffer(mmap.mmap(-1, max(self.kept * (1 + first.size), 1)), np.uint8)
+        self._there = block[: self.kept]
+        self._images = block[self.kept : self.kept * (1 + first.size)].reshape(self.kept, *first.shape)
+
+    def __reduce__(self) -> tuple[type[partial[NDArray[np.uint8]]], tuple[Callable[[int], NDArray[np.uint8]]]]:
+        return partial, (self._read,)
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        """Image `index`; not to be written to."""
+        if index >= self.kept:
+            return self._read(index)
+        if not self._there[index]:
+            self._images[index] = self._read(index)
+            self._there[index] = 1
+        return self._images[index]

@@ -9,12 +9,12 @@ from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.data.images import masked_images, part_of
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import read_project
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import read_regions
 from napari_lpd.data.summary import save_sheet, summarise, tile_sheet
-from napari_lpd.data.tileset import TileSet, tiles_from_regions, why_none_is_held_out
-from napari_lpd.evaluation.evaluate import mask_validation
+from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.training.fit import training_colours
+from napari_lpd.training.validation import mask_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.special import expit, logit
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.jobs import Job, Progress, run
-from napari_lpd.core.settings.training import EvaluateSettings
+from napari_lpd.core.files import file_hashes, overlap
+from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, read_image, read_mask
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
+from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
     FEWEST_SOURCES,
     ImageResult,
     bootstrap_intervals,
     boundary_counts,
     confusion_matrix,
-    file_hashes,
     metrics,
-    overlap,
 )
 from napari_lpd.evaluation.report import GATES, ReportRow, write_report
-from napari_lpd.models.cam import background, normalise
-from napari_lpd.models.checkpoint import load_tensors, matched_to
-from napari_lpd.models.compute import forward_pass, stages_needed
-from napari_lpd.models.network import TRAINING_ONLY, LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.models.card import matched_to
+from napari_lpd.models.checkpoint import TRAINING_ONLY, load_tensors
 from napari_lpd.slides.stain import matching
-from napari_lpd.training.losses.terms import image_scores
-from napari_lpd.training.validation import Figures, Validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,113 +36,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.settings.training import Gate, Refiner
+    from napari_lpd.core.settings.evaluation import EvaluateSettings, Gate
+    from napari_lpd.core.settings.prediction import Refiner
+    from napari_lpd.models.network import LoadedModel
 
     Cell = tuple[Gate, Refiner]
-
-VALIDATION_RESAMPLINGS = 200
-BRIGHTNESS = (0.9, 1.0, 1.1)  # factors of the published views, on the normalised image (L29)
-
-
-class Views(NamedTuple):
-    """Views of one image that are scored and averaged: mirrored or not, and a contrast factor."""
-
-    flips: tuple[bool, ...]
-    factors: tuple[float, ...]
-
-
-VIEWS = {
-    "one": Views((False,), (1.0,)),
-    "flips": Views((False, True), (1.0,)),
-    "official": Views((False, True), BRIGHTNESS),
-}
-
-
-@torch.inference_mode()
-def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) -> tuple[Tensor, Tensor]:
-    """Fused class maps of one image and the model's own presence scores.
-
-    Per view and stage: merge, positive part, 0..1, upsample; mean over views; weighted sum of stages (method.md §7).
-
-    Args:
-        model: The model.
-        image: (3, H, W) RGB in 0..1.
-        settings: Views, normalisation and stage weights.
-
-    Returns:
-        (C, H, W) in 0..1, not gated; (C,) presence probability of the plain view.
-    """
-    views = VIEWS[settings.views]
-    size = (image.shape[1], image.shape[2])
-    encoder = model.network.encoder
-    needed, maps_of = stages_needed(model), forward_pass(model, settings)
-    mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
-    total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
-    for flip in views.flips:
-        for factor in views.factors:
-            seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
-            seen = seen.flip(2) if flip else seen
-            logits = maps_of(seen[None].to(model.device))
-            if not flip and factor == 1:
-                how = model.network.settings.merge_train
-                presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
-            for i, maps in enumerate(_unit_maps(model, logits, settings)):
-                total[i] = total[i] + (maps.flip(2) if flip else maps)
-    fused = torch.zeros(())
-    for i, maps in zip(needed, total, strict=True):  # upsampling is linear: once, after the mean over the views
-        if weight := model.network.settings.stage_fusion[i]:
-            per_image = settings.normalise == "image"
-            fine = interpolate(maps[None], size=size, mode="bilinear", align_corners=per_image)[0]
-            fused = fused + weight / (len(views.flips) * len(views.factors)) * fine
-    return fused, presence
-
-
-def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
-    """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
-    found = []
-    for i, maps in zip(stages_needed(model), logits, strict=True):
-        merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
-        found.append(min_max(merged) if settings.normalise == "image" else normalise(merged, model.card.map_scale[i]))
-    return found
-
-
-def min_max(class_maps: Tensor) -> Tensor:
-    """Published normalisation (L28): positive part of (..., h, w), each map stretched to 0..1 by itself."""
-    positive = class_maps.clamp(min=0)
-    low, high = positive.amin((-2, -1), keepdim=True), positive.amax((-2, -1), keepdim=True)
-    return (positive - low) / (high - low + 1e-6)
-
-
-def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings) -> Tensor:
-    """Gate the fused maps (C, H, W) and make probabilities (L, H, W); with background predicted, L = C + 1, last.
-
-    An absent class is -inf, so it can neither win nor be spread by the CRF; in the published form (per-image
-    normalisation, background predicted) it is 0, which the softmax over 0..1 values then lifts (L27).
-    """
-    absent = ~present[:, None, None]
-    gated = fused * present[:, None, None]
-    predicts = settings.background == "predict"
-    scores = gated if settings.normalise == "image" and predicts else fused.masked_fill(absent, -torch.inf)
-    if predicts or not present.any():
-        scores = torch.cat([scores, background(gated, settings.background_power)[None]])
-    return scores.softmax(0)
-
-
-def predicted_labels(
-    image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings, device: str = "cpu"
-) -> NDArray[np.uint8]:
-    """Winner at every pixel, after the refiner on `device`: (H, W) uint8, C = background."""
-    if refiner == "none":
-        return probability.numpy().argmax(0).astype(np.uint8)  # five times as fast as torch's
-    from napari_lpd.models.crf.dense_crf import dense_crf
-
-    refined = dense_crf(image, probability.numpy(), settings.crf, refiner, device, torch.get_num_threads())
-    return refined.argmax(0).astype(np.uint8)
-
-
-def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
-    """Which classes occur in a mask: (C,) bool."""
-    return np.bincount(mask[mask < class_count], minlength=class_count) > 0
 
 
 def measure_images(
@@ -233,34 +123,6 @@ def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -
         found = found or bool((mask < len(classes)).any())
     if not found:
         raise DataError(f"{images[0].mask.parent}: no pixel of any class in the masks")
-
-
-def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> Validation:
-    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
-
-    Raises:
-        DataError: as `check_masks`, now and not after the first epoch.
-    """
-    check_masks(images, classes)
-    settings = EvaluateSettings(
-        gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
-    )
-
-    def figures(model: LoadedModel) -> Figures:
-        (results,) = run(measure_checked(model, images, settings)).values()
-        names = [tissue.name for tissue in model.card.classes]
-        scores = metrics(results, names, settings.background)
-        found = zip(names, scores.iou, strict=True)
-        per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
-        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
-        limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
-        if limits is None:
-            return Figures(values, {})
-        of_class = {f"IoU {name}": limit for name, limit in zip(names, limits.iou.tolist(), strict=True)}
-        intervals = {"mIoU": limits.headline["mean_iou"], **of_class}
-        return Figures(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
-
-    return Validation(figures, [item.image for item in images])
 
 
 def check_unseen(model: Path, files: Sequence[Path]) -> list[str]:

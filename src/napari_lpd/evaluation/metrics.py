@@ -10,28 +10,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.ndimage import minimum_filter  # type: ignore[import-untyped]
+from scipy.ndimage import minimum_filter
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.models.checkpoint import file_hash
-from napari_lpd.slides.tissue import sampled_polygons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from napari_lpd.data.regions import Region
-    from napari_lpd.results.prediction import Prediction
 
 Background = Literal["exclude", "count", "predict"]
+
+
 """Truth-background pixels: left out; errors where a class was painted; or a label that must be predicted."""
 
 PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
+
 HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
+
 FEWEST_SOURCES = 3
-HASH_BYTES = 8
 
 
 class ImageResult(NamedTuple):
@@ -77,75 +75,6 @@ class Intervals(NamedTuple):
     headline: dict[str, tuple[float, float]]  # low and high of each of `HEADLINES`
     iou: NDArray[np.float64]  # (C, 2) low and high, from the resamples that have the class
     missing: NDArray[np.int64]  # (C,) resamples without the class, in truth and prediction
-
-
-def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
-    """Pixel counts inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
-
-    Raises:
-        DataError: no region carries exactly one of the prediction's classes.
-    """
-    card = prediction.card
-    names = [tissue.name for tissue in card.classes]
-    confusion = np.zeros((len(names), len(names) + 1), np.int64)
-    for region in regions:
-        if len(region.tissues) == 1 and region.tissues[0] in names:
-            predicted = _labels_inside(prediction, region)
-            counts = np.bincount(predicted, minlength=len(names) + 1)[
-                : len(names) + 1
-            ]  # unreadable places do not count
-            confusion[names.index(region.tissues[0])] += counts
-    if not confusion.any():
-        raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
-    return confusion
-
-
-def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
-    """Labels of the pixels whose centres lie in `region`: (n,)."""
-    (rows, columns), inside = _pixels_inside(prediction, region, 1)
-    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][rows, columns])[inside]
-    return labels
-
-
-def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """Rows and columns around `region`, in pixels `step` times as large as the labels', and which centres lie in it."""
-    card, mpp = prediction.card, prediction.card.mpp * step
-    polygon = region.polygon(card.slide_mpp)
-    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
-    bottom, right = (min(last + 1, -(-n // step)) for last, n in zip((y1, x1), card.shape, strict=True))
-    rows, columns = slice(max(y0, 0), max(bottom, y0, 0)), slice(max(x0, 0), max(right, x0, 0))
-    shape = (rows.stop - rows.start, columns.stop - columns.start)
-    if not min(shape):
-        return (rows, columns), np.zeros(shape, np.bool_)
-    return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
-
-
-def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Scores (n, C) in 0..1 and outlined classes (n,) at the map pixels in regions of one tissue where one is seen."""
-    card = prediction.card
-    names = [tissue.name for tissue in card.classes]
-    found, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
-    for region in regions:
-        if len(region.tissues) == 1 and region.tissues[0] in names:
-            (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
-            own = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
-            own = own[own.any(1)]
-            found.append(own)
-            outlined.append(np.full(len(own), names.index(region.tissues[0])))
-    return np.concatenate(found), np.concatenate(outlined)
-
-
-def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
-    """Recall per class that was outlined, their mean, and what always guessing the most frequent class would reach.
-
-    Args:
-        confusion: (C, C + 1) from `region_confusion`.
-        names: The C class names.
-    """
-    outlined = [i for i in range(len(names)) if confusion[i].sum()]
-    recalls = {f"recall {names[i]}": float(confusion[i, i + 1] / confusion[i].sum()) for i in outlined}
-    mean = float(np.mean(list(recalls.values())))
-    return {**recalls, "mean recall": mean, "mean recall of a majority guess": 1 / len(outlined)}
 
 
 def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], class_count: int) -> NDArray[np.int64]:
@@ -341,24 +270,3 @@ def limits_of(values: NDArray[np.float64]) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """The first 8 bytes of each file's SHA-256: (n, 8).
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    hashes = np.zeros((len(paths), HASH_BYTES), np.uint8)
-    for row, path in zip(hashes, paths, strict=True):
-        try:
-            row[:] = list(bytes.fromhex(file_hash(path))[:HASH_BYTES])
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return hashes
-
-
-def overlap(train_hashes: NDArray[np.uint8], test_paths: Sequence[Path]) -> list[Path]:
-    """The files of `test_paths` that were trained on, byte for byte, by `train_hashes` (n, 8) from `file_hashes`."""
-    known = {row.tobytes() for row in train_hashes}
-    return [path for path, row in zip(test_paths, file_hashes(test_paths), strict=True) if row.tobytes() in known]

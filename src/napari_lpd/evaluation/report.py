@@ -6,34 +6,39 @@ import csv
 import io
 import json
 import math
-import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.files import write_files
 from napari_lpd.evaluation.metrics import FEWEST_SOURCES, HEADLINES, PER_CLASS, Background, Intervals, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from napari_lpd.core.settings.training import Gate, Refiner
+    from napari_lpd.core.settings.evaluation import Gate
+    from napari_lpd.core.settings.prediction import Refiner
+
 
 NOTICE = "Research use only; not for diagnosis."
+
 GATES: dict[Gate, str] = {
     "predicted": "predicted classes",
     "none": "all classes (no gate)",
     "truth": "ground truth (uses labels that a user's slide does not have)",
 }
+
 BACKGROUNDS: dict[Background, str] = {
     "exclude": "pixels outside all classes are left out",
     "count": "pixels outside all classes stay in, as errors of the class that is painted there",
     "predict": "background is a label that must be predicted; it counts in the frequency-weighted IoU, and its own IoU"
     " is in no mean",
 }
+
 COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
+
 NAN = float("nan")
 
 
@@ -82,27 +87,6 @@ def write_report(
     }
     write_files(folder, {name: text.encode() for name, text in texts.items()})
     return folder / "report.md"
-
-
-def write_files(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write files into `folder`, made where it is missing; old ones are replaced only when all are written.
-
-    Raises:
-        ExportError: a file cannot be written.
-    """
-    partials = {folder / name: folder / f".{name}.partial" for name in contents}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial, content in zip(partials.values(), contents.values(), strict=True):
-            partial.write_bytes(content)
-        for path, partial in partials.items():
-            os.replace(partial, path)
-    except OSError as error:
-        raise ExportError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
-    finally:
-        for partial in partials.values():
-            if partial.is_file():
-                partial.unlink()
 
 
 def _markdown(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:

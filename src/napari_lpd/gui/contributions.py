@@ -13,15 +13,20 @@ from napari_lpd.data.regions import classes_in, read_regions
 from napari_lpd.results.export.geojson import read_mask
 from napari_lpd.results.export.ome_tiff import SUFFIXES, Place, read_label_tiff, write_label_tiff, write_ome_tiff
 from napari_lpd.results.prediction import Prediction, is_prediction
-from napari_lpd.samples import slide_layer_data
-from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, TooLargeError, open_slide
+from napari_lpd.samples import skin_slide_path, small_region_path
+from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, open_slide
+from napari_lpd.slides.tiff_reader import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 LayerData = tuple[Any, dict[str, Any], str]
+
 WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
+
 MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
+
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
@@ -176,3 +181,34 @@ def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
         raise ExportError(f"{name}: scale is in {' × '.join(units)}; set the layer's units to micrometer first")
     y, x = (float(scale) * UM_PER[unit] for scale, unit in zip(attributes["scale"], units, strict=True))
     return y, x
+
+
+def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
+    """A slide as napari layer data: lazy pyramid, scale in µm where the resolution is known, else in pixels.
+
+    Raises:
+        SlideError: the file cannot be opened.
+    """
+    from napari_lpd.slides.formats import open_slide
+
+    slide = open_slide(path)
+    levels = slide.pyramid()
+    options = {
+        "name": slide.name,
+        "rgb": True,
+        "multiscale": len(levels) > 1,
+        "scale": slide.mpp if slide.has_mpp else (1.0, 1.0),
+        "units": ("micrometer",) * 2 if slide.has_mpp else ("pixel",) * 2,
+        "metadata": {"napari_lpd": {"kind": "slide", "path": str(path), "mpp_source": slide.mpp_source}},
+    }
+    return (levels if len(levels) > 1 else levels[0]), options, "image"
+
+
+def skin() -> list[tuple[Any, dict[str, Any], str]]:
+    """Layer data of the skin slide."""
+    return [slide_layer_data(skin_slide_path())]
+
+
+def small_region() -> list[tuple[Any, dict[str, Any], str]]:
+    """Layer data of CMU-1-Small-Region."""
+    return [slide_layer_data(small_region_path())]

@@ -17,9 +17,7 @@ from napari_lpd.models.network import LoadedModel, merge_prototypes, presence_sc
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_lpd.core.settings.training import PredictSettings
-
-GATED_BY = (1, 2)  # of the used stages, those whose scores say whether a class is there
+    from napari_lpd.core.settings.prediction import PredictSettings
 
 
 def class_presence(

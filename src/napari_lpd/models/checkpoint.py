@@ -6,76 +6,20 @@ torch before tensors are really saved or loaded.
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import importlib.metadata
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import safetensors
-from pydantic import BeforeValidator, Field
-
-from napari_lpd import __version__
-from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import ModelError, SettingsError
-from napari_lpd.core.settings.base import Settings
-from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.slides.stain import Colours
+from napari_lpd.core.errors import ModelError
+from napari_lpd.core.files import KEY, file_hash
+from napari_lpd.models.card import Card, read_card
+from napari_lpd.models.compute import choose_device
+from napari_lpd.models.network import LoadedModel, new_network
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
-
-KEY = "napari_lpd"
-STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
-STATE_KEY = "training_state"
-
-
-class Card(Settings):
-    """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
-
-    format: int = 1
-    classes: tuple[TissueClass, ...]
-    settings: TrainSettings
-    tiles_per_class: dict[str, int]
-    tiles: int
-    data: Annotated[str, Field(description="What the tiles come from: slides, a folder, or a table.")] = ""
-    steps: int
-    map_scale: Annotated[
-        tuple[tuple[float, ...], ...],
-        Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
-    ]
-    presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
-    temperature: Annotated[
-        float,
-        Field(gt=0, description="Shares of scores are raised to 1 / temperature, to be as sure as right."),
-    ] = 1.0
-    metrics: Annotated[
-        dict[str, float],
-        BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
-    ] = Field(default_factory=dict)
-    intervals: Annotated[
-        dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
-    ] = Field(default_factory=dict)
-    colours: Annotated[Colours | None, Field(description="Colours of the training tiles, as they came.")] = None
-    command: str = ""
-    folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
-    created: str = ""
-    versions: dict[str, str] = Field(default_factory=dict)
-    notice: str = "Research use only; not for diagnosis."
-
-
-def matched_to(card: Card) -> Colours | None:
-    """The colours to which images are matched before the model sees them, or None where it takes them as they are."""
-    return card.colours if card.settings.stain_normalisation == "slide" else None
-
-
-def provenance() -> dict[str, Any]:
-    """A card's ``folder``, ``created`` and ``versions``, for now and here."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"folder": str(Path.cwd()), "created": now, "versions": {"napari-lpd": __version__} | versions}
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
@@ -101,48 +45,6 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
     return path
 
 
-def read_card(path: Path) -> Card:
-    """Read a checkpoint's card without loading its tensors.
-
-    Raises:
-        ModelError: the file is missing, is no safetensors file, or was not written by napari-lpd.
-    """
-    if path.is_dir():
-        raise ModelError(f"{path}: a folder; wanted a model file, as {path / 'model.safetensors'}")
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file")
-    if path.suffix in (".pth", ".pt"):
-        raise ModelError(f"{path}: no model of ours; take it over with napari-lpd import")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a model file ({error}); wanted a .safetensors written by train") from error
-    if text is None:
-        raise ModelError(f"{path}: safetensors without a napari-lpd card; encoder weights go to --encoder-weights")
-    try:
-        return Card.model_validate_json(text)
-    except (ValueError, SettingsError) as error:
-        raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a folder's half-done training says of itself (``identity``, ``place``), or None if there is none.
-
-    Raises:
-        ModelError: the file is damaged.
-    """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return None
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = json.loads(file.metadata()[STATE_KEY])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
-    return about
-
-
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, on the CPU."""
     from safetensors.torch import load_file
@@ -150,7 +52,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+TRAINING_ONLY = "training."  # checkpoint tensors that prediction leaves alone
+
+
+def load_model(path: Path, device: str = "auto") -> LoadedModel:
+    """Load a checkpoint for prediction (evaluation mode, no gradients).
+
+    Raises:
+        ModelError: missing, foreign or damaged file.
+    """
+    card = read_card(path)
+    settings = card.settings.model
+    network = new_network(settings, len(card.classes))
+    tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
+    chosen = choose_device(device)[0]
+    network.eval().requires_grad_(False).to(chosen)
+    return LoadedModel(network, card, path.name, file_hash(path), chosen)

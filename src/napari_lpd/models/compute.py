@@ -10,7 +10,7 @@ import copy
 import io
 import threading
 import warnings
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,27 +20,30 @@ import numpy as np
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_lpd.core.errors import ModelError, SettingsError
-from napari_lpd.models.cam import GATED_BY, minimum_maximum
-from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, Supervised, choose_precision, output_stride
+from napari_lpd.models.network import GATED_BY, LPD, STAGES_USED, LoadedModel, Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_lpd.core.settings.training import Backend, EvaluateSettings, PredictSettings
+    from napari_lpd.core.settings.evaluation import EvaluateSettings
+    from napari_lpd.core.settings.prediction import Backend, PredictSettings
 
     Ready = Callable[[Tensor], list[Tensor]]
-    """(B, 3, H, W) RGB in 0..1 on the network's device → per stage (B, N, h_i, w_i) scaled cosines, float32."""
+
 
 CPU_BATCH, GPU_BATCH = 1, 16
+
 SIZES_KEPT = 4  # sessions of so many
+
 DEVIATION = 1e-3  # of scaled cosines, which span about ±14; what was seen is 1e-5
+
 ONNX_OPSET = 17
+
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
@@ -49,6 +52,8 @@ NORMS = {  # which batch norm follows which convolution in timm's EfficientNet b
 }
 
 _ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, Ready]]] = WeakKeyDictionary()
+
+
 """Of every network: its tensors, their states when the passes were made, and the passes."""
 
 _opening = threading.Lock()  # torch exports from one thread at a time
@@ -228,96 +233,40 @@ def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSetting
     )
 
 
-class TileScorer:
-    """A model that is ready to score tiles under given settings.
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device to compute on, and the reason in a few words.
 
-    Attributes:
-        batch: Most tiles per forward pass. Where the device's memory does not suffice it is halved, and at last threads
-            take turns; `warnings` says so, and the maps are the same.
+    Raises:
+        SettingsError: the wanted device is unknown or absent.
     """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        if cuda:
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()} found"
+        if mps:
+            return torch.device("mps"), "Apple GPU found"
+        return torch.device("cpu"), "no GPU found"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
+    return device, "asked for"
 
-    def __init__(self, model: LoadedModel, settings: PredictSettings) -> None:
-        self.model, self.settings = model, settings
-        self.batch = settings.batch or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
-        self._ready = forward_pass(model, settings)
-        self._said: deque[str] = deque()
-        self._free, self._at_work, self._in_turns = threading.Condition(), 0, False
 
-    def warnings(self) -> list[str]:
-        """What is to be said since this was last asked."""
-        return [self._said.popleft() for _ in range(len(self._said))]  # threads may be adding to it
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The number format of the encoders' arithmetic; None is float32, without autocast.
 
-    @torch.inference_mode()
-    def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Scaled cosines of tiles (B, h, w, 3): (B, S·N, h / stride, w / stride) on the model's device, stage by stage.
+    auto takes bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
 
-        Raises:
-            ModelError: the device's memory does not suffice for one tile, or ONNX Runtime cannot take the network.
-        """
-        found: list[Tensor] = []
-        first = 0
-        while first < len(tiles):
-            part = tiles[first : first + self.batch]
-            try:
-                with self._turn() as alone:
-                    found.append(self._scored(part))
-                first += len(part)
-            except torch.OutOfMemoryError as error:
-                self._take_fewer(part, alone, error)
-        maps = torch.cat(found)
-        if maps.is_cuda:  # of this thread's stream, to be used on the default one
-            torch.cuda.current_stream(maps.device).synchronize()
-            maps.record_stream(torch.cuda.default_stream(maps.device))
-        return maps
-
-    @contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """Score inside this block; gives whether no other thread does so meanwhile."""
-        with self._free:
-            self._free.wait_for(lambda: not (self._in_turns and self._at_work))
-            self._at_work += 1
-            alone = self._in_turns
-        try:
-            yield alone
-        finally:
-            with self._free:
-                self._at_work -= 1
-                self._free.notify_all()
-
-    def _take_fewer(self, tiles: NDArray[np.uint8], alone: bool, error: torch.OutOfMemoryError) -> None:
-        """Halve the batch after these tiles were too many; a single one is scored without another beside it."""
-        device = self.model.device
-        if len(tiles) == 1 and not alone:
-            with self._free:
-                if not self._in_turns:
-                    self._said.append(f"{device}: not enough memory for tiles side by side; in turns from now on")
-                self._in_turns = True
-            return
-        if len(tiles) == 1:
-            raise ModelError(
-                f"{device}: not enough memory for one tile of {tiles.shape[1]} pixels;"
-                " use a smaller tile=, or device=cpu"
-            ) from error
-        self.batch = min(self.batch, len(tiles) // 2)  # another thread may have been here, too
-        self._said.append(f"{device}: not enough memory for {len(tiles)} tiles at once; {self.batch} from now on")
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _scored(self, tiles: NDArray[np.uint8]) -> Tensor:
-        device, network = self.model.device, self.model.network
-        pixels = torch.from_numpy(tiles)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()
-        images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        maps = self._stacked_maps(images)
-        if self.settings.flips:
-            maps = (maps + self._stacked_maps(images.flip(3)).flip(3)) / 2
-        if self.settings.normalise == "benchmark":
-            stages = maps.unflatten(1, (-1, network.prototype_count))
-            maps = torch.stack([torch.cat([minimum_maximum(m, network.k) for m in tile]) for tile in stages])
-        return maps
-
-    def _stacked_maps(self, images: Tensor) -> Tensor:
-        size = [n // output_stride(self.model.network) for n in images.shape[2:]]
-        fine = [interpolate(maps, size=size, mode="bilinear", align_corners=False) for maps in self._ready(images)]
-        return torch.cat(fine, dim=1)
+    Raises:
+        SettingsError: float16 off CUDA, where the loss cannot be scaled.
+    """
+    cuda = device.type == "cuda"
+    if wanted == "auto":
+        wanted = ("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16") if cuda else ""
+    if wanted == "float16" and not cuda:
+        raise SettingsError(f"precision=float16 needs an NVIDIA card, and the device is {device}; use auto or bfloat16")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)

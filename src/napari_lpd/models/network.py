@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from napari_lpd.core.errors import ModelError, SettingsError
-from napari_lpd.models.checkpoint import Card, file_hash, load_tensors, read_card
 from napari_lpd.models.encoder import STAGES, Encoder, build_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from napari_lpd.core.settings.training import ModelSettings
+    from napari_lpd.models.card import Card
+
 
 INITIAL_SCALE = 1 / 0.07
-TRAINING_ONLY = "training."  # checkpoint tensors that prediction leaves alone
+
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
 
 
@@ -186,64 +185,14 @@ class LoadedModel(NamedTuple):
     device: torch.device
 
 
-def load_model(path: Path, device: str = "auto") -> LoadedModel:
-    """Load a checkpoint for prediction (evaluation mode, no gradients).
-
-    Raises:
-        ModelError: missing, foreign or damaged file.
-    """
-    card = read_card(path)
-    settings = card.settings.model
-    network = new_network(settings, len(card.classes))
-    tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
-    chosen = choose_device(device)[0]
-    network.eval().requires_grad_(False).to(chosen)
-    return LoadedModel(network, card, path.name, file_hash(path), chosen)
-
-
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device to compute on, and the reason in a few words.
-
-    Raises:
-        SettingsError: the wanted device is unknown or absent.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if wanted == "auto":
-        if cuda:
-            return torch.device("cuda"), f"{torch.cuda.get_device_name()} found"
-        if mps:
-            return torch.device("mps"), "Apple GPU found"
-        return torch.device("cpu"), "no GPU found"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
-    if (device.index or 0) >= counts.get(device.type, 0):
-        raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
-    return device, "asked for"
-
-
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """The number format of the encoders' arithmetic; None is float32, without autocast.
-
-    auto takes bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
-
-    Raises:
-        SettingsError: float16 off CUDA, where the loss cannot be scaled.
-    """
-    cuda = device.type == "cuda"
-    if wanted == "auto":
-        wanted = ("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16") if cuda else ""
-    if wanted == "float16" and not cuda:
-        raise SettingsError(f"precision=float16 needs an NVIDIA card, and the device is {device}; use auto or bfloat16")
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)
-
-
 def output_stride(network: LPD | Supervised) -> int:
     """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
     return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))
+
+
+def image_scores(logits: Tensor, k: int, how: Literal["mean", "soft"] = "mean") -> Tensor:
+    """Class scores of whole images: prototype maps (B, C·k, h, w) → mean over place, merged prototypes (B, C)."""
+    return merge_prototypes(logits.mean((2, 3)), k, how)
+
+
+GATED_BY = (1, 2)  # of the used stages, those whose scores say whether a class is there

@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import entropy, hypergeom  # type: ignore[import-untyped]
+from scipy.stats import entropy, hypergeom
 from torch import Tensor
 from torch.nn.functional import normalize
-
-from napari_lpd.data.images import MaskedImage, read_image, read_mask
-from napari_lpd.models.encoder import STAGES
-from napari_lpd.models.network import LoadedModel, cosine_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+
 FOCUS_SHARE = 0.1  # share of a class's places that are a prototype's focus
+
 OUTSIDE_SHARE = 0.05  # share of the places outside a class that may reach its threshold θ_c
+
 HITS = 100  # tiles that are looked at for purity
+
 CONSISTENT_SHARE = 0.8  # share of the hits in one tissue from which a prototype is consistent (Huang et al. 2023)
+
 DEAD_SHARE = 0.01  # a prototype that reaches θ_c on a smaller share of Ω_c is dead
+
 REDUNDANT_COSINE = 0.95  # a prototype whose cosine to a sibling is as large is redundant
 
 
@@ -225,48 +227,3 @@ def at_places(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Labels (H, W) at the centres of the cells of a map (h, w)."""
     rows, columns = ((torch.arange(n) + 0.5) * size / n for n, size in zip(grid, mask.shape, strict=True))
     return mask[rows.long()][:, columns.long()]
-
-
-class BankDiversity(NamedTuple):
-    """Diversity of a model's bank, per class: (C,) lists; NaN where k = 1 or the class is in no image.
-
-    Attributes:
-        effective_number: Of the projected stage-4 prototypes, 1..k.
-        spatial_divergence: Mean over images of the pairs' divergence on the class's own pixels, 0..1.
-        position_share: Share of the prototypes' differences that is the place in the tile, 0..1, over the images that
-            hold the class; NaN where there are fewer than two, or they differ in size.
-    """
-
-    effective_number: list[float]
-    spatial_divergence: list[float]
-    position_share: list[float]
-
-
-@torch.inference_mode()
-def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperature: float = 0.07) -> BankDiversity:
-    """Diversity of the bank on images with masks; Ω_c is the truth, so that models are compared on the same places.
-
-    Args:
-        model: A model with prototypes.
-        images: Where to compare their maps.
-        temperature: τ; the same for all models that are compared.
-    """
-    network = model.network
-    prototypes = network.projected(STAGES - 1)
-    numbers = [effective_number(part) for part in prototypes.cpu().chunk(network.class_count)]
-    found: list[list[float]] = [[] for _ in numbers]
-    tiles: list[list[Tensor]] = [[] for _ in numbers]
-    for item in images if network.k > 1 else ():
-        tensor = torch.from_numpy(read_image(item.image)).permute(2, 0, 1)[None].float() / 255
-        features = network(tensor.to(model.device), (STAGES - 1,)).features
-        cosines = cosine_maps(features, prototypes)[0].cpu()
-        mask = torch.from_numpy(read_mask(item.mask, model.card.classes))
-        omega = at_places(mask, (cosines.shape[1], cosines.shape[2]))
-        for c, maps in enumerate(cosines.chunk(network.class_count)):
-            if (omega == c).sum() >= 2:
-                found[c].append(spatial_divergence(maps[:, omega == c], temperature))
-                tiles[c].append(maps)
-    means = [sum(values) / len(values) if values else float("nan") for values in found]
-    alike = [len(maps) > 1 and len({m.shape for m in maps}) == 1 for maps in tiles]
-    shares = [position_share(torch.stack(maps)) if ok else float("nan") for maps, ok in zip(tiles, alike, strict=True)]
-    return BankDiversity(numbers, means, shares)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import shapely
 
-    from napari_lpd.core.settings.training import PredictSettings
+    from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.models.network import LoadedModel
     from napari_lpd.slides.slide import Slide
 
@@ -171,6 +171,6 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
 def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
     """The model at `path`, kept loaded for the next slide; `changed_ns` tells a new file from the old one."""
     del changed_ns
-    from napari_lpd.models.network import load_model
+    from napari_lpd.models.checkpoint import load_model
 
     return load_model(path, device)

@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_lpd.core.boxes import common, divided, is_empty, multiplied, within
-from napari_lpd.models.cam import (
-    GATED_BY,
-    class_presence,
-    label_scores,
-    probabilities,
-    uncertainty,
-    upsampled,
-    upsampled_highest,
-)
+from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
+from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_highest
 from napari_lpd.models.compute import stages_needed
-from napari_lpd.models.network import STAGES_USED
+from napari_lpd.models.network import GATED_BY, STAGES_USED
 from napari_lpd.results.prediction import UNREADABLE, BlockResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_lpd.core.boxes import Box
+    from napari_lpd.core.geometry import Block, Box
     from napari_lpd.models.network import LoadedModel
-    from napari_lpd.prediction.tiling import Block
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 

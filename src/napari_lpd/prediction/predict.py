@@ -16,17 +16,17 @@ import shapely
 import torch
 from torch import Tensor
 
-from napari_lpd.core.boxes import multiplied
 from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
-from napari_lpd.data.memory import freed_memory_is_kept
-from napari_lpd.models.cam import GATED_BY
-from napari_lpd.models.checkpoint import matched_to
-from napari_lpd.models.compute import TileScorer, choose_backend, stages_needed
-from napari_lpd.models.network import LoadedModel, choose_precision, merge_prototypes, output_stride, presence_scores
+from napari_lpd.models.card import matched_to
+from napari_lpd.models.compute import choose_backend, choose_precision, stages_needed
+from napari_lpd.models.network import GATED_BY, LoadedModel, merge_prototypes, output_stride, presence_scores
 from napari_lpd.prediction.blocks import Blocks
-from napari_lpd.prediction.pipeline import TORCH_THREADS, in_order, overlapping
+from napari_lpd.prediction.pipeline import TORCH_THREADS, freed_memory_is_kept, in_order, overlapping
+from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
+from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import Prediction, PredictionCard
 from napari_lpd.slides.stain import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.slides.tissue import Mask, everything, find_tissue
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.core.boxes import Box
-    from napari_lpd.core.settings.training import PredictSettings
-    from napari_lpd.prediction.tiling import Block, Origin, Piece
+    from napari_lpd.core.geometry import Block, Box
+    from napari_lpd.core.settings.prediction import PredictSettings
+    from napari_lpd.prediction.tiling import Origin, Piece
     from napari_lpd.slides.slide import Slide
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
@@ -84,7 +84,7 @@ def predict_slide(
         found = tissue or (find_tissue(slide) if settings.tissue_only else everything(slide))
         return found, levels_of_maps(slide, model, card, found)
 
-    prediction = Prediction.start(folder, card, prepare, replace)
+    prediction = start_prediction(folder, card, prepare, replace)
     if not prediction.finished:
         run = _Run(slide, model, prediction)
         with freed_memory_is_kept():

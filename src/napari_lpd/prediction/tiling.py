@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from napari_lpd.core.boxes import common, divided, multiplied, within
 from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.geometry import common, divided, multiplied, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_lpd.core.boxes import Box
+    from napari_lpd.core.geometry import Block, Box
     from napari_lpd.slides.tissue import Mask
 
 Origin = tuple[int, int]
-Block = tuple[int, int]
 Span = tuple[int, int]
 READ_TILES = 6  # neighbours in a row that are read in one piece: about 3 megapixels
 

@@ -15,8 +15,8 @@ import shapely
 import zarr
 
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.geometry import outlines
-from napari_lpd.data.regions import Region, without_holes
+from napari_lpd.core.geometry import outlines, without_holes
+from napari_lpd.data.regions import Region
 from napari_lpd.results.pyramid import OME_VERSION, Checked, Pyramid
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.results.prediction import Block, Box, Prediction
+    from napari_lpd.core.geometry import Block, Box
+    from napari_lpd.results.prediction import Prediction
 
 NAME = "corrections"
 ERASED = 254

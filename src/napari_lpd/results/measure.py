@@ -18,24 +18,21 @@ Definitions:
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
-from pydantic import Field
 
-from napari_lpd.core.errors import DataError, ExportError, SettingsError, why
+from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.files import written_whole
+from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.base import Settings
 from napari_lpd.results.corrections import Corrections, combined
 from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.results.prediction import UNREADABLE
 from napari_lpd.results.pyramid import Checked
-from napari_lpd.slides.tissue import sampled_polygons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,46 +40,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.settings.results import MeasureSettings, Roles
     from napari_lpd.results.prediction import Prediction
 
+
 FIELD_MM2 = 3.1
+
 DEPENDENT_UM = 250.0
+
 Z95 = 1.96
+
 WHOLE = "whole slide"
-Names = tuple[str, ...]
-
-
-class Roles(Settings):
-    """Which tissue classes play a role in the ratios; none is guessed from a name."""
-
-    tumour: Annotated[Names, Field(description="Classes that are tumour.")] = ()
-    stroma: Annotated[Names, Field(description="Classes that are stroma in the tumour-stroma ratio.")] = ()
-    lymphocyte_rich_stroma: Annotated[Names, Field(description="Classes that are stroma rich in lymphocytes.")] = ()
-
-    def check(self, classes: Sequence[TissueClass], source: str) -> None:
-        """Raise SettingsError where a role names a class that `source` does not have, or tumour is stroma too."""
-        names = [tissue.name for tissue in classes]
-        for role, given in self.model_dump().items():
-            if unknown := next((name for name in given if name not in names), ""):
-                raise SettingsError(f"{source}: role {role} names {unknown!r}; its classes are {', '.join(names)}")
-        if both := set(self.tumour) & {*self.stroma, *self.lymphocyte_rich_stroma}:
-            raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be tumour and stroma at once")
-
-
-class MeasureSettings(Settings):
-    """How areas are measured."""
-
-    roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
-    temperature: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=20,
-            description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the"
-            " model was calibrated.",
-        ),
-    ] = 0.0
 
 
 class Site(NamedTuple):
@@ -128,18 +96,6 @@ class MeasureRow:
     expected_mm2: float | None = None
     expected_low_mm2: float | None = None
     expected_high_mm2: float | None = None
-
-
-def read_roles(path: Path) -> Roles:
-    """Read roles from JSON: ``{"tumour": ["TUM"], "stroma": ["STR"], "lymphocyte_rich_stroma": ["LYM"]}``.
-
-    Raises:
-        SettingsError: the file is missing, is not JSON, or names another role.
-    """
-    try:
-        return Roles.build(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: roles are not readable as JSON ({why(error)})") from error
 
 
 def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,26 +31,25 @@ from pydantic import ValidationError
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import ExportError
+from napari_lpd.core.files import KEY
+from napari_lpd.core.geometry import Block, Box, sampled_polygons, um_box_to_pixels
 from napari_lpd.core.settings.base import Settings
-from napari_lpd.core.settings.training import PredictSettings
-from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.pyramid import OME_VERSION, Pyramid, level_count
-from napari_lpd.slides.slide import um_box_to_pixels
-from napari_lpd.slides.tissue import Mask, sampled_polygons
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.results.pyramid import Pyramid
+from napari_lpd.slides.tissue import Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-FORMAT = 2
-UNREADABLE = 255
-KEY = "napari_lpd"
-MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
-Block = tuple[int, int]
-Box = tuple[int, int, int, int]
+FORMAT = 2
+
+UNREADABLE = 255
+
+MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
 
 class PredictionCard(Settings):
@@ -145,51 +143,6 @@ class Prediction:
         self.uncertainty = Pyramid(group["uncertainty"])  # type: ignore[arg-type]
         mask = np.asarray(group["labels/tissue_mask/0"]) > 0  # type: ignore[index]
         self.tissue = Mask(mask, float(attributes["tissue_mpp"]))
-
-    @classmethod
-    def start(
-        cls,
-        folder: Path,
-        card: PredictionCard,
-        prepare: Callable[[], tuple[Mask, list[list[float]]]],
-        replace: bool = False,
-    ) -> Prediction:
-        """Begin a prediction in `folder`, or go on with the one that is there.
-
-        Args:
-            folder: ``NAME.zarr``.
-            card: What is to be predicted.
-            prepare: Makes the tissue mask and the levels of the maps; called for a new prediction only.
-            replace: Delete another prediction that is there.
-
-        Raises:
-            ExportError: the place cannot be written, or holds something else than this prediction.
-        """
-        check_place(folder)
-        if folder.exists():
-            found = cls.open(folder)
-            other = card.difference(found.card)
-            if not other:
-                for leftover in folder.rglob("*.partial"):
-                    leftover.unlink()
-                return cls.open(folder, write=True)
-            if not replace:
-                raise ExportError(f"{folder}: holds a prediction with {other}; choose another place or replace it")
-        mask, map_scale = prepare()
-        partial = folder.with_name(f".{folder.name}.partial")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            write_metadata(partial, card, mask, map_scale)
-            if folder.exists():
-                Corrections(cls.open(partial, write=True)).carry_over(found)
-                shutil.rmtree(folder)
-            partial.rename(folder)
-        except OSError as error:
-            raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return cls.open(folder, write=True)
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> Prediction:
@@ -304,81 +257,6 @@ class Prediction:
         """(y0, x0, y1, x1) in level-0 pixels of the places of a finished prediction that could not be read."""
         return [tuple(box) for box in self._group.attrs[KEY]["unreadable"]]  # type: ignore[index,call-overload,union-attr]
 
-    def save(self, folder: Path) -> Path:
-        """Copy the prediction to `folder` (``*.zarr``), whole or not at all, in place of an older one.
-
-        Raises:
-            ExportError: the place cannot be written, or holds something that is not a prediction.
-        """
-        check_place(folder)
-        if folder.resolve() == self.folder.resolve():
-            return folder
-        partial = folder.with_name(f".{folder.name}.partial")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(self.folder, partial, dirs_exist_ok=True)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-        except OSError as error:
-            raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return folder
-
-
-def write_metadata(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list[float]]) -> None:
-    group = zarr.create_group(folder)
-    corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
-    cells = tuple(-(-n // card.stride) for n in card.shape)
-    edge, mpp = card.block // card.stride, card.mpp * card.stride
-    count = level_count(max(card.shape), edge)  # OME-Zarr wants as many levels of the image as of its labels
-    fewer = level_count(max(cells), edge)
-    window = {"start": 0, "end": 255, "min": 0, "max": 255}
-    channels = [{"label": c.name, "color": c.color[1:], "active": True, "window": window} for c in card.classes]
-    Pyramid.create(group, (len(card.classes), *cells), edge, mpp, corner, count, {"omero": {"channels": channels}})
-    labels = group.create_group("labels")
-    labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissues", "tissue_mask"]}
-    names = [(i, c.name, [*c.rgb, 255]) for i, c in enumerate(card.classes, start=1)]
-    names.append((UNREADABLE, "unreadable", [0, 0, 0, 255]))
-    tissues = {"image-label": _image_label(names)}
-    Pyramid.create(labels.create_group("tissues"), card.shape, card.block, card.mpp, corner, count, tissues)
-    tissue = {"image-label": _image_label([(1, "tissue", [128, 128, 128, 255])])}
-    shape = (mask.array.shape[0], mask.array.shape[1])
-    stored = Pyramid.create(labels.create_group("tissue_mask"), shape, 1024, mask.mpp, corner, count, tissue)
-    for y in range(0, shape[0], 1024):
-        for x in range(0, shape[1], 1024):
-            stored.write((y, x), mask.array[y : y + 1024, x : x + 1024].astype(np.uint8))
-    prototypes = group.create_group("prototypes")
-    for c, tissue_class in enumerate(card.classes):
-        labelled = [{"label": f"{tissue_class.name} {i + 1}", "color": "FFFFFF", "active": i == 0, "window": window}
-                    for i in range(card.prototypes_per_class)]  # fmt: skip
-        Pyramid.create(
-            prototypes.create_group(str(c)),
-            (card.prototypes_per_class, *cells),
-            edge,
-            mpp,
-            corner,
-            fewer,
-            {"omero": {"channels": labelled}},
-        )
-    Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, fewer, {})
-    group.attrs[KEY] = {
-        "format": FORMAT,
-        "notice": "Research use only; not for diagnosis.",
-        "card": card.model_dump(mode="json"),
-        "map_scale": map_scale,
-        "tissue_mpp": mask.mpp,
-    }
-
-
-def _image_label(names: list[tuple[int, str, list[int]]]) -> dict[str, Any]:
-    return {
-        "colors": [{"label-value": value, "rgba": rgba} for value, _, rgba in names],
-        "properties": [{"label-value": value, "class": name} for value, name, _ in names],
-        "source": {"image": "../../"},
-    }
-
 
 def _boxes(places: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
     from scipy import ndimage  # type: ignore[import-untyped]
@@ -388,12 +266,6 @@ def _boxes(places: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
         (rows.start + origin[0], columns.start + origin[1], rows.stop + origin[0], columns.stop + origin[1])
         for rows, columns in found
     ]
-
-
-def check_place(folder: Path) -> None:
-    """Raise ExportError where `folder` exists and is not a prediction."""
-    if folder.exists() and not is_prediction(folder):
-        raise ExportError(f"{folder} exists and is not a prediction: choose another place")
 
 
 def is_prediction(folder: Path) -> bool:

@@ -25,16 +25,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_lpd.core.geometry import Box
+
+
 PLAUSIBLE_MPP = (0.05, 20.0)
+
 DISPLAY_CHUNK = 512
+
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
+
 MAX_BLOCK = 2**25  # source pixels that are held at once
+
 CELL = 128  # edge of the places that are reported as damaged
 
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
+
 Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
+
 Found = tuple[tuple[float, float] | None, str]
-Box = tuple[int, int, int, int]
 
 
 class DamagedError(SlideError):
@@ -354,12 +362,6 @@ def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArr
         return colors
     share = alpha.astype(np.float32) / 255
     return np.rint(colors * share + 255 * (1 - share)).astype(np.uint8)
-
-
-def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> Box:
-    """(y0, x0, y1, x1) in µm → whole pixels of `mpp` that cover it."""
-    y0, x0, y1, x1 = (value / mpp for value in box_um)
-    return math.floor(y0 + 1e-6), math.floor(x0 + 1e-6), math.ceil(y1 - 1e-6), math.ceil(x1 - 1e-6)
 
 
 def _piece(shape: tuple[int, int], step: NDArray[np.float64]) -> tuple[int, int]:

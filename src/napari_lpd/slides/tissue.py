@@ -7,24 +7,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
-import shapely
+
+from napari_lpd.core.geometry import sampled_polygons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import shapely
     from numpy.typing import NDArray
 
     from napari_lpd.slides.slide import Slide
 
+
 TISSUE_MPP = 16.0  # µm per pixel at which tissue is looked for
+
 COARSE_MPP = 64.0  # of a mask that says nothing
+
 STRIP = 256  # rows of the overview that are read at once
+
 GLASS_SATURATION = (0.03, 0.10)
+
 GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
+
 LARGEST_HOLE_MM2, SMALLEST_SPECK_MM2 = 0.05, 0.005
+
 BLACK = 50  # of a pixel whose brightest channel is below this nothing can be told: pen, or the scanner's edge
+
 PEN_SHARE = 0.3  # more "pen" than this, of what is stained, is the slide's own stain
+
 FINER = 8  # how much finer a damaged place is looked at, to see how large it is
+
 LARGEST_MASK = 2**26  # pixels of a mask that is made from a user's layer
 
 
@@ -116,41 +128,6 @@ def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float
     rows, columns = (place[there] for place, there in zip(places, inside, strict=True))
     result[np.ix_(*inside)] = (da.asarray(labels)[rows][:, columns] != 0).compute()
     return Mask(result, finest)
-
-
-def sampled_polygons(
-    polygons: Sequence[shapely.Geometry], origin: tuple[int, int], shape: tuple[int, int], mpp: float
-) -> NDArray[np.bool_]:
-    """Which pixels' centres lie inside any of the polygons; a part is sampled exactly like the whole.
-
-    Args:
-        polygons: Polygons or MultiPolygons, with or without holes, (x, y) in µm from the slide's corner.
-        origin: (y, x) of the first pixel.
-        shape: (h, w) in pixels.
-        mpp: µm per pixel.
-
-    Returns:
-        (h, w).
-    """
-    # Scan lines: every edge flips what lies to the right of it in the rows that it crosses.
-    flips = np.zeros((shape[0], shape[1] + 1), np.uint8)
-    rings = [
-        ring for part in shapely.get_parts([shapely.union_all(list(polygons))]) for ring in shapely.get_rings(part)
-    ]
-    for ring in rings:
-        x, y = (shapely.get_coordinates(ring) / mpp).T
-        x0, y0, x1, y1 = x[:-1], y[:-1], x[1:], y[1:]
-        first, last = (
-            np.clip(np.ceil(end - 0.5), origin[0], origin[0] + shape[0]).astype(np.intp)
-            for end in (np.minimum(y0, y1), np.maximum(y0, y1))
-        )
-        edge = np.repeat(np.arange(len(x0)), last - first)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first) - first, last - first)
-        crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
-        column = np.clip(np.ceil(crossing - 0.5) - origin[1], 0, shape[1]).astype(np.intp)
-        np.bitwise_xor.at(flips, (row - origin[0], column), 1)
-    inside: NDArray[np.uint8] = np.bitwise_xor.accumulate(flips, axis=1)[:, :-1]
-    return inside.astype(np.bool_)
 
 
 def _finest(slide: Slide, mpp: float) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
     from napari_lpd.models.network import LPD
 
 SHOWN, LOOKED_AT = 8, 24  # tiles in the preview, and tiles on which diversity is measured

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from napari_lpd.models.network import LPD
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.models.network import LPD, Supervised
     from napari_lpd.training.losses.objective import Objective, StepLosses
 
 
@@ -51,3 +52,42 @@ class Step(nn.Module):
         """As `Objective`."""
         losses: StepLosses = self.objective(self.network, images, labels, warm)
         return losses
+
+
+LR_WARM_UP_RATIO = 1e-6
+
+
+def poly_factor(step: int, total: int, warm_up: int = 0, power: float = 1.0, ratio: float = LR_WARM_UP_RATIO) -> float:
+    """Share of the learning rate at a step (0-based), as published (method.md §5): rise from `ratio`, then decay.
+
+    The decay is (1 - (step - warm_up) / total)^power, so with a warm-up it does not reach zero.
+    """
+    if step < warm_up:
+        return 1 - (1 - step / warm_up) * (1 - ratio)
+    return float((1 - (min(step, total - 1) - warm_up) / total) ** power)
+
+
+def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list[dict[str, object]]:
+    """AdamW groups: encoder and head with their rates; 1-d tensors, scales and prototypes without decay (L42)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        head = not name.startswith("encoder.")
+        decay = settings.decay_all or (parameter.ndim > 1 and name != "prototypes")
+        groups.setdefault((head, decay), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.lr * (settings.head_lr_factor if head else 1),
+            "weight_decay": settings.weight_decay if decay else 0.0,
+        }
+        for (head, decay), parameters in groups.items()
+    ]
+
+
+def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
+    """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`)."""
+    network.train()
+    if settings.freeze_norm and settings.model.encoder_weights != "random":
+        for module in network.encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()

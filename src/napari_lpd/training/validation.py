@@ -11,18 +11,34 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.calibration import fit_label_temperature
+from napari_lpd.evaluation.evaluate import check_masks, measure_checked
+from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
 from napari_lpd.models.cam import fuse, normalise
-from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, Supervised, merge_prototypes, presence_scores
-from napari_lpd.training.losses.terms import classification_loss, image_scores
+from napari_lpd.models.network import (
+    LPD,
+    STAGES_USED,
+    LoadedModel,
+    Supervised,
+    image_scores,
+    merge_prototypes,
+    presence_scores,
+)
+from napari_lpd.training.losses.terms import classification_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.data.images import MaskedImage
     from napari_lpd.data.tileset import TileSet
 
+
 CALIBRATION_TILES = 256
+
 PRESENCE = 0.5  # from which a class counts as there
 
 
@@ -150,3 +166,34 @@ def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: 
     if not seen.any():  # a network that has learned nothing sees no class anywhere
         return 1.0
     return fit_label_temperature(fused.movedim(1, -1)[seen].numpy(), truth[seen].numpy())
+
+
+VALIDATION_RESAMPLINGS = 200
+
+
+def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> Validation:
+    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
+
+    Raises:
+        DataError: as `check_masks`, now and not after the first epoch.
+    """
+    check_masks(images, classes)
+    settings = EvaluateSettings(
+        gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
+    )
+
+    def figures(model: LoadedModel) -> Figures:
+        (results,) = run(measure_checked(model, images, settings)).values()
+        names = [tissue.name for tissue in model.card.classes]
+        scores = metrics(results, names, settings.background)
+        found = zip(names, scores.iou, strict=True)
+        per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
+        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+        limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
+        if limits is None:
+            return Figures(values, {})
+        of_class = {f"IoU {name}": limit for name, limit in zip(names, limits.iou.tolist(), strict=True)}
+        intervals = {"mIoU": limits.headline["mean_iou"], **of_class}
+        return Figures(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
+
+    return Validation(figures, [item.image for item in images])

@@ -4,7 +4,8 @@ import pytest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLineEdit, QSpinBox
 
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.settings.training import ModelSettings, PredictSettings, TrainSettings
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.gui.common.forms import SettingsForm
 
 

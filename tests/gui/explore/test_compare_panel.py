@@ -20,7 +20,8 @@ from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.explore.compare_panel import FOLDER, WITHOUT
 from napari_lpd.gui.explore.prototype_card import NOWHERE, OF_COMPARED, OF_TRAINING
 from napari_lpd.gui.explore.widget import ExploreWidget
-from napari_lpd.models.checkpoint import Card, read_card, save_checkpoint
+from napari_lpd.models.card import Card, read_card
+from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.training.runs.folder import new_run_folder, write_run
 
 
@@ -29,7 +30,7 @@ def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings):
     """Paths of two models of the tiny slide that differ in how their prototypes were had; they know their regions."""
     keep_triton_out()  # napari may have drawn already
     from napari_lpd.core.jobs import run
-    from napari_lpd.data.tileset import tiles_from_regions
+    from napari_lpd.data.region_tiles import tiles_from_regions
     from napari_lpd.slides.formats import open_slide
     from napari_lpd.training.fit import fit
 

@@ -20,7 +20,8 @@ from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.demo import take_picture
 from napari_lpd.gui.explore.widget import ExploreWidget
-from napari_lpd.models.checkpoint import load_tensors, read_card, save_checkpoint
+from napari_lpd.models.card import read_card
+from napari_lpd.models.checkpoint import load_tensors, save_checkpoint
 from napari_lpd.slides.formats import open_slide
 
 PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication, QFileDialog
 
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.explore.grid_view import SideBySide
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.results import show_prediction
-from napari_lpd.gui.layers.slides import KEY, slide_layers, visible_box_um
+from napari_lpd.gui.layers.slides import slide_layers, visible_box_um
 from napari_lpd.gui.predict.widget import PredictWidget
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from napari_lpd.core.errors import SlideError
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.pyramid_view import View
 from napari_lpd.gui.layers.results import (
     KINDS,
@@ -15,7 +16,7 @@ from napari_lpd.gui.layers.results import (
     showing,
     shown_prediction,
 )
-from napari_lpd.gui.layers.slides import KEY, corner, set_resolution, slide_of, visible_box_um
+from napari_lpd.gui.layers.slides import corner, set_resolution, slide_of, visible_box_um
 from napari_lpd.gui.predict.live_prediction import Growing
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import BlockResult, Prediction

@@ -14,15 +14,15 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton
 
 from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.results import Roles
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import Region, write_regions
 from napari_lpd.gui.layers.results import our_layers, show_prediction
 from napari_lpd.gui.layers.slides import kind, set_resolution
 from napari_lpd.gui.predict.widget import PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.measure import Roles
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.samples import model_path
 

@@ -13,8 +13,8 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
 from napari_lpd.gui.train.widget import TrainWidget
-from napari_lpd.models.checkpoint import STATE_NAME, read_card, read_state
-from napari_lpd.training.runs.folder import ARGUMENTS, unfinished_run
+from napari_lpd.models.card import read_card
+from napari_lpd.training.runs.folder import ARGUMENTS, STATE_NAME, read_state, unfinished_run
 
 STEPS = 40
 

@@ -103,7 +103,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
 def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path,
                                                        qtbot, shown_errors):  # fmt: skip
     from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
-    from napari_lpd.models.checkpoint import read_card
+    from napari_lpd.models.card import read_card
 
     add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions, classes)
     train = use_widget(TrainWidget)

@@ -21,8 +21,8 @@ from napari_lpd.data.regions import Region, read_regions, write_regions
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, tissues_of
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.train.widget import TrainWidget
-from napari_lpd.models.checkpoint import STATE_NAME, read_card, read_state
-from napari_lpd.training.runs.folder import ARGUMENTS, as_command, read_arguments
+from napari_lpd.models.card import read_card
+from napari_lpd.training.runs.folder import ARGUMENTS, STATE_NAME, as_command, read_arguments, read_state
 
 QUICK = TrainSettings(mpp=1.0, tile=64, tile_step=48, max_steps=2, batch=4, threads=1)
 

@@ -12,8 +12,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.settings.training import CrfSettings, EvaluateSettings
-from napari_lpd.evaluation.evaluate import predicted_labels
+from napari_lpd.core.settings.evaluation import EvaluateSettings
+from napari_lpd.core.settings.prediction import CrfSettings
+from napari_lpd.evaluation.masks import predicted_labels
 from napari_lpd.models.crf import lattice, lattice_torch
 from napari_lpd.models.crf.dense_crf import dense_crf
 from napari_lpd.models.crf.lattice import Filter, Kernel, build_lattices

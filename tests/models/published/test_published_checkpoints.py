@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import PredictSettings
-from napari_lpd.models.network import load_model
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.published.checkpoints import import_official, read_prototypes
 from napari_lpd.prediction.predict import predict_slide
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from napari_lpd.training.losses.terms import class_regions, classification_loss, diversity_loss, image_scores
+from napari_lpd.models.network import image_scores
+from napari_lpd.training.losses.terms import class_regions, classification_loss, diversity_loss
 
 
 def test_classification_is_the_weighted_sum_of_binary_cross_entropies():

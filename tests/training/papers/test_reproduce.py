@@ -7,7 +7,7 @@ from PIL import Image
 
 from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import EvaluateSettings
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.training.papers.reproduce import TABLES, Protocol, reproduce, row_settings
 
 SMALL = ("model.prototype_dim=32", "max_steps=1", "threads=1", "tile=64", "batch=4", "valid_share=0")

@@ -7,10 +7,11 @@ from PIL import Image
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import run
-from napari_lpd.core.settings.training import PredictSettings, TrainSettings
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.data.tileset import tiles_from_regions
-from napari_lpd.models.network import load_model
+from napari_lpd.data.region_tiles import tiles_from_regions
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.prediction.predict import predict_slide
 from napari_lpd.training.augmentation import Jitter, augment_with_masks
 from napari_lpd.training.papers.segmenter import fit_segmenter, masked_loss, write_pseudo_masks

@@ -15,10 +15,12 @@ import torch
 
 from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.jobs import in_subprocess, run
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import write_regions
-from napari_lpd.data.tileset import tiles_from_regions
-from napari_lpd.models.checkpoint import STATE_NAME, load_tensors, read_card, read_state
+from napari_lpd.models.card import read_card
+from napari_lpd.models.checkpoint import load_tensors
 from napari_lpd.training.fit import fit
+from napari_lpd.training.runs.folder import STATE_NAME, read_state
 
 STEPS = 8  # in three epochs
 

@@ -8,13 +8,14 @@ import torch
 
 from napari_lpd.comparison.tiles import tiles_of_set
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import file_hashes
 from napari_lpd.data.images import image_files
 from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import Region, write_regions
-from napari_lpd.data.tileset import tile_hashes, tiles_from_regions
-from napari_lpd.evaluation.metrics import file_hashes
-from napari_lpd.models.checkpoint import Card, save_checkpoint
-from napari_lpd.models.network import TRAINING_ONLY
+from napari_lpd.data.tileset import tile_hashes
+from napari_lpd.models.card import Card
+from napari_lpd.models.checkpoint import TRAINING_ONLY, save_checkpoint
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.training.runs.training_tiles import is_at_hand, training_tiles_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from qtpy.QtWidgets import QLayout
 
+
 WIDTH = 330
+
 REVEAL_MS = 50
 
 
@@ -127,3 +130,13 @@ def warning_note() -> QLabel:
     label.setStyleSheet("font-size: 11px; color: #ffb454;")
     label.setVisible(False)
     return label
+
+
+SWATCH = 14
+
+
+def swatch(color: str) -> QIcon:
+    """A square of a colour."""
+    pixmap = QPixmap(SWATCH, SWATCH)
+    pixmap.fill(QColor(color))
+    return QIcon(pixmap)

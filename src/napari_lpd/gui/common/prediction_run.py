@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import shapely
 
-    from napari_lpd.core.settings.training import PredictSettings
+    from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.results.prediction import Prediction, PredictionCard
     from napari_lpd.slides.slide import Slide
     from napari_lpd.slides.tissue import Mask
@@ -56,7 +56,7 @@ class ModelCache:
         if key != self._key:
             with _no_garbage_collection():
                 keep_triton_out()
-                from napari_lpd.models.network import load_model
+                from napari_lpd.models.checkpoint import load_model
 
                 self._model = load_model(path, device)
             self._key = key

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
-from napari_lpd.results.measure import Roles
+from napari_lpd.core.settings.results import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
 
 MOST = 10
 

@@ -10,9 +10,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError, SlideError
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.contributions import read_slide
-from napari_lpd.gui.layers.slides import KEY, UM, entered_mpp, set_resolution, slide_layers
+from napari_lpd.gui.layers.slides import UM, entered_mpp, set_resolution, slide_layers
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from napari_lpd.comparison.report.drawing import FINEST
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import written_whole
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.training import CompareSettings
+from napari_lpd.core.settings.evaluation import CompareSettings
 from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import WIDTH, buttons, chooser, note
 from napari_lpd.gui.common.prediction_run import keep_triton_out
@@ -31,7 +31,7 @@ from napari_lpd.gui.explore.heatmap_window import chosen_picture, pixmap_of
 from napari_lpd.gui.explore.model_pair import ModelPair, names_of
 from napari_lpd.gui.explore.prototype_card import NOWHERE, CardView, jump
 from napari_lpd.gui.layers.slides import slide_of
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.training.runs.training_tiles import is_at_hand
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari_lpd.comparison.report.drawing import Drawing
     from napari_lpd.comparison.result import Comparison, Figure, Patch
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
     from napari_lpd.slides.slide import Slide
 
 SLIDE, FOLDER = "the open slide", "a folder with img and mask"
@@ -179,7 +179,7 @@ class ComparePanel(QWidget):
     def show_comparison(self, comparison: Comparison) -> None:
         """Show figures, verdicts and cards."""
         from napari_lpd.comparison.report.figures import scatter_figure
-        from napari_lpd.comparison.report.writer import verdicts_of
+        from napari_lpd.comparison.report.tables import verdicts_of
 
         self.comparison, self._compared = comparison, self._asked
         lines = [*verdicts_of(comparison), *comparison.notes[:3]]
@@ -286,7 +286,7 @@ def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
     keep_triton_out()
     from napari_lpd.comparison.compare import compare
     from napari_lpd.comparison.tiles import tiles_of_folder, tiles_of_slide
-    from napari_lpd.models.network import load_model
+    from napari_lpd.models.checkpoint import load_model
 
     named = zip(asked.paths, names_of(asked.paths), strict=True)
     models = [load_model(path, settings.device)._replace(name=name) for path, name in named]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from qtpy.QtCore import QTimer
 
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.results import prediction_layers
-from napari_lpd.gui.layers.slides import COMPARED, KEY, corner
+from napari_lpd.gui.layers.slides import COMPARED, corner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.geometry import Box
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.results.pyramid import Pyramid
-    from napari_lpd.slides.slide import Box, Slide
+    from napari_lpd.slides.slide import Slide
 
 FINE = 400  # pixels; what is larger is read from a coarser level
 CELL, GAP, LINE = 164, 8, 22  # pixels

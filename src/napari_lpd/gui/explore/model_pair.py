@@ -13,14 +13,14 @@ from napari_lpd.core.jobs import in_subprocess
 from napari_lpd.gui.common.job import CloseGuard, JobBar
 from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.recent_models import recent_models
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.samples import model_path
 from napari_lpd.training.runs.folder import rival_arguments, trained_rival
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
 
 CLOSING = "The rival is being trained. Close all the same? What was learned is kept; the same button goes on there."
 TOOLTIP = (

@@ -10,9 +10,10 @@ from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QSlider, QToolButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import KEY
 from napari_lpd.data.images import read_image
 from napari_lpd.gui.common.layout import chooser, in_row, note
-from napari_lpd.gui.layers.slides import COMPARED, KEY, UM, corner, slide_layers
+from napari_lpd.gui.layers.slides import COMPARED, UM, corner, slide_layers
 
 if TYPE_CHECKING:
     import napari

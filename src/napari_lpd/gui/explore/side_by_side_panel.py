@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.prediction_run import ModelCache, PredictionRun

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layout import Column, chooser, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.explore.compare_panel import ComparePanel
 from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.explore.side_by_side_panel import BothModels
-from napari_lpd.gui.layers.slides import KEY, kind
+from napari_lpd.gui.layers.slides import kind
 
 if TYPE_CHECKING:
     import napari.viewer

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_lpd.core.geometry import Block, Box
     from napari_lpd.results.corrections import Corrections
-    from napari_lpd.results.prediction import Block, Box
     from napari_lpd.results.pyramid import Pyramid
 
 SMALL = 2048  # pixels; what is not larger is shown without levels

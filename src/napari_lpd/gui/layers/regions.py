@@ -10,8 +10,9 @@ import shapely
 from napari.layers import Shapes
 
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import KEY
 from napari_lpd.data.regions import NONE, Region
-from napari_lpd.gui.layers.slides import KEY, corner, visible_box_um
+from napari_lpd.gui.layers.slides import corner, visible_box_um
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

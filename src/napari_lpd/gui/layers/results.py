@@ -9,8 +9,9 @@ import pandas as pd
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.pyramid_view import SMALL, View
-from napari_lpd.gui.layers.slides import KEY, UM, corner, kind
+from napari_lpd.gui.layers.slides import UM, corner, kind
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import UNREADABLE
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.geometry import Box
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.results.pyramid import Pyramid
-    from napari_lpd.slides.slide import Box
     from napari_lpd.slides.tissue import Mask
 
 UNREADABLE_COLOR = "#808080"

@@ -13,6 +13,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_lpd.core.errors import DataError, SlideError
+from napari_lpd.core.files import KEY
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import PLAUSIBLE_MPP, Slide
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from numpy.typing import NDArray
 
-KEY = "napari_lpd"
 UM = "micrometer"
 COMPARED = "compared"  # kind of the layers that stand side by side for a while; every other part leaves them alone
 

@@ -17,9 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lpd.gui.common.layout import chooser, note
-from napari_lpd.gui.train.class_table import swatch
-from napari_lpd.results.measure import Roles
+from napari_lpd.core.settings.results import Roles
+from napari_lpd.gui.common.layout import chooser, note, swatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

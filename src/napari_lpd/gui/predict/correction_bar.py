@@ -11,11 +11,12 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.files import KEY
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import classes_in, read_regions
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
-from napari_lpd.gui.layers.slides import KEY, UM, corner, kind, slide_path, visible_box_um
+from napari_lpd.gui.layers.slides import UM, corner, kind, slide_path, visible_box_um
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:

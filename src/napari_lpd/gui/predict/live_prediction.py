@@ -13,10 +13,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.gui.common.prediction_run import PredictionRun
 from napari_lpd.gui.layers.results import completing, prediction_layers, refreshing, showing
-from napari_lpd.gui.layers.slides import KEY
 from napari_lpd.gui.predict.correction_bar import carried_over
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import Prediction

@@ -12,7 +12,7 @@ from napari_lpd.core.errors import LpdError, ModelError
 from napari_lpd.gui.common.layout import buttons, chooser, folded, in_row, note, warning_note
 from napari_lpd.gui.common.recent_models import describe, recent_models
 from napari_lpd.gui.layers.slides import UM
-from napari_lpd.models.checkpoint import read_card
+from napari_lpd.models.card import read_card
 from napari_lpd.samples import model_path
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Image
 
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
 
 COARSER = 1.25  # times the model's µm per pixel: from here on a slide lacks detail that the model was trained on
 

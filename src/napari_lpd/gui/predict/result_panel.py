@@ -11,18 +11,19 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, ExportError, LpdError
-from napari_lpd.core.files import check_free
+from napari_lpd.core.files import KEY, check_free
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.results import ExportSettings, MeasureSettings, Roles
 from napari_lpd.gui.common.job import JobRunner
 from napari_lpd.gui.common.layout import buttons
 from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
-from napari_lpd.gui.layers.slides import KEY, UM, corner, kind, slide_of, visible_box_um
+from napari_lpd.gui.layers.slides import UM, corner, kind, slide_of, visible_box_um
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
-from napari_lpd.results.export.export import FORMS, ON_SLIDE, ExportSettings, export
-from napari_lpd.results.measure import WHOLE, MeasureSettings, Roles, Site, field_around, measure, write_measures
+from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
+from napari_lpd.results.measure import WHOLE, Site, field_around, measure, write_measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Shapes
     from numpy.typing import NDArray
 
-    from napari_lpd.results.export.export import What
+    from napari_lpd.core.settings.results import What
     from napari_lpd.results.measure import MeasureRow
     from napari_lpd.results.prediction import Prediction
 

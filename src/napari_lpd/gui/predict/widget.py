@@ -16,7 +16,7 @@ from napari_lpd import samples
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.settings.base import read_settings, write_settings
-from napari_lpd.core.settings.training import PredictSettings
+from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note

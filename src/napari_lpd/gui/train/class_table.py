@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.classes import COLORS, TissueClass, check_classes
+from napari_lpd.gui.common.layout import SWATCH, swatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-SWATCH = 14
-
-
-def swatch(color: str) -> QIcon:
-    """A square of a colour."""
-    pixmap = QPixmap(SWATCH, SWATCH)
-    pixmap.fill(QColor(color))
-    return QIcon(pixmap)
 
 
 class _Row:

@@ -9,11 +9,12 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.files import KEY
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import classes_in, write_regions
 from napari_lpd.gui.common.layout import note
 from napari_lpd.gui.layers.regions import outlines_of
-from napari_lpd.gui.layers.slides import KEY, slide_layers, slide_path
+from napari_lpd.gui.layers.slides import slide_layers, slide_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.files import KEY
 from napari_lpd.data.project import AnnotatedSlide, regions_beside
 from napari_lpd.data.regions import NONE, Region, classes_in, outside, read_regions, write_regions
 from napari_lpd.gui.common.layout import buttons, chooser
@@ -26,7 +27,7 @@ from napari_lpd.gui.layers.regions import (
     rename_tissue,
     use_tissue,
 )
-from napari_lpd.gui.layers.slides import KEY, kind, slide_of, slide_path
+from napari_lpd.gui.layers.slides import kind, slide_of, slide_path
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
 if TYPE_CHECKING:

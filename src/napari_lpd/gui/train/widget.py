@@ -17,13 +17,14 @@ from napari_lpd.gui.common.recent_models import describe, recent_models
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
 from napari_lpd.gui.train.progress_tabs import Watching
 from napari_lpd.gui.train.settings_panel import TrainingSettings
-from napari_lpd.models.checkpoint import read_card, read_state
+from napari_lpd.models.card import read_card
 from napari_lpd.training.runs.folder import (
     MODEL_NAME,
     as_command,
     new_run_folder,
     out_of,
     read_arguments,
+    read_state,
     rival_of,
     run_classes,
     unfinished_run,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.core.settings.training import CrfSettings
+    from napari_lpd.core.settings.prediction import CrfSettings
     from napari_lpd.models.crf.lattice import Lanes, Lattice
     from napari_lpd.models.crf.threads import Shift
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_lpd.core.settings.training import CrfSettings
+    from napari_lpd.core.settings.prediction import CrfSettings
 
 
 class Lattice(NamedTuple):

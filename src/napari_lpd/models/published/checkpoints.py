@@ -21,7 +21,8 @@ from napari_lpd import __version__
 from napari_lpd.core.classes import CLASSES, check_classes
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
-from napari_lpd.models.checkpoint import Card, save_checkpoint
+from napari_lpd.models.card import Card
+from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.encoder import MIT, STAGES, build_encoder
 from napari_lpd.models.network import LPD, STAGES_USED
 from napari_lpd.models.published.weight_names import rename_mit

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import check_free
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.base import Settings
 from napari_lpd.data.regions import write_regions
 from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.create import copy_prediction
 from napari_lpd.results.export.dicom import write_dicom_seg
 from napari_lpd.results.export.geojson import write_geojson
 from napari_lpd.results.export.ome_tiff import SUFFIXES as TIFF_SUFFIXES
 from napari_lpd.results.export.ome_tiff import write_ome_tiff, write_prototype_tiff
 from napari_lpd.results.export.picture import write_overlay
-from napari_lpd.results.measure import MeasureSettings, measure, write_measures
+from napari_lpd.results.measure import measure, write_measures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from napari_lpd.core.settings.results import ExportSettings, What
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
-What = Literal["labels", "prototypes", "corrections"]
+
 FORMS: dict[str, dict[tuple[str, ...], str]] = {
     "labels": {
         TIFF_SUFFIXES: "label pyramid",
@@ -38,18 +37,8 @@ FORMS: dict[str, dict[tuple[str, ...], str]] = {
     "prototypes": {TIFF_SUFFIXES: "cosine maps"},
     "corrections": {(".geojson",): "regions for training"},
 }
+
 ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
-
-
-class ExportSettings(Settings):
-    """What is written, and how."""
-
-    what: Annotated[What, Field(description="Labels, prototype maps, or corrections as training regions.")] = "labels"
-    simplify_um: Annotated[
-        float, Field(ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel.")
-    ] = 0.0
-    overwrite: Annotated[bool, Field(description="Replace what is there.")] = False
-    measure: Annotated[MeasureSettings, Field(description="How areas are measured.")] = MeasureSettings()
 
 
 def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None = None) -> Job[Path]:
@@ -86,7 +75,7 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         rows = yield from measure(prediction, settings.measure)
         write_measures(rows, path, settings.overwrite)
     else:
-        prediction.save(path)
+        copy_prediction(prediction, path)
     return path
 
 

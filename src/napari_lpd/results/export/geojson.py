@@ -13,12 +13,11 @@ from shapely.geometry import shape
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError, SettingsError, why
-from napari_lpd.core.files import written_whole
-from napari_lpd.core.geometry import outlines
+from napari_lpd.core.files import KEY, written_whole
+from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.prediction import KEY, UNREADABLE
-from napari_lpd.slides.tissue import sampled_polygons
+from napari_lpd.results.prediction import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.results.prediction import Box, Prediction, PredictionCard
+    from napari_lpd.core.geometry import Box
+    from napari_lpd.results.prediction import Prediction, PredictionCard
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
 DECIMALS = 3  # of coordinates

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.results.prediction import Box, Prediction
+    from napari_lpd.core.geometry import Box
+    from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
 EDGE = 2000  # pixels of the longer edge, at most

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_lpd.models.network import LPD, STAGES_USED, merge_prototypes
+from napari_lpd.models.network import LPD, STAGES_USED, image_scores, merge_prototypes
 from napari_lpd.training.distributed import gathered, own_share, shares
+from napari_lpd.training.losses.published import (
+    official_first_commit_diversity,
+    official_head_diversity,
+    official_pseudo_mask,
+)
 from napari_lpd.training.losses.terms import (
     class_map_regions,
     class_regions,
@@ -17,10 +22,6 @@ from napari_lpd.training.losses.terms import (
     contrastive_loss,
     cut_regions,
     diversity_loss,
-    image_scores,
-    official_first_commit_diversity,
-    official_head_diversity,
-    official_pseudo_mask,
     prototype_regions,
     responding_prototypes,
     to_unit_range,

@@ -11,19 +11,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.settings.base import read_settings
-from napari_lpd.core.settings.training import EvaluateSettings, TrainSettings
-from napari_lpd.data.images import masked_images, part_of
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.images import MaskedImage, masked_images, part_of, read_image, read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results, mask_validation
+from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results
 from napari_lpd.evaluation.metrics import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
 from napari_lpd.evaluation.report import BACKGROUNDS, GATES, NOTICE, plain
-from napari_lpd.models.checkpoint import read_card
-from napari_lpd.models.network import encoder_of, load_model
-from napari_lpd.models.prototypes import BankDiversity, bank_diversity
+from napari_lpd.models.card import read_card
+from napari_lpd.models.checkpoint import load_model
+from napari_lpd.models.encoder import STAGES
+from napari_lpd.models.network import LoadedModel, cosine_maps, encoder_of
+from napari_lpd.models.prototypes import at_places, effective_number, position_share, spatial_divergence
 from napari_lpd.training.fit import fit
+from napari_lpd.training.validation import mask_validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +38,14 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job, Progress
+    from napari_lpd.core.settings.evaluation import EvaluateSettings
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.evaluation.metrics import ImageResult
 
 
 FREE = ("threads", "workers", "device")
+
+
 """Settings that may differ between the rows of a table."""
 
 
@@ -343,3 +351,48 @@ def _pct(value: float) -> str:
 
 def _interval(limits: tuple[float, float]) -> str:
     return f"[{_pct(limits[0])}, {_pct(limits[1])}]"
+
+
+class BankDiversity(NamedTuple):
+    """Diversity of a model's bank, per class: (C,) lists; NaN where k = 1 or the class is in no image.
+
+    Attributes:
+        effective_number: Of the projected stage-4 prototypes, 1..k.
+        spatial_divergence: Mean over images of the pairs' divergence on the class's own pixels, 0..1.
+        position_share: Share of the prototypes' differences that is the place in the tile, 0..1, over the images that
+            hold the class; NaN where there are fewer than two, or they differ in size.
+    """
+
+    effective_number: list[float]
+    spatial_divergence: list[float]
+    position_share: list[float]
+
+
+@torch.inference_mode()
+def bank_diversity(model: LoadedModel, images: Sequence[MaskedImage], temperature: float = 0.07) -> BankDiversity:
+    """Diversity of the bank on images with masks; Ω_c is the truth, so that models are compared on the same places.
+
+    Args:
+        model: A model with prototypes.
+        images: Where to compare their maps.
+        temperature: τ; the same for all models that are compared.
+    """
+    network = model.network
+    prototypes = network.projected(STAGES - 1)
+    numbers = [effective_number(part) for part in prototypes.cpu().chunk(network.class_count)]
+    found: list[list[float]] = [[] for _ in numbers]
+    tiles: list[list[Tensor]] = [[] for _ in numbers]
+    for item in images if network.k > 1 else ():
+        tensor = torch.from_numpy(read_image(item.image)).permute(2, 0, 1)[None].float() / 255
+        features = network(tensor.to(model.device), (STAGES - 1,)).features
+        cosines = cosine_maps(features, prototypes)[0].cpu()
+        mask = torch.from_numpy(read_mask(item.mask, model.card.classes))
+        omega = at_places(mask, (cosines.shape[1], cosines.shape[2]))
+        for c, maps in enumerate(cosines.chunk(network.class_count)):
+            if (omega == c).sum() >= 2:
+                found[c].append(spatial_divergence(maps[:, omega == c], temperature))
+                tiles[c].append(maps)
+    means = [sum(values) / len(values) if values else float("nan") for values in found]
+    alike = [len(maps) > 1 and len({m.shape for m in maps}) == 1 for maps in tiles]
+    shares = [position_share(torch.stack(maps)) if ok else float("nan") for maps, ok in zip(tiles, alike, strict=True)]
+    return BankDiversity(numbers, means, shares)

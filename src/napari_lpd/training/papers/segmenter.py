@@ -19,15 +19,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
+from napari_lpd.core.files import file_hashes
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.training import EvaluateSettings
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import IGNORE, read_image, read_mask
-from napari_lpd.evaluation.evaluate import class_probability, fused_maps, predicted_labels
-from napari_lpd.evaluation.metrics import file_hashes
-from napari_lpd.models.checkpoint import Card, provenance, save_checkpoint
-from napari_lpd.models.network import STAGES_USED, TRAINING_ONLY, Supervised, choose_device, encoder_of
+from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels
+from napari_lpd.models.card import Card, provenance
+from napari_lpd.models.checkpoint import TRAINING_ONLY, save_checkpoint
+from napari_lpd.models.compute import choose_device
+from napari_lpd.models.network import STAGES_USED, Supervised, encoder_of
 from napari_lpd.training.augmentation import Jitter, augment_with_masks
-from napari_lpd.training.optimisation import parameter_groups, poly_factor, set_training
+from napari_lpd.training.step import parameter_groups, poly_factor, set_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.settings.training import Refiner, TrainSettings
+    from napari_lpd.core.settings.prediction import Refiner
+    from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LoadedModel
 

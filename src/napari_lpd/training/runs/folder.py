@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import safetensors
 
 from napari_lpd.core.classes import read_classes
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project
-from napari_lpd.models.checkpoint import STATE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.core.classes import TissueClass
 
+
 ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
+
 RIVAL = "rival"  # file in a rival's run folder: the run whose rival it is
+
 MODEL_NAME = "model.safetensors"
 
 
@@ -171,3 +175,25 @@ def out_of(arguments: Sequence[str]) -> Path:
 def as_command(arguments: Sequence[str]) -> str:
     """Arguments as a line for a shell."""
     return "napari-lpd " + shlex.join(arguments)
+
+
+STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
+
+STATE_KEY = "training_state"
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What a folder's half-done training says of itself (``identity``, ``place``), or None if there is none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about: dict[str, Any] = json.loads(file.metadata()[STATE_KEY])
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
+    return about

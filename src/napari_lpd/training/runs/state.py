@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import DataError, ModelError
-from napari_lpd.models.checkpoint import STATE_KEY, STATE_NAME, read_state
 from napari_lpd.training.distributed import from_first, is_first
+from napari_lpd.training.runs.folder import STATE_KEY, STATE_NAME, read_state
 
 if TYPE_CHECKING:
     from pathlib import Path

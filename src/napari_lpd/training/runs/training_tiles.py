@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.models.checkpoint import load_tensors, read_card
+from napari_lpd.models.card import read_card
+from napari_lpd.models.checkpoint import load_tensors
 
 if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.models.checkpoint import Card
+    from napari_lpd.models.card import Card
 
 REMEDY = "give the training tiles themselves, or go on without"
 
@@ -91,9 +92,9 @@ def _check_same(tiles: TileSet, model: Path, card: Card, paths: list[Path]) -> N
 
     A model of an earlier version knows its files alone, and how many tiles it learned from.
     """
+    from napari_lpd.core.files import file_hashes
     from napari_lpd.data.tileset import tile_hashes
-    from napari_lpd.evaluation.metrics import file_hashes
-    from napari_lpd.models.network import TRAINING_ONLY
+    from napari_lpd.models.checkpoint import TRAINING_ONLY
 
     tensors, files = load_tensors(model), file_hashes(tiles.files)
     for what, now in (("file", files), ("tile", tile_hashes(tiles, files))):

@@ -1,0 +1,88 @@
+"""``napari-lpd demo`` and ``doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_lpd import __version__, samples
+from napari_lpd.cli.predict import predict
+from napari_lpd.cli.train import sample_training, train
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.settings.training import EMBEDDED_ENCODER
+
+if TYPE_CHECKING:
+    import argparse
+
+    from napari_lpd.cli.common import Printer, Result
+
+
+def demo_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of ``demo``."""
+    sub.add_argument("--train", action="store_true", help="train the sample model first")
+    sub.add_argument("--screenshot", type=Path, metavar="PNG", help="save a picture of the window and close it")
+    sub.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for what the demo makes")
+
+
+def demo(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd demo``: (train,) predict the sample slide, then show it in napari."""
+    model = samples.model_path()
+    skin = samples.skin_slide_path()
+    if options.train:
+        folder = next(f for i in count(1) if not (f := options.out / f"model-{i}").exists())
+        arguments = ["train", *sample_training(folder)]
+        trained = train(options.parse(arguments), printer)
+        printer.result(trained)
+        model = Path(trained["model"])
+    predicted = predict(
+        options.parse(["predict", str(skin), "--model", str(model), "--out", str(options.out)]), printer
+    )
+    printer.result(predicted)
+    viewer = [
+        sys.executable,
+        "-m",
+        "napari_lpd.gui.demo",
+        "--slide",
+        str(skin),
+        "--prediction",
+        predicted["slides"][0]["prediction"],
+    ]
+    viewer += ["--screenshot", str(options.screenshot)] if options.screenshot else []
+    if subprocess.run(viewer, check=False).returncode:
+        raise LpdError(
+            "napari could not show the result: is a screen there, and a Qt binding (pip install 'napari-lpd[all]')?"
+        )
+    return {"screenshot": str(options.screenshot)} if options.screenshot else {"demo": "done"}
+
+
+def doctor(_: argparse.Namespace, __: Printer) -> Result:
+    """``napari-lpd doctor``."""
+    from napari_lpd.models.compute import choose_device
+    from napari_lpd.models.encoder import embedded_weights
+
+    device, reason = choose_device("auto")
+    packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
+    optional = ("pydensecrf2", "highdicom", "distributed", "onnx", "onnxruntime")
+    return {
+        "napari-lpd": __version__,
+        "python": platform.python_version(),
+        "device": f"{device} ({reason})",
+        "cores": os.cpu_count(),
+        **{name: _version(name) for name in (*packages, *optional)},
+        "embedded encoder": f"{EMBEDDED_ENCODER}, {embedded_weights()}",
+        "sample model": str(samples.model_path()) if samples.model_path().exists() else "missing",
+        "note": "research use only",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,79 @@
+"""``napari-lpd predict``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_lpd import samples
+from napari_lpd.cli.common import add_settings_options
+from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.files import check_writable
+from napari_lpd.core.settings.base import read_settings
+from napari_lpd.core.settings.prediction import PredictSettings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from napari_lpd.cli.common import Printer, Result
+
+
+def predict_options(predict: argparse.ArgumentParser) -> None:
+    """Add the options of ``predict``."""
+    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
+    predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="results; what was half done there is continued"
+    )
+    predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if their files give none")
+    predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
+    predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
+    predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="what is tissue, instead of finding it")
+    predict.add_argument("--replace", action="store_true", help="delete other predictions that are in the place")
+    predict.add_argument(
+        "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
+    )
+    add_settings_options(predict)
+
+
+def predict(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd predict``: one folder and one OME-TIFF per slide, and a table; a slide that fails stops no other."""
+    settings = read_settings(PredictSettings, options.settings, options.set)
+    from napari_lpd.models.card import read_card
+    from napari_lpd.prediction.batch import SlideTask, attempt, on_cluster, summary_line, write_summary
+
+    read_card(options.model)
+    stems = [path.stem for path in options.slides]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
+        raise DataError(f"two slides are called {twice}: their results would be one folder; predict them into two")
+    if len(stems) > 1 and (options.regions or options.tissue):
+        raise DataError("--regions and --tissue belong to one slide: predict slides with regions one by one")
+    check_writable(options.out)
+    tasks = [
+        SlideTask(
+            path.absolute(),
+            options.model.absolute(),
+            options.out.absolute(),
+            settings,
+            options.mpp,
+            options.icc,
+            options.regions and options.regions.absolute(),
+            options.tissue and options.tissue.absolute(),
+            options.replace,
+        )
+        for path in options.slides
+    ]
+    found = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
+    rows, table = [], options.out / "summary.csv"
+    for row in found:
+        rows.append(row)
+        if len(tasks) == 1 and "error" in row:
+            raise LpdError(row["error"])
+        printer.note(summary_line(row))
+        if len(tasks) > 1:
+            write_summary(rows, table)  # after every slide: the run may be stopped
+    failed = sum("error" in row for row in rows)
+    if failed:
+        raise LpdError(f"{failed} of {len(rows)} slides failed: {table} says why")
+    return {"slides": rows} | ({"table": str(table)} if len(tasks) > 1 else {})

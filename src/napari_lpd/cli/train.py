@@ -1,0 +1,158 @@
+"""``napari-lpd train``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_lpd import samples
+from napari_lpd.cli.common import add_settings_options, add_source_option
+from napari_lpd.core.classes import CLASSES, read_classes
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import check_writable
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.base import read_settings
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import EMBEDDED_ENCODER, TrainSettings
+from napari_lpd.training.runs.folder import STATE_NAME
+
+if TYPE_CHECKING:
+    import argparse
+
+    from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.core.classes import TissueClass
+
+
+def train_options(train: argparse.ArgumentParser) -> None:
+    """Add the options of ``train``."""
+    train.add_argument("--slide", type=Path, help="slide on which the regions lie")
+    train.add_argument(
+        "--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none"
+    )
+    train.add_argument(
+        "--project", type=Path, metavar="JSON", help="instead: several slides with regions, as saved by the widget"
+    )
+    train.add_argument("--regions", type=Path, metavar="GEOJSON", help="outlined regions with tissue names")
+    train.add_argument("--check-regions", type=Path, metavar="GEOJSON", help="other regions, to measure recall on")
+    train.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="instead of a slide: tiles DIR/train/NAME[1010].png or DIR/train/CLASS/NAME.png, or a table (CSV) with a"
+        " column path and one per class; DIR/valid/img and mask choose the best epoch",
+    )
+    train.add_argument("--classes", type=Path, metavar="JSON", help="tissue names and colours; or bcss, luad")
+    train.add_argument(
+        "--summary", action="store_true", help="say what would be trained on, write DIR/tiles.png, and stop"
+    )
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
+    train.add_argument("--preset", choices=PRESETS, default="default", help="settings to start from")
+    train.add_argument("--encoder", help=f"timm name or mit_b0..b2 (default {EMBEDDED_ENCODER})")
+    train.add_argument(
+        "--encoder-weights",
+        metavar="PATH",
+        help="embedded, random, hub, or a file (NVIDIA's MiT weights, and what is tuned from them, are non-commercial)",
+    )
+    add_source_option(train)
+    add_settings_options(train)
+
+
+def train(options: argparse.Namespace, printer: Printer) -> Result:
+    """``napari-lpd train``: returns the model's path and, with check regions, its recalls."""
+    overrides = list(options.set)
+    overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
+    overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
+    settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
+    _check_train_options(options)
+    classes = None if options.project else _named_classes(options.classes)
+    from napari_lpd.data import training_set
+    from napari_lpd.data.project import AnnotatedSlide
+    from napari_lpd.data.regions import read_regions
+    from napari_lpd.training import distributed
+    from napari_lpd.training.fit import fit
+
+    check = None
+    if classes is None:
+        prepared = training_set.from_project(options.project, settings)
+    elif options.data is not None:
+        prepared = training_set.from_labelled(options.data, classes, settings, options.source)
+    else:
+        names = [tissue.name for tissue in classes]
+        check = read_regions(options.check_regions, names) if options.check_regions else None
+        annotated = AnnotatedSlide(slide=options.slide, regions=options.regions, mpp=options.slide_mpp)
+        prepared = training_set.from_slides([annotated], classes, settings)
+    check_writable(options.out)
+    if options.summary:
+        return prepared.write(options.out) | {"sheet": str(options.out / training_set.SHEET)}
+    tiles, validation, settings = prepared
+    with distributed.joined():
+        first, processes = distributed.is_first(), distributed.count()
+        for line in distributed.from_first(lambda: prepared.write(options.out)["warnings"]):
+            printer.note(f"warning: {line}")  # the others are silent
+        start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
+        model = run(fit(tiles, settings, options.out, start + shlex.join(options.given), validation), printer.progress)
+    if not first:
+        return {}
+    result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
+    if check is not None:
+        result["metrics"] = _measure(options, model, check, settings, printer)
+    return result
+
+
+def _named_classes(named: Path) -> tuple[TissueClass, ...]:
+    return CLASSES[str(named)] if str(named) in CLASSES else read_classes(named)
+
+
+def _check_train_options(options: argparse.Namespace) -> None:
+    if sum(part is not None for part in (options.data, options.slide, options.project)) != 1:
+        raise DataError("train needs one of --slide with --regions, --project, or --data")
+    for_slide = [name for name in ("regions", "check_regions", "slide_mpp") if options.slide is None]
+    unused = for_slide + ["source"] * (options.data is None) + ["classes"] * (options.project is not None)
+    if given := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
+        goes_with = {"--source": "--data", "--classes": "--slide or --data, as a project has its own,"}
+        raise DataError(f"{given[0]} goes with {goes_with.get(given[0], '--slide')} only")
+    if options.slide is not None and options.regions is None:
+        raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
+    if options.project is None and options.classes is None:
+        raise DataError("no tissue classes given; pass --classes JSON")
+    if (options.out / "model.safetensors").exists() and not (options.out / STATE_NAME).exists():
+        raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
+
+
+def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:
+    """Predict the slide, measure recall on the check regions, and add the figures to the model's card.
+
+    Where no tiles were held out, the labels' temperature is fitted there, too; recall does not depend on it.
+    """
+    from napari_lpd.evaluation.calibration import fit_label_temperature
+    from napari_lpd.models.card import read_card
+    from napari_lpd.models.checkpoint import load_model, load_tensors, save_checkpoint
+    from napari_lpd.prediction.predict import predict_slide
+    from napari_lpd.results.check_regions import recall_metrics, region_confusion, region_scores
+    from napari_lpd.slides.formats import open_slide
+
+    loaded = load_model(model, settings.device)
+    with open_slide(options.slide, options.slide_mpp) as slide, tempfile.TemporaryDirectory() as folder:
+        prediction = run(predict_slide(slide, loaded, PredictSettings(), Path(folder, "check.zarr")), printer.progress)
+        confusion, (scores, outlined) = region_confusion(prediction, check), region_scores(prediction, check)
+    card = read_card(model)
+    metrics = recall_metrics(confusion, [tissue.name for tissue in card.classes])
+    changes: dict[str, Any] = {"metrics": card.metrics | metrics}
+    if not settings.valid_share and len(outlined):
+        changes["temperature"] = fit_label_temperature(scores, outlined)
+    card = card.model_copy(update=changes)
+    save_checkpoint(model, load_tensors(model), card)
+    return metrics
+
+
+def sample_training(out: Path) -> list[str]:
+    """The arguments with which the shipped sample model was trained."""
+    return [
+        *("--slide", str(samples.skin_slide_path()), "--regions", str(samples.regions_path("train"))),
+        *("--check-regions", str(samples.regions_path("check")), "--classes", str(samples.classes_path())),
+        *("--settings", str(samples.FOLDER / "train_settings.json"), "--out", str(out)),
+    ]

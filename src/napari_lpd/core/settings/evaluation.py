@@ -1,0 +1,80 @@
+"""Settings of evaluations and comparisons."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.prediction import BackendField, CrfSettings, PrecisionField, Refiner
+
+Gate = Literal["predicted", "none", "truth"]
+
+
+class EvaluateSettings(Settings):
+    """How a model is measured on images with masks (method.md §7)."""
+
+    gates: Annotated[
+        tuple[Gate, ...],
+        Field(min_length=1, description="Which classes may be painted: those predicted, all, or those in the truth."),
+    ] = ("predicted", "none", "truth")
+    refiners: Annotated[
+        tuple[Refiner, ...], Field(min_length=1, description="Masks as they are (none), or after a dense CRF.")
+    ] = ("none", "lattice")
+    crf: CrfSettings = CrfSettings()
+    background: Annotated[
+        Literal["exclude", "count", "predict"],
+        Field(
+            description="Pixels outside all classes: left out, counted as errors when painted, or a label of their own"
+            " that the model must predict."
+        ),
+    ] = "exclude"
+    views: Annotated[
+        Literal["one", "flips", "official"],
+        Field(description="Averaged views: one, with its mirror image, or the published six."),
+    ] = "one"
+    normalise: Annotated[
+        Literal["training", "image"],
+        Field(description="Class maps made 0..1 by constants of the training tiles, or per image (as published)."),
+    ] = "training"
+    background_power: Annotated[
+        float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
+    ] = 10.0
+    boundary_share: Annotated[
+        float, Field(gt=0, le=0.2, description="Width of the band of the boundary IoU, as a share of the diagonal.")
+    ] = 0.02
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
+    backend: BackendField = "auto"
+    precision: PrecisionField = "auto"
+    threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+
+
+class CompareSettings(Settings):
+    """How prototype banks are compared on the same places."""
+
+    temperature: Annotated[
+        float, Field(ge=0, description="τ of the softmax over places; 0 takes the models' own, if they agree.")
+    ] = 0.0
+    nearest: Annotated[int, Field(ge=0, le=100, description="Nearest patches shown per prototype.")] = 5
+    nearest_places: Annotated[
+        int,
+        Field(ge=0, le=100, description="With training tiles: nearest places in the compared tiles, shown as well."),
+    ] = 0
+    nearest_per_source: Annotated[int, Field(ge=1, description="Most of them from one slide or patient.")] = 3
+    training_tiles: Annotated[
+        int,
+        Field(ge=0, description="Most training tiles looked at for nearest patches and clusters, spread; 0: all."),
+    ] = 300
+    slide_tiles: Annotated[
+        int, Field(ge=0, description="Most tiles of a slide that are compared, spread over its tissue; 0: all.")
+    ] = 300
+    stability_tiles: Annotated[
+        int, Field(ge=0, description="Tiles, spread over the data, on which stability is measured; 0: not at all.")
+    ] = 40
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Seed of the resampling, the random banks and the clusters.")] = 0
+    threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

@@ -1,0 +1,78 @@
+"""Settings of measures and exports; roles of tissue classes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from napari_lpd.core.errors import SettingsError, why
+from napari_lpd.core.settings.base import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_lpd.core.classes import TissueClass
+
+
+Names = tuple[str, ...]
+
+
+class Roles(Settings):
+    """Which tissue classes play a role in the ratios; none is guessed from a name."""
+
+    tumour: Annotated[Names, Field(description="Classes that are tumour.")] = ()
+    stroma: Annotated[Names, Field(description="Classes that are stroma in the tumour-stroma ratio.")] = ()
+    lymphocyte_rich_stroma: Annotated[Names, Field(description="Classes that are stroma rich in lymphocytes.")] = ()
+
+    def check(self, classes: Sequence[TissueClass], source: str) -> None:
+        """Raise SettingsError where a role names a class that `source` does not have, or tumour is stroma too."""
+        names = [tissue.name for tissue in classes]
+        for role, given in self.model_dump().items():
+            if unknown := next((name for name in given if name not in names), ""):
+                raise SettingsError(f"{source}: role {role} names {unknown!r}; its classes are {', '.join(names)}")
+        if both := set(self.tumour) & {*self.stroma, *self.lymphocyte_rich_stroma}:
+            raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be tumour and stroma at once")
+
+
+class MeasureSettings(Settings):
+    """How areas are measured."""
+
+    roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
+    temperature: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=20,
+            description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the"
+            " model was calibrated.",
+        ),
+    ] = 0.0
+
+
+def read_roles(path: Path) -> Roles:
+    """Read roles from JSON: ``{"tumour": ["TUM"], "stroma": ["STR"], "lymphocyte_rich_stroma": ["LYM"]}``.
+
+    Raises:
+        SettingsError: the file is missing, is not JSON, or names another role.
+    """
+    try:
+        return Roles.build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: roles are not readable as JSON ({why(error)})") from error
+
+
+What = Literal["labels", "prototypes", "corrections"]
+
+
+class ExportSettings(Settings):
+    """What is written, and how."""
+
+    what: Annotated[What, Field(description="Labels, prototype maps, or corrections as training regions.")] = "labels"
+    simplify_um: Annotated[
+        float, Field(ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel.")
+    ] = 0.0
+    overwrite: Annotated[bool, Field(description="Replace what is there.")] = False
+    measure: Annotated[MeasureSettings, Field(description="How areas are measured.")] = MeasureSettings()

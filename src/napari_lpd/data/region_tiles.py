@@ -1,0 +1,118 @@
+"""Cut tiles from regions drawn on a slide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from shapely import STRtree, unary_union
+from shapely.geometry import box
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.data.regions import outside
+from napari_lpd.data.tileset import Origin, TileSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.data.regions import Region
+    from napari_lpd.slides.slide import Slide
+
+
+MIN_TISSUE_SHARE = 0.1
+
+
+def tiles_from_regions(
+    slide: Slide,
+    regions: Sequence[Region],
+    classes: tuple[TissueClass, ...],
+    settings: TrainSettings,
+    patient: str = "",
+) -> TileSet:
+    """Cut the regions drawn on a slide into tiles; a tile takes the labels of all regions it lies in.
+
+    A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
+    tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
+
+    Args:
+        slide: The slide.
+        regions: Outlined on it.
+        classes: The tissue classes.
+        settings: Size, step and resolution of the tiles.
+        patient: Whose slide it is; default: the slide's name.
+
+    Raises:
+        DataError: no tile fits, or a region lies outside the slide.
+    """
+    if not regions:
+        raise DataError(f"{slide.name}: no regions; outline at least one region per tissue")
+    _check_inside(slide, regions)
+    polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
+    tree = STRtree(polygons)
+    names = [tissue.name for tissue in classes]
+    origins, labels = [], []
+    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
+        tile = box(x, y, x + settings.tile, y + settings.tile)
+        hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
+        if not hits or unary_union([part for _, part in hits]).area < settings.min_cover * tile.area:
+            continue
+        tissues = {t for i, part in hits if part.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
+        origins.append((y, x))
+        labels.append([float(name in tissues) for name in names])
+    if not origins:
+        raise DataError(
+            f"{slide.name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
+            f" ({settings.tile * settings.mpp:.0f} µm); draw larger regions or choose a smaller tile"
+        )
+    shape = (settings.tile, settings.tile)
+    images = [slide.read(origin, shape, settings.mpp) for origin in origins]
+    return TileSet(
+        classes,
+        np.array(labels, np.float32),
+        images.__getitem__,
+        slide.name,
+        slides=[patient or slide.name] * len(labels),
+        files=[slide.path] if slide.path else [],
+        places=_places(origins, settings.tile, slide.name),
+        origins=[Origin(slide.name, y, x) for y, x in origins],
+    )
+
+
+def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
+    height, width = slide.shape
+    if found := outside(regions, slide.shape):
+        raise DataError(
+            f"{slide.name}: {len(found)} of {len(regions)} regions ({', '.join(map(str, found[:5]))}"
+            f"{', …' * (len(found) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
+        )
+
+
+def _places(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
+    """Names of the parts of a slide in which tiles lie: those nearer to each other than a tile's edge are one part."""
+    boxes = [box(x, y, x + tile, y + tile) for y, x in origins]
+    tree, names = STRtree(boxes), [-1] * len(boxes)
+    for first in range(len(boxes)):
+        if names[first] >= 0:
+            continue
+        names[first], found = first, [first]
+        while found:
+            for near in tree.query(boxes[found.pop()].buffer(tile - 0.5, join_style="mitre")):
+                if names[near] < 0:
+                    names[near] = first
+                    found.append(int(near))
+    return [f"{slide} {number}" for number in names]
+
+
+def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:
+    """(y, x) of the tiles that are tried for a region with `bounds` (x0, y0, x1, y1): evenly spread, centred."""
+    x0, y0, x1, y1 = bounds
+    starts = []
+    for low, high in ((y0, y1), (x0, x1)):
+        free = high - low - settings.tile
+        count = max(0, math.ceil(free / settings.tile_step)) + 1
+        first = low if free > 0 else low + free / 2
+        starts.append([round(first + max(free, 0) * i / max(count - 1, 1)) for i in range(count)])
+    return [(y, x) for y in starts[0] for x in starts[1]]

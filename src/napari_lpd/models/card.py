@@ -1,0 +1,90 @@
+"""The card of a model: what it is and how it was trained; read without torch."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors
+from pydantic import BeforeValidator, Field
+
+from napari_lpd import __version__
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.core.files import KEY
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.slides.stain import Colours
+
+
+class Card(Settings):
+    """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
+
+    format: int = 1
+    classes: tuple[TissueClass, ...]
+    settings: TrainSettings
+    tiles_per_class: dict[str, int]
+    tiles: int
+    data: Annotated[str, Field(description="What the tiles come from: slides, a folder, or a table.")] = ""
+    steps: int
+    map_scale: Annotated[
+        tuple[tuple[float, ...], ...],
+        Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
+    ]
+    presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
+    temperature: Annotated[
+        float,
+        Field(gt=0, description="Shares of scores are raised to 1 / temperature, to be as sure as right."),
+    ] = 1.0
+    metrics: Annotated[
+        dict[str, float],
+        BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
+    ] = Field(default_factory=dict)
+    intervals: Annotated[
+        dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
+    ] = Field(default_factory=dict)
+    colours: Annotated[Colours | None, Field(description="Colours of the training tiles, as they came.")] = None
+    command: str = ""
+    folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
+    created: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    notice: str = "Research use only; not for diagnosis."
+
+
+def matched_to(card: Card) -> Colours | None:
+    """The colours to which images are matched before the model sees them, or None where it takes them as they are."""
+    return card.colours if card.settings.stain_normalisation == "slide" else None
+
+
+def provenance() -> dict[str, Any]:
+    """A card's ``folder``, ``created`` and ``versions``, for now and here."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"folder": str(Path.cwd()), "created": now, "versions": {"napari-lpd": __version__} | versions}
+
+
+def read_card(path: Path) -> Card:
+    """Read a checkpoint's card without loading its tensors.
+
+    Raises:
+        ModelError: the file is missing, is no safetensors file, or was not written by napari-lpd.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; wanted a model file, as {path / 'model.safetensors'}")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    if path.suffix in (".pth", ".pt"):
+        raise ModelError(f"{path}: no model of ours; take it over with napari-lpd import")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a model file ({error}); wanted a .safetensors written by train") from error
+    if text is None:
+        raise ModelError(f"{path}: safetensors without a napari-lpd card; encoder weights go to --encoder-weights")
+    try:
+        return Card.model_validate_json(text)
+    except (ValueError, SettingsError) as error:
+        raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error

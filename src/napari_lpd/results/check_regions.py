@@ -1,0 +1,87 @@
+"""Measure recall and scores inside check regions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.geometry import sampled_polygons
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.data.regions import Region
+    from napari_lpd.results.prediction import Prediction
+
+
+def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
+    """Pixel counts inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
+
+    Raises:
+        DataError: no region carries exactly one of the prediction's classes.
+    """
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    confusion = np.zeros((len(names), len(names) + 1), np.int64)
+    for region in regions:
+        if len(region.tissues) == 1 and region.tissues[0] in names:
+            predicted = _labels_inside(prediction, region)
+            counts = np.bincount(predicted, minlength=len(names) + 1)[
+                : len(names) + 1
+            ]  # unreadable places do not count
+            confusion[names.index(region.tissues[0])] += counts
+    if not confusion.any():
+        raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
+    return confusion
+
+
+def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
+    """Labels of the pixels whose centres lie in `region`: (n,)."""
+    (rows, columns), inside = _pixels_inside(prediction, region, 1)
+    labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][rows, columns])[inside]
+    return labels
+
+
+def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Rows and columns around `region`, in pixels `step` times as large as the labels', and which centres lie in it."""
+    card, mpp = prediction.card, prediction.card.mpp * step
+    polygon = region.polygon(card.slide_mpp)
+    x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
+    bottom, right = (min(last + 1, -(-n // step)) for last, n in zip((y1, x1), card.shape, strict=True))
+    rows, columns = slice(max(y0, 0), max(bottom, y0, 0)), slice(max(x0, 0), max(right, x0, 0))
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    if not min(shape):
+        return (rows, columns), np.zeros(shape, np.bool_)
+    return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
+
+
+def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Scores (n, C) in 0..1 and outlined classes (n,) at the map pixels in regions of one tissue where one is seen."""
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    found, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
+    for region in regions:
+        if len(region.tissues) == 1 and region.tissues[0] in names:
+            (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
+            own = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
+            own = own[own.any(1)]
+            found.append(own)
+            outlined.append(np.full(len(own), names.index(region.tissues[0])))
+    return np.concatenate(found), np.concatenate(outlined)
+
+
+def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
+    """Recall per class that was outlined, their mean, and what always guessing the most frequent class would reach.
+
+    Args:
+        confusion: (C, C + 1) from `region_confusion`.
+        names: The C class names.
+    """
+    outlined = [i for i in range(len(names)) if confusion[i].sum()]
+    recalls = {f"recall {names[i]}": float(confusion[i, i + 1] / confusion[i].sum()) for i in outlined}
+    mean = float(np.mean(list(recalls.values())))
+    return {**recalls, "mean recall": mean, "mean recall of a majority guess": 1 / len(outlined)}

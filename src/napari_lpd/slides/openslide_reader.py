@@ -1,0 +1,140 @@
+"""Slides in vendor formats, read through OpenSlide."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openslide
+import tifffile
+
+from napari_lpd.core.errors import SlideError, line_of
+from napari_lpd.slides.slide import Convert, DamagedError, Found, Levels, Slide, choose_resolution, on_white
+from napari_lpd.slides.tiff_reader import (
+    COPY,
+    TIFF_ERRORS,
+    check_page,
+    colour_conversion,
+    mpp_of_density,
+    open_with_tifffile,
+)
+from napari_lpd.slides.tiled_jpeg import decoded_here
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+
+TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose tiles lie side by side
+
+
+class _OpenSlideFile:
+    """An OpenSlide handle that outlives damage.
+
+    A handle that has raised once raises for ever, for all threads. It is dropped, and closes when the last thread
+    has left it. A place counts as damaged only if a handle that nobody else uses cannot read it either.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._handle: openslide.OpenSlide | None = openslide.OpenSlide(path)
+
+    def handle(self) -> openslide.OpenSlide:
+        """The handle that all threads share."""
+        with self._lock:
+            if self._handle is None:
+                self._handle = openslide.OpenSlide(self._path)
+            return self._handle
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """OpenSlide's read_region; (x, y) and (w, h).
+
+        Raises:
+            openslide.OpenSlideError: this place is damaged.
+        """
+        shared = self.handle()
+        try:
+            return shared.read_region(location, level, size)
+        except openslide.OpenSlideError:
+            with self._lock:
+                if self._handle is shared:
+                    self._handle = None
+        with openslide.OpenSlide(self._path) as own:
+            return own.read_region(location, level, size)
+
+    def close(self) -> None:
+        """Close the shared handle; nobody may be reading."""
+        if self._handle is not None:
+            self._handle.close()
+
+
+def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Slide:
+    """Open a file through OpenSlide, or through tifffile where that sees more of it."""
+    with ExitStack() as on_failure:
+        file = _OpenSlideFile(files[0])
+        on_failure.callback(file.close)
+        handle = file.handle()
+        properties = handle.properties
+        vendor = properties.get("openslide.vendor", "file")
+        if vendor == "generic-tiff" and _needs_tifffile(files[0]):
+            return open_with_tifffile(files[0], given, icc)
+        found = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
+        source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
+        dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
+        tags = mpp_of_density(dpi, properties.get("tiff.ResolutionUnit"))
+        resolution = choose_resolution(name, [given, (found, source), (tags, "TIFF resolution tags")])
+        profile = handle.color_profile if icc else None
+        convert, colors = colour_conversion(name, profile and profile.tobytes(), icc)
+        shapes = [(h, w) for w, h in handle.level_dimensions]
+        downsamples = handle.level_downsamples
+
+        def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+            location = (round(x * downsamples[level]), round(y * downsamples[level]))
+            try:
+                region = file.read_region(location, level, (w, h))
+            except openslide.OpenSlideError as error:
+                raise DamagedError.at(name, shapes, level, (y, x, h, w), error) from error
+            return on_white(np.asarray(region), convert)
+
+        levels = Levels(shapes, read, file.close, colors)
+        if vendor in TILED_VENDORS:
+            levels = _faster(files[0], levels, convert)
+        on_failure.pop_all()
+        return Slide(name, levels, resolution, files)
+
+
+def _faster(path: Path, levels: Levels, convert: Convert | None) -> Levels:
+    """The levels decoded here, where they are plain tiled JPEG; OpenSlide's, too, where tifffile finds no way in."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return decoded_here(path, tiff.pages, levels, convert)
+    except TIFF_ERRORS:
+        return levels
+
+
+def _numbers(*texts: str | None) -> tuple[float, float] | None:
+    try:
+        y, x = (float(text or "") for text in texts)
+    except ValueError:
+        return None
+    return y, x
+
+
+def _needs_tifffile(path: Path) -> bool:
+    """Whether tifffile sees more of a TIFF than OpenSlide does, which is so for OME-TIFF whatever its name.
+
+    Raises:
+        SlideError: it is not RGB of 8 bits, upright, in tiles of a sane size; OpenSlide would show it all the same.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if not tiff.is_ome:
+                check_page(path.name, tiff.pages.first, grey=False)
+            return bool(tiff.is_ome)
+    except TIFF_ERRORS as error:
+        raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error

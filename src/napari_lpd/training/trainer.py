@@ -1,0 +1,297 @@
+"""Train for epochs: steps, saving, validation, giving up."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from napari_lpd.core.errors import LpdError, SettingsError
+from napari_lpd.core.jobs import COMPUTING, Progress
+from napari_lpd.data.tileset import described
+from napari_lpd.models.card import Card, provenance
+from napari_lpd.models.checkpoint import TRAINING_ONLY, save_checkpoint
+from napari_lpd.models.compute import choose_device, choose_precision
+from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
+from napari_lpd.models.network import LPD, LoadedModel, encoder_of
+from napari_lpd.training.augmentation import Jitter, augment
+from napari_lpd.training.distributed import count, from_first, go_on, is_first, own_device, own_share, together
+from napari_lpd.training.losses.objective import Objective, StepLosses
+from napari_lpd.training.monitor import PREVIEWS, Watch
+from napari_lpd.training.runs.state import Place, TrainingState, identity_of
+from napari_lpd.training.step import Numbers, Step, Taken, parameter_groups, poly_factor, set_training
+from napari_lpd.training.validation import PRESENCE, Figures, calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.data.tileset import TileSet
+    from napari_lpd.slides.stain import Colours
+    from napari_lpd.training.validation import Validation
+
+
+logger = logging.getLogger(__name__)
+SAVE_S = 30  # between two saves of a training's state
+
+
+def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
+    if not settings.contrast_weight and settings.model.bank not in ("clustered", "seeded"):
+        return None
+    built = build_region_encoder(settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim)
+    return built.to(device)
+
+
+class Trainer:
+    """One training run: its network, optimiser and what it has written."""
+
+    def __init__(
+        self,
+        tiles: TileSet,
+        held: TileSet | None,
+        settings: TrainSettings,
+        out: Path,
+        command: str,
+        hashes: dict[str, NDArray[np.uint8]],
+        colours: Colours,
+    ) -> None:
+        self.tiles, self.settings, self.out, self.command, self.colours = tiles, settings, out, command, colours
+        self.held = held
+        self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
+        torch.manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.device, reason = choose_device(own_device(settings.device))
+        precision = choose_precision(settings.precision, self.device)
+        self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
+        self.arithmetic += f", with {count()} processes" if count() > 1 else ""
+        encoder = encoder_of(settings.model, settings.model.encoder_weights)
+        self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
+        width = encoder.widths[-1]
+        if settings.diversity.startswith("official") and settings.model.prototype_dim != width:
+            raise SettingsError(
+                f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
+                f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
+            )
+        self.region_encoder = _region_encoder(settings, self.device)
+        self.network.encoder.precision = precision
+        if self.region_encoder is not None:
+            self.region_encoder.compute_in(precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
+        self.watch = Watch(tiles)
+        self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
+        set_training(self.network, settings)
+        self._losses = together(Step(self.network, self.objective))
+        self._good: dict[str, Tensor] = {}
+        self._unread: deque[Taken] = deque()
+        self._ahead = int(self.device.type == "cuda")  # steps that the CPU may be ahead of what it has read
+
+    def begin(self, total: int) -> bool:
+        """Make optimiser and schedule for `total` steps; returns whether a run that was stopped here goes on."""
+        settings, self.total = self.settings, total
+        groups = parameter_groups(self.network, settings)
+        groups.append({"params": list(self.objective.psi.parameters()), "lr": settings.lr})
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay)
+        warm_up = round(settings.lr_warm_up * total)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
+        )
+        modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
+        identity = identity_of(self.tiles, settings, total)
+        self.state = TrainingState(
+            self.out, identity, modules, self.optimiser, self.schedule, self.generator, self.scaler
+        )
+        if not self.state.load():
+            return False
+        self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        return True
+
+    def epochs(self, total: int, epochs: int, validation: Validation | None) -> Iterator[Progress]:
+        """Train for `epochs` epochs of at most `total` steps together; after each validate and save.
+
+        What is learned is saved every half minute, and when the job is closed.
+        """
+        saved = time.monotonic()
+        if not self.state.place.step:
+            self.state.save()
+        try:
+            while self.state.place.epoch < epochs and not self._has_stopped_learning(validation):
+                place = self.state.place
+                message = f"epoch {place.epoch + 1} of {epochs}"
+                set_training(self.network, self.settings)
+                for indices, raw in self._batches(total):
+                    metrics = self._take_step(raw, indices, total)
+                    if time.monotonic() - saved > SAVE_S:
+                        self._save_state()
+                        saved = time.monotonic()
+                    yield Progress(place.step, total, message, metrics)
+                    go_on()
+                self._read(0)
+                figures, self.state.place = from_first(partial(self._end_epoch, message, validation))
+                yield Progress(place.step, total, f"{message}: validation", figures)
+                go_on()
+        except GeneratorExit:
+            self._save_state()
+            go_on(False)
+            raise
+        self.state.remove()
+
+    def _save_state(self) -> None:
+        self._read(0)
+        self.state.save()
+
+    def _has_stopped_learning(self, validation: Validation | None) -> bool:
+        place, patience = self.state.place, self.settings.patience
+        return bool(patience and validation and place.epoch - place.best_epoch >= patience)
+
+    def _take_step(self, raw: Tensor, indices: list[int], total: int) -> dict[str, float]:
+        """Learn from one batch; returns what the last step says that is known to have been taken.
+
+        Args:
+            raw: (B, 3, H, W) uint8, this process's share of the batch.
+            indices: Of the whole batch's tiles.
+            total: Steps of the training.
+        """
+        place = self.state.place
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        images = raw.to(self.device, non_blocking=True).float() / 255
+        if self.settings.augment:
+            part = (len(indices), own_share(len(indices)))
+            images = augment(images, self.generator, Jitter.of(self.settings), part)
+        labels = torch.from_numpy(self.tiles.labels[indices]).to(self.device, non_blocking=True)
+        losses: StepLosses = self._losses(images, labels, place.step < self.settings.warm_up * total)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
+        numbers = Numbers(torch.cat([losses.values(), norm.detach()[None]]))
+        lr = float(self.schedule.get_last_lr()[0])
+        self._unread.append(Taken(place.step, indices, lr, losses, numbers, weights))
+        metrics = self._read(self._ahead)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        place.step += 1
+        place.taken += len(indices)
+        return metrics
+
+    def _read(self, left: int) -> dict[str, float]:
+        """Take note of what steps say, of all but the last `left`; returns the metrics of the last of them."""
+        place, metrics = self.state.place, dict[str, float]()
+        while len(self._unread) > left:
+            taken = self._unread.popleft()
+            *values, norm = taken.numbers.read()
+            overflow = self.scaler.is_enabled() and math.isfinite(values[0])  # then the scaler leaves the step out
+            if not math.isfinite(values[0] + norm) and not overflow:
+                self._give_up(taken, values[0], norm)
+            self._good = taken.weights
+            metrics = taken.losses.metrics(values) | {"lr": taken.lr}
+            place.curve.append({"step": taken.step + 1, **metrics})
+            for name, value in metrics.items():
+                place.sums[name] = place.sums.get(name, 0.0) + value * len(taken.indices)
+        return metrics
+
+    def _give_up(self, taken: Taken, loss: float, norm: float) -> None:
+        """Keep the last weights that gave a finite loss, still those before its step, and raise."""
+        kept = "nothing was learned yet"
+        if self._good:
+            self.network.load_state_dict(self._good)
+            if is_first():
+                self._save("last.safetensors", self._card(taken.step))
+            kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
+        raise LpdError(
+            f"loss became {loss:g} (gradient {norm:g}) at step {taken.step + 1} of {self.total}, tiles"
+            f" {', '.join(self.tiles.name(i) for i in taken.indices)}; {kept}; look at these tiles, or try a smaller lr"
+        )
+
+    def _batches(self, total: int) -> Iterator[tuple[list[int], Tensor]]:
+        """What is left of the current epoch, of at most `total` steps: a batch's tiles, and our share of the images."""
+        place = self.state.place
+        if not place.order:
+            self.state.restore_random()
+            place.order = torch.randperm(len(self.tiles), generator=self.generator).tolist()
+        size = self.settings.batch
+        starts = range(place.taken, len(place.order), size)
+        batches = [place.order[start : start + size] for start in starts][: total - place.step]
+        own = [batch[own_share(len(batch))] for batch in batches]
+        on_gpu = self.device.type == "cuda"
+        loader = DataLoader(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
+        images = iter(loader)
+        self.state.restore_random()  # of a half-done epoch only now: making the loader draws a number
+        for batch, (raw, _) in zip(batches, images, strict=True):
+            yield batch, raw
+
+    def _end_epoch(self, message: str, validation: Validation | None) -> tuple[dict[str, float], Place]:
+        """Measure, save, and begin the next epoch; returns the figures, and where the training then stands."""
+        place = self.state.place
+        means = {name: value / place.taken for name, value in place.sums.items()}
+        if means["regions left out"]:
+            logger.info("%s: %.1f regions per step over max_regions were left out", message, means["regions left out"])
+        self.network.eval()
+        card = self._card(place.step)
+        model = LoadedModel(self.network, card, "", "", self.device)
+        figures = validation.figures(model) if validation else Figures({}, {})
+        metrics = {f"valid {name}": value for name, value in figures.values.items()}
+        metrics |= self.watch.diversity(self.network)
+        intervals = {f"valid {name}": limits for name, limits in figures.intervals.items()}
+        card = card.model_copy(update={"metrics": metrics, "intervals": intervals})
+        self._save("last.safetensors", card)
+        score = figures.values.get("score", float(place.epoch))
+        if place.best is None or score > place.best:
+            place.best, place.best_epoch = score, place.epoch + 1
+            self._save("model.safetensors", card)
+        with torch.random.fork_rng(devices=[]):  # looking on changes nothing
+            self.watch.preview(self.network, card, self.out / PREVIEWS / f"epoch-{place.epoch + 1:04d}.png")
+        place.epoch += 1
+        place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
+        _write_history(self.out / "history.csv", place.history)
+        place.order, place.taken, place.sums = [], 0, {}
+        return card.metrics, place
+
+    def _card(self, step: int) -> Card:
+        self.network.eval()
+        constants = calibrate(self.network, self.tiles, self.held, self.settings.batch)
+        return Card(
+            classes=self.tiles.classes,
+            settings=self.settings,
+            tiles_per_class=self.tiles.tiles_per_class,
+            tiles=len(self.tiles),
+            data=described(self.tiles, *([self.held] if self.held else [])),
+            steps=step,
+            map_scale=constants.map_scale,
+            temperature=constants.temperature,
+            presence=(PRESENCE,) * len(self.tiles.classes),
+            colours=self.colours,
+            command=self.command,
+            **provenance(),
+        )
+
+    def _save(self, name: str, card: Card) -> None:
+        tensors = dict(self.network.state_dict())
+        tensors |= {f"{TRAINING_ONLY}{kind}": value for kind, value in self.hashes.items()}
+        tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
+        if self.region_encoder is not None:
+            state = self.region_encoder.projection_state()
+            tensors |= {f"{TRAINING_ONLY}region_projection.{key}": value for key, value in state.items()}
+        save_checkpoint(self.out / name, tensors, card)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(partial, path)
