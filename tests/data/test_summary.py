@@ -64,7 +64,7 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     assert held.labels.sum(0).min() >= 3
     assert "of other regions to choose the best epoch" in summarise(tiles, kept, held)["split"]
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
-    few = TrainingSet(tiles, None, tiny_settings.model_copy(update={"valid_share": 0.05})).summary()["split"]
+    few = TrainingSet(tiles, (), tiny_settings.model_copy(update={"valid_share": 0.05})).summary()["split"]
     assert few.partition("; ")[2].startswith(
         "nothing is held out, so the last epoch is kept, not the best: of a single slide it takes"
     )
@@ -76,7 +76,7 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
 )
 def test_the_split_says_why_nothing_is_held_out(tile_folder, classes, tiny_settings, share, why):
     prepared = TrainingSet(
-        labelled_tiles(tile_folder, classes), None, tiny_settings.model_copy(update={"valid_share": share})
+        labelled_tiles(tile_folder, classes), (), tiny_settings.model_copy(update={"valid_share": share})
     )
     split = prepared.summary()["split"]
     assert split.startswith(

@@ -25,18 +25,18 @@ TRAIN = """
 import json, os, signal, socket, sys
 from pathlib import Path
 import torch
-from napari_lpd import distributed
-from napari_lpd.classes import read_classes
-from napari_lpd.config import TrainSettings
-from napari_lpd.encoder import build_region_encoder
-from napari_lpd.errors import LpdError
-from napari_lpd.jobs import run
-from napari_lpd.labelled import labelled_tiles
-from napari_lpd.model import LPD, encoder_of
-from napari_lpd.objective import Objective
-from napari_lpd.presets import PRESETS
-from napari_lpd.step import Step
-from napari_lpd.train import fit
+from napari_lpd.training import distributed
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.models.encoder import build_region_encoder
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.jobs import run
+from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.models.network import LPD, encoder_of
+from napari_lpd.training.losses.objective import Objective
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.training.step import Step
+from napari_lpd.training.fit import fit
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def gradients(folder, settings, count):
     network = LPD(settings.model, 2, encoder_of(settings.model, "embedded")).eval()
     frozen = build_region_encoder(settings.region_encoder, "embedded", settings.model.prototype_dim)
     objective = Objective(settings, frozen, torch.Generator().manual_seed(0))
-    images = torch.stack([tiles[i][0] for i in range(count)]).float() / 255
+    images = torch.from_numpy(np.stack([tiles[i][0] for i in range(count)])).float() / 255
     step = distributed.together(Step(network, objective))
     losses = step(images[distributed.own_share(count)], torch.ones(count, 2), False)
     losses.total.backward()

@@ -20,7 +20,7 @@ from napari_lpd.models import checkpoint
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import build_encoder
 from napari_lpd.models.network import LPD, encoder_of
-from napari_lpd.training import fit as train
+from napari_lpd.training import trainer
 from napari_lpd.training.augmentation import augment
 from napari_lpd.training.fit import fit
 from napari_lpd.training.step import parameter_groups
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_a_number_stops_and_says_where(tiles, tiny_settings, 
     def broken(images, *_):
         return images * (float("nan") if next(calls) == 2 else 1)
 
-    monkeypatch.setattr(train, "augment", broken)
+    monkeypatch.setattr(trainer, "augment", broken)
     settings = tiny_settings.model_copy(update={"max_steps": 5})
     with pytest.raises(LpdError, match=r"at step 3 of 5, tiles tiny #\d+, .* the last good state is kept in"):
         run(fit(tiles, settings, tmp_path / "run"))
@@ -183,8 +183,8 @@ def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     assert not set(held.slides) & set(kept.slides)
     assert len(kept) + len(held) == len(tiles)
     first = slides.index(held.slides[0])
-    assert torch.equal(held[0][0], tiles[first][0])
-    assert torch.equal(held[0][1], tiles[first][1])
+    assert np.array_equal(held[0][0], tiles[first][0])
+    assert np.array_equal(held[0][1], tiles[first][1])
     assert tiles.hold_out(0.3, 0) == (tiles, None)  # one place, and nothing to split
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import argparse
 
 Result = dict[str, Any]
-
 PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
 
 

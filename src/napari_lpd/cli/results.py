@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.results.measure import MeasureRow
 
-
 S = TypeVar("S", bound=Settings)
 
 

@@ -18,7 +18,9 @@ from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER, TrainSettings
-from napari_lpd.training.runs.folder import STATE_NAME
+from napari_lpd.data.regions import read_regions
+from napari_lpd.data.training_set import SHEET, TrainingSource
+from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME
 
 if TYPE_CHECKING:
     import argparse
@@ -67,34 +69,26 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
     overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
-    _check_train_options(options)
-    classes = None if options.project else _named_classes(options.classes)
-    from napari_lpd.data import training_set
-    from napari_lpd.data.project import AnnotatedSlide
-    from napari_lpd.data.regions import read_regions
+    source = _checked_source(options)
+    classes = () if options.project else _named_classes(options.classes)
     from napari_lpd.training import distributed
     from napari_lpd.training.fit import fit
 
-    check = None
-    if classes is None:
-        prepared = training_set.from_project(options.project, settings)
-    elif options.data is not None:
-        prepared = training_set.from_labelled(options.data, classes, settings, options.source)
-    else:
-        names = [tissue.name for tissue in classes]
-        check = read_regions(options.check_regions, names) if options.check_regions else None
-        annotated = AnnotatedSlide(slide=options.slide, regions=options.regions, mpp=options.slide_mpp)
-        prepared = training_set.from_slides([annotated], classes, settings)
+    names = [tissue.name for tissue in classes]
+    check = read_regions(options.check_regions, names) if options.check_regions else None
+    prepared = source.load(classes, settings)
     check_writable(options.out)
     if options.summary:
-        return prepared.write(options.out) | {"sheet": str(options.out / training_set.SHEET)}
-    tiles, validation, settings = prepared
+        return prepared.write(options.out) | {"sheet": str(options.out / SHEET)}
+    tiles, validation_images, settings = prepared
     with distributed.joined():
         first, processes = distributed.is_first(), distributed.count()
         for line in distributed.from_first(lambda: prepared.write(options.out)["warnings"]):
             printer.note(f"warning: {line}")  # the others are silent
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
-        model = run(fit(tiles, settings, options.out, start + shlex.join(options.given), validation), printer.progress)
+        model = run(
+            fit(tiles, settings, options.out, start + shlex.join(options.given), validation_images), printer.progress
+        )
     if not first:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
@@ -107,20 +101,19 @@ def _named_classes(named: Path) -> tuple[TissueClass, ...]:
     return CLASSES[str(named)] if str(named) in CLASSES else read_classes(named)
 
 
-def _check_train_options(options: argparse.Namespace) -> None:
-    if sum(part is not None for part in (options.data, options.slide, options.project)) != 1:
-        raise DataError("train needs one of --slide with --regions, --project, or --data")
-    for_slide = [name for name in ("regions", "check_regions", "slide_mpp") if options.slide is None]
-    unused = for_slide + ["source"] * (options.data is None) + ["classes"] * (options.project is not None)
-    if given := [f"--{name.replace('_', '-')}" for name in unused if getattr(options, name)]:
-        goes_with = {"--source": "--data", "--classes": "--slide or --data, as a project has its own,"}
-        raise DataError(f"{given[0]} goes with {goes_with.get(given[0], '--slide')} only")
-    if options.slide is not None and options.regions is None:
-        raise DataError(f"{options.slide}: no regions given; pass --regions GEOJSON")
-    if options.project is None and options.classes is None:
+def _checked_source(options: argparse.Namespace) -> TrainingSource:
+    """What is trained on; raises DataError where an option is missing or in excess, or the folder holds a model."""
+    source = TrainingSource.of(options)
+    source.check()
+    if options.check_regions and not options.slide:
+        raise DataError("--check-regions goes with --slide only")
+    if options.classes and options.project:
+        raise DataError("--classes goes with --slide or --data, as a project has its own, only")
+    if not options.classes and not options.project:
         raise DataError("no tissue classes given; pass --classes JSON")
-    if (options.out / "model.safetensors").exists() and not (options.out / STATE_NAME).exists():
+    if (options.out / MODEL_NAME).exists() and not (options.out / STATE_NAME).exists():
         raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
+    return source
 
 
 def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:

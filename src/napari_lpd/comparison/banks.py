@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LoadedModel
 
-
 TILES_PER_CLUSTER = 5  # of a class alone, that are looked at
 
 

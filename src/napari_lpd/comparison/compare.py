@@ -202,7 +202,7 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
     """The training tiles, to find nearest patches in."""
     found, grids = [], []
     for i in range(len(sample)):
-        maps = model.network(sample[i][0][None].to(model.device).float() / 255, (STAGES - 1,))
+        maps = model.network(torch.from_numpy(sample[i][0])[None].to(model.device).float() / 255, (STAGES - 1,))
         grid = (maps.features.shape[2], maps.features.shape[3])
         found.append(bank_maps(maps.features, maps.prototypes, grid).flatten(1).max(1))
         grids.append(grid)

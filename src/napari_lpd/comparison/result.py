@@ -20,12 +20,8 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.models.card import Card
 
-
 NAN = float("nan")
-
 FEWEST_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
-
-
 """All figures, in the order of tables. Sources and formulas: `prototypes`, docs/compare.md."""
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 Box = tuple[int, int, int, int]  # (y0, x0, y1, x1): first row and column, and those after the last
 Block = tuple[int, int]  # row and column of a block of a result
 
@@ -52,7 +51,6 @@ def within(outer: Box, inner: Box) -> tuple[Any, ...]:
 
 
 CELL = 2048
-
 MOST_WAITING = 2_000_000  # vertices; beyond, what waits is handed out in pieces cut along the cells
 
 

@@ -20,7 +20,6 @@ from typing import IO, Any, TypeVar
 from napari_lpd.core.errors import LpdError
 
 T = TypeVar("T")
-
 PATIENCE_S = 1.5
 WARNING = "warning: "  # how a Progress's message begins that is to be kept in sight
 COMPUTING = "computing on "  # how a Progress's message begins that names the device and why it is used

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from napari_lpd.data.regions import Region
     from napari_lpd.slides.slide import Slide
 
-
 MIN_TISSUE_SHARE = 0.1
 
 

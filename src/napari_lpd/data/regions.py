@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 NONE = "none"  # what a region carries that was looked at and holds none of the classes: glass, say
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import HASH_BYTES
@@ -29,11 +26,8 @@ if TYPE_CHECKING:
 
     Read = Callable[[int], NDArray[np.uint8]]
 
-
 FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
-
 ORDERS = 20  # in which the places of one slide are tried, until some amount to a sample
-
 NAMED = 5  # slides named where there are many
 
 
@@ -45,8 +39,8 @@ class Origin(NamedTuple):
     x: int
 
 
-class TileSet(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float in {0, 1}).
+class TileSet:
+    """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float32 in {0, 1}), as NumPy arrays.
 
     Attributes:
         classes: The tissue classes.
@@ -122,9 +116,8 @@ class TileSet(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = np.ascontiguousarray(self.read(index).transpose(2, 0, 1))
-        return torch.from_numpy(image), torch.from_numpy(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        return np.ascontiguousarray(self.read(index).transpose(2, 0, 1)), self.labels[index]
 
     @property
     def edge(self) -> int:
@@ -270,7 +263,6 @@ def training_colours(tiles: TileSet) -> Colours:
 
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
-
 SHARE_FOR_IMAGES = 4  # one part in so many of the machine's memory
 
 

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.data.images import masked_images, part_of
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.data.project import read_project
+from napari_lpd.data.project import AnnotatedSlide, read_project
 from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import read_regions
 from napari_lpd.data.summary import save_sheet, summarise, tile_sheet
 from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.training.validation import mask_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.settings.training import TrainSettings
-    from napari_lpd.data.project import AnnotatedSlide
-    from napari_lpd.training.validation import Validation
+    from napari_lpd.data.images import MaskedImage
 
 SUMMARY, SHEET = "summary.json", "tiles.png"
+FLAGS = {
+    "slide": "--slide",
+    "regions": "--regions",
+    "slide_mpp": "--slide-mpp",
+    "project": "--project",
+    "data": "--data",
+    "source_pattern": "--source",
+}
 
 
 class TrainingSet(NamedTuple):
-    """Tiles to learn from, what chooses the best epoch where there are masks, and the settings that fit the tiles."""
+    """Tiles to learn from, images with masks that choose the best epoch, and the settings that fit the tiles."""
 
     tiles: TileSet
-    validation: Validation | None
+    validation_images: Sequence[MaskedImage]
     settings: TrainSettings
 
     def summary(self) -> dict[str, Any]:
         """Counts, split and warnings; see `summary.summarise`."""
         tiles, settings = self.tiles, self.settings
-        kept, held = (tiles, None) if self.validation else tiles.hold_out(settings.valid_share, settings.seed)
-        masks = f"{len(self.validation.files)} images with masks" if self.validation else ""
+        kept, held = (tiles, None) if self.validation_images else tiles.hold_out(settings.valid_share, settings.seed)
+        masks = f"{len(self.validation_images)} images with masks" if self.validation_images else ""
         edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
         why = "" if held or masks else why_none_is_held_out(tiles, settings.valid_share)
         return summarise(tiles, kept, held, masks, why) | {"tile edge": edge}
@@ -63,7 +71,97 @@ class TrainingSet(NamedTuple):
         return found
 
 
-def from_slides(
+@dataclass(frozen=True, kw_only=True)
+class TrainingSource:
+    """What a model is trained on: a slide with regions, a project of several, or labelled tiles.
+
+    Every run keeps it as arguments of the command line (`arguments`), from which it is found again (`parse`).
+
+    Attributes:
+        slide: A slide on which `regions` are outlined.
+        regions: GeoJSON in level-0 pixels of the slide.
+        slide_mpp: The slide's µm per pixel where its file gives none.
+        project: A project file of several annotated slides, with its own classes.
+        data: A folder or table of labelled tiles.
+        source_pattern: Regular expression that finds the slide or patient in a tile's name.
+    """
+
+    slide: Path | None = None
+    regions: Path | None = None
+    slide_mpp: float | None = None
+    project: Path | None = None
+    data: Path | None = None
+    source_pattern: str = ""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], folders: Sequence[Path] = ()) -> TrainingSource:
+        """Read the source from arguments of ``train``; other arguments are passed over.
+
+        Args:
+            arguments: Of the command line.
+            folders: Where relative paths may lie: the first folder that has a path counts, else the first of all.
+        """
+
+        def locate(text: str) -> Path:
+            places = [folder / text for folder in folders] or [Path(text)]
+            return next((place for place in places if place.exists()), places[0])
+
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=True)
+        for name, flag in FLAGS.items():
+            read = {"slide_mpp": float, "source_pattern": str}.get(name, locate)
+            parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
+        return cls(**vars(parser.parse_known_args(arguments)[0]))
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> TrainingSource:
+        """Take the source from parsed options of ``train``."""
+        return cls(**{name: getattr(options, flag[2:].replace("-", "_")) for name, flag in FLAGS.items()})
+
+    def arguments(self) -> list[str]:
+        """List the arguments of ``train`` that name this source."""
+        given = {flag: getattr(self, name) for name, flag in FLAGS.items()}
+        return [text for flag, value in given.items() if value not in (None, "") for text in (flag, str(value))]
+
+    def paths(self) -> list[Path]:
+        """List the files and folders that are read."""
+        of_slide = (self.slide, self.regions) if self.slide and self.regions else ()
+        return [path for path in (self.project, self.data, *of_slide) if path]
+
+    def check(self) -> None:
+        """Raise DataError where the parts do not make one source, with the option that is missing or in excess."""
+        if sum(part is not None for part in (self.data, self.slide, self.project)) != 1:
+            raise DataError("train needs one of --slide with --regions, --project, or --data")
+        for_slide = [name for name in ("regions", "slide_mpp") if self.slide is None]
+        for name in for_slide + ["source_pattern"] * (self.data is None):
+            if getattr(self, name):
+                raise DataError(f"{FLAGS[name]} goes with {'--data' if name == 'source_pattern' else '--slide'} only")
+        if self.slide is not None and self.regions is None:
+            raise DataError(f"{self.slide}: no regions given; pass --regions GEOJSON")
+
+    def load(self, classes: tuple[TissueClass, ...], settings: TrainSettings) -> TrainingSet:
+        """Read or cut the tiles.
+
+        Args:
+            classes: The tissue classes; those of a project are its own.
+            settings: Size, step and resolution of the tiles.
+
+        Raises:
+            SlideError: a slide cannot be read.
+            SettingsError: the resolution of labelled tiles is not set.
+            DataError: the source is incomplete or damaged, or gives too few tiles.
+        """
+        self.check()
+        if self.project:
+            project = read_project(self.project)
+            return _from_slides(project.slides, project.classes, settings)
+        if self.data:
+            return _from_labelled(self.data, classes, settings, self.source_pattern)
+        assert self.slide is not None and self.regions is not None  # as checked
+        annotated = AnnotatedSlide(slide=self.slide, regions=self.regions, mpp=self.slide_mpp)
+        return _from_slides([annotated], classes, settings)
+
+
+def _from_slides(
     slides: Sequence[AnnotatedSlide], classes: tuple[TissueClass, ...], settings: TrainSettings
 ) -> TrainingSet:
     """Tiles cut from the regions of one or several slides.
@@ -79,16 +177,10 @@ def from_slides(
         with open_slide(held.slide, held.mpp) as slide:
             sets.append(tiles_from_regions(slide, regions, classes, settings, held.patient))
     source = sets[0].source if len(sets) == 1 else f"{len(sets)} slides"
-    return TrainingSet(TileSet.joined(sets, source), None, settings)
+    return TrainingSet(TileSet.joined(sets, source), (), settings)
 
 
-def from_project(path: Path, settings: TrainSettings) -> TrainingSet:
-    """`from_slides` of a project file, with its classes."""
-    project = read_project(path)
-    return from_slides(project.slides, project.classes, settings)
-
-
-def from_labelled(
+def _from_labelled(
     data: Path, classes: tuple[TissueClass, ...], settings: TrainSettings, source: str = ""
 ) -> TrainingSet:
     """Labelled tiles in files; images with masks in ``valid/`` beside them choose the best epoch.
@@ -104,6 +196,5 @@ def from_labelled(
         raise DataError(f"{data}: tiles of {tiles.edge} pixels; wanted 64 to 1024")
     settings = settings.model_copy(update={"tile": tiles.edge})
     valid = part_of(data, "valid")
-    if not (valid / "img").is_dir():
-        return TrainingSet(tiles, None, settings)
-    return TrainingSet(tiles, mask_validation(masked_images(valid, source), classes), settings)
+    images = masked_images(valid, source) if (valid / "img").is_dir() else ()
+    return TrainingSet(tiles, images, settings)

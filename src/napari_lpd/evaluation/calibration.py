@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 TEMPERATURES = (0.05, 20.0)
 LABEL_TEMPERATURES = (0.2, 5.0)  # labels that are right throughout would ask for 0
 SMALLEST_SCORE = 1 / 255
-
 logger = logging.getLogger(__name__)
 
 

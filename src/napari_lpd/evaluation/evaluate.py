@@ -26,7 +26,7 @@ from napari_lpd.evaluation.metrics import (
 )
 from napari_lpd.evaluation.report import GATES, ReportRow, write_report
 from napari_lpd.models.card import matched_to
-from napari_lpd.models.checkpoint import TRAINING_ONLY, load_tensors
+from napari_lpd.models.checkpoint import TRAINING_HASHES, load_tensors
 from napari_lpd.slides.stain import matching
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def check_unseen(model: Path, files: Sequence[Path]) -> list[str]:
         DataError: some were trained on.
     """
     tensors = load_tensors(model)
-    trained, validated = (tensors.get(f"{TRAINING_ONLY}{name}") for name in ("file_hashes", "validation_hashes"))
+    trained, validated = (tensors.get(TRAINING_HASHES[of]) for of in ("file", "validation"))
     if trained is None:
         return ["The model does not know its training files: whether it was trained on these images was not checked."]
     if seen := overlap(trained.numpy(), files):

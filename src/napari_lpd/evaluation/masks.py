@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.evaluation import EvaluateSettings
     from napari_lpd.core.settings.prediction import Refiner
 
-
 BRIGHTNESS = (0.9, 1.0, 1.1)  # factors of the published views, on the normalised image (L29)
 
 

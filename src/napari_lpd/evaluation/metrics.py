@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 Background = Literal["exclude", "count", "predict"]
-
-
 """Truth-background pixels: left out; errors where a class was painted; or a label that must be predicted."""
 
 PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
-
 HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
-
 FEWEST_SOURCES = 3
 
 

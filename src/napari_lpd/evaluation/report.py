@@ -21,24 +21,19 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.evaluation import Gate
     from napari_lpd.core.settings.prediction import Refiner
 
-
 NOTICE = "Research use only; not for diagnosis."
-
 GATES: dict[Gate, str] = {
     "predicted": "predicted classes",
     "none": "all classes (no gate)",
     "truth": "ground truth (uses labels that a user's slide does not have)",
 }
-
 BACKGROUNDS: dict[Background, str] = {
     "exclude": "pixels outside all classes are left out",
     "count": "pixels outside all classes stay in, as errors of the class that is painted there",
     "predict": "background is a label that must be predicted; it counts in the frequency-weighted IoU, and its own IoU"
     " is in no mean",
 }
-
 COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
-
 NAN = float("nan")
 
 

@@ -20,13 +20,9 @@ from napari_lpd.slides.tiff_reader import TooLargeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 LayerData = tuple[Any, dict[str, Any], str]
-
 WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
-
 MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
-
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 

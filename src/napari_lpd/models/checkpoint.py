@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+TRAINING_ONLY = "training."  # how names of tensors begin that prediction leaves alone
+TRAINING_HASHES = {
+    "file": f"{TRAINING_ONLY}file_hashes",
+    "tile": f"{TRAINING_ONLY}tile_hashes",
+    "validation": f"{TRAINING_ONLY}validation_hashes",
+}  # of the files and tiles that were trained on, and of the files that chose the best epoch
+
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
     """Write `tensors` and `card` to `path` (``.safetensors``), whole or not at all.
@@ -50,9 +57,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(path)
-
-
-TRAINING_ONLY = "training."  # checkpoint tensors that prediction leaves alone
 
 
 def load_model(path: Path, device: str = "auto") -> LoadedModel:

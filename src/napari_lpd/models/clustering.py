@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.models.compute import load_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +125,7 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
     single = np.flatnonzero(tiles.labels.sum(1) == 1)
     features: list[Tensor] = []
     kept: list[int] = []
-    loader = DataLoader(Subset(tiles, single.tolist()), settings.batch, num_workers=settings.workers)
+    loader = load_batches(tiles.subset(single.tolist()), batch_size=settings.batch, num_workers=settings.workers)
     for done, (raw, _) in enumerate(loader):
         usable = [i for i, image in enumerate(raw) if not is_mostly_white(image, settings.white_limit)]
         if usable:

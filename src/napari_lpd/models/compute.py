@@ -13,7 +13,7 @@ import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.models.network import GATED_BY, LPD, STAGES_USED, LoadedModel, Supervised
@@ -32,28 +33,21 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.evaluation import EvaluateSettings
     from napari_lpd.core.settings.prediction import Backend, PredictSettings
+    from napari_lpd.data.tileset import TileSet
 
     Ready = Callable[[Tensor], list[Tensor]]
 
-
 CPU_BATCH, GPU_BATCH = 1, 16
-
 SIZES_KEPT = 4  # sessions of so many
-
 DEVIATION = 1e-3  # of scaled cosines, which span about ±14; what was seen is 1e-5
-
 ONNX_OPSET = 17
-
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
     "EdgeResidual": (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
     "EfficientNetFeatures": (("conv_stem", "bn1"),),
 }
-
 _ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, Ready]]] = WeakKeyDictionary()
-
-
 """Of every network: its tensors, their states when the passes were made, and the passes."""
 
 _opening = threading.Lock()  # torch exports from one thread at a time
@@ -270,3 +264,8 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
     if wanted == "float16" and not cuda:
         raise SettingsError(f"precision=float16 needs an NVIDIA card, and the device is {device}; use auto or bfloat16")
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(wanted)
+
+
+def load_batches(tiles: TileSet, **options: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Load tiles in batches of images (B, 3, H, W) uint8 and labels (B, C); options are those of `DataLoader`."""
+    return DataLoader(cast("Dataset[tuple[Tensor, Tensor]]", tiles), **options)

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.training import ModelSettings
     from napari_lpd.models.card import Card
 
-
 INITIAL_SCALE = 1 / 0.07
-
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
 
 

@@ -21,17 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 FOCUS_SHARE = 0.1  # share of a class's places that are a prototype's focus
-
 OUTSIDE_SHARE = 0.05  # share of the places outside a class that may reach its threshold θ_c
-
 HITS = 100  # tiles that are looked at for purity
-
 CONSISTENT_SHARE = 0.8  # share of the hits in one tissue from which a prototype is consistent (Huang et al. 2023)
-
 DEAD_SHARE = 0.01  # a prototype that reaches θ_c on a smaller share of Ω_c is dead
-
 REDUNDANT_COSINE = 0.95  # a prototype whose cosine to a sibling is as large is redundant
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 log = logging.getLogger(__name__)
-
 Row = dict[str, Any]
 CONNECT_S = 20
 

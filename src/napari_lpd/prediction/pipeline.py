@@ -21,15 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-
 TORCH_THREADS = torch.get_num_threads()  # of the process, before any run sets them for itself
-
 SCORERS = 2  # tiles, or batches on a GPU, that are scored side by side; each holds a network's activations
-
 GPU_READERS = 4  # a GPU wants more tiles than one thread decodes
-
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
 
@@ -107,11 +102,8 @@ def in_order(
 
 # From <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-
 LARGEST_THRESHOLD = 2**25  # glibc refuses more
-
 NEVER = 2**31 - 1
-
 DEFAULT_THRESHOLD = 2**17
 
 

@@ -43,13 +43,9 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.results import MeasureSettings, Roles
     from napari_lpd.results.prediction import Prediction
 
-
 FIELD_MM2 = 3.1
-
 DEPENDENT_UM = 250.0
-
 Z95 = 1.96
-
 WHOLE = "whole slide"
 
 

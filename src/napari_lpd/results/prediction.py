@@ -44,11 +44,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 FORMAT = 2
-
 UNREADABLE = 255
-
 MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
 

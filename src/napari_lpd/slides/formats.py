@@ -33,11 +33,8 @@ from napari_lpd.slides.tiff_reader import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
-
 TIFF_SUFFIXES = (".tif", ".tiff")
-
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 

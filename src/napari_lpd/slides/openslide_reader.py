@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-
 TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose tiles lie side by side
 
 

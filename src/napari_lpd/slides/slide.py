@@ -27,21 +27,13 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.geometry import Box
 
-
 PLAUSIBLE_MPP = (0.05, 20.0)
-
 DISPLAY_CHUNK = 512
-
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
-
 MAX_BLOCK = 2**25  # source pixels that are held at once
-
 CELL = 128  # edge of the places that are reported as damaged
-
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
-
 Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
-
 Found = tuple[tuple[float, float] | None, str]
 
 

@@ -34,7 +34,6 @@ FOREIGN = 2.5
 were measured, between laboratories 3 to 12, and 2 to 3 for models trained on tiles of many laboratories."""
 
 DENSITIES = -np.log(np.maximum(np.arange(256), 1).astype(np.float32) / np.float32(255))  # OD of every intensity
-
 Three = tuple[float, float, float]
 Four = tuple[float, float, float, float]
 

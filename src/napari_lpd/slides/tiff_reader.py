@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 MAX_DECODED = 512 * 2**20  # bytes of one strip or tile, or of an image that is decoded whole
-
 TO_RGB = "convert it to 8-bit RGB, e.g. with `vips colourspace IN OUT.tif[tile,pyramid] srgb`"
-
 TO_UPRIGHT = "turn it upright, e.g. with `vips autorot IN OUT.tif[tile,pyramid]`"
-
 TO_PYRAMID = "convert it to a tiled pyramid, e.g. with `vips tiffsave IN OUT.tif --tile --pyramid`"
-
 COPY = "copy or export it again"
-
 ORIENTATION = 274  # TIFF and EXIF tag
 
 # What tifffile, zarr and the codecs raise when bytes are wrong, found by changing bytes at random.

@@ -18,25 +18,15 @@ if TYPE_CHECKING:
 
     from napari_lpd.slides.slide import Slide
 
-
 TISSUE_MPP = 16.0  # µm per pixel at which tissue is looked for
-
 COARSE_MPP = 64.0  # of a mask that says nothing
-
 STRIP = 256  # rows of the overview that are read at once
-
 GLASS_SATURATION = (0.03, 0.10)
-
 GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
-
 LARGEST_HOLE_MM2, SMALLEST_SPECK_MM2 = 0.05, 0.005
-
 BLACK = 50  # of a pixel whose brightest channel is below this nothing can be told: pen, or the scanner's edge
-
 PEN_SHARE = 0.3  # more "pen" than this, of what is stained, is the slide's own stain
-
 FINER = 8  # how much finer a damaged place is looked at, to see how large it is
-
 LARGEST_MASK = 2**26  # pixels of a mask that is made from a user's layer
 
 

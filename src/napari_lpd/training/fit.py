@@ -20,17 +20,22 @@ from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.training.distributed import count
 from napari_lpd.training.trainer import Trainer
-from napari_lpd.training.validation import held_out_validation
+from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from napari_lpd.data.images import MaskedImage
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.training.validation import Validation
 
 
 def fit(
-    tiles: TileSet, settings: TrainSettings, out: Path, command: str = "", validation: Validation | None = None
+    tiles: TileSet,
+    settings: TrainSettings,
+    out: Path,
+    command: str = "",
+    validation: Validation | Sequence[MaskedImage] = (),
 ) -> Job[Path]:
     """Train on `tiles`, or go on where a training in `out` was stopped; returns the path of the best checkpoint.
 
@@ -43,12 +48,12 @@ def fit(
         settings: All settings.
         out: Folder of the run.
         command: The command that trains it again, for the card.
-        validation: Figures of a model on other data; the epoch with the highest score is kept as best.
-            Without it a share of the tiles (`TrainSettings.valid_share`) is held out, by slide or by region, and
-            scored by its classification loss; where that cannot be done the best is the last.
+        validation: Other images with masks, or figures of a model on other data; the epoch with the highest score is
+            kept as best. Without it a share of the tiles (`TrainSettings.valid_share`) is held out, by slide or by
+            region, and scored by its classification loss; where that cannot be done the best is the last.
 
     Raises:
-        DataError: too few tiles for the clustered bank, or validation on training tiles.
+        DataError: too few tiles for the clustered bank, validation on training tiles, or masks that do not fit.
         SettingsError: a published diversity loss with prototypes of another length than its features.
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
@@ -64,13 +69,16 @@ def fit(
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
     tiles, held = tiles.kept_in_memory(), None
-    if validation is None:
+    chosen: Validation | None
+    if not validation:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
-        validation = held_out_validation(held) if held else None
-    elif shared := overlap(trained, validation.files):
+        chosen = held_out_validation(held) if held else None
+    else:
+        chosen = validation if isinstance(validation, Validation) else mask_validation(validation, tiles.classes)
+    if chosen and not held and (shared := overlap(trained, chosen.files)):
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
-    chosen_by = file_hashes(validation.files if validation else ())
-    hashes = {"file_hashes": trained, "tile_hashes": of_tiles, "validation_hashes": chosen_by}
+    chosen_by = file_hashes(chosen.files if chosen else ())
+    hashes = {"file": trained, "tile": of_tiles, "validation": chosen_by}
     run = Trainer(tiles, held, settings, out, command, hashes, colours)
     yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
@@ -79,5 +87,5 @@ def fit(
     if not run.begin(total) and settings.model.bank in ("clustered", "seeded"):
         assert run.region_encoder is not None
         run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
-    yield from run.epochs(total, math.ceil(total / steps_per_epoch), validation)
+    yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
     return out / "model.safetensors"

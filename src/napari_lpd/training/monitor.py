@@ -58,7 +58,7 @@ class Watch:
         device = next(network.parameters()).device
         divergences: dict[str, list[float]] = {}
         for index in range(len(self._tiles)):
-            image, labels = self._tiles[index]
+            image, labels = (torch.from_numpy(part) for part in self._tiles[index])
             features = network(image[None].to(device).float() / 255, (STAGES - 1,)).features
             maps = cosine_maps(features, prototypes)[0].cpu().unflatten(0, (network.class_count, network.k))
             best = maps.mean(1).masked_fill(labels[:, None, None] == 0, -torch.inf).argmax(0)

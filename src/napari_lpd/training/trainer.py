@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from napari_lpd.core.errors import LpdError, SettingsError
 from napari_lpd.core.jobs import COMPUTING, Progress
 from napari_lpd.data.tileset import described
 from napari_lpd.models.card import Card, provenance
-from napari_lpd.models.checkpoint import TRAINING_ONLY, save_checkpoint
-from napari_lpd.models.compute import choose_device, choose_precision
+from napari_lpd.models.checkpoint import TRAINING_HASHES, save_checkpoint
+from napari_lpd.models.compute import choose_device, choose_precision, load_batches
 from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.models.network import LPD, LoadedModel, encoder_of
 from napari_lpd.training.augmentation import Jitter, augment
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.slides.stain import Colours
     from napari_lpd.training.validation import Validation
-
 
 logger = logging.getLogger(__name__)
 SAVE_S = 30  # between two saves of a training's state
@@ -227,7 +225,7 @@ class Trainer:
         batches = [place.order[start : start + size] for start in starts][: total - place.step]
         own = [batch[own_share(len(batch))] for batch in batches]
         on_gpu = self.device.type == "cuda"
-        loader = DataLoader(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
+        loader = load_batches(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
         images = iter(loader)
         self.state.restore_random()  # of a half-done epoch only now: making the loader draws a number
         for batch, (raw, _) in zip(batches, images, strict=True):
@@ -280,11 +278,11 @@ class Trainer:
 
     def _save(self, name: str, card: Card) -> None:
         tensors = dict(self.network.state_dict())
-        tensors |= {f"{TRAINING_ONLY}{kind}": value for kind, value in self.hashes.items()}
-        tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
+        tensors |= {TRAINING_HASHES[of]: hashes for of, hashes in self.hashes.items()}
+        tensors |= {f"{TRAINING_HASHES}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
         if self.region_encoder is not None:
             state = self.region_encoder.projection_state()
-            tensors |= {f"{TRAINING_ONLY}region_projection.{key}": value for key, value in state.items()}
+            tensors |= {f"{TRAINING_HASHES}region_projection.{key}": value for key, value in state.items()}
         save_checkpoint(self.out / name, tensors, card)
 
 

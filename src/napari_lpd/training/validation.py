@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader
 
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.evaluation import EvaluateSettings
@@ -17,6 +16,7 @@ from napari_lpd.evaluation.calibration import fit_label_temperature
 from napari_lpd.evaluation.evaluate import check_masks, measure_checked
 from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
 from napari_lpd.models.cam import fuse, normalise
+from napari_lpd.models.compute import load_batches
 from napari_lpd.models.network import (
     LPD,
     STAGES_USED,
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.data.tileset import TileSet
 
-
 CALIBRATION_TILES = 256
-
 PRESENCE = 0.5  # from which a class counts as there
 
 
@@ -81,7 +79,7 @@ def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileSc
     device = next(network.parameters()).device
     class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
     scores, labels = [], []
-    for raw, held in DataLoader(tiles, batch):
+    for raw, held in load_batches(tiles, batch_size=batch):
         maps = network(raw.to(device).float() / 255, STAGES_USED)
         for collected, logits in zip(class_maps, maps.logits, strict=True):
             collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())

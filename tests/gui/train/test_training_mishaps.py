@@ -262,8 +262,8 @@ NAPARI = """
 import sys, time
 import napari
 from qtpy.QtWidgets import QApplication
-from napari_lpd.classes import TissueClass
-from napari_lpd.config import TrainSettings
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.training import TrainSettings
 from pathlib import Path
 slide, models = sys.argv[1:]
 from napari_lpd.gui.train import TrainWidget

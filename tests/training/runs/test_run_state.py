@@ -124,16 +124,16 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from napari_lpd import train
-from napari_lpd.checkpoint import read_state
-from napari_lpd.classes import read_classes
-from napari_lpd.config import TrainSettings
-from napari_lpd.data import tiles_from_regions
-from napari_lpd.formats import open_slide
-from napari_lpd.jobs import run
-from napari_lpd.regions import read_regions
+from napari_lpd.training import fit as train, trainer
+from napari_lpd.training.runs.folder import read_state
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.region_tiles import tiles_from_regions
+from napari_lpd.slides.formats import open_slide
+from napari_lpd.core.jobs import run
+from napari_lpd.data.regions import read_regions
 torch.set_num_threads(1)
-train.SAVE_S = 0.2
+trainer.SAVE_S = 0.2
 here = Path(sys.argv[1])
 settings = TrainSettings.model_validate_json((here / "settings.json").read_text())
 classes = read_classes(here / "classes.json")
@@ -196,9 +196,8 @@ def test_a_child_that_is_stopped_saves_what_it_has_learned(tiny_tiff, tiny_regio
         job = in_subprocess(arguments)
         stop_at(job, 3)
     else:
-        parent = (
-            f"from napari_lpd.jobs import *; run(in_subprocess({arguments!r}), lambda p: print(p.done, flush=True))"
-        )
+        child = f"in_subprocess({arguments!r})"
+        parent = f"from napari_lpd.core.jobs import *; run({child}, lambda p: print(p.done, flush=True))"
         command = [sys.executable, "-m", "napari_lpd", *arguments, "--json"]
         command = command if how == "interrupt" else [sys.executable, "-c", parent]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
     Table = list[list[str]]
 
-
 FIELDS = ("usage", "own", "marginal", "purity", "stability", "spread", "loss", "sibling", "dead", "redundant")
-
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1250px;padding:0 1em;color:#111}"
     "table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}"

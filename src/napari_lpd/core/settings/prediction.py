@@ -33,14 +33,11 @@ class CrfSettings(Settings):
 
 
 Refiner = Literal["none", "lattice", "pydensecrf"]
-
 Backend = Literal["auto", "torch", "onnx"]
-
 PrecisionField = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Field(description="Of the encoder's arithmetic; auto: the graphics card's fastest, float32 elsewhere."),
 ]
-
 BackendField = Annotated[
     Backend,
     Field(

@@ -39,7 +39,6 @@ _PUBLISHED_PAPERS = {
     "epochs": 10,
 }
 _PBIP = {"diversity": "off", "warm_up": 0.0}
-
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "quick look": {"epochs": 2, "max_steps": 60},

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-
 Names = tuple[str, ...]
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     Message = tuple[str, Any]
 
 log = logging.getLogger(__name__)
-
 POLL_MS = 50
 PAUSE, GO_ON = "Pause", "Go on"
 _running: dict[threading.Thread, threading.Event] = {}

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from qtpy.QtWidgets import QLayout
 
-
 WIDTH = 330
-
 REVEAL_MS = 50
 
 

@@ -51,7 +51,6 @@ QUICK_TILES = 60  # of a slide, looked at from the window; the command line take
 HEATMAPS, SCROLL_BAR = 250, 24  # pixels
 WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
 QUICK_TRAINING = 120  # training tiles
-
 WITHOUT, OF_MODEL, CHOSEN = (
     "without training tiles",
     "with the first model's training tiles",

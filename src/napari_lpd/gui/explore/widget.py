@@ -24,8 +24,6 @@ ABOUT = (
     "Each class is described by several prototypes, which the model has learned. A heatmap shows the cosine between "
     "one prototype and the tissue: bright is similar."
 )
-
-
 FAIR = (
     "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions, "
     "and, with training tiles, clusters. Research use only; not for diagnosis."

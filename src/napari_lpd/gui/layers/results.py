@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 UNREADABLE_COLOR = "#808080"
 TISSUE_COLOR = "#00b4d8"
 KINDS = ("labels", "heatmap", "uncertainty", "tissue")
-
 LayerData = tuple[Any, dict[str, Any], str]
 
 

@@ -34,7 +34,6 @@ HELP = {
     "diversity of the prototypes' maps": "Jensen-Shannon divergence of a class's prototype maps on tiles that hold it:"
     " 0 same places, 1 disjoint places.",
 }
-
 Points = tuple[list[int], list[float]]
 
 

@@ -13,6 +13,7 @@ from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import LpdError
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
 from napari_lpd.data.regions import NONE, read_regions, write_regions
+from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.layers.slides import slide_path
 from napari_lpd.gui.train.class_table import ClassTable
@@ -129,15 +130,15 @@ class TrainingData(QWidget):
         """
         return self.classes.classes()
 
-    def arguments(self, make_run: Callable[[], Path]) -> tuple[Path, list[str]]:
-        """Check the data and make the run's folder; returns it and the arguments that say what is trained on.
+    def training_source(self, make_run: Callable[[], Path]) -> tuple[Path, TrainingSource]:
+        """Check the data and make the run's folder; returns it and what is trained on.
 
         Raises:
             LpdError: something is missing; then no folder was made.
         """
         if self.source.currentText() == TILES:
-            data = self.tiles.arguments()
-            return make_run(), data
+            source = self.tiles.training_source()
+            return make_run(), source
         if self.project is not None:
             self.drawn.files.save()
             project = self._project_now()
@@ -146,13 +147,11 @@ class TrainingData(QWidget):
             write_project(self.project, project)
             run = make_run()
             kept = write_project(run / f"project{SUFFIX}", _copied(project, regions_of_slides, run))
-            return run, ["--project", str(kept)]
+            return run, TrainingSource(project=kept)
         slide, regions = self.drawn.file(), self.drawn.checked()
         run = make_run()
         write_regions(run / "regions.geojson", regions, self.tissue_classes())
-        mpp = self.drawn.mpp()
-        given = [] if mpp is None else ["--slide-mpp", str(mpp)]
-        return run, ["--slide", str(slide), "--regions", str(run / "regions.geojson"), *given]
+        return run, TrainingSource(slide=slide, regions=run / "regions.geojson", slide_mpp=self.drawn.mpp())
 
     def has_own_classes(self) -> bool:
         """Whether the classes come with the data: a project's do."""

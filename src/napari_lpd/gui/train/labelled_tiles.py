@@ -7,6 +7,7 @@ from pathlib import Path
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError
+from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.common.layout import buttons, in_row, note
 from napari_lpd.gui.layers.slides import entered_mpp
 
@@ -55,8 +56,8 @@ class LabelledTiles(QWidget):
         """
         return entered_mpp(self.resolution.text(), "the tiles'")
 
-    def arguments(self) -> list[str]:
-        """The child's arguments that say what is trained on.
+    def training_source(self) -> TrainingSource:
+        """Check the form and return what is trained on.
 
         Raises:
             DataError: no folder or table is given, or it is not there.
@@ -68,7 +69,7 @@ class LabelledTiles(QWidget):
             raise DataError(f"{data}: no such folder or table")
         self.mpp()
         pattern = self.pattern.text().strip()
-        return ["--data", str(data), *(["--source", pattern] if pattern else [])]
+        return TrainingSource(data=data, source_pattern=pattern)
 
     def _on_folder(self) -> None:
         self.folder.setText(QFileDialog.getExistingDirectory(self, "Folder of tiles") or self.folder.text())

@@ -152,13 +152,13 @@ class TrainWidget(QWidget):
     def _arguments(self, make_run: Any = None) -> list[str]:
         """Write what the child needs into a new run folder; returns the child's arguments."""
         if self.data.source.currentText() == TILES:
-            self.data.tiles.arguments()  # first, so that what is missing is said in the form's order
+            self.data.tiles.training_source()  # first, so that what is missing is said in the form's order
         settings = self.settings()
         classes = None if self.data.has_own_classes() else self.data.tissue_classes()
         make = make_run or (lambda: new_run_folder(self._models_folder(), self.data.name()))
-        run, data = self.data.arguments(make)
+        run, source = self.data.training_source(make)
         self._run = run
-        return write_run(run, data, settings, classes)
+        return write_run(run, source, settings, classes)
 
     def _start(
         self, arguments: list[str], classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
-
 FORMS: dict[str, dict[tuple[str, ...], str]] = {
     "labels": {
         TIFF_SUFFIXES: "label pyramid",
@@ -37,7 +36,6 @@ FORMS: dict[str, dict[tuple[str, ...], str]] = {
     "prototypes": {TIFF_SUFFIXES: "cosine maps"},
     "corrections": {(".geojson",): "regions for training"},
 }
-
 ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 
 

@@ -28,7 +28,6 @@ from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import LoadedModel, cosine_maps, encoder_of
 from napari_lpd.models.prototypes import at_places, effective_number, position_share, spatial_divergence
 from napari_lpd.training.fit import fit
-from napari_lpd.training.validation import mask_validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,10 +41,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.evaluation.metrics import ImageResult
 
-
 FREE = ("threads", "workers", "device")
-
-
 """Settings that may differ between the rows of a table."""
 
 
@@ -202,9 +198,7 @@ def _run(protocol: Protocol, settings: TrainSettings, folder: Path) -> Iterator[
     held_back = part_of(protocol.data, "test")
     tested = (held_back / "img").is_dir()
     test = masked_images(held_back, protocol.source) if tested else valid
-    model_path = yield from fit(
-        tiles, settings, folder, "", mask_validation(valid, protocol.classes) if tested else None
-    )
+    model_path = yield from fit(tiles, settings, folder, "", valid if tested else ())
     notes = check_unseen(model_path, [item.image for item in test])
     model = load_model(model_path, settings.device)
     _write_json(folder / "diversity.json", _diversity(model, test))

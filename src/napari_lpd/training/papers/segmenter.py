@@ -25,7 +25,7 @@ from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import IGNORE, read_image, read_mask
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels
 from napari_lpd.models.card import Card, provenance
-from napari_lpd.models.checkpoint import TRAINING_ONLY, save_checkpoint
+from napari_lpd.models.checkpoint import TRAINING_HASHES, save_checkpoint
 from napari_lpd.models.compute import choose_device
 from napari_lpd.models.network import STAGES_USED, Supervised, encoder_of
 from napari_lpd.training.augmentation import Jitter, augment_with_masks
@@ -180,7 +180,7 @@ def _save(network: Supervised, tiles: TileSet, settings: TrainSettings, steps: i
         command=command,
         **provenance(),
     )
-    hashes = {f"{TRAINING_ONLY}file_hashes": torch.from_numpy(file_hashes(tiles.files))}
+    hashes = {TRAINING_HASHES["file"]: torch.from_numpy(file_hashes(tiles.files))}
     save_checkpoint(path, dict(network.state_dict()) | hashes, card)
 
 

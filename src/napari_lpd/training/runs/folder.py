@@ -15,17 +15,15 @@ from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project
+from napari_lpd.data.training_set import TrainingSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.core.classes import TissueClass
 
-
 ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
-
 RIVAL = "rival"  # file in a rival's run folder: the run whose rival it is
-
 MODEL_NAME = "model.safetensors"
 
 
@@ -46,25 +44,25 @@ def new_run_folder(parent: Path, name: str) -> Path:
 
 
 def write_run(
-    run: Path, data: Sequence[str], settings: TrainSettings, classes: Sequence[TissueClass] | None
+    run: Path, source: TrainingSource, settings: TrainSettings, classes: Sequence[TissueClass] | Path | None
 ) -> list[str]:
     """Write what the child needs into a run folder; returns its arguments.
 
     Args:
         run: The folder.
-        data: Arguments that say what is trained on.
+        source: What is trained on.
         settings: How.
-        classes: The tissue classes, or None where the data bring them.
+        classes: The tissue classes, a file of them, or None where the data bring them.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    arguments = ["train", *data, "--settings", str(run / "settings.json"), "--out", str(run)]
+    arguments = ["train", *source.arguments(), "--settings", str(run / "settings.json"), "--out", str(run)]
     if classes is not None:
-        arguments += ["--classes", str(run / "classes.json")]
+        arguments += ["--classes", str(classes if isinstance(classes, Path) else run / "classes.json")]
     changed = settings.model_dump(exclude_defaults=True) | {"mpp": settings.mpp}
     texts = {"settings.json": changed, ARGUMENTS: arguments}
-    if classes is not None:
+    if classes is not None and not isinstance(classes, Path):
         texts["classes.json"] = {"classes": [tissue.model_dump() for tissue in classes]}
     try:
         for name, content in texts.items():
@@ -101,9 +99,8 @@ def rival_of(run: Path) -> list[str]:
     other_settings = TrainSettings.build(values)
     rival = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
     (rival / RIVAL).write_text(str(run), encoding="utf-8")
-    data = arguments[1 : arguments.index("--settings")]
-    classes = ["--classes", str(run / "classes.json")] if "--classes" in arguments else []
-    return write_run(rival, [*data, *classes], other_settings, None)
+    classes = run / "classes.json" if "--classes" in arguments else None
+    return write_run(rival, TrainingSource.parse(arguments), other_settings, classes)
 
 
 def trained_rival(run: Path) -> Path | None:
@@ -178,7 +175,6 @@ def as_command(arguments: Sequence[str]) -> str:
 
 
 STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
-
 STATE_KEY = "training_state"
 
 

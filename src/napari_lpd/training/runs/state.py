@@ -165,7 +165,7 @@ def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str
     """What makes a training what it is: two with the same identity take the same steps."""
     pixels = hashlib.sha256(tiles.labels.tobytes())
     for index in range(0, len(tiles), max(1, len(tiles) // 16)):
-        pixels.update(tiles[index][0].numpy().tobytes())
+        pixels.update(tiles[index][0].tobytes())
     return {
         "classes": [tissue.name for tissue in tiles.classes],
         "tiles": f"{len(tiles)} of {tiles.source}, {pixels.hexdigest()[:16]}",
