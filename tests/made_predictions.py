@@ -9,7 +9,7 @@ import numpy as np
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 
 def predicted(
@@ -32,7 +32,9 @@ def predicted(
     cells = -(-h // stride), -(-w // stride)
     scores = np.full((len(classes), *cells), 100, np.uint8) if scores is None else scores
     coarse = np.ones([int(n * card.mpp / 16) + 2 for n in card.shape], bool) if tissue is None else tissue
-    prediction = start_prediction(folder, card, lambda: (Mask(coarse, 16.0), [[1.0] * len(classes)] * 3), replace=True)
+    prediction = start_prediction(
+        folder, card, lambda: (TissueMask(coarse, 16.0), [[1.0] * len(classes)] * 3), replace=True
+    )
     for y in range(0, h, edge):
         for x in range(0, w, edge):
             here = (..., slice(y // stride, (y + edge) // stride), slice(x // stride, (x + edge) // stride))

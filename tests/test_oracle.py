@@ -24,7 +24,13 @@ from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.data.images import read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.evaluation.masks import class_probability, fused_maps, min_max, predicted_labels, present_classes
+from napari_lpd.evaluation.masks import (
+    class_probability,
+    fused_maps,
+    predicted_labels,
+    present_classes,
+    stretch_image_maps,
+)
 from napari_lpd.evaluation.metrics import ImageResult, confusion_matrix, metrics
 from napari_lpd.models.card import Card
 from napari_lpd.models.clustering import prototypes_of, refine_centres, unit_rows
@@ -321,7 +327,7 @@ def test_the_published_diversity_losses(case, name, loss_of):
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_the_published_normalisation_of_maps(case):
     oracle = vectors("get_seg_label")
-    gated = min_max(oracle[f"{case}_cam"]) * oracle[f"{case}_label"][:, :, None, None]
+    gated = stretch_image_maps(oracle[f"{case}_cam"]) * oracle[f"{case}_label"][:, :, None, None]
     size = tuple(oracle[f"{case}_size"].tolist())
     assert torch.allclose(upsample(gated, size), oracle[f"{case}_out"], atol=1e-5)
 
@@ -513,7 +519,7 @@ def test_the_published_data_reading(tmp_path):
         Image.fromarray(oracle[f"train{j}_rgb"].numpy()).save(tmp_path / name)
     tiles = labelled_tiles(tmp_path, CLASSES["bcss"])
     for j in range(3):
-        image, labels = tiles[j]
+        image, labels = map(torch.from_numpy, tiles[j])
         assert torch.allclose(encoder.normalise(image[None] / 255)[0], oracle[f"train{j}_tensor"], atol=1e-5)
         assert torch.equal(labels.long(), oracle[f"train{j}_label"])
         mask_path = tmp_path / f"mask{j}.tif"

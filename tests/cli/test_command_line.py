@@ -197,10 +197,10 @@ def test_only_regions_are_predicted_and_only_what_is_tissue(tiny_tiff, tiny_regi
     quick += ["--out", str(tmp_path)]
     assert main(["predict", str(tiny_tiff), "--regions", str(regions), *quick]) == 0
     prediction = Prediction.open(tmp_path / "tiny.zarr")
-    assert prediction.bounds() == (20, 30, 80, 100)
+    assert prediction.scope_box() == (20, 30, 80, 100)
     assert prediction.tissue_mm2 == pytest.approx(60 * 70 / 1e6)
     assert main(["predict", str(tiny_tiff), "--tissue", str(tissue), *quick]) == 0
-    wanted = Prediction.open(tmp_path / "tiny.zarr").wanted((0, 0), (256, 384))
+    wanted = Prediction.open(tmp_path / "tiny.zarr").to_label((0, 0), (256, 384))
     assert wanted[:, 194:].all()
     assert not wanted[:, :194].any()
 

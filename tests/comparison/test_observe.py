@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lpd.comparison.observe import CHANGES, RULES, bank_maps, class_map, drop_counts, observe, stability
+from napari_lpd.comparison.observe import CHANGES, RULES, bank_maps, class_map, drop_counts, observe_tile, stability
 from napari_lpd.evaluation.masks import fused_maps
 from napari_lpd.models.encoder import STAGES
 
@@ -18,7 +18,7 @@ def image(tiny_image):
 def test_class_maps_of_all_prototypes_are_those_of_evaluate(tiny_model, image, fusion):
     settings = tiny_model.network.settings
     tiny_model.network.settings = settings.model_copy(update={"stage_fusion": fusion})
-    seen = observe(tiny_model, image)
+    seen = observe_tile(tiny_model, image)
     fused, presence = fused_maps(tiny_model, torch.from_numpy(image).permute(2, 0, 1).float() / 255, RULES)
     assert torch.allclose(seen.fused, fused, atol=1e-6)
     assert seen.present.tolist() == (presence >= torch.tensor(tiny_model.card.presence)).tolist()
@@ -30,7 +30,7 @@ def test_dropping_an_equal_sibling_loses_nothing(tiny_model, image):
     present = torch.ones(2, dtype=torch.bool)
     truth = np.zeros((64, 64), np.uint8)
     truth[:, 32:] = 1
-    seen = observe(tiny_model, image)._replace(present=present)
+    seen = observe_tile(tiny_model, image)._replace(present=present)
     labels = seen.fused.argmax(0).numpy().astype(np.uint8)
     whole, dropped = drop_counts(tiny_model, image, seen._replace(labels=labels), truth)
     assert whole.shape == (2, 2)
@@ -40,7 +40,7 @@ def test_dropping_an_equal_sibling_loses_nothing(tiny_model, image):
 
 
 def test_an_absent_class_loses_nothing_and_ignored_pixels_do_not_count(tiny_model, image):
-    seen = observe(tiny_model, image)._replace(present=torch.zeros(2, dtype=torch.bool))
+    seen = observe_tile(tiny_model, image)._replace(present=torch.zeros(2, dtype=torch.bool))
     seen = seen._replace(labels=np.zeros((64, 64), np.uint8))
     truth = np.full((64, 64), 255, np.uint8)
     truth[:8] = 1
@@ -50,14 +50,14 @@ def test_an_absent_class_loses_nothing_and_ignored_pixels_do_not_count(tiny_mode
 
 
 def test_a_class_map_of_one_prototype_differs_from_that_of_the_other(tiny_model, image):
-    seen = observe(tiny_model, image)
+    seen = observe_tile(tiny_model, image)
     first, second = (class_map(tiny_model, seen.logits, 0, [u], (64, 64)) for u in (0, 1))
     assert first.shape == (64, 64)
     assert not torch.allclose(first, second)
 
 
 def test_maps_are_brought_to_the_asked_for_grid(tiny_model, image):
-    features = observe(tiny_model, image).features
+    features = observe_tile(tiny_model, image).features
     bank = tiny_model.network.projected(STAGES - 1)
     own = bank_maps(features, bank, (features.shape[2], features.shape[3]))
     assert bank_maps(features, bank, (9, 5)).shape == (4, 9, 5)
@@ -74,7 +74,7 @@ def test_changes_keep_a_tile_a_tile(image):
 
 
 def test_stability_is_one_where_nothing_changes(tiny_model, image, monkeypatch):
-    features = observe(tiny_model, image).features
+    features = observe_tile(tiny_model, image).features
     bank = tiny_model.network.projected(STAGES - 1)
     maps = bank_maps(features, bank, (4, 4))
     counted = torch.ones(4, 4, dtype=torch.bool)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from napari_lpd.comparison.statistics import (
     BankRecord,
     DropCounts,
-    Places,
+    Locations,
     bank_figures,
     drop_figures,
     hit_shares,
@@ -25,17 +25,17 @@ ONCE = np.ones((1, 1))
 TAU = 0.07
 
 
-def record_of(maps: list[torch.Tensor], places: Places, k: int) -> BankRecord:
+def record_of(maps: list[torch.Tensor], places: Locations, k: int) -> BankRecord:
     record = BankRecord(places.class_count, k, TAU)
     for tile, reference in zip(maps, places.reference, strict=True):
         record.add(tile, reference, None)
     return record
 
 
-def random_places(tiles: int, seed: int, sources: int = 3, class_count: int = 2) -> Places:
+def random_places(tiles: int, seed: int, sources: int = 3, class_count: int = 2) -> Locations:
     rng = np.random.default_rng(seed)
     grids = [rng.integers(0, class_count + 1, (6, 7)).astype(np.uint8) for _ in range(tiles)]
-    return Places(class_count, grids, np.arange(tiles) % sources)
+    return Locations(class_count, grids, np.arange(tiles) % sources)
 
 
 def random_maps(tiles: int, count: int, seed: int) -> list[torch.Tensor]:
@@ -49,7 +49,7 @@ def test_perfect_prototypes_are_perfect():
     maps = torch.zeros(4, 4, 24)
     for j in range(4):
         maps[j, j] = 1
-    places = Places(2, [grid] * 3, np.arange(3))
+    places = Locations(2, [grid] * 3, np.arange(3))
     figures = bank_figures(record_of([maps] * 3, places, 2), places, np.ones((1, 3)))
     for name in ("coverage", "usage_entropy", "purity", "consistency"):
         assert figures[name][0] == pytest.approx([1, 1]), name
@@ -64,7 +64,7 @@ def test_prototypes_of_another_tissue_have_no_purity_but_keep_to_one_tissue():
     grid = np.array([[0, 0, 1, 1]], np.uint8)
     first, second = torch.zeros(4, 1, 4), torch.zeros(4, 1, 4)
     first[0, 0, 2] = second[0, 0, 2] = first[1, 0, 0] = second[1, 0, 3] = 1
-    places = Places(2, [grid] * 2, np.arange(2))
+    places = Locations(2, [grid] * 2, np.arange(2))
     figures = bank_figures(record_of([first, second], places, 2), places, np.ones((1, 2)))
     assert figures["purity"][0, 0] == pytest.approx((0 + 0.5) / 2)
     assert figures["lift"][0, 0] == pytest.approx(0.25 / 0.5)
@@ -73,7 +73,7 @@ def test_prototypes_of_another_tissue_have_no_purity_but_keep_to_one_tissue():
 
 def test_opposed_prototypes_share_no_place():
     ramp = torch.linspace(-1, 1, 42).reshape(1, 6, 7)
-    places = Places(2, [np.zeros((6, 7), np.uint8), np.ones((6, 7), np.uint8)], np.arange(2))
+    places = Locations(2, [np.zeros((6, 7), np.uint8), np.ones((6, 7), np.uint8)], np.arange(2))
     figures = bank_figures(record_of([torch.cat([ramp, -ramp, ramp, -ramp])] * 2, places, 2), places, np.ones((1, 2)))
     assert figures["focus_overlap"][0] == pytest.approx([0, 0])
     assert figures["spatial_divergence"][0] == pytest.approx([1, 1], abs=0.02)
@@ -90,7 +90,7 @@ def test_collapsed_prototypes_are_seen_to_be():
 
 
 def test_random_prototypes_are_at_chance():
-    places = Places(2, random_places(400, 0).reference, np.zeros(400, np.int64))
+    places = Locations(2, random_places(400, 0).reference, np.zeros(400, np.int64))
     figures = bank_figures(record_of(random_maps(400, 6, 1), places, 3), places, ONCE)
     assert figures["coverage"][0] == pytest.approx([0.05, 0.05], abs=0.01)
     assert figures["usage_entropy"][0] == pytest.approx([1, 1], abs=0.01)
@@ -121,7 +121,7 @@ def test_drawing_a_source_twice_is_having_its_tiles_twice(seed):
     record = record_of(maps, places, 2)
     twice = [i for i in range(6) for _ in range(int((2, 1, 0)[places.source[i]]))]
     drawn = bank_figures(record, places, np.array([[1.0, 1, 1], [2, 1, 0]]))
-    doubled = Places(2, [places.reference[i] for i in twice], places.source[twice])
+    doubled = Locations(2, [places.reference[i] for i in twice], places.source[twice])
     again = bank_figures(record_of([maps[i] for i in twice], doubled, 2), doubled, np.ones((1, 3)))
     for name, values in again.items():
         assert drawn[name][1] == pytest.approx(values[0], nan_ok=True), name
@@ -143,7 +143,7 @@ def test_figures_are_bounded_and_do_not_depend_on_the_order_of_prototypes(seed, 
 
 
 def test_a_class_without_places_has_no_figures_and_harms_no_other():
-    places = Places(3, [np.zeros((6, 7), np.uint8), np.ones((6, 7), np.uint8)], np.array([0, 1]))
+    places = Locations(3, [np.zeros((6, 7), np.uint8), np.ones((6, 7), np.uint8)], np.array([0, 1]))
     figures = bank_figures(record_of(random_maps(2, 6, 0), places, 2), places, np.ones((1, 2)))
     for name, values in figures.items():
         assert np.isnan(values[0, 2]), name
@@ -171,7 +171,7 @@ def test_hits_are_the_best_tiles_drawn():
 def test_what_a_dropped_prototype_takes_from_the_mask():
     whole = np.array([[[6.0, 10], [2, 4]]])  # one tile, two classes: IoU 0.6 and 0.5
     dropped = np.array([[[6.0, 10], [3, 10], [2, 4], [0, 0]]])
-    figures = drop_figures(DropCounts(whole, dropped), Places(2, [], np.zeros(1, np.int64)), ONCE)
+    figures = drop_figures(DropCounts(whole, dropped), Locations(2, [], np.zeros(1, np.int64)), ONCE)
     assert figures["iou"].tolist() == [[0.6, 0.5]]
     assert figures["prototype_loss"][0] == pytest.approx([0, 0.3, 0, 0.5])
     assert figures["faithfulness"][0] == pytest.approx([0.15, 0.25])

@@ -68,7 +68,7 @@ def test_simplified_outlines_stay_near_and_leave_no_gaps():
 
 
 def test_what_waits_is_bounded_and_still_right(monkeypatch):
-    monkeypatch.setattr(module, "MOST_WAITING", 50)
+    monkeypatch.setattr(module, "MAX_WAITING", 50)
     labels = smooth()
     found = list(outlines(labels, (0, 0, *labels.shape), cell=16))
     assert np.array_equal(drawn(found, labels.shape), labels)

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from napari_lpd.data import tileset as memory
 from napari_lpd.data.labelled_tiles import labelled_tiles
-from napari_lpd.data.tileset import KeptImages, TileSet, room_for_images
+from napari_lpd.data.tileset import ImageCache, TileSet, room_for_images
 from napari_lpd.slides.stain import colours_of
 
 
@@ -22,7 +22,7 @@ def test_images_that_fit_are_read_once_and_stay_the_same(room, kept):
         read.append(index)
         return source[index]
 
-    held = KeptImages(reading, 5, room)
+    held = ImageCache(reading, 5, room)
     read.clear()
     for _ in range(2):
         assert all(np.array_equal(held(index), source[index]) for index in range(5))

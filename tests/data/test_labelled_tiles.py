@@ -50,7 +50,7 @@ def test_a_folder_per_class_labels_its_tiles(tile, classes, tmp_path, part):
     tile("valid/img/x.png")
     tiles = labelled_tiles(tmp_path / "data", classes)
     assert tiles.labels.tolist() == [[1, 0], [1, 0], [0, 1]]
-    assert tiles.slides == ("a", "b", "a")
+    assert tiles.sources == ("a", "b", "a")
     assert [path.name for path in tiles.files] == ["a+1.png", "b+1.png", "a+2.jpg"]
 
 
@@ -72,7 +72,7 @@ def test_a_table_labels_tiles_with_several_classes_and_sources(table, classes, n
     rows = [("path", "pink", "source", "dark", "remark"), ("x/a.png", 1, "p1", 0, "ü"), ("x/b.png", 1, "p2", "yes", "")]
     tiles = labelled_tiles(table([*rows, ("c.png", "", "p2", "1", "")], name, delimiter), classes)
     assert tiles.labels.tolist() == [[0, 1], [1, 1], [1, 0]]
-    assert tiles.slides == ("p1", "p2", "p2")
+    assert tiles.sources == ("p1", "p2", "p2")
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def test_a_project_reads_like_prose_and_moves_with_its_folder(project, tmp_path,
 def test_the_slides_of_a_project_are_one_training_set(project):
     settings = TrainSettings(tile=64, tile_step=48, valid_share=0.5)
     tiles = TrainingSource(project=project).load((), settings).tiles
-    assert set(tiles.slides) == {"tiny.tiff", "other.tiff"}
-    first = [i for i, name in enumerate(tiles.slides) if name == "tiny.tiff"]
+    assert set(tiles.sources) == {"tiny.tiff", "other.tiff"}
+    first = [i for i, name in enumerate(tiles.sources) if name == "tiny.tiff"]
     assert len(first) * 2 == len(tiles)
     assert not np.array_equal(tiles.read(0), tiles.read(len(first)))
     kept, held = tiles.hold_out(0.5, 0)
-    assert len(set(kept.slides)) == len(set(held.slides)) == 1
+    assert len(set(kept.sources)) == len(set(held.sources)) == 1
     summary = TrainingSource(project=project).load((), settings).summary()
     assert summary["split"] == f"{len(kept)} tiles to train on, {len(held)} of other slides to choose the best epoch"
     assert summary["tiles per slide"] == {"tiny.tiff": len(first), "other.tiff": len(first)}
@@ -60,7 +60,7 @@ def test_slides_of_one_patient_are_not_split(project, tmp_path):
         held["patient"] = "p1"
     project.write_text(json.dumps(content))
     tiles = TrainingSource(project=project).load((), TrainSettings(tile=64, tile_step=48)).tiles
-    assert set(tiles.slides) == {"p1"}
+    assert set(tiles.sources) == {"p1"}
 
 
 def test_a_project_trains_from_the_command_line(project, tmp_path, capsys):

@@ -16,7 +16,7 @@ from napari_lpd.data.tileset import TileSet
 from napari_lpd.data.training_set import TrainingSet
 from napari_lpd.models.card import read_card
 from napari_lpd.training.fit import fit
-from napari_lpd.training.validation import Figures, Validation, wilson
+from napari_lpd.training.validation import Validation, ValidationScores, wilson
 
 NOT_HELD_OUT = "nothing is held out, so the last epoch is kept, not the best:"
 
@@ -43,7 +43,7 @@ def test_few_tiles_glass_and_broken_files_are_named(tmp_path, classes):
 
 def test_tiles_that_all_hold_everything_are_warned_of(tiles, classes):
     labels = np.ones((40, 2), np.float32)
-    every = TileSet(classes, labels, lambda _: tiles.read(0), "x", slides=["a"] * 40, files=[])
+    every = TileSet(classes, labels, lambda _: tiles.read(0), "x", sources=["a"] * 40, files=[])
     assert any("every tile holds several tissues" in line for line in warnings(every))
 
 
@@ -60,7 +60,7 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     ]
     tiles = tiles_from_regions(wide, regions, classes, tiny_settings)
     kept, held = tiles.hold_out(0.4, 0)
-    assert not set(kept.places) & set(held.places)
+    assert not set(kept.clusters) & set(held.clusters)
     assert held.labels.sum(0).min() >= 3
     assert "of other regions to choose the best epoch" in summarise(tiles, kept, held)["split"]
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
@@ -88,14 +88,14 @@ def test_the_split_says_why_nothing_is_held_out(tile_folder, classes, tiny_setti
 def test_places_are_tried_until_every_class_is_held_out(tiles, classes, seed):
     labels = np.repeat([[1, 0], [0, 1]], 120, axis=0).astype(np.float32)
     places = [str(i // 12) for i in range(240)]  # only a dark one with a pink one will do
-    made = TileSet(classes, labels, tiles.read, "x", slides=["x"] * 240, files=[], places=places)
+    made = TileSet(classes, labels, tiles.read, "x", sources=["x"] * 240, files=[], clusters=places)
     kept, held = made.hold_out(0.1, seed)
     assert held.labels.sum(0).tolist() == [12, 12]
     assert len(kept) == 216
 
 
 def test_neighbouring_regions_are_one_place(tiles):
-    assert len(set(tiles.places)) == 1  # 4 pixels apart
+    assert len(set(tiles.clusters)) == 1  # 4 pixels apart
 
 
 def test_the_sheet_has_a_row_of_tiles_per_class(tiles):
@@ -139,7 +139,7 @@ def test_one_prototype_has_no_diversity(tiles, tiny_settings, tmp_path):
 def test_training_stops_when_validation_gets_no_better(tiles, tiny_settings, tmp_path):
     scores = iter([0.5, 0.9, 0.8, 0.7, 0.95, 0.1, 0.1, 0.1])
     settings = tiny_settings.model_copy(update={"epochs": 8, "max_steps": 0, "patience": 2})
-    validation = Validation(lambda _: Figures({"score": next(scores)}, {"score": (0.1, 0.9)}))
+    validation = Validation(lambda _: ValidationScores({"score": next(scores)}, {"score": (0.1, 0.9)}))
     path = run(fit(tiles, settings, tmp_path, validation=validation))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 4
     card = read_card(path)

@@ -18,7 +18,7 @@ from napari_lpd.gui.contributions import read_slide
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def make_prediction(tmp_path):
             tissue="found",
             scope=() if box is None else (shapely.box(box[1], box[0], box[3], box[2]).wkt,),
         )
-        mask = Mask(np.ones([int(n // 16) + 2 for n in slide_shape], bool), 16.0)
+        mask = TissueMask(np.ones([int(n // 16) + 2 for n in slide_shape], bool), 16.0)
         prediction = start_prediction(folder, card, lambda: (mask, [[1.0] * 2] * 3))
         h, w = card.shape
         for y in range(0, h, 256):

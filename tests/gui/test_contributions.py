@@ -65,7 +65,7 @@ def test_labels_are_written_with_size_names_and_place(tmp_path, box, mpp, make_p
     assert layer.multiscale == (box is None)
     _, attributes, _ = layer.as_layer_data_tuple()
     written = write_labels(str(tmp_path / "mask.ome.tif"), layer.data, attributes)
-    y0, x0, y1, x1 = found.bounds()
+    y0, x0, y1, x1 = found.scope_box()
     with tifffile.TiffFile(written[0]) as tiff:
         assert np.array_equal(tiff.series[0].levels[0].asarray(), found.labels.levels[0][y0:y1, x0:x1])
         assert f'PhysicalSizeX="{mpp}"' in tiff.ome_metadata
@@ -128,7 +128,7 @@ def test_an_exported_mask_comes_back_where_it_was_with_names_and_colours(
     data, options, _ = prediction_layers(found)[-1]
     ours = napari.layers.Labels(data, **options)
     assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
-    y0, x0, y1, x1 = found.bounds()
+    y0, x0, y1, x1 = found.scope_box()
     for y, x in np.random.default_rng(0).integers((y0, x0), (y1, x1), (60, 2)):
         place = ((y + 0.5) * mpp, (x + 0.5) * mpp)
         value, expected = (np.max(each.get_value(place, world=True) or 0) for each in (layer, ours))

@@ -233,13 +233,16 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
     predict.form.set_value(QUICK.model_copy(update={"tile": 64, "overlap": 32}))
     predict.job.button.click()
     qtbot.waitUntil(
-        lambda: predict._run.growing is not None and len(predict._run.growing.prediction.done()) > 1, timeout=60_000
+        lambda: predict._run.growing is not None and len(predict._run.growing.prediction.finished_blocks()) > 1,
+        timeout=60_000,
     )
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
     half = predict.panel.shown()
     assert not half.finished
-    assert predict.job.status.text() == f"Stopped: {len(half.done())} blocks are kept; press Predict to go on."
+    assert (
+        predict.job.status.text() == f"Stopped: {len(half.finished_blocks())} blocks are kept; press Predict to go on."
+    )
     assert "Half done" in predict.panel.areas.total.text()
     kept = {path: path.stat().st_mtime_ns for path in half.folder.glob("labels/tissues/0/c/*/*")}
     whole = pressed()

@@ -9,9 +9,9 @@ from napari_lpd.models.cam import (
     background,
     class_presence,
     fuse,
-    minimum_maximum,
-    normalise,
     probabilities,
+    scale_maps,
+    stretch_tile_maps,
     uncertainty,
 )
 
@@ -20,7 +20,7 @@ ALL = torch.ones(9, 9, dtype=torch.bool)
 
 def test_normalisation_has_one_constant_per_class():
     maps = torch.tensor([[[-1.0, 1.0, 2.0, 9.0]]])
-    assert normalise(maps, [4.0]).tolist() == [[[0.0, 0.25, 0.5, 1.0]]]
+    assert scale_maps(maps, [4.0]).tolist() == [[[0.0, 0.25, 0.5, 1.0]]]
 
 
 def test_an_absent_class_can_never_win():
@@ -71,6 +71,6 @@ def test_uncertainty_is_the_share_of_the_highest_entropy():
 
 def test_per_tile_normalisation_stretches_every_class_of_a_tile():
     maps = torch.rand(4, 6, 6) * 0.2 + 0.3
-    means = minimum_maximum(maps, k=2).unflatten(0, (2, 2)).mean(1)
+    means = stretch_tile_maps(maps, k=2).unflatten(0, (2, 2)).mean(1)
     assert means.amin((1, 2)).tolist() == pytest.approx([0, 0], abs=1e-5)
     assert means.amax((1, 2)).tolist() == pytest.approx([1, 1], abs=1e-5)

@@ -17,7 +17,7 @@ from napari_lpd.core.settings.training import ModelSettings
 from napari_lpd.evaluation.masks import class_probability, fused_maps
 from napari_lpd.models import compute as inference
 from napari_lpd.models.checkpoint import load_model
-from napari_lpd.models.compute import choose_backend, ready_network
+from napari_lpd.models.compute import choose_backend, compiled_forward
 from napari_lpd.models.network import STAGES_USED, new_network
 from napari_lpd.prediction.predict import predict_slide, prediction_card
 from napari_lpd.prediction.tile_scorer import TileScorer
@@ -57,7 +57,7 @@ def test_a_network_made_ready_gives_the_network_s_own_maps(request, skin, backen
     model, images = request.getfixturevalue(name), images_of(tiles_of(skin, size))
     with torch.inference_mode():
         expected = model.network(images, STAGES_USED).logits
-        found = ready_network(model, STAGES_USED, backend)(images)
+        found = compiled_forward(model, STAGES_USED, backend)(images)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         assert (one - other).abs().max() < 1e-4
@@ -89,7 +89,7 @@ def test_a_runtime_whose_maps_differ_is_refused(monkeypatch, skin, model):
     monkeypatch.setattr(inference._Onnx, "_opened", wrong)
     refused = pytest.raises(ModelError, match=r"maps differ from PyTorch's by 0\.01; use backend=torch")
     with refused, torch.inference_mode():
-        ready_network(fresh, STAGES_USED, "onnx")(images_of(tiles_of(skin)))
+        compiled_forward(fresh, STAGES_USED, "onnx")(images_of(tiles_of(skin)))
 
 
 @has_onnx
@@ -97,7 +97,7 @@ def test_a_runtime_whose_maps_differ_is_refused(monkeypatch, skin, model):
 def test_two_threads_at_once_compute_on_threads_of_their_own(monkeypatch, skin, model, threads, sessions):
     """A session's threads are shared by all that run it; where it has none but the caller's, one is enough."""
     fresh = model._replace(network=new_network(model.network.settings, 4, "random").eval())
-    ready, images, opened = ready_network(fresh, STAGES_USED, "onnx"), images_of(tiles_of(skin)), []
+    ready, images, opened = compiled_forward(fresh, STAGES_USED, "onnx"), images_of(tiles_of(skin)), []
     real, both = inference._Onnx._opened, threading.Barrier(2, timeout=20)
 
     class Meeting:
@@ -133,7 +133,7 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_line(model):
 
     odd = model._replace(network=Odd(model.network.settings, 4, model.network.encoder).eval())
     with pytest.raises(ModelError, match="cannot run under ONNX Runtime") as caught, torch.inference_mode():
-        ready_network(odd, STAGES_USED, "onnx")(torch.rand(1, 3, 64, 64))
+        compiled_forward(odd, STAGES_USED, "onnx")(torch.rand(1, 3, 64, 64))
     assert "\n" not in str(caught.value)
     assert "backend=torch" in str(caught.value)
 
@@ -141,11 +141,11 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_line(model):
 def test_a_network_that_was_changed_is_made_ready_anew(skin, mit):
     images = images_of(tiles_of(skin))
     with torch.inference_mode():
-        before = ready_network(mit, STAGES_USED, "torch")(images)[2]
-    assert ready_network(mit, STAGES_USED, "torch") is ready_network(mit, STAGES_USED, "torch")
+        before = compiled_forward(mit, STAGES_USED, "torch")(images)[2]
+    assert compiled_forward(mit, STAGES_USED, "torch") is compiled_forward(mit, STAGES_USED, "torch")
     mit.network.fill_bank(torch.randn(mit.network.prototypes.shape))
     with torch.inference_mode():
-        after, own = ready_network(mit, STAGES_USED, "torch")(images)[2], mit.network(images, (3,)).logits[0]
+        after, own = compiled_forward(mit, STAGES_USED, "torch")(images)[2], mit.network(images, (3,)).logits[0]
     assert (after - before).abs().max() > 0.1
     assert (after - own).abs().max() < 1e-4
 
@@ -153,7 +153,7 @@ def test_a_network_that_was_changed_is_made_ready_anew(skin, mit):
 def test_the_network_itself_stays_as_it_was(skin, model):
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     with torch.inference_mode():
-        ready_network(model, STAGES_USED, "torch", torch.bfloat16)(images_of(tiles_of(skin)))
+        compiled_forward(model, STAGES_USED, "torch", torch.bfloat16)(images_of(tiles_of(skin)))
     assert model.network.encoder.precision is None
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
 
@@ -161,8 +161,8 @@ def test_the_network_itself_stays_as_it_was(skin, model):
 def test_half_precision_is_close(skin, model):
     images = images_of(tiles_of(skin, (64, 64)))
     with torch.inference_mode():
-        half = ready_network(model, STAGES_USED, "torch", torch.bfloat16)(images)[2]
-        full = ready_network(model, STAGES_USED, "torch")(images)[2]
+        half = compiled_forward(model, STAGES_USED, "torch", torch.bfloat16)(images)[2]
+        full = compiled_forward(model, STAGES_USED, "torch")(images)[2]
     assert half.dtype == torch.float32
     assert 1e-4 < (half - full).abs().max() < 0.1 * full.abs().max()
 
@@ -215,13 +215,13 @@ class Scarce:
 @pytest.fixture
 def scarce(monkeypatch):
     """Make every forward pass a `Scarce` one; gives those that were made."""
-    made, ready = [], inference.ready_network
+    made, ready = [], inference.compiled_forward
 
     def limited(*given):
         made.append(Scarce(ready(*given)))
         return made[-1]
 
-    monkeypatch.setattr(inference, "ready_network", limited)
+    monkeypatch.setattr(inference, "compiled_forward", limited)
     return made
 
 
@@ -272,8 +272,8 @@ class Crowded(Scarce):
 
 
 def test_where_two_tiles_do_not_fit_side_by_side_they_are_scored_one_by_one(monkeypatch, skin, model):
-    made, ready = [], inference.ready_network
-    monkeypatch.setattr(inference, "ready_network", lambda *given: made.append(Crowded(ready(*given))) or made[-1])
+    made, ready = [], inference.compiled_forward
+    monkeypatch.setattr(inference, "compiled_forward", lambda *given: made.append(Crowded(ready(*given))) or made[-1])
     tiles, scorer = tiles_of(skin, (64, 64)), TileScorer(model, PredictSettings(backend="torch"))
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(scorer, (tiles, tiles)))

@@ -9,13 +9,13 @@ from napari_lpd import samples
 from napari_lpd.core.errors import ExportError, ModelError, SettingsError, SlideError
 from napari_lpd.core.jobs import WARNING, run
 from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
-from napari_lpd.models.cam import highest, upsampled, upsampled_highest
+from napari_lpd.models.cam import fast_argmax, upsampled, upsampled_argmax
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.compute import choose_backend
 from napari_lpd.prediction.predict import blending_device, levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.prediction.tiling import Stitcher, Tiling
 from napari_lpd.slides.slide import DamagedError, Slide
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 SMALL = PredictSettings(tile=128, overlap=32, block=64, tissue_only=False)
 
@@ -48,13 +48,13 @@ def test_the_highest_score_is_that_of_argmax():
     scores = torch.rand(5, 40, 30)
     scores[3, :10] = scores[1, :10]
     scores[2, 20:] = -torch.inf
-    assert torch.equal(highest(scores).long(), scores.argmax(0))
+    assert torch.equal(fast_argmax(scores).long(), scores.argmax(0))
 
 
 def test_a_gated_class_does_not_win_between_map_pixels():
     scores = torch.tensor([[[0.0, 0.0]], [[-torch.inf, 1.0]]])
     fine = upsampled(scores, 8)
-    assert highest(fine)[:, :11].max() == 0
+    assert fast_argmax(fine)[:, :11].max() == 0
 
 
 @pytest.mark.parametrize("shape", [(5, 40, 30), (2, 1, 6), (3, 1, 1)])
@@ -63,7 +63,7 @@ def test_the_highest_between_places_is_that_of_the_upsampled_scores(shape, scale
     coarse = torch.randn(shape[0], *(-(-n // scale) for n in shape[1:]), generator=torch.Generator().manual_seed(0))
     scores = coarse.repeat_interleave(scale, 1).repeat_interleave(scale, 2)[:, : shape[1], : shape[2]]
     scores[1, :1] = -torch.inf
-    assert torch.equal(upsampled_highest(scores, 8), highest(upsampled(scores, 8)))
+    assert torch.equal(upsampled_argmax(scores, 8), fast_argmax(upsampled(scores, 8)))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_region_is_labelled_exactly_like_the_whole_slide(skin, model, predict,
     slide = Slide.from_levels([skin.read((600, 700), (800, 900), 0.998)], (0.998, 0.998), "crop")
     settings = PredictSettings(tile=256, overlap=96, block=256)
     whole, part = predict(slide, model, settings), predict(slide, model, settings, scope)
-    inside = part.wanted((0, 0), part.card.shape)
+    inside = part.to_label((0, 0), part.card.shape)
     assert inside.any()
     assert np.array_equal(pixels(part)[inside], pixels(whole)[inside])
     assert not pixels(part)[~inside].any()
@@ -95,7 +95,7 @@ def test_a_region_is_refined_exactly_like_the_whole_slide(skin, model, predict):
     slide = Slide.from_levels([skin.read((600, 700), (400, 500), 0.998)], (0.998, 0.998), "crop")
     settings = PredictSettings(tile=256, overlap=96, block=256, refiner="lattice")
     whole, part = predict(slide, model, settings), predict(slide, model, settings, [um(200, 100, 330, 390)])
-    inside = part.wanted((0, 0), part.card.shape)
+    inside = part.to_label((0, 0), part.card.shape)
     assert np.array_equal(pixels(part)[inside], pixels(whole)[inside])
     plain = predict(slide, model, settings.model_copy(update={"refiner": "none"}))
     assert 0.5 < (pixels(plain) == pixels(whole)).mean() < 1
@@ -114,7 +114,7 @@ def test_a_prediction_knows_its_place_and_its_classes(skin, model, predict):
     prediction = predict(skin, model, scope=[um(600, 700, 900, 1000)])
     card = prediction.card
     assert card.shape == skin.shape_at(card.mpp) == prediction.labels.levels[0].shape
-    assert prediction.bounds() == (700, 600, 1000, 900)
+    assert prediction.scope_box() == (700, 600, 1000, 900)
     assert [tissue.name for tissue in card.classes] == ["epidermis", "naevus nests", "collagen", "fat"]
     assert len(prediction.prototypes) == 4
     assert np.asarray(prediction.prototypes[0].levels[0]).shape == (3, 640, 640)
@@ -184,7 +184,7 @@ def test_maps_are_blended_on_a_gpu_with_room_for_them(tiny_slide, tiny_model, mo
 
 
 def test_a_given_tissue_mask_takes_the_place_of_the_found_one(tiny_slide, tiny_model, predict):
-    half = Mask(np.repeat([[True, False]], 2, 0), 192.0)
+    half = TissueMask(np.repeat([[True, False]], 2, 0), 192.0)
     prediction = predict(tiny_slide, tiny_model, SMALL, tissue=half)
     assert pixels(prediction)[:, :192].all()
     assert not pixels(prediction)[:, 192:].any()
@@ -234,7 +234,7 @@ def test_foreign_colours_are_warned_of_while_a_slide_is_predicted(skin, model, t
 
 def test_levels_of_a_slide_are_measured_on_its_own_tiles(skin, model):
     slide = Slide.from_levels([skin.read((600, 700), (600, 600), 0.998)], (0.998, 0.998), "crop")
-    everything = Mask(np.ones((40, 40), bool), 16.0)
+    everything = TissueMask(np.ones((40, 40), bool), 16.0)
     settings = PredictSettings(tile=256, overlap=64, normalise="slide")
     card = prediction_card(slide, model, settings)
     levels = levels_of_maps(slide, model, card, everything)
@@ -269,7 +269,7 @@ def test_places_that_cannot_be_read_are_marked_and_the_rest_is_done(tiny_slide, 
 
 
 def test_unreadable_places_are_those_of_the_tissue_whatever_is_predicted(damaged, tiny_model, predict):
-    tissue = Mask(np.ones((16, 24), bool), 16.0)
+    tissue = TissueMask(np.ones((16, 24), bool), 16.0)
     tissue.array[:, 6:12] = False
     whole = predict(damaged, tiny_model, SMALL, tissue=tissue)
     unreadable = pixels(whole) == 255
@@ -298,7 +298,7 @@ def half_a_step_apart(settings, size):
     shape, every = tile_shape(settings, 8, 16), np.ones((size, size), bool)
 
     def without(margin):
-        return Mask(every & (np.arange(size) >= margin) & (np.arange(size) >= margin)[:, None], 0.998 * 8)
+        return TissueMask(every & (np.arange(size) >= margin) & (np.arange(size) >= margin)[:, None], 0.998 * 8)
 
     def start(margin):
         return Tiling(shape, without(margin), 0.998, 16).tiles[0][0]

@@ -17,11 +17,11 @@ from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.prediction.predict import predict_slide
 from napari_lpd.slides.slide import Slide
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 SETTINGS = PredictSettings(tile=128, overlap=64, block=64, threads=1)
 SHAPE = (640, 640)
-TISSUE = Mask(np.ones((41, 41), bool), 16.0)
+TISSUE = TissueMask(np.ones((41, 41), bool), 16.0)
 
 # Forks what has imported torch and loaded the model, in one thread: doing so 20 times would take most of the time.
 KILLER = """

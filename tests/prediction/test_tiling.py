@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from napari_lpd.core.errors import SettingsError
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 SHAPE = TileShape(128, 32, 8)
 
@@ -20,7 +20,7 @@ def kept_box(shape, origin):
     return tuple(value + edge for edge in (shape.border, shape.border + shape.kept) for value in origin)
 
 
-WHOLE = Mask(np.ones((11, 14), bool), 100.0)
+WHOLE = TissueMask(np.ones((11, 14), bool), 100.0)
 
 
 @st.composite
@@ -30,7 +30,7 @@ def masks(draw):
     for _ in range(draw(st.integers(0, 5))):
         y, x = (draw(st.integers(0, n - 1)) for n in array.shape)
         array[y : y + draw(st.integers(1, 20)), x : x + draw(st.integers(1, 20))] = True
-    return Mask(array, draw(st.floats(1, 40)))
+    return TissueMask(array, draw(st.floats(1, 40)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -71,7 +71,7 @@ def test_the_tiles_of_a_box_are_those_whose_kept_part_touches_it(mask, box):
 def test_a_piece_of_tissue_lies_amid_the_fewest_tiles_wherever_it_is(place):
     array = np.zeros((120, 120), bool)
     array[place[0] : place[0] + 20, place[1] : place[1] + 13] = True  # 200 x 130 pixels; a tile keeps 112
-    tiling = Tiling(SHAPE, Mask(array, 10.0), 1.0)
+    tiling = Tiling(SHAPE, TissueMask(array, 10.0), 1.0)
     assert len(tiling.tiles) == 4
     boxes = np.array([kept_box(SHAPE, origin) for origin in tiling.tiles])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
@@ -81,9 +81,9 @@ def test_a_piece_of_tissue_lies_amid_the_fewest_tiles_wherever_it_is(place):
 def test_pieces_far_apart_have_tiles_of_their_own_and_glass_has_none():
     array = np.zeros((100, 100), bool)
     array[5:10, 5:10] = array[5:10, 80:85] = array[70:75, 40:45] = True
-    tiling = Tiling(SHAPE, Mask(array, 10.0), 1.0)
+    tiling = Tiling(SHAPE, TissueMask(array, 10.0), 1.0)
     assert len(tiling.tiles) == 3
-    assert not Tiling(SHAPE, Mask(np.zeros((10, 10), bool), 10.0), 1.0).tiles
+    assert not Tiling(SHAPE, TissueMask(np.zeros((10, 10), bool), 10.0), 1.0).tiles
 
 
 def stitched(shape, image, stride=1, block=32):
@@ -91,7 +91,7 @@ def stitched(shape, image, stride=1, block=32):
     h, w = image.shape[1:]
     stitcher = Stitcher(shape, len(image), stride, block, [(0, 0, h, w)])
     padded = torch.from_numpy(np.pad(image, ((0, 0), (64, 64), (64, 64))))
-    for y, x in Tiling(shape, Mask(np.ones((h, w), bool), 1.0), 1.0, stride).tiles:
+    for y, x in Tiling(shape, TissueMask(np.ones((h, w), bool), 1.0), 1.0, stride).tiles:
         stitcher.add((y, x), padded[:, y + 64 : y + 128, x + 64 : x + 128])
     return stitcher.read((0, 0, h, w))
 

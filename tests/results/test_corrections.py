@@ -60,7 +60,7 @@ def test_any_place_can_be_corrected(prediction, y, x, size):
 def test_tissue_can_be_taken_away_and_painting_back_ends_a_correction(prediction):
     store, expected = Corrections(prediction), corrected(prediction, label=0)
     assert np.array_equal(store.levels[0], expected)
-    assert set(np.unique(store.stored((417, 1003), (301, 205)))) == {0, ERASED}
+    assert set(np.unique(store.stored_labels((417, 1003), (301, 205)))) == {0, ERASED}
     store.apply_crop(417, 1003, all_labels()[417:718, 1003:1208])
     assert not store.blocks()
     assert store.bounds() is None
@@ -93,7 +93,7 @@ def test_corrections_survive_prediction_with_other_settings(prediction, classes,
     again = predicted(
         tmp_path / "a.zarr", np.ones_like(all_labels()), classes, settings=PredictSettings(tile=320, block=512)
     )
-    painted = Corrections(again).stored((0, 0), (5000, 2600)) > 0
+    painted = Corrections(again).stored_labels((0, 0), (5000, 2600)) > 0
     assert painted.sum() == 281 * 185
     assert np.array_equal(np.asarray(Corrections(again).levels[0])[painted], expected[painted])
     assert (np.asarray(Corrections(again).levels[0])[~painted] == 1).all()
@@ -102,12 +102,12 @@ def test_corrections_survive_prediction_with_other_settings(prediction, classes,
 def test_they_follow_to_another_resolution_and_order_of_classes(prediction, classes, tmp_path):
     corrected(prediction, 400, 1000, (220, 220), label=2)
     other = predicted(tmp_path / "b.zarr", np.zeros((2500, 1300), np.uint8), classes[::-1], mpp=1.0)
-    Corrections(other).carry_over(prediction)
+    Corrections(other).copy_from(prediction)
     expected = np.zeros((2500, 1300), np.uint8)
     expected[205:305, 505:605] = 1
     assert np.array_equal(Corrections(other).levels[0], expected)
     finer = predicted(tmp_path / "c.zarr", np.zeros((10000, 5200), np.uint8), classes, mpp=0.25)
-    Corrections(finer).carry_over(other)
+    Corrections(finer).copy_from(other)
     assert np.array_equal(Corrections(finer).levels[0], np.where(expected, 2, 0).repeat(4, 0).repeat(4, 1))
 
 
@@ -115,7 +115,7 @@ def test_what_is_corrected_already_is_not_overwritten_by_older_corrections(predi
     corrected(prediction, label=2)
     other = predicted(tmp_path / "b.zarr", all_labels(), classes)
     mine = corrected(other, 500, 1050, (60, 60), label=0)
-    Corrections(other).carry_over(prediction)
+    Corrections(other).copy_from(prediction)
     expected = np.where(mine != all_labels(), mine, np.asarray(Corrections(prediction).levels[0]))
     assert np.array_equal(Corrections(other).levels[0], expected)
 

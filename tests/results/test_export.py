@@ -273,7 +273,7 @@ def test_corrections_are_regions_for_training(prediction, tmp_path, classes):
         mask = polygon2mask(drawn.shape, region.vertices * SLIDE_MPP / 0.5 - 0.5)
         assert not drawn[mask].any()
         drawn[mask] = 2 if region.tissues == ("pink",) else 254
-    assert np.array_equal(drawn, Corrections(prediction).stored((0, 0), (1100, 900)))
+    assert np.array_equal(drawn, Corrections(prediction).stored_labels((0, 0), (1100, 900)))
 
 
 def test_nothing_corrected_and_nothing_labelled_are_one_line(classes, tmp_path):

@@ -15,10 +15,10 @@ from napari_lpd.results.check_regions import recall_metrics, region_confusion, r
 from napari_lpd.results.create import copy_prediction, start_prediction
 from napari_lpd.results.export.ome_tiff import write_ome_tiff
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard, is_prediction
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE = 512, 8
-TISSUE = Mask(np.ones((40, 60), bool), 16.0)
+TISSUE = TissueMask(np.ones((40, 60), bool), 16.0)
 
 
 @pytest.fixture
@@ -120,15 +120,15 @@ def test_every_group_is_valid_ome_zarr(prediction):
 def test_a_stopped_prediction_goes_on_with_the_same_card_only(card, tmp_path):
     fill(begin(tmp_path / "a.zarr", card), BLOCKS[:2])
     again = begin(tmp_path / "a.zarr", card)
-    assert again.done() == set(BLOCKS[:2])
+    assert again.finished_blocks() == set(BLOCKS[:2])
     assert not again.finished
     other = card.model_copy(update={"settings": PredictSettings(tile=320, block=BLOCK)})
     with pytest.raises(ExportError, match=r"a.zarr.*with tile=256"):
         begin(tmp_path / "a.zarr", other)
     with pytest.raises(ExportError, match=r"a.zarr.*with another model"):
         begin(tmp_path / "a.zarr", card.model_copy(update={"model_hash": "01"}))
-    assert again.done() == set(BLOCKS[:2])
-    assert not begin(tmp_path / "a.zarr", other, replace=True).done()
+    assert again.finished_blocks() == set(BLOCKS[:2])
+    assert not begin(tmp_path / "a.zarr", other, replace=True).finished_blocks()
 
 
 def test_how_fast_it_is_computed_does_not_make_another_prediction(card):
@@ -141,7 +141,7 @@ def test_a_block_counts_only_when_its_labels_are_there(card, tmp_path, monkeypat
     monkeypatch.setattr(prediction.labels, "write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fill(prediction, BLOCKS[:1])
-    assert not prediction.done()
+    assert not prediction.finished_blocks()
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_written(card, tmp_path, monkeypatch):

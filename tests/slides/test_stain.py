@@ -14,7 +14,7 @@ from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import Slide
 from napari_lpd.slides.stain import (
     FOREIGN,
-    Colours,
+    StainStatistics,
     colours_of,
     colours_of_slide,
     density,
@@ -57,7 +57,9 @@ def test_matching_moves_mean_and_spread_and_leaves_glass():
     rng = np.random.default_rng(0)
     image = np.clip(rng.normal((120, 60, 140), 12, (64, 64, 3)), 0, 255).astype(np.uint8)
     image[:8] = 252
-    wanted = Colours(density=(0.4, 0.9, 0.5), spread=(0.1, 0.2, 0.1), look=(0.2, 0.5, 0.3, 0), look_deviation=(1,) * 4)
+    wanted = StainStatistics(
+        density=(0.4, 0.9, 0.5), spread=(0.1, 0.2, 0.1), look=(0.2, 0.5, 0.3, 0), look_deviation=(1,) * 4
+    )
     moved = matched(image, colours_of([image]), wanted)
     found = colours_of([moved])
     assert found.density == pytest.approx(wanted.density, abs=0.01)
@@ -82,15 +84,15 @@ def test_a_slide_of_the_same_stain_is_near_and_another_is_far():
         with open_slide(path) as slide:
             looks.append(colours_of_slide(slide, find_tissue(slide), 1.0, 128))
     skin, region = looks
-    assert skin.departure(region) < 1.5
-    assert region.departure(skin) < 1.5
-    assert not warning_of(skin.departure(region))
+    assert skin.distance(region) < 1.5
+    assert region.distance(skin) < 1.5
+    assert not warning_of(skin.distance(region))
     with open_slide(samples.skin_slide_path()) as slide:
         swapped = Slide.from_levels([slide.read((0, 0), (1500, 1500), 1.0)[..., ::-1]], (1.0, 1.0), "swapped")
         pale = 255 - (255 - slide.read((0, 0), (1500, 1500), 1.0)) // 2
         pale = Slide.from_levels([pale], (1.0, 1.0), "pale")
     for strange in (swapped, pale):
-        away = skin.departure(colours_of_slide(strange, find_tissue(strange), 1.0, 128))
+        away = skin.distance(colours_of_slide(strange, find_tissue(strange), 1.0, 128))
         assert away > FOREIGN
         assert f"{away:.1f} standard deviations" in warning_of(away)
 
@@ -100,7 +102,7 @@ def test_the_sample_model_knows_the_colours_it_was_trained_on():
 
     with open_slide(samples.skin_slide_path()) as slide:
         seen = colours_of_slide(slide, find_tissue(slide), 0.998, 128)
-    assert read_card(model_path()).colours.departure(seen) < 1
+    assert read_card(model_path()).colours.distance(seen) < 1
 
 
 def test_damaged_places_are_passed_over(tiny_image):

@@ -10,7 +10,7 @@ from shapely.affinity import translate
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import DamagedError, Levels, Slide, array_levels
-from napari_lpd.slides.tissue import Mask, find_tissue, mask_of_labels, mask_of_polygons
+from napari_lpd.slides.tissue import TissueMask, find_tissue, mask_of_labels, mask_of_polygons
 
 MPP = 8.0  # of drawn slides, so that the mask has half their size
 GLASS = (243, 242, 244)
@@ -131,7 +131,7 @@ def test_whole_slides_with_cover_slip_and_writing(shared_slides):
 
 
 def test_a_mask_is_sampled_by_pixel_centres_and_ends_at_its_rim():
-    mask = Mask(np.array([[True, False], [False, True]]), 4.0)
+    mask = TissueMask(np.array([[True, False], [False, True]]), 4.0)
     assert mask.at((0, 0), (4, 4), 2.0).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     assert mask.at((-1, 3), (3, 3), 2.0).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert mask.at((0, 0), (1, 1), 8.0).tolist() == [[True]]

@@ -52,15 +52,15 @@ def train(folder, settings, stop_at=0, die_at=0):
 
     def on_progress(progress):
         curve.append(progress.metrics)
-        if die_at and progress.done == die_at and not distributed.is_first():
+        if die_at and progress.done == die_at and not distributed.is_rank_zero():
             os.kill(os.getpid(), signal.SIGKILL)
-        if stop_at and progress.done == stop_at and distributed.is_first():
+        if stop_at and progress.done == stop_at and distributed.is_rank_zero():
             raise KeyboardInterrupt
 
     try:
         run(fit(tiles, settings, folder), on_progress)
     finally:
-        if distributed.is_first() and folder.exists():
+        if distributed.is_rank_zero() and folder.exists():
             (folder / "curve.json").write_text(json.dumps(curve))
 
 
@@ -94,9 +94,9 @@ def gradients(folder, settings, count):
     objective = Objective(settings, frozen, torch.Generator().manual_seed(0))
     images = torch.from_numpy(np.stack([tiles[i][0] for i in range(count)])).float() / 255
     step = distributed.together(Step(network, objective))
-    losses = step(images[distributed.own_share(count)], torch.ones(count, 2), False)
+    losses = step(images[distributed.local_slice(count)], torch.ones(count, 2), False)
     losses.total.backward()
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         found |= {f"psi.{name}": p.grad for name, p in objective.psi.named_parameters()}
         save_file(found | {"loss": losses.total.detach(), "regions": torch.tensor([losses.regions])}, folder)
@@ -196,7 +196,7 @@ def test_batch_statistics_are_not_learned_apart(monkeypatch):
 
     monkeypatch.setattr(distributed, "count", lambda: 2)
     with pytest.raises(SettingsError, match="cannot train batch normalisation together"):
-        distributed.together(Step(nn.BatchNorm2d(3), nn.Identity()))
+        distributed.wrap_ddp(Step(nn.BatchNorm2d(3), nn.Identity()))
 
 
 @pytest.mark.parametrize(("processes", "items", "expected"), [(2, 5, [2, 3]), (3, 2, [0, 1, 1]), (1, 4, [4])])

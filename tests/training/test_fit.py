@@ -17,14 +17,16 @@ from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import Region, read_regions
 from napari_lpd.data.tileset import TileSet
 from napari_lpd.models import checkpoint
+from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import build_encoder
 from napari_lpd.models.network import LPD, encoder_of
 from napari_lpd.training import trainer
 from napari_lpd.training.augmentation import augment
 from napari_lpd.training.fit import fit
+from napari_lpd.training.runs.folder import STATE_NAME
 from napari_lpd.training.step import parameter_groups
-from napari_lpd.training.validation import Figures, Validation, calibrate
+from napari_lpd.training.validation import Validation, ValidationScores, calibrate
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_tiles_take_the_labels_of_the_regions_they_lie_in(tiles):
     for index in range(len(tiles)):
         image, labels = tiles[index]
         assert image.shape == (3, 64, 64)
-        assert (image.float().mean() < 120) == bool(labels[0])
+        assert (image.mean() < 120) == bool(labels[0])
 
 
 def test_a_region_of_two_tissues_labels_its_tiles_with_both(tiny_slide, classes, tiny_settings):
@@ -101,7 +103,7 @@ def test_training_writes_a_model_that_loads_with_its_card(tiles, tiny_settings, 
     assert model.card.settings == tiny_settings
     assert model.card.command == "napari-lpd train …"
     assert len(model.card.map_scale) == 3
-    assert checkpoint.read_card(path) == model.card
+    assert read_card(path) == model.card
     names = ["history.csv", "last.json", "last.safetensors", "model.json", "model.safetensors", "previews"]
     assert sorted(p.name for p in path.parent.iterdir()) == names
 
@@ -116,7 +118,7 @@ def test_a_cancelled_training_leaves_its_state_alone(tiles, tiny_settings, tmp_p
     next(job)  # what it computes on
     next(job)
     job.close()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [checkpoint.STATE_NAME]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [STATE_NAME]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_says_where(tiles, tiny_settings, tmp_path, monkeypatch):
@@ -177,12 +179,12 @@ def test_settings_out_of_limits_name_the_setting(tiny_settings):
 
 def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     slides = [f"s{i % 4}" for i in range(len(tiles))]
-    spread = TileSet(tiles.classes, tiles.labels, tiles.read, "four", slides=slides, files=[])
+    spread = TileSet(tiles.classes, tiles.labels, tiles.read, "four", sources=slides, files=[])
     kept, held = spread.hold_out(0.3, 0)
-    assert len(set(held.slides)) == 1
-    assert not set(held.slides) & set(kept.slides)
+    assert len(set(held.sources)) == 1
+    assert not set(held.sources) & set(kept.sources)
     assert len(kept) + len(held) == len(tiles)
-    first = slides.index(held.slides[0])
+    first = slides.index(held.sources[0])
     assert np.array_equal(held[0][0], tiles[first][0])
     assert np.array_equal(held[0][1], tiles[first][1])
     assert tiles.hold_out(0.3, 0) == (tiles, None)  # one place, and nothing to split
@@ -229,7 +231,9 @@ def test_a_random_encoder_learns_its_batch_statistics(tiles, tiny_settings, tmp_
 def test_the_best_epoch_is_kept_beside_the_last(tiles, tiny_settings, tmp_path):
     scores = iter([0.5, 0.9, 0.1])
     settings = tiny_settings.model_copy(update={"epochs": 3, "max_steps": 0})
-    path = run(fit(tiles, settings, tmp_path, validation=Validation(lambda _: Figures({"score": next(scores)}, {}))))
+    path = run(
+        fit(tiles, settings, tmp_path, validation=Validation(lambda _: ValidationScores({"score": next(scores)}, {})))
+    )
     assert load_model(path).card.metrics["valid score"] == 0.9
     assert load_model(tmp_path / "last.safetensors").card.metrics["valid score"] == 0.1
     history = (tmp_path / "history.csv").read_text().splitlines()
@@ -298,7 +302,7 @@ def test_a_folder_of_200_tiles_starts_contrast_and_diversity(skin, tmp_path):
     for i in np.linspace(0, len(cut) - 1, 200).astype(int):
         image, labels = cut[i]
         digits = " ".join(str(int(value)) for value in labels)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(
+        Image.fromarray(image.transpose(1, 2, 0)).save(
             tmp_path / "tiles [x]" / "train" / f"part{i % 10}+{i} [{digits}].png"
         )
     tiles = labelled_tiles(tmp_path / "tiles [x]", cut.classes)

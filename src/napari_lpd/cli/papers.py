@@ -75,13 +75,13 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
     from napari_lpd.data.labelled_tiles import labelled_tiles
-    from napari_lpd.models.card import matched_to
+    from napari_lpd.models.card import target_stain
     from napari_lpd.models.checkpoint import load_model
     from napari_lpd.training.papers.segmenter import fit_segmenter, write_pseudo_masks
 
     model = load_model(options.model, settings.device)
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
-    wanted = matched_to(model.card)
+    wanted = target_stain(model.card)
     tiles = tiles if wanted is None else tiles.with_colours(wanted)
     check_writable(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)

@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Settings)
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """``napari-lpd measure``: areas and ratios of results, one table."""
-    from napari_lpd.core.files import check_free
+    from napari_lpd.core.files import refuse_overwrite
     from napari_lpd.core.settings.results import MeasureSettings
     from napari_lpd.results.measure import WHOLE, Site, field_around, sites_of, write_measures
     from napari_lpd.results.measure import measure as measure_job
@@ -31,7 +31,7 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
     settings = _with_roles(MeasureSettings, options, "roles")
     if len(options.results) > 1 and (options.regions or options.field):
         raise DataError("--regions and --field belong to one slide: measure results with them one by one")
-    check_free(options.out, options.overwrite)
+    refuse_overwrite(options.out, options.overwrite)
     predictions = [Prediction.open(path) for path in options.results]
     rows: list[MeasureRow] = []
     for prediction in predictions:

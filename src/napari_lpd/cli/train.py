@@ -82,8 +82,8 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         return prepared.write(options.out) | {"sheet": str(options.out / SHEET)}
     tiles, validation_images, settings = prepared
     with distributed.joined():
-        first, processes = distributed.is_first(), distributed.count()
-        for line in distributed.from_first(lambda: prepared.write(options.out)["warnings"]):
+        first, processes = distributed.is_rank_zero(), distributed.world_size()
+        for line in distributed.on_rank_zero(lambda: prepared.write(options.out)["warnings"]):
             printer.note(f"warning: {line}")  # the others are silent
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
         model = run(
@@ -93,7 +93,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
     if check is not None:
-        result["metrics"] = _measure(options, model, check, settings, printer)
+        result["metrics"] = recall_on_check_regions(options, model, check, settings, printer)
     return result
 
 
@@ -116,7 +116,9 @@ def _checked_source(options: argparse.Namespace) -> TrainingSource:
     return source
 
 
-def _measure(options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer) -> Result:
+def recall_on_check_regions(
+    options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer
+) -> Result:
     """Predict the slide, measure recall on the check regions, and add the figures to the model's card.
 
     Where no tiles were held out, the labels' temperature is fitted there, too; recall does not depend on it.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from napari_lpd.comparison.result import NAN, Patch, PrototypeCard
-from napari_lpd.comparison.statistics import LEAST_PLACES, BankRecord, Hits, Places, hit_shares
+from napari_lpd.comparison.statistics import MIN_LOCATIONS, BankRecord, Locations, NearestLocations, hit_shares
 from napari_lpd.models.prototypes import (
     DEAD_SHARE,
     HITS,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PATCH_SHARE = 0.4  # edge of a patch, as a share of its tile's
 
 
-class Searched(NamedTuple):
+class PatchSource(NamedTuple):
     """Tiles among which a bank's nearest patches are.
 
     Attributes:
@@ -43,12 +43,12 @@ class Searched(NamedTuple):
         tiles: The tiles.
     """
 
-    hits: Hits
+    hits: NearestLocations
     grids: Sequence[tuple[int, int]]
     tiles: Sequence[Tile]
 
 
-def nearest_patches(searched: Searched, j: int, count: int, per_source: int) -> tuple[Patch, ...]:
+def nearest_patches(searched: PatchSource, j: int, count: int, per_source: int) -> tuple[Patch, ...]:
     """The patches around prototype j's `count` nearest places: one per tile, a few per source, best first."""
     hits, sources = searched.hits, [tile.source for tile in searched.tiles]
     chosen = nearest_tiles(hits.cosine[:, j], sources, count, per_source)
@@ -70,7 +70,7 @@ def nearest_patches(searched: Searched, j: int, count: int, per_source: int) -> 
     return tuple(patches)
 
 
-def vector_figures(vectors: Tensor, record: BankRecord, places: Places) -> dict[str, NDArray[np.float64]]:
+def vector_figures(vectors: Tensor, record: BankRecord, places: Locations) -> dict[str, NDArray[np.float64]]:
     """Figures without an interval, of a bank's vectors (N, D) and maps: name → (1, C)."""
     own = vectors.cpu().chunk(record.class_count)
     siblings = [sibling_cosines(part) for part in own]
@@ -82,11 +82,11 @@ def vector_figures(vectors: Tensor, record: BankRecord, places: Places) -> dict[
     }
 
 
-def _position_share(record: BankRecord, places: Places, c: int) -> float:
+def _position_share(record: BankRecord, places: Locations, c: int) -> float:
     """Over the tiles that hold the class; NaN where there are fewer than two, or they differ in size."""
     own = slice(c * record.k, (c + 1) * record.k)
     held = zip(record.maps, places.reference, strict=True)
-    maps = [tile[own] for tile, reference in held if (reference == c).sum() >= LEAST_PLACES]
+    maps = [tile[own] for tile, reference in held if (reference == c).sum() >= MIN_LOCATIONS]
     if len(maps) < 2 or len({tile.shape for tile in maps}) > 1:
         return NAN
     return position_share(torch.from_numpy(np.stack(maps)))
@@ -95,7 +95,7 @@ def _position_share(record: BankRecord, places: Places, c: int) -> float:
 def prototype_cards(
     vectors: Tensor,
     record: BankRecord,
-    places: Places,
+    places: Locations,
     losses: NDArray[np.float64] | None,
     nearest: Sequence[tuple[tuple[Patch, ...], tuple[Patch, ...]]],
 ) -> tuple[tuple[PrototypeCard, ...], ...]:
@@ -140,7 +140,7 @@ def prototype_cards(
     return tuple(cards)
 
 
-def _shares(record: BankRecord, places: Places, c: int) -> tuple[Tensor, Tensor, Tensor]:
+def _shares(record: BankRecord, places: Locations, c: int) -> tuple[Tensor, Tensor, Tensor]:
     """Usage, own and marginal coverage of class c's prototypes: (k,) each; NaN where a class has no place."""
     labels = places.labels
     inside, outside = labels == c, (labels != c) & (labels < record.class_count)
@@ -155,11 +155,11 @@ def _shares(record: BankRecord, places: Places, c: int) -> tuple[Tensor, Tensor,
     return usage(within), covered.own, covered.marginal
 
 
-def _wanted(places: Places, c: int) -> int:
+def _wanted(places: Locations, c: int) -> int:
     return min(HITS, sum(bool((grid == c).any()) for grid in places.reference))
 
 
-def _purity(hits: Hits, places: Places, c: int, k: int) -> NDArray[np.float64]:
+def _purity(hits: NearestLocations, places: Locations, c: int, k: int) -> NDArray[np.float64]:
     once = np.ones((1, len(places.source)))
     wanted = np.array([_wanted(places, c)], float)
     columns = range(c * k, (c + 1) * k)
@@ -167,7 +167,7 @@ def _purity(hits: Hits, places: Places, c: int, k: int) -> NDArray[np.float64]:
     return np.array([share[0, c] for share in shares])
 
 
-def hit_spreads(record: BankRecord, places: Places) -> NDArray[np.float64]:
+def hit_spreads(record: BankRecord, places: Locations) -> NDArray[np.float64]:
     """Slides or patients that each prototype's nearest places amount to: (N,); NaN where its class has no place."""
     cosines = record.hits(places).cosine
     spreads = np.full(cosines.shape[1], NAN)

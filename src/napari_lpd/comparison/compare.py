@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from napari_lpd.comparison.banks import Bank, banks_of, common_temperature, training_sample
-from napari_lpd.comparison.cards import Searched, hit_spreads, nearest_patches, prototype_cards, vector_figures
+from napari_lpd.comparison.cards import PatchSource, hit_spreads, nearest_patches, prototype_cards, vector_figures
 from napari_lpd.comparison.metrics import METRICS
-from napari_lpd.comparison.observe import bank_maps, drop_counts, observe, stability
+from napari_lpd.comparison.observe import bank_maps, drop_counts, observe_tile, stability
 from napari_lpd.comparison.result import (
-    FEWEST_FOR_VERDICT,
+    MIN_SOURCES_FOR_VERDICT,
     BankResult,
     Comparison,
     Difference,
@@ -22,12 +22,19 @@ from napari_lpd.comparison.result import (
     difference_of,
     figure_of,
 )
-from napari_lpd.comparison.statistics import LEAST_PLACES, DropCounts, Hits, Places, bank_figures, drop_figures
+from napari_lpd.comparison.statistics import (
+    MIN_LOCATIONS,
+    DropCounts,
+    Locations,
+    NearestLocations,
+    bank_figures,
+    drop_figures,
+)
 from napari_lpd.comparison.tiles import as_seen_by, images_for, spread, tiles_of_set
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE
-from napari_lpd.evaluation.metrics import FEWEST_SOURCES, source_draws
+from napari_lpd.evaluation.metrics import MIN_SOURCES, source_draws
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.prototypes import DEAD_SHARE, REDUNDANT_COSINE, at_places, chance_overlap
 
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
     _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]
 
 
-class _Contestant(NamedTuple):
+class _ComparedModel(NamedTuple):
     """A model, the banks in its space (its own first), and per tile what its masks lose without each prototype."""
 
     model: LoadedModel
@@ -103,7 +110,7 @@ def compare(
     for model in models:
         own = sample and as_seen_by(model, sample)
         banks, reason = yield from banks_of(model, own, settings, temperature)
-        contestants.append(_Contestant(model, banks, own, images_for(model, tiles), [], [], reason))
+        contestants.append(_ComparedModel(model, banks, own, images_for(model, tiles), [], [], reason))
     places = yield from _places(contestants, tiles, settings)
     if not (places.labels < places.class_count).any():
         wanted = ", ".join(f"{c} {tissue.name}" for c, tissue in enumerate(classes))
@@ -142,7 +149,7 @@ def compare(
     )
 
 
-def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Places]:
+def _places(contestants: Sequence[_ComparedModel], tiles: Sequence[Tile], settings: CompareSettings) -> Job[Locations]:
     """Look at every tile; returns where the banks are compared."""
     watched = set(spread(len(tiles), settings.stability_tiles).tolist()) if settings.stability_tiles else set()
     reference = []
@@ -150,22 +157,22 @@ def _places(contestants: Sequence[_Contestant], tiles: Sequence[Tile], settings:
         reference.append(_look(contestants, i, tile, watch=i in watched))
         yield Progress(i + 1, len(tiles), "tiles")
     source = np.unique([tile.source for tile in tiles], return_inverse=True)[1]
-    return Places(contestants[0].model.network.class_count, reference, source.astype(np.int64))
+    return Locations(contestants[0].model.network.class_count, reference, source.astype(np.int64))
 
 
-def _draws(places: Places, settings: CompareSettings) -> _Draws:
+def _draws(places: Locations, settings: CompareSettings) -> _Draws:
     """Resamples of the sources; none where no class has enough of them, and then every class that occurs is judged."""
     held, count = _sources_per_class(places), int(places.source.max()) + 1
-    resamplings = settings.bootstrap if held.max() >= FEWEST_SOURCES else 0
+    resamplings = settings.bootstrap if held.max() >= MIN_SOURCES else 0
     weights = np.vstack([np.ones(count), source_draws(count, resamplings, settings.seed)])
-    judged = held >= (FEWEST_SOURCES if resamplings else 1)
+    judged = held >= (MIN_SOURCES if resamplings else 1)
     return _Draws(weights, judged, int(held[judged].min()))
 
 
-def _look(contestants: Sequence[_Contestant], index: int, tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
+def _look(contestants: Sequence[_ComparedModel], index: int, tile: Tile, *, watch: bool) -> NDArray[np.uint8]:
     """Add a tile to all records; returns its reference (h, w)."""
     images = [contestant.read(index) for contestant in contestants]
-    seen = [observe(contestant.model, image) for contestant, image in zip(contestants, images, strict=True)]
+    seen = [observe_tile(contestant.model, image) for contestant, image in zip(contestants, images, strict=True)]
     truth = tile.read_mask() if tile.read_mask else _agreement([found.labels for found in seen])
     if truth.shape != images[0].shape[:2]:
         raise DataError(f"{tile.name}: {images[0].shape[:2]} pixels, but its mask has {truth.shape}")
@@ -191,14 +198,14 @@ def _agreement(labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.where(same, labels[0], IGNORE).astype(np.uint8)
 
 
-def _measured(contestant: _Contestant, places: Places, tiles: Sequence[Tile]) -> Searched:
+def _measured(contestant: _ComparedModel, places: Locations, tiles: Sequence[Tile]) -> PatchSource:
     """The measured tiles, to find nearest patches in."""
     grids = [(grid.shape[0], grid.shape[1]) for grid in places.reference]
-    return Searched(contestant.banks[0].record.hits(places), grids, tiles)
+    return PatchSource(contestant.banks[0].record.hits(places), grids, tiles)
 
 
 @torch.inference_mode()
-def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
+def _search(model: LoadedModel, sample: TileSet) -> Job[PatchSource]:
     """The training tiles, to find nearest patches in."""
     found, grids = [], []
     for i in range(len(sample)):
@@ -208,11 +215,11 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[Searched]:
         grids.append(grid)
         yield Progress(i + 1, len(sample), f"nearest patches of {model.name}")
     cosines, place = (torch.stack(part).numpy() for part in zip(*found, strict=True))
-    return Searched(Hits(cosines, place, np.zeros_like(place)), grids, tiles_of_set(sample))
+    return PatchSource(NearestLocations(cosines, place, np.zeros_like(place)), grids, tiles_of_set(sample))
 
 
 def _nearest(
-    contestant: _Contestant, places: Places, tiles: Sequence[Tile], settings: CompareSettings
+    contestant: _ComparedModel, places: Locations, tiles: Sequence[Tile], settings: CompareSettings
 ) -> Job[_Nearest]:
     """Per prototype its patches, of training tiles where there are any, and then on request its places in `tiles`."""
     measured, most, count = _measured(contestant, places, tiles), settings.nearest_per_source, settings.nearest
@@ -225,8 +232,8 @@ def _nearest(
 
 
 def _results(
-    contestant: _Contestant,
-    places: Places,
+    contestant: _ComparedModel,
+    places: Locations,
     draws: _Draws,
     nearest: _Nearest,
     truth: bool,
@@ -245,7 +252,7 @@ def _results(
 
 
 def _samples(
-    bank: Bank, contestant: _Contestant, places: Places, weights: NDArray[np.float64]
+    bank: Bank, contestant: _ComparedModel, places: Locations, weights: NDArray[np.float64]
 ) -> tuple[Samples, NDArray[np.float64] | None]:
     """Figures of a bank for every resample, and what each prototype of a model's own gives to its masks."""
     samples = bank_figures(bank.record, places, weights) | vector_figures(bank.vectors, bank.record, places)
@@ -265,21 +272,21 @@ def _differences(banks: Sequence[BankResult], samples: dict[str, Samples], draws
             if metric.name in first.figures and metric.name in second.figures:
                 pair = (samples[first.name][metric.name], samples[second.name][metric.name])
                 found = difference_of(metric, (first.name, second.name), *pair)
-                yield found if draws.fewest >= FEWEST_FOR_VERDICT else found._replace(verdict="")
+                yield found if draws.fewest >= MIN_SOURCES_FOR_VERDICT else found._replace(verdict="")
 
 
-def _sources_per_class(places: Places) -> NDArray[np.int64]:
+def _sources_per_class(places: Locations) -> NDArray[np.int64]:
     labels, of_place = places.labels, places.place_source
     return np.array([len(np.unique(of_place[labels == c])) for c in range(places.class_count)])
 
 
-def _chance(places: Places) -> float:
+def _chance(places: Locations) -> float:
     """Focus overlap of unrelated prototypes, mean over what `focus_overlap` is the mean of."""
     sizes = [int((grid == c).sum()) for grid in places.reference for c in range(places.class_count)]
-    return float(np.mean([chance_overlap(n) for n in sizes if n >= LEAST_PLACES] or [np.nan]))
+    return float(np.mean([chance_overlap(n) for n in sizes if n >= MIN_LOCATIONS] or [np.nan]))
 
 
-def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places: Places) -> Iterator[Example]:
+def _examples(contestants: Sequence[_ComparedModel], tiles: Sequence[Tile], places: Locations) -> Iterator[Example]:
     """Per class the tile of which it takes nearest to a half: not chosen by how the models look there."""
     k = contestants[0].model.network.k
     for c in range(places.class_count):
@@ -288,7 +295,7 @@ def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places:
             continue
         i = int(np.abs(shares - 0.5).argmin())
         image = tiles[i].read()
-        masks = [observe(contestant.model, image).labels for contestant in contestants]
+        masks = [observe_tile(contestant.model, image).labels for contestant in contestants]
         read_mask = tiles[i].read_mask
         own = slice(c * k, (c + 1) * k)
         yield Example(
@@ -301,7 +308,9 @@ def _examples(contestants: Sequence[_Contestant], tiles: Sequence[Tile], places:
         )
 
 
-def _notes(contestants: Sequence[_Contestant], places: Places, truth: bool, sample: TileSet | None) -> Iterator[str]:
+def _notes(
+    contestants: Sequence[_ComparedModel], places: Locations, truth: bool, sample: TileSet | None
+) -> Iterator[str]:
     """What the reader has to know of the data, the models and the intervals."""
     models = [contestant.model for contestant in contestants]
     names = [tissue.name for tissue in models[0].card.classes]
@@ -316,14 +325,14 @@ def _notes(contestants: Sequence[_Contestant], places: Places, truth: bool, samp
     yield "Places: " + ", ".join(f"{n} {counts[c]} of {held[c]} source(s)" for c, n in enumerate(names)) + "."
     if empty := [name for name, n in zip(names, held, strict=True) if not n]:
         yield f"No place of {', '.join(empty)}: in no mean."
-    if held.max() < FEWEST_SOURCES:
+    if held.max() < MIN_SOURCES:
         yield (
-            f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {FEWEST_SOURCES} or"
+            f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {MIN_SOURCES} or"
             " more with the same class."
         )
-    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < FEWEST_SOURCES]:
+    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < MIN_SOURCES]:
         yield (
-            f"From fewer than {FEWEST_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
+            f"From fewer than {MIN_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
             " and no difference, only in the table of tissues."
         )
     for label, value in (

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.masks import class_probability, predicted_labels
-from napari_lpd.models.cam import normalise
+from napari_lpd.models.cam import scale_maps
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import (
     STAGES_USED,
@@ -34,7 +34,7 @@ NOISE = 8 / 255  # standard deviation
 RULES = EvaluateSettings()  # of masks: those of `evaluate` with the predicted gate
 
 
-class Observation(NamedTuple):
+class TileObservation(NamedTuple):
     """A model on one tile.
 
     Attributes:
@@ -53,7 +53,7 @@ class Observation(NamedTuple):
 
 
 @torch.inference_mode()
-def observe(model: LoadedModel, image: NDArray[np.uint8]) -> Observation:
+def observe_tile(model: LoadedModel, image: NDArray[np.uint8]) -> TileObservation:
     """Look at a tile (H, W, 3): the mask is that of `validate.measure` with the predicted gate and no refiner."""
     network = model.network
     maps = network(_batch(image).to(model.device), STAGES_USED)
@@ -63,7 +63,7 @@ def observe(model: LoadedModel, image: NDArray[np.uint8]) -> Observation:
     every = list(range(network.k))
     fused = torch.stack([class_map(model, maps.logits, c, every, size) for c in range(network.class_count)])
     labels = predicted_labels(image, class_probability(fused, present, RULES), "none", RULES)
-    return Observation(maps.features, maps.logits, present, fused, labels)
+    return TileObservation(maps.features, maps.logits, present, fused, labels)
 
 
 def _batch(image: NDArray[np.uint8]) -> Tensor:
@@ -88,14 +88,14 @@ def class_map(
     for weight, maps, scale in zip(model.network.settings.stage_fusion, logits, model.card.map_scale, strict=True):
         if weight:
             merged = merge_prototypes(maps[:, kept], len(kept), how)[0].cpu()
-            unit = normalise(merged, scale[c : c + 1])
+            unit = scale_maps(merged, scale[c : c + 1])
             fused += weight * interpolate(unit[None], size=size, mode="bilinear", align_corners=False)[0, 0]
     return fused
 
 
 @torch.inference_mode()
 def drop_counts(
-    model: LoadedModel, image: NDArray[np.uint8], seen: Observation, truth: NDArray[np.uint8]
+    model: LoadedModel, image: NDArray[np.uint8], seen: TileObservation, truth: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Intersection and union of masks and truth, with all prototypes, and without each: (C, 2) and (C·k, 2) pixels.
 

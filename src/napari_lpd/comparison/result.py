@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_lpd.models.card import Card
 
 NAN = float("nan")
-FEWEST_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
+MIN_SOURCES_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
 """All figures, in the order of tables. Sources and formulas: `prototypes`, docs/compare.md."""
 
 
@@ -151,7 +151,7 @@ class Comparison:
         resamplings: Of the sources, for intervals; 0: there are none.
         judged: Names of the classes that means and differences are of: with intervals, those from enough sources.
         chance_overlap: Focus overlap of unrelated prototypes on these places.
-        fewest_sources: Slides or patients of the judged class that has fewest; verdicts need `FEWEST_FOR_VERDICT`.
+        fewest_sources: Slides or patients of the judged class that has fewest; verdicts need `MIN_SOURCES_FOR_VERDICT`.
         tiles: Number of tiles.
         sources: Number of slides or patients.
         models: Names of the models.
@@ -213,7 +213,7 @@ def _check_pair(pair: str, card: Card, other: Card) -> None:
     if mine != theirs:
         raise ModelError(
             f"{pair} have other classes: {', '.join(mine)}, and {', '.join(theirs)}; compare models of the same"
-            " classes, as a model and its rival"
+            " classes, as a model and its counterpart"
         )
     if not np.isclose(card.settings.mpp, other.settings.mpp, rtol=0.01):
         resolutions = f"{card.settings.mpp:g} and {other.settings.mpp:g} µm per pixel"

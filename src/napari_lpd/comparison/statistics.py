@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LEAST_PLACES = 10  # of a class in a tile, for what is compared within one tile
+MIN_LOCATIONS = 10  # of a class in a tile, for what is compared within one tile
 CANDIDATES = 500  # thresholds tried for θ_c in a resample
 OF_TILES = ("spatial_divergence", "spatial_similarity", "focus_overlap")
 STABILITY = ("stability_stain", "stability_noise", "stability_rotation")
 
 
-class Places(NamedTuple):
+class Locations(NamedTuple):
     """Where banks are compared; the same places for all of them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Places(NamedTuple):
         return np.repeat(self.source, [grid.size for grid in self.reference])
 
 
-class Hits(NamedTuple):
+class NearestLocations(NamedTuple):
     """The place of every tile that is nearest to each prototype, among those that count.
 
     Attributes:
@@ -81,7 +81,7 @@ class BankRecord:
 
     Attributes:
         maps: Per tile (N, h, w) float32.
-        of_tiles: Per tile (3, C): `OF_TILES`, NaN where the class has fewer than `LEAST_PLACES`.
+        of_tiles: Per tile (3, C): `OF_TILES`, NaN where the class has fewer than `MIN_LOCATIONS`.
         stability: Per tile (3, N): correlation of the maps after each change of the image, NaN where not measured.
     """
 
@@ -96,7 +96,7 @@ class BankRecord:
         found = np.full((len(OF_TILES), self.class_count), np.nan)
         for c, own in enumerate(maps.chunk(self.class_count)):
             inside = own[:, torch.from_numpy(reference == c)]
-            if inside.shape[1] >= LEAST_PLACES:
+            if inside.shape[1] >= MIN_LOCATIONS:
                 found[:, c] = (
                     spatial_divergence(inside, self.temperature),
                     spatial_similarity(inside, self.temperature),
@@ -111,10 +111,10 @@ class BankRecord:
         own = slice(c * self.k, (c + 1) * self.k)
         return np.concatenate([maps[own].reshape(self.k, -1) for maps in self.maps], axis=1)
 
-    def hits(self, places: Places) -> Hits:
+    def hits(self, places: Locations) -> NearestLocations:
         """The nearest place of every tile."""
         count = self.class_count * self.k
-        found = Hits(
+        found = NearestLocations(
             np.full((len(self.maps), count), np.nan, np.float32),
             np.zeros((len(self.maps), count), np.int64),
             np.zeros((len(self.maps), count), np.int64),
@@ -129,7 +129,7 @@ class BankRecord:
         return found
 
 
-def bank_figures(record: BankRecord, places: Places, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def bank_figures(record: BankRecord, places: Locations, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Every figure of a bank that is made of sums over sources: name → (R, C)."""
     labels, sources, hits = places.labels, places.place_source, record.hits(places)
     columns = np.array(record.of_tiles).transpose(1, 0, 2)  # (3, n, C)
@@ -164,7 +164,7 @@ def bank_figures(record: BankRecord, places: Places, weights: NDArray[np.float64
 
 
 def _hit_figures(
-    hits: Hits, places: Places, weights: NDArray[np.float64], c: int, k: int
+    hits: NearestLocations, places: Locations, weights: NDArray[np.float64], c: int, k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Purity and consistency of class c's prototypes, means over them: (R,) each."""
     of_tiles = weights[:, places.source]
@@ -254,7 +254,7 @@ class DropCounts(NamedTuple):
     dropped: NDArray[np.float64]
 
 
-def drop_figures(counts: DropCounts, places: Places, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def drop_figures(counts: DropCounts, places: Locations, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """IoU of the classes (R, C), and what dropping a prototype takes from it (R, C·k): its faithfulness."""
     whole = _sums_per_source(counts.whole.reshape(len(counts.whole), -1), places.source, weights)
     dropped = _sums_per_source(counts.dropped.reshape(len(counts.whole), -1), places.source, weights)

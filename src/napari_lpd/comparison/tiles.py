@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.data.images import image_files, masked_images, read_image, read_mask, sources_of
-from napari_lpd.models.card import matched_to
+from napari_lpd.models.card import target_stain
 from napari_lpd.slides.stain import matching
 from napari_lpd.slides.tissue import find_tissue
 
@@ -108,7 +108,7 @@ def tiles_of_set(tiles: TileSet) -> list[Tile]:
     """Training tiles, as the set gives them."""
     own_files = len(tiles.files) == len(tiles) and not tiles.origins
     found = []
-    for i, source in enumerate(tiles.slides):
+    for i, source in enumerate(tiles.sources):
         tile = Tile(tiles.name(i), source, partial(tiles.read, i), None, file=tiles.files[i] if own_files else None)
         if tiles.origins:
             slide, y, x = tiles.origins[i]
@@ -130,11 +130,11 @@ def images_for(model: LoadedModel, tiles: Sequence[Tile]) -> Callable[[int], NDA
     def read(index: int) -> NDArray[np.uint8]:
         return tiles[index].read()
 
-    wanted = matched_to(model.card)
+    wanted = target_stain(model.card)
     return read if wanted is None else matching(read, [tile.source for tile in tiles], wanted)
 
 
 def as_seen_by(model: LoadedModel, training: TileSet) -> TileSet:
     """Training tiles as a model saw them."""
-    wanted = matched_to(model.card)
+    wanted = target_stain(model.card)
     return training if wanted is None else training.with_colours(wanted)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from napari_lpd.core.errors import DataError, SettingsError, why
+from napari_lpd.core.errors import DataError, SettingsError, reason
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
         )
     except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
         raise DataError(
-            f'{path}: no class list ({why(error)}); wanted {{"classes": [{{"name", "color"}}, ...]}}'
+            f'{path}: no class list ({reason(error)}); wanted {{"classes": [{{"name", "color"}}, ...]}}'
         ) from error
     check_classes(classes, str(path))
     return classes

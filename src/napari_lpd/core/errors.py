@@ -25,11 +25,11 @@ class ExportError(LpdError):
     """A result cannot be read or written."""
 
 
-def why(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What an error says, without the number and the path of one from the file system: the message names the file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def line_of(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def check_free(path: Path, overwrite: bool) -> None:
+def refuse_overwrite(path: Path, overwrite: bool) -> None:
     """Raise ExportError where something is at `path` and `overwrite` is off."""
     if path.exists() and not overwrite:
         raise ExportError(f"{path} exists and is not overwritten: choose another name, or ask for it to be replaced")
 
 
 @contextmanager
-def written_whole(path: Path, overwrite: bool) -> Iterator[Path]:
+def atomic_write(path: Path, overwrite: bool) -> Iterator[Path]:
     """Give a file beside `path` to write to; it becomes `path` when all went well, else it goes.
 
     Raises:
         ExportError: `path` exists and `overwrite` is off, or the place cannot be written.
     """
-    check_free(path, overwrite)
+    refuse_overwrite(path, overwrite)
     if path.is_dir():
         raise ExportError(f"{path} is a folder: choose another name")
     partial = path.with_name(f".{path.name}.partial")

@@ -2,7 +2,7 @@
 
 `outlines` follows the pixels' edges exactly, cell by cell, and hands out each finished polygon at once. A cell's
 borders between labels are cut into straight runs, which GEOS makes into faces with holes. Faces that touch the next
-cell wait for the rest of their area; memory is bounded by what waits (`MOST_WAITING`).
+cell wait for the rest of their area; memory is bounded by what waits (`MAX_WAITING`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def within(outer: Box, inner: Box) -> tuple[Any, ...]:
 
 
 CELL = 2048
-MOST_WAITING = 2_000_000  # vertices; beyond, what waits is handed out in pieces cut along the cells
+MAX_WAITING = 2_000_000  # vertices; beyond, what waits is handed out in pieces cut along the cells
 
 
 class Outline(NamedTuple):
@@ -97,7 +97,7 @@ def outlines(labels: Any, box: Box, tolerance: float = 0.0, cell: int = CELL) ->
             yield from (Outline(label, polygon) for polygon in merged[~waits])
             if waits.any():
                 waiting[label] = merged[waits].tolist()
-        if sum(int(shapely.get_num_coordinates(polygons).sum()) for polygons in waiting.values()) > MOST_WAITING:
+        if sum(int(shapely.get_num_coordinates(polygons).sum()) for polygons in waiting.values()) > MAX_WAITING:
             yield from (Outline(label, polygon) for label, polygons in waiting.items() for polygon in polygons)
             waiting.clear()
 

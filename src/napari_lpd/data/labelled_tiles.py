@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, why
+from napari_lpd.core.errors import DataError, reason
 from napari_lpd.data.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
 from napari_lpd.data.tileset import TileSet
 
@@ -31,7 +31,7 @@ class _Labelled(NamedTuple):
 
     paths: list[Path]
     labels: list[list[int]]
-    slides: list[str]
+    sources: list[str]
 
 
 def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
@@ -65,9 +65,9 @@ def _tile_set(found: _Labelled, classes: tuple[TissueClass, ...], data: Path, so
     size = read_image(paths[0]).shape
     if size[0] != size[1]:
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
-    slides = found.slides or sources_of([path.stem for path in paths], source)
+    sources = found.sources or sources_of([path.stem for path in paths], source)
     read = partial(_read_tile, paths, size)
-    return TileSet(classes, np.array(found.labels, np.float32), read, str(data), slides=slides, files=paths)
+    return TileSet(classes, np.array(found.labels, np.float32), read, str(data), sources=sources, files=paths)
 
 
 def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
             reader = csv.DictReader(file, delimiter=TABLES[table.suffix.lower()])
             columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not readable as a table ({why(error)})") from error
+        raise DataError(f"{table}: not readable as a table ({reason(error)})") from error
     missing = [name for name in (PATH, *names) if name not in columns]
     if missing:
         raise DataError(
@@ -133,7 +133,7 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
         found.paths.append(path)
         found.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
         if SOURCE in columns:
-            found.slides.append(row[SOURCE] or "")
+            found.sources.append(row[SOURCE] or "")
     twice = [path for path, count in Counter(found.paths).items() if count > 1]
     if twice:
         raise DataError(f"{table}: {twice[0].name} occurs twice")

@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field
 
 from napari_lpd.core.classes import TissueClass, check_classes
-from napari_lpd.core.errors import DataError, SettingsError, why
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.errors import DataError, SettingsError, reason
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.settings.base import Settings
 
 SUFFIX = ".lpd.json"
@@ -52,7 +52,7 @@ def read_project(path: Path) -> Project:
             raise DataError(f'{path}: no project of napari-lpd (no "kind": "{KIND}" in it)')
         project = Project.build(content)
     except (OSError, ValueError, SettingsError) as error:
-        raise DataError(f"{path}: not readable as a project ({why(error)})") from error
+        raise DataError(f"{path}: not readable as a project ({reason(error)})") from error
     check_classes(project.classes, str(path))
     folder = path.absolute().parent
     slides = tuple(
@@ -85,6 +85,6 @@ def write_project(path: Path, project: Project) -> Path:
         for held in project.slides
     )
     text = project.model_copy(update={"slides": slides}).model_dump_json(indent=1, exclude_defaults=False)
-    with written_whole(path, overwrite=True) as partial:
+    with atomic_write(path, overwrite=True) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     return path

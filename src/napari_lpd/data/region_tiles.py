@@ -73,9 +73,9 @@ def tiles_from_regions(
         np.array(labels, np.float32),
         images.__getitem__,
         slide.name,
-        slides=[patient or slide.name] * len(labels),
+        sources=[patient or slide.name] * len(labels),
         files=[slide.path] if slide.path else [],
-        places=_places(origins, settings.tile, slide.name),
+        clusters=_clusters(origins, settings.tile, slide.name),
         origins=[Origin(slide.name, y, x) for y, x in origins],
     )
 
@@ -89,7 +89,7 @@ def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
         )
 
 
-def _places(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
+def _clusters(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
     """Names of the parts of a slide in which tiles lie: those nearer to each other than a tile's edge are one part."""
     boxes = [box(x, y, x + tile, y + tile) for y, x in origins]
     tree, names = STRtree(boxes), [-1] * len(boxes)

@@ -12,8 +12,8 @@ from shapely import GEOSException
 from shapely.geometry import Polygon, shape
 
 from napari_lpd.core.classes import COLORS, TissueClass
-from napari_lpd.core.errors import DataError, why
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.errors import DataError, reason
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import without_holes
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _features(path: Path) -> list[dict[str, Any]]:
             document = document.get("features", [document])
         return [dict(feature) for feature in document]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON regions ({why(error)})") from error
+        raise DataError(f"{path}: not readable as GeoJSON regions ({reason(error)})") from error
 
 
 def _regions_of(path: Path, feature: dict[str, Any]) -> list[Region]:
@@ -148,6 +148,6 @@ def write_regions(
             }
         )
     text = json.dumps({"type": "FeatureCollection", "features": features}, indent=1)
-    with written_whole(path, overwrite) as partial:
+    with atomic_write(path, overwrite) as partial:
         partial.write_text(text, encoding="utf-8")
     return path

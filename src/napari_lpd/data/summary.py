@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.data.tileset import TileSet
 
-FEWEST_TILES = 20
+MIN_TILES = 20
 """A class with fewer is warned of."""
 GLASS_LEVEL, GLASS_SHARE = 220, 0.8  # of a pixel's darkest channel; of a tile's pixels
 LOOKED_AT = 400  # tiles that are read for the warnings
@@ -39,7 +39,7 @@ def summarise(
         validated_on: What chooses it instead, if anything does.
         why: Why nothing is held out, where nothing is.
     """
-    per_slide = Counter(tiles.slides)
+    per_slide = Counter(tiles.sources)
     if held is not None:
         by = "region" if len(per_slide) == 1 else "tile" if _name_no_slide(tiles) else "slide"
         split = f"{len(kept)} tiles to train on, {len(held)} of other {by}s to choose the best epoch"
@@ -63,9 +63,9 @@ def warnings(tiles: TileSet) -> list[str]:
     Of a large set 400 tiles, evenly spread over the classes, are looked at.
     """
     said = [
-        f"{name}: only {count} tile{'s' * (count > 1)}; wanted {FEWEST_TILES} or more"
+        f"{name}: only {count} tile{'s' * (count > 1)}; wanted {MIN_TILES} or more"
         for name, count in tiles.tiles_per_class.items()
-        if count < FEWEST_TILES
+        if count < MIN_TILES
     ]
     looked = range(len(tiles)) if len(tiles) <= LOOKED_AT else tiles.spread(LOOKED_AT)
     glass, unreadable = [], []
@@ -97,7 +97,7 @@ def warnings(tiles: TileSet) -> list[str]:
 
 def _name_no_slide(tiles: TileSet) -> bool:
     """Whether every tile comes from a slide of its own, as far as is known."""
-    return len(set(tiles.slides)) == len(tiles) > FEWEST_TILES
+    return len(set(tiles.sources)) == len(tiles) > MIN_TILES
 
 
 def tile_sheet(tiles: TileSet, before: TileSet | None = None) -> Image.Image:
@@ -144,6 +144,6 @@ def save_sheet(image: Image.Image, path: Path) -> Path:
     Raises:
         ExportError: the place cannot be written.
     """
-    with written_whole(path, overwrite=True) as partial:
+    with atomic_write(path, overwrite=True) as partial:
         image.save(partial, "PNG")
     return path

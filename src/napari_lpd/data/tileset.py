@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.slides.stain import Colours
+    from napari_lpd.slides.stain import StainStatistics
 
     Read = Callable[[int], NDArray[np.uint8]]
 
-FEWEST_HELD, FEWEST_HELD_OF_CLASS = 20, 3
+MIN_HELD, MIN_HELD_OF_CLASS = 20, 3
 ORDERS = 20  # in which the places of one slide are tried, until some amount to a sample
 NAMED = 5  # slides named where there are many
 
@@ -45,9 +45,9 @@ class TileSet:
     Attributes:
         classes: The tissue classes.
         labels: (n, C) in {0, 1}.
-        source: What the tiles come from, for messages.
-        slides: Per tile: the slide or patient it comes from.
-        places: Per tile: the part of the slide it comes from; tiles of two places do not touch.
+        description: What the tiles come from, for messages.
+        sources: Per tile: the slide or patient it comes from.
+        clusters: Per tile: the part of the slide it comes from; tiles of two clusters do not touch.
         files: The files that the tiles were read from.
         origins: Per tile: where it was cut from a slide; empty where the tiles are files of their own.
         read: Tile i as (H, W, 3) uint8 RGB.
@@ -61,35 +61,35 @@ class TileSet:
         classes: tuple[TissueClass, ...],
         labels: NDArray[np.float32],
         read: Read,
-        source: str,
+        description: str,
         *,
-        slides: Sequence[str],
+        sources: Sequence[str],
         files: Sequence[Path],
-        places: Sequence[str] = (),
+        clusters: Sequence[str] = (),
         origins: Sequence[Origin] = (),
     ) -> None:
         self.classes = classes
         self.labels = labels
-        self.source = source
-        self.slides = tuple(slides)
-        self.places = tuple(places) or self.slides
+        self.description = description
+        self.sources = tuple(sources)
+        self.clusters = tuple(clusters) or self.sources
         self.files = tuple(files)
         self.origins = tuple(origins)
         self.read = read
         self._check()
 
     @classmethod
-    def joined(cls, sets: Sequence[TileSet], source: str) -> TileSet:
+    def joined(cls, sets: Sequence[TileSet], description: str) -> TileSet:
         """The tiles of several sets of the same classes and tile size as one."""
         starts = np.cumsum([0, *(len(tiles) for tiles in sets)])
         return cls(
             sets[0].classes,
             np.concatenate([tiles.labels for tiles in sets]),
             partial(_read_joined, [tiles.read for tiles in sets], starts),
-            source,
-            slides=[slide for tiles in sets for slide in tiles.slides],
+            description,
+            sources=[source for tiles in sets for source in tiles.sources],
             files=[file for tiles in sets for file in tiles.files],
-            places=[place for tiles in sets for place in tiles.places],
+            clusters=[cluster for tiles in sets for cluster in tiles.clusters],
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
 
@@ -98,13 +98,13 @@ class TileSet:
         if len(present) < 2:
             only = f"only {present[0]}" if present else "no tissue at all"
             raise DataError(
-                f"{self.source}: {len(self)} tiles hold {only}; training needs tiles of at least two classes"
+                f"{self.description}: {len(self)} tiles hold {only}; training needs tiles of at least two classes"
                 f" of {', '.join(tissue.name for tissue in self.classes)}"
             )
         if len(present) < len(self.classes):
             absent = [name for name, count in self.tiles_per_class.items() if not count]
             raise DataError(
-                f"{self.source}: no tile holds {', '.join(absent)}; add some, or take it out of the classes"
+                f"{self.description}: no tile holds {', '.join(absent)}; add some, or take it out of the classes"
             )
 
     @property
@@ -126,41 +126,41 @@ class TileSet:
 
     def name(self, index: int) -> str:
         """What a tile is called in messages."""
-        return self.files[index].name if len(self.files) == len(self) else f"{self.source} #{index}"
+        return self.files[index].name if len(self.files) == len(self) else f"{self.description} #{index}"
 
     def subset(self, indices: Sequence[int]) -> TileSet:
         """The tiles at `indices`, in their order."""
         part = copy.copy(self)
         part.labels = self.labels[list(indices)]
-        part.slides, part.places = (tuple(names[i] for i in indices) for names in (self.slides, self.places))
+        part.sources, part.clusters = (tuple(names[i] for i in indices) for names in (self.sources, self.clusters))
         part.origins = tuple(self.origins[i] for i in indices) if self.origins else ()
         part.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
         part.read = partial(_read_chosen, self.read, indices)
         return part
 
-    def with_colours(self, wanted: Colours) -> TileSet:
+    def with_colours(self, wanted: StainStatistics) -> TileSet:
         """The same tiles, their colours matched, slide by slide, to `wanted`."""
         same = copy.copy(self)
-        same.read = _Matched(self.read, self.slides, wanted)
+        same.read = _Matched(self.read, self.sources, wanted)
         return same
 
     def kept_in_memory(self) -> TileSet:
-        """The same tiles, those read from files decoded once only, as far as they fit (`memory.room_for_images`)."""
+        """The same tiles, those read from files decoded once only, as far as they fit (`room_for_images`)."""
         if len(self.files) != len(self):  # cut from slides: they lie in memory
             return self
         same = copy.copy(self)
-        same.read = KeptImages(self.read, len(self), room_for_images())
+        same.read = ImageCache(self.read, len(self), room_for_images())
         return same
 
     def hold_out(self, share: float, seed: int) -> tuple[TileSet, TileSet | None]:
         """Tiles for training and for validation; whole slides go to validation, in random order, up to `share`.
 
-        Of one slide alone, whole places go there, if they amount to a sample that can choose: 20 tiles or more, and
-        three or more of every class; several orders are tried. A slide or place stays in training where its loss would
-        leave a class without tiles.
+        Of one slide alone, whole clusters go there, if they amount to a sample that can choose: 20 tiles or more, and
+        three or more of every class; several orders are tried. A slide or cluster stays in training where its loss
+        would leave a class without tiles.
         """
-        one_slide = len(set(self.slides)) == 1
-        names, part_of = np.unique(self.places if one_slide else self.slides, return_inverse=True)
+        one_slide = len(set(self.sources)) == 1
+        names, part_of = np.unique(self.clusters if one_slide else self.sources, return_inverse=True)
         sizes = np.bincount(part_of)
         sums = np.stack([np.bincount(part_of, own) for own in self.labels.T], 1)
         random = np.random.RandomState(seed)
@@ -169,7 +169,7 @@ class TileSet:
             for part in random.permutation(len(names)):
                 if count + sizes[part] <= share * len(self) and (of_class > sums[part]).all():
                     count, of_class, held[part] = count + sizes[part], of_class - sums[part], True
-            if count and (not one_slide or (count >= FEWEST_HELD and sums[held].sum(0).min() >= FEWEST_HELD_OF_CLASS)):
+            if count and (not one_slide or (count >= MIN_HELD and sums[held].sum(0).min() >= MIN_HELD_OF_CLASS)):
                 apart = held[part_of]
                 return self.subset(np.flatnonzero(~apart).tolist()), self.subset(np.flatnonzero(apart).tolist())
         return self, None
@@ -186,13 +186,13 @@ def why_none_is_held_out(tiles: TileSet, share: float) -> str:
     """What keeps `TileSet.hold_out` from it, and what would help."""
     if not share:
         return "valid_share is 0"
-    if len(set(tiles.slides)) > 1:
+    if len(set(tiles.sources)) > 1:
         return (
             f"every slide has more than {100 * share:g} % of the tiles (valid_share) or all of a class; add slides, or"
             " raise valid_share"
         )
     return (
-        f"of a single slide it takes {FEWEST_HELD} tiles, {FEWEST_HELD_OF_CLASS} of every class, in regions that lie"
+        f"of a single slide it takes {MIN_HELD} tiles, {MIN_HELD_OF_CLASS} of every class, in regions that lie"
         f" apart from the others, at most {100 * share:g} % of all (valid_share); outline more small regions,"
         " raise valid_share, or add a slide"
     )
@@ -211,15 +211,15 @@ def _read_chosen(read: Read, indices: Sequence[int], index: int) -> NDArray[np.u
 
 
 class _Matched:
-    """`colour.matching` of what it is given."""
+    """Read images with the colours of their slide matched, and pickle that."""
 
-    def __init__(self, read: Read, sources: Sequence[str], wanted: Colours) -> None:
+    def __init__(self, read: Read, sources: Sequence[str], wanted: StainStatistics) -> None:
         self._given, self._read = (read, sources, wanted), matching(read, sources, wanted)
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
         return self._read(index)
 
-    def __reduce__(self) -> tuple[type[_Matched], tuple[Read, Sequence[str], Colours]]:
+    def __reduce__(self) -> tuple[type[_Matched], tuple[Read, Sequence[str], StainStatistics]]:
         return _Matched, self._given
 
 
@@ -238,19 +238,19 @@ def tile_hashes(tiles: TileSet, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(hashes, np.uint8).reshape(-1, HASH_BYTES)
 
 
-def described(*parts: TileSet) -> str:
+def describe_sources(*parts: TileSet) -> str:
     """What sets of tiles come from, for people: their source, and the first slides or patients by name."""
-    source, names = parts[0].source, sorted({name for tiles in parts for name in tiles.slides})
-    if names == [source]:
-        return source
+    description, names = parts[0].description, sorted({name for tiles in parts for name in tiles.sources})
+    if names == [description]:
+        return description
     more = f" and {len(names) - NAMED} more slides or patients" if len(names) > NAMED else ""
-    return f"{source}: {', '.join(names[:NAMED])}{more}"
+    return f"{description}: {', '.join(names[:NAMED])}{more}"
 
 
 COLOUR_TILES = 256  # tiles whose colours go into the card
 
 
-def training_colours(tiles: TileSet) -> Colours:
+def training_colours(tiles: TileSet) -> StainStatistics:
     """The colours of the tiles, of up to 256 of them.
 
     Raises:
@@ -258,7 +258,7 @@ def training_colours(tiles: TileSet) -> Colours:
     """
     colours = colours_of(tiles.read(i) for i in tiles.spread(COLOUR_TILES))
     if colours is None:
-        raise DataError(f"{tiles.source}: no tile holds stained tissue; is this the right resolution and place?")
+        raise DataError(f"{tiles.description}: no tile holds stained tissue; is this the right resolution and place?")
     return colours
 
 
@@ -275,7 +275,7 @@ def room_for_images() -> int:
     return memory // SHARE_FOR_IMAGES // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-class KeptImages:
+class ImageCache:
     """Reads images of one size, and keeps those that fit, in memory that forked worker processes share.
 
     A process that is not forked, but gets it pickled, reads every image when it is asked for.

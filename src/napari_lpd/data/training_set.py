@@ -176,7 +176,7 @@ def _from_slides(
         regions = read_regions(held.regions, names)
         with open_slide(held.slide, held.mpp) as slide:
             sets.append(tiles_from_regions(slide, regions, classes, settings, held.patient))
-    source = sets[0].source if len(sets) == 1 else f"{len(sets)} slides"
+    source = sets[0].description if len(sets) == 1 else f"{len(sets)} slides"
     return TrainingSet(TileSet.joined(sets, source), (), settings)
 
 

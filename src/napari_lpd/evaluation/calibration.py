@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.05, 20.0)
 LABEL_TEMPERATURES = (0.2, 5.0)  # labels that are right throughout would ask for 0
-SMALLEST_SCORE = 1 / 255
+MIN_SCORE = 1 / 255
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +77,7 @@ def fit_label_temperature(scores: NDArray[Any], labels: NDArray[Any]) -> float:
         scores: (n, C) scores of the classes at n places, 0..1.
         labels: (n,) the class of each place.
     """
-    logs = np.log(np.clip(scores, SMALLEST_SCORE, 1))
+    logs = np.log(np.clip(scores, MIN_SCORE, 1))
 
     def loss(log_temperature: float) -> float:
         return float(-log_softmax(logs / np.exp(log_temperature), axis=1)[np.arange(len(logs)), labels].mean())

@@ -17,7 +17,7 @@ from napari_lpd.data.images import IGNORE, MaskedImage, read_image, read_mask
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
-    FEWEST_SOURCES,
+    MIN_SOURCES,
     ImageResult,
     bootstrap_intervals,
     boundary_counts,
@@ -25,7 +25,7 @@ from napari_lpd.evaluation.metrics import (
     metrics,
 )
 from napari_lpd.evaluation.report import GATES, ReportRow, write_report
-from napari_lpd.models.card import matched_to
+from napari_lpd.models.card import target_stain
 from napari_lpd.models.checkpoint import TRAINING_HASHES, load_tensors
 from napari_lpd.slides.stain import matching
 
@@ -103,7 +103,7 @@ def reader(model: LoadedModel, images: Sequence[MaskedImage]) -> Callable[[int],
     def read(index: int) -> NDArray[np.uint8]:
         return read_image(images[index].image)
 
-    wanted = matched_to(model.card)
+    wanted = target_stain(model.card)
     return read if wanted is None else matching(read, [item.source for item in images], wanted)
 
 
@@ -225,7 +225,7 @@ def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) 
         sources = {result.source for result in results if result.present[c]}
         images = sum(bool(result.present[c]) for result in results)
         counts.append(f"{tissue.name} in {images} images of {len(sources)} sources")
-        few += [tissue.name] if 0 < len(sources) < FEWEST_SOURCES else []
+        few += [tissue.name] if 0 < len(sources) < MIN_SOURCES else []
     warning = f" Too few sources to tell much: {', '.join(few)}." if few else ""
     return f"Classes: {', '.join(counts)}.{warning}"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_lpd.models.cam import background, normalise
-from napari_lpd.models.compute import forward_pass, stages_needed
+from napari_lpd.models.cam import background, scale_maps
+from napari_lpd.models.compute import forward_pass, used_stages
 from napari_lpd.models.network import LoadedModel, image_scores, merge_prototypes, presence_scores
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
-    needed, maps_of = stages_needed(model), forward_pass(model, settings)
+    needed, maps_of = used_stages(model), forward_pass(model, settings)
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
     for flip in views.flips:
@@ -78,13 +78,15 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
 def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
     """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
     found = []
-    for i, maps in zip(stages_needed(model), logits, strict=True):
+    for i, maps in zip(used_stages(model), logits, strict=True):
         merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
-        found.append(min_max(merged) if settings.normalise == "image" else normalise(merged, model.card.map_scale[i]))
+        found.append(
+            stretch_image_maps(merged) if settings.normalise == "image" else scale_maps(merged, model.card.map_scale[i])
+        )
     return found
 
 
-def min_max(class_maps: Tensor) -> Tensor:
+def stretch_image_maps(class_maps: Tensor) -> Tensor:
     """Published normalisation (L28): positive part of (..., h, w), each map stretched to 0..1 by itself."""
     positive = class_maps.clamp(min=0)
     low, high = positive.amin((-2, -1), keepdim=True), positive.amax((-2, -1), keepdim=True)

@@ -24,7 +24,7 @@ Background = Literal["exclude", "count", "predict"]
 
 PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
 HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
-FEWEST_SOURCES = 3
+MIN_SOURCES = 3
 
 
 class ImageResult(NamedTuple):
@@ -179,7 +179,7 @@ def bootstrap_intervals(
         None where there are fewer than 3 sources or no resamplings (the report then says which).
     """
     counts = sums_per_source(results)
-    if len(counts.sources) < FEWEST_SOURCES or resamplings < 1:
+    if len(counts.sources) < MIN_SOURCES or resamplings < 1:
         return None
     rates = resampled_rates(counts, background, resamplings, seed)
     return Intervals(

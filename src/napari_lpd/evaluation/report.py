@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_lpd.core.files import write_files
-from napari_lpd.evaluation.metrics import FEWEST_SOURCES, HEADLINES, PER_CLASS, Background, Intervals, Scores
+from napari_lpd.evaluation.metrics import HEADLINES, MIN_SOURCES, PER_CLASS, Background, Intervals, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,8 +48,8 @@ class ReportRow(NamedTuple):
 
 def why_no_intervals(scores: Scores) -> str:
     """The reason for which `bootstrap_intervals` gave none."""
-    if scores.sources < FEWEST_SOURCES:
-        return f"No intervals: {scores.sources} source(s) (slides or patients), wanted at least {FEWEST_SOURCES}."
+    if scores.sources < MIN_SOURCES:
+        return f"No intervals: {scores.sources} source(s) (slides or patients), wanted at least {MIN_SOURCES}."
     return "No intervals: resampling was switched off."
 
 

@@ -165,7 +165,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     mpp = _mpp(name, attributes)
     if prediction is None:
         return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=asked))]
-    card, (y0, x0, _, _) = prediction.card, prediction.bounds()
+    card, (y0, x0, _, _) = prediction.card, prediction.scope_box()
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
     origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
     return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, asked))]

@@ -53,7 +53,7 @@ def _window_mean(maps: Tensor, window: int) -> Tensor:
     return avg_pool2d(rows, (1, window), 1, (0, window // 2))[0]
 
 
-def normalise(class_map: Tensor, scale: Sequence[float]) -> Tensor:
+def scale_maps(class_map: Tensor, scale: Sequence[float]) -> Tensor:
     """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
     levels = torch.tensor(scale, device=class_map.device)[:, None, None]
     return (class_map.clamp(min=0) / levels).clamp(max=1)
@@ -98,7 +98,7 @@ def label_scores(
     weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
     how = model.network.settings.merge_predict
     merged = [merge_prototypes(stages[i][None], model.network.k, how)[0] for i in weights]
-    normalised = [normalise(maps, levels[i]) for maps, i in zip(merged, weights, strict=True)]
+    normalised = [scale_maps(maps, levels[i]) for maps, i in zip(merged, weights, strict=True)]
     fused = fuse(normalised, list(weights.values()), gate)
     return torch.cat([background(fused, settings.background_power)[None], fused])
 
@@ -115,7 +115,7 @@ def uncertainty(scores: Tensor, temperature: float = 1.0) -> Tensor:
     return entropy / math.log(len(scores))
 
 
-def minimum_maximum(maps: Tensor, k: int) -> Tensor:
+def stretch_tile_maps(maps: Tensor, k: int) -> Tensor:
     """Every class's maps of one tile (C·k, h, w) on a common scale, so that their mean is 0..1 over that tile.
 
     The published per-tile normalisation: it makes seams, and stands here for comparison (``normalise=benchmark``).
@@ -126,7 +126,7 @@ def minimum_maximum(maps: Tensor, k: int) -> Tensor:
     return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
 
 
-def highest(scores: Tensor) -> Tensor:
+def fast_argmax(scores: Tensor) -> Tensor:
     """Index of the highest of scores (L, ...), the first of equals: (...) uint8. Several times as fast as argmax."""
     best, index = scores[0], torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
     for i, score in enumerate(scores[1:], start=1):
@@ -140,7 +140,7 @@ def upsampled(scores: Tensor, stride: int) -> Tensor:
     return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
 
 
-def upsampled_highest(scores: Tensor, stride: int) -> Tensor:
+def upsampled_argmax(scores: Tensor, stride: int) -> Tensor:
     """What `highest` says of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
 
     A score that is the highest at four neighbouring places is the highest everywhere between them, as bilinear
@@ -153,7 +153,7 @@ def upsampled_highest(scores: Tensor, stride: int) -> Tensor:
     edged = pad(scores.clamp(min=-1e4)[None], (1, 1, 1, 1), mode="replicate")[0]
     h, w = (n - 1 for n in edged.shape[1:])  # cells between four places; those at the rim are cut in halves below
     corners = [(slice(y, y + h), slice(x, x + w)) for y in (0, 1) for x in (0, 1)]
-    coarse = highest(edged)
+    coarse = fast_argmax(edged)
     first, *others = (coarse[corner] for corner in corners)
     fine = first[:, None, :, None].repeat(1, stride, 1, stride)
     y, x = torch.nonzero(torch.stack([other != first for other in others]).any(0), as_tuple=True)
@@ -161,6 +161,6 @@ def upsampled_highest(scores: Tensor, stride: int) -> Tensor:
     across = torch.stack([1 - right, right])
     weights = (across[:, None, :, None] * across[None, :, None, :]).reshape(4, stride * stride)
     at_corners = torch.stack([edged[:, *corner][:, y, x] for corner in corners], dim=-1)
-    fine[y, :, x] = highest(at_corners @ weights).unflatten(-1, (stride, stride))
+    fine[y, :, x] = fast_argmax(at_corners @ weights).unflatten(-1, (stride, stride))
     half = stride // 2
     return fine.reshape(h * stride, w * stride)[half:-half, half:-half]

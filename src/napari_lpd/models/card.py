@@ -16,7 +16,7 @@ from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.slides.stain import Colours
+from napari_lpd.slides.stain import StainStatistics
 
 
 class Card(Settings):
@@ -45,7 +45,7 @@ class Card(Settings):
     intervals: Annotated[
         dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
     ] = Field(default_factory=dict)
-    colours: Annotated[Colours | None, Field(description="Colours of the training tiles, as they came.")] = None
+    colours: Annotated[StainStatistics | None, Field(description="Colours of the training tiles, as they came.")] = None
     command: str = ""
     folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
     created: str = ""
@@ -53,7 +53,7 @@ class Card(Settings):
     notice: str = "Research use only; not for diagnosis."
 
 
-def matched_to(card: Card) -> Colours | None:
+def target_stain(card: Card) -> StainStatistics | None:
     """The colours to which images are matched before the model sees them, or None where it takes them as they are."""
     return card.colours if card.settings.stain_normalisation == "slide" else None
 

@@ -139,7 +139,7 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
         own = vectors[tiles.labels[kept, c] > 0] if kept else vectors
         if len(own) < k:
             raise DataError(
-                f"{tiles.source}: {len(own)} tiles hold {tissue.name} alone and are not mostly white, too few to"
+                f"{tiles.description}: {len(own)} tiles hold {tissue.name} alone and are not mostly white, too few to"
                 f" cluster into {k} prototypes; add some, lower prototypes_per_class, or use the bank 'learned'"
             )
         bank.append(prototypes_of(own, spherical_kmeans(own, k, settings.seed), settings.cluster_members))

@@ -1,6 +1,6 @@
 """The forward pass of prediction: a network made ready for its device, and tiles scored with it.
 
-`ready_network` computes the same maps as the network itself, whatever way it takes: PyTorch with batch norms folded
+`compiled_forward` computes the same maps as the network itself, whatever way it takes: PyTorch with batch norms folded
 into the convolutions and channels last, or ONNX Runtime (extra onnx) on a CPU.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import Backend, PredictSettings
     from napari_lpd.data.tileset import TileSet
 
-    Ready = Callable[[Tensor], list[Tensor]]
+    ForwardPass = Callable[[Tensor], list[Tensor]]
 
 CPU_BATCH, GPU_BATCH = 1, 16
 SIZES_KEPT = 4  # sessions of so many
@@ -47,7 +47,7 @@ NORMS = {  # which batch norm follows which convolution in timm's EfficientNet b
     "EdgeResidual": (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
     "EfficientNetFeatures": (("conv_stem", "bn1"),),
 }
-_ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, Ready]]] = WeakKeyDictionary()
+_ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, ForwardPass]]] = WeakKeyDictionary()
 """Of every network: its tensors, their states when the passes were made, and the passes."""
 
 _opening = threading.Lock()  # torch exports from one thread at a time
@@ -73,9 +73,9 @@ def choose_backend(wanted: Backend, device: torch.device, precision: str = "floa
     return "onnx"
 
 
-def ready_network(
+def compiled_forward(
     model: LoadedModel, stages: Sequence[int], backend: Literal["torch", "onnx"], precision: torch.dtype | None = None
-) -> Ready:
+) -> ForwardPass:
     """The network's forward pass for some stages (0-based), made ready once and kept as long as the network lives.
 
     Args:
@@ -211,17 +211,17 @@ class _Maps(nn.Module):
         return tuple(self._computed(images))
 
 
-def stages_needed(model: LoadedModel) -> list[int]:
+def used_stages(model: LoadedModel) -> list[int]:
     """Which of the used stages take part: those that are fused and those that gate."""
     fused = model.network.settings.stage_fusion
     return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
 
 
-def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSettings) -> Ready:
+def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSettings) -> ForwardPass:
     """The forward pass for the stages that are needed, with the backend and in the precision that are set."""
-    return ready_network(
+    return compiled_forward(
         model,
-        [STAGES_USED[i] for i in stages_needed(model)],
+        [STAGES_USED[i] for i in used_stages(model)],
         choose_backend(settings.backend, model.device, settings.precision),
         choose_precision(settings.precision, model.device),
     )

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
-from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_highest
-from napari_lpd.models.compute import stages_needed
+from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_argmax
+from napari_lpd.models.compute import used_stages
 from napari_lpd.models.network import GATED_BY, STAGES_USED
 from napari_lpd.results.prediction import UNREADABLE, BlockResult
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 CRF_REACH = 3  # standard deviations of its kernels
 
 
-class Blocks:
-    """The blocks of one prediction; everything but `put_together` is in map pixels, (y0, x0, y1, x1)."""
+class BlockAssembler:
+    """The blocks of one prediction; everything but `assemble` is in map pixels, (y0, x0, y1, x1)."""
 
     def __init__(self, slide: Slide, model: LoadedModel, prediction: Prediction) -> None:
         self.slide, self.model, self.prediction, self.card = slide, model, prediction, prediction.card
@@ -40,17 +40,17 @@ class Blocks:
         self.crf_halo = 0 if self.card.settings.refiner == "none" else reach
         self.threads = torch.get_num_threads()  # of the CRF: torch itself has one alone where blocks are written
         self._active: dict[Block, Box] = {}
-        limits, edge, done = prediction.bounds(), self.card.block, prediction.done()
+        limits, edge, done = prediction.scope_box(), self.card.block, prediction.finished_blocks()
         rows, columns = (range(limits[i] // edge, -(-limits[i + 2] // edge)) for i in (0, 1))
         for block in ((y, x) for y in rows for x in columns):
             if block not in done and (active := self._with_tissue(block, limits)):
                 self._active[block] = active
 
-    def to_do(self) -> list[Block]:
+    def pending(self) -> list[Block]:
         """The blocks with something to label that are not done, in storage order."""
         return list(self._active)
 
-    def needed(self, block: Block) -> Box:
+    def input_box(self, block: Block) -> Box:
         """The map pixels on which a block depends: the gate's window, the CRF's reach and one for upsampling."""
         return self._around(block, self.window // 2 + self._seen_around)
 
@@ -91,7 +91,7 @@ class Blocks:
         found = common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
         return None if is_empty(found) else found
 
-    def put_together(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
+    def assemble(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
         """Apply the CAM rules.
 
         Args:
@@ -100,10 +100,10 @@ class Blocks:
             known: (h, w) bool, where there are any.
             damaged: Boxes in pixels that could not be read.
         """
-        card, network, need = self.card, self.model.network, self.needed(block)
+        card, network, need = self.card, self.model.network, self.input_box(block)
         origin, shape = need[:2], (need[2] - need[0], need[3] - need[1])
         tissue = torch.from_numpy(self.prediction.tissue.at(origin, shape, card.mpp * card.stride))
-        stages = dict(zip(stages_needed(self.model), maps.split(network.prototype_count), strict=True))
+        stages = dict(zip(used_stages(self.model), maps.split(network.prototype_count), strict=True))
         gating, counted = [stages[i] for i in GATED_BY], tissue.to(maps.device) & known
         presence = class_presence(gating, network.k, self.window, counted, network.settings.merge_train)
         seen, active = self._around(block, self._seen_around), self._active[block]
@@ -146,10 +146,10 @@ class Blocks:
         else:
             seen = self._around(block, self._seen_around)
             inside = within(multiplied(seen, stride), multiplied(active, stride))
-            winner = upsampled_highest(scores, stride)[inside].cpu().numpy()
+            winner = upsampled_argmax(scores, stride)[inside].cpu().numpy()
         y0, x0, y1, x1 = multiplied(active, stride)
         part = common((y0, x0, y1, x1), box)  # the last map pixel of a slide may be cut
-        wanted = self.prediction.wanted(part[:2], (part[2] - y0, part[3] - x0))
+        wanted = self.prediction.to_label(part[:2], (part[2] - y0, part[3] - x0))
         labels = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
         labels[within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
         for place in (common(part, place) for place in damaged):

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Stages(NamedTuple):
+class WorkerPools(NamedTuple):
     """The threads of a run, and how many of them there are.
 
     Attributes:
@@ -47,7 +47,7 @@ class Stages(NamedTuple):
 
 
 @contextmanager
-def overlapping(device: torch.device, threads: int = TORCH_THREADS) -> Iterator[Stages]:
+def worker_pools(device: torch.device, threads: int = TORCH_THREADS) -> Iterator[WorkerPools]:
     """Threads for one run: so many for the model, one for reading and one for writing.
 
     On a GPU every scorer has a CUDA stream, so that one's transfers run beside the other's arithmetic. When the block
@@ -65,7 +65,7 @@ def overlapping(device: torch.device, threads: int = TORCH_THREADS) -> Iterator[
     try:
         torch.set_num_threads(1)  # here: blending; before the scorers, as some of torch's limits hold for all threads
         writer.submit(torch.get_num_threads).result()
-        yield Stages(readers, scorers, writer, reading, scoring)
+        yield WorkerPools(readers, scorers, writer, reading, scoring)
     finally:
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -83,7 +83,7 @@ def _own_stream(device: torch.device, threads: int) -> None:
         torch.cuda.set_stream(stream)
 
 
-def in_order(
+def map_in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
     """`work(item)` for every item, done by `pool`, in the order of `items`.
@@ -102,13 +102,13 @@ def in_order(
 
 # From <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_THRESHOLD = 2**25  # glibc refuses more
+MAX_THRESHOLD = 2**25  # glibc refuses more
 NEVER = 2**31 - 1
 DEFAULT_THRESHOLD = 2**17
 
 
 @contextmanager
-def freed_memory_is_kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Keep glibc from giving freed memory back to the system inside this block; afterwards it gets all of it.
 
     A network's activations are so large that glibc maps new pages for each and drops them again, layer after layer:
@@ -118,7 +118,7 @@ def freed_memory_is_kept() -> Iterator[None]:
     if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
+    libc.mallopt(M_MMAP_THRESHOLD, MAX_THRESHOLD)
     libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     try:
         yield

@@ -19,17 +19,17 @@ from torch import Tensor
 from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
-from napari_lpd.models.card import matched_to
-from napari_lpd.models.compute import choose_backend, choose_precision, stages_needed
+from napari_lpd.models.card import target_stain
+from napari_lpd.models.compute import choose_backend, choose_precision, used_stages
 from napari_lpd.models.network import GATED_BY, LoadedModel, merge_prototypes, output_stride, presence_scores
-from napari_lpd.prediction.blocks import Blocks
-from napari_lpd.prediction.pipeline import TORCH_THREADS, freed_memory_is_kept, in_order, overlapping
+from napari_lpd.prediction.blocks import BlockAssembler
+from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
 from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import Prediction, PredictionCard
 from napari_lpd.slides.stain import colours_of_slide, slide_matcher, warning_of
-from napari_lpd.slides.tissue import Mask, everything, find_tissue
+from napari_lpd.slides.tissue import TissueMask, find_tissue, full_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +54,7 @@ def predict_slide(
     settings: PredictSettings,
     folder: Path,
     scope: Sequence[shapely.Geometry] = (),
-    tissue: Mask | None = None,
+    tissue: TissueMask | None = None,
     replace: bool = False,
 ) -> Job[Prediction]:
     """Predict a whole slide, or what lies in `scope`, into `folder`; go on where an earlier run was stopped.
@@ -80,14 +80,14 @@ def predict_slide(
     card = prediction_card(slide, model, settings, scope, tissue)
     yield Progress(0, 0, "looking for tissue")
 
-    def prepare() -> tuple[Mask, list[list[float]]]:
-        found = tissue or (find_tissue(slide) if settings.tissue_only else everything(slide))
+    def prepare() -> tuple[TissueMask, list[list[float]]]:
+        found = tissue or (find_tissue(slide) if settings.tissue_only else full_mask(slide))
         return found, levels_of_maps(slide, model, card, found)
 
     prediction = start_prediction(folder, card, prepare, replace)
     if not prediction.finished:
-        run = _Run(slide, model, prediction)
-        with freed_memory_is_kept():
+        run = SlidePredictor(slide, model, prediction)
+        with keep_freed_memory():
             try:
                 yield from run.steps()
             except torch.OutOfMemoryError as error:
@@ -106,10 +106,10 @@ def predict_slide(
 def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:
     """What is to be said where a slide's colours are far from those the model was trained on; "" where they are not."""
     card = model.card
-    if card.colours is None or matched_to(card):
+    if card.colours is None or target_stain(card):
         return ""
     seen = colours_of_slide(slide, prediction.tissue, prediction.card.mpp, card.settings.tile)
-    return "" if seen is None else warning_of(card.colours.departure(seen))
+    return "" if seen is None else warning_of(card.colours.distance(seen))
 
 
 def prediction_card(
@@ -117,7 +117,7 @@ def prediction_card(
     model: LoadedModel,
     settings: PredictSettings,
     scope: Sequence[shapely.Geometry] = (),
-    tissue: Mask | None = None,
+    tissue: TissueMask | None = None,
 ) -> PredictionCard:
     """The card of a prediction to come; arguments and errors as for `predict_slide`."""
     mpp = settings.mpp or model.card.settings.mpp
@@ -175,7 +175,7 @@ def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
     return TileShape(tile, overlap, overlap // 3 // stride * stride)
 
 
-def tiling_of(model: LoadedModel, card: PredictionCard, tissue: Mask) -> Tiling:
+def tiling_of(model: LoadedModel, card: PredictionCard, tissue: TissueMask) -> Tiling:
     """Where a prediction's tiles lie."""
     align = math.lcm(*model.network.encoder.strides)
     return Tiling(tile_shape(card.settings, card.stride, align), tissue, card.mpp, align)
@@ -188,7 +188,7 @@ def blending_device(device: torch.device, channels: int, card: PredictionCard) -
     return device if fits else torch.device("cpu")
 
 
-def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: Mask) -> list[list[float]]:
+def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: TissueMask) -> list[list[float]]:
     """(3, C) level that counts as 1 in the class maps: of the training tiles, or of tiles spread over the slide.
 
     On the slide it is what training takes: the highest over the classes of the 99th percentile of a class's merged map,
@@ -203,12 +203,12 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
     tiles, edge = tiling.tiles, tiling.shape.tile
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
-    match = slide_matcher(slide, matched_to(model.card), tissue, card.mpp, model.card.settings.tile)
+    match = slide_matcher(slide, target_stain(model.card), tissue, card.mpp, model.card.settings.tile)
     scorer = TileScorer(model, card.settings)
     for index in spread:
         pixels = match(slide.read_tolerant(tiles[index], (edge, edge), card.mpp)[0])
         parts = scorer(pixels[None])[0].cpu().split(model.network.prototype_count)
-        stages = dict(zip(stages_needed(model), parts, strict=True))
+        stages = dict(zip(used_stages(model), parts, strict=True))
         means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
         there = presence_scores(means) >= torch.tensor(model.card.presence)
         for i, maps in stages.items():
@@ -237,17 +237,19 @@ class _Batch(NamedTuple):
     damaged: frozenset[Box]
 
 
-class _Run:
+class SlidePredictor:
     """One run over the blocks that are not done yet."""
 
     def __init__(self, slide: Slide, model: LoadedModel, prediction: Prediction) -> None:
         card, stride = prediction.card, prediction.card.stride
         self.slide, self.model, self.prediction = slide, model, prediction
-        self.blocks = Blocks(slide, model, prediction)
+        self.blocks = BlockAssembler(slide, model, prediction)
         self.tiling = tiling_of(model, card, prediction.tissue)
-        self.match = slide_matcher(slide, matched_to(model.card), prediction.tissue, card.mpp, model.card.settings.tile)
+        self.match = slide_matcher(
+            slide, target_stain(model.card), prediction.tissue, card.mpp, model.card.settings.tile
+        )
         self.scorer = TileScorer(model, card.settings)
-        self.needed = {block: self.blocks.needed(block) for block in self.blocks.to_do()}
+        self.needed = {block: self.blocks.input_box(block) for block in self.blocks.pending()}
         self.users: dict[Origin, list[Block]] = {}
         self.waiting: dict[Block, int] = {}
         for block, box in self.needed.items():
@@ -259,16 +261,16 @@ class _Run:
     def steps(self) -> Iterator[Progress]:
         """Score the tiles, piece by piece; put every block together and write it once its tiles are there."""
         card, done, total = self.prediction.card, 0, len(self.users)
-        channels = len(stages_needed(self.model)) * self.model.network.prototype_count
+        channels = len(used_stages(self.model)) * self.model.network.prototype_count
         at_hand = blending_device(self.model.device, channels, card)
         stitcher = Stitcher(self.tiling.shape, channels, card.stride, card.block, self.needed.values(), at_hand)
         colours: Future[str] | None = None
         written: Future[None] | None = None
-        with overlapping(self.model.device, card.settings.threads or TORCH_THREADS) as at:
+        with worker_pools(self.model.device, card.settings.threads or TORCH_THREADS) as at:
             if total:
                 colours = at.writer.submit(colour_warning, self.slide, self.model, self.prediction)
-            read = in_order(at.readers, self._read, self.tiling.pieces(self.users), at.reading)
-            for batch, maps in in_order(at.scorers, self._scored, self._batches(read), at.scoring):
+            read = map_in_order(at.readers, self._read, self.tiling.pieces(self.users), at.reading)
+            for batch, maps in map_in_order(at.scorers, self._scored, self._batches(read), at.scoring):
                 for origin, own in zip(batch.origins, maps, strict=True):
                     stitcher.add(origin, own.to(at_hand))
                 done += len(batch.origins)
@@ -326,4 +328,4 @@ class _Run:
     @torch.inference_mode()
     def _finish(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> None:
         """Put a block together and write it; runs beside the model."""
-        self.prediction.write_block(block, self.blocks.put_together(block, maps, known, damaged))
+        self.prediction.write_block(block, self.blocks.assemble(block, maps, known, damaged))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from napari_lpd.core.errors import ModelError
-from napari_lpd.models.cam import minimum_maximum
+from napari_lpd.models.cam import stretch_tile_maps
 from napari_lpd.models.compute import CPU_BATCH, GPU_BATCH, forward_pass
 from napari_lpd.models.network import LoadedModel, output_stride
 
@@ -111,7 +111,7 @@ class TileScorer:
             maps = (maps + self._stacked_maps(images.flip(3)).flip(3)) / 2
         if self.settings.normalise == "benchmark":
             stages = maps.unflatten(1, (-1, network.prototype_count))
-            maps = torch.stack([torch.cat([minimum_maximum(m, network.k) for m in tile]) for tile in stages])
+            maps = torch.stack([torch.cat([stretch_tile_maps(m, network.k) for m in tile]) for tile in stages])
         return maps
 
     def _stacked_maps(self, images: Tensor) -> Tensor:

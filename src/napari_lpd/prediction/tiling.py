@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_lpd.core.geometry import Block, Box
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
 Origin = tuple[int, int]
 Span = tuple[int, int]
@@ -87,7 +87,7 @@ class Tiling:
         align: Tiles begin at multiples of it: maps change a little when an image moves by less than a network's stride.
     """
 
-    def __init__(self, shape: TileShape, tissue: Mask, mpp: float, align: int = 1) -> None:
+    def __init__(self, shape: TileShape, tissue: TissueMask, mpp: float, align: int = 1) -> None:
         self.shape, self._align, self._scale = shape, align, tissue.mpp / mpp
         self._pieces: dict[Origin, Box] = {}
         for run in self._runs(np.any(tissue.array, axis=1)):

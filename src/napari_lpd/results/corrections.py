@@ -17,7 +17,7 @@ import zarr
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import outlines, without_holes
 from napari_lpd.data.regions import Region
-from napari_lpd.results.pyramid import OME_VERSION, Checked, Pyramid
+from napari_lpd.results.pyramid import OME_VERSION, GuardedArray, Pyramid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class CorrectedLevel:
     def __init__(self, corrections: Corrections, level: int) -> None:
         self._corrections, self._level = corrections, level
         prediction = corrections.prediction
-        self._model = Checked(prediction.labels.levels[level], prediction.folder, "labels")
+        self._model = GuardedArray(prediction.labels.levels[level], prediction.folder, "labels")
         self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
         self.size = self.shape[0] * self.shape[1]
 
@@ -81,11 +81,11 @@ class Corrections:
         chunks = self._folder / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
 
-    def stored_level(self, level: int) -> Checked | None:
+    def stored_level(self, level: int) -> GuardedArray | None:
         """What is stored of a level; None where nothing was ever corrected."""
-        return None if self.pyramid is None else Checked(self.pyramid.levels[level], self._folder, "values")
+        return None if self.pyramid is None else GuardedArray(self.pyramid.levels[level], self._folder, "values")
 
-    def stored(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    def stored_labels(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
         """What is stored of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
         level = self.stored_level(0)
         return np.zeros(shape, np.uint8) if level is None else level[_part(origin, shape)]
@@ -125,7 +125,7 @@ class Corrections:
                 f"{self.prediction.folder.name}: label {wrong} is none of 0..{highest}, it cannot be applied"
             )
         model = np.asarray(self.prediction.labels.levels[0][part])
-        stored = self.stored((y, x), (edited.shape[0], edited.shape[1]))
+        stored = self.stored_labels((y, x), (edited.shape[0], edited.shape[1]))
         stored[changed] = np.where(new == 0, ERASED, new)
         stored[changed & (edited == model)] = 0
         rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
@@ -181,7 +181,7 @@ class Corrections:
         edge, (h, w) = self.prediction.card.block, self.prediction.card.shape
         for row, column in sorted(self.blocks()):
             y, x = row * edge, column * edge
-            yield (y, x), self.stored((y, x), (min(edge, h - y), min(edge, w - x)))
+            yield (y, x), self.stored_labels((y, x), (min(edge, h - y), min(edge, w - x)))
 
     def bounds(self) -> Box | None:
         """(y0, x0, y1, x1) around the blocks in which something is corrected; None where there are none."""
@@ -194,7 +194,7 @@ class Corrections:
 
     def extent(self) -> Box:
         """(y0, x0, y1, x1) in pixels around all that is predicted or corrected."""
-        predicted, corrected = self.prediction.bounds(), self.bounds()
+        predicted, corrected = self.prediction.scope_box(), self.bounds()
         if corrected is None:
             return predicted
         low, high = np.minimum(predicted[:2], corrected[:2]), np.maximum(predicted[2:], corrected[2:])
@@ -216,7 +216,7 @@ class Corrections:
             for part in without_holes(polygon)
         ]
 
-    def carry_over(self, older: Prediction) -> None:
+    def copy_from(self, older: Prediction) -> None:
         """Take over the corrections of another prediction of the same slide; what is corrected here stays.
 
         Classes are matched by name; another resolution by the middle of each pixel.
@@ -244,7 +244,7 @@ class Corrections:
             at_rows, at_columns = (np.floor(s).astype(np.intp) - o for s, o in zip(sources, (y, x), strict=True))
             origin = int(rows[0]), int(columns[0])
             coming = codes[values[at_rows][:, at_columns]]
-            mine = self.stored(origin, (len(rows), len(columns)))
+            mine = self.stored_labels(origin, (len(rows), len(columns)))
             if (coming[mine == 0] > 0).any():
                 self._write(origin, np.where(mine == 0, coming, mine))
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
 
 def start_prediction(
     folder: Path,
     card: PredictionCard,
-    prepare: Callable[[], tuple[Mask, list[list[float]]]],
+    prepare: Callable[[], tuple[TissueMask, list[list[float]]]],
     replace: bool = False,
 ) -> Prediction:
     """Begin a prediction in `folder`, or continue the one that is there.
@@ -53,7 +53,7 @@ def start_prediction(
     def write(partial: Path) -> None:
         _write_metadata(partial, card, mask, map_scale)
         if folder.exists():
-            Corrections(Prediction.open(partial, write=True)).carry_over(found)
+            Corrections(Prediction.open(partial, write=True)).copy_from(found)
 
     _replace_folder(folder, write)
     return Prediction.open(folder, write=True)
@@ -91,7 +91,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_metadata(folder: Path, card: PredictionCard, mask: Mask, map_scale: list[list[float]]) -> None:
+def _write_metadata(folder: Path, card: PredictionCard, mask: TissueMask, map_scale: list[list[float]]) -> None:
     group = zarr.create_group(folder)
     corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
     cells = tuple(-(-n // card.stride) for n in card.shape)

@@ -26,13 +26,13 @@ import numpy as np
 import shapely
 
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.results.corrections import Corrections, combined
 from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.results.prediction import UNREADABLE
-from napari_lpd.results.pyramid import Checked
+from napari_lpd.results.pyramid import GuardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,7 @@ def measure(
             raise DataError(f"{site.name}: a field of {FIELD_MM2} mm² there reaches outside {card.slide}")
     tallies = [_Tally(prediction, site) for site in sites]
     store = Corrections(prediction)
-    blocks = sorted(prediction.done() | store.blocks())
+    blocks = sorted(prediction.finished_blocks() | store.blocks())
     temperature = settings.temperature or card.temperature
     for done, block in enumerate(blocks, start=1):
         part = _Block(prediction, store, block, temperature)
@@ -154,12 +154,12 @@ class _Block:
         (y, x), (h, w) = self.origin, card.shape
         self.shape = (min(card.block, h - y), min(card.block, w - x))
         self.labels = store.levels[0][y : y + self.shape[0], x : x + self.shape[1]]
-        self.stored = store.stored(self.origin, self.shape)
-        self.tissue = prediction.wanted(self.origin, self.shape) | (
+        self.stored = store.stored_labels(self.origin, self.shape)
+        self.tissue = prediction.to_label(self.origin, self.shape) | (
             combined(np.zeros_like(self.stored), self.stored) > 0
         )
         edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
-        scores = Checked(prediction.scores.levels[0], prediction.folder, "scores")
+        scores = GuardedArray(prediction.scores.levels[0], prediction.folder, "scores")
         here = scores[:, top : top + edge, left : left + edge]
         self.shares = shares(here, card.settings.background_power, temperature)
 
@@ -282,7 +282,7 @@ def write_measures(rows: Sequence[MeasureRow], path: Path, overwrite: bool = Fal
     Raises:
         ExportError: a file is there and `overwrite` is off, or the place cannot be written.
     """
-    with written_whole(path, overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path, overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([field.name for field in fields(MeasureRow)])
         for row in rows:

@@ -36,7 +36,7 @@ from napari_lpd.core.geometry import Block, Box, sampled_polygons, um_box_to_pix
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.results.pyramid import Pyramid
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 UNREADABLE = 255
-MACHINE = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
+RUNTIME_SETTINGS = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
 
 class PredictionCard(Settings):
@@ -94,7 +94,7 @@ class PredictionCard(Settings):
     def digest(self) -> str:
         """8 hex digits that differ where `difference` does."""
         about = self.model_dump(mode="json")
-        about["settings"] = {name: value for name, value in about["settings"].items() if name not in MACHINE}
+        about["settings"] = {name: value for name, value in about["settings"].items() if name not in RUNTIME_SETTINGS}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def difference(self, other: PredictionCard) -> str:
@@ -102,7 +102,7 @@ class PredictionCard(Settings):
         mine, others = self.model_dump(), other.model_dump()
         for name in PredictSettings.model_fields:
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
-            if one != two and name not in MACHINE:
+            if one != two and name not in RUNTIME_SETTINGS:
                 return f"{name}={two}"
         return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
 
@@ -139,7 +139,7 @@ class Prediction:
         self.prototypes = [Pyramid(group[f"prototypes/{c}"]) for c in range(len(self.card.classes))]  # type: ignore[arg-type]
         self.uncertainty = Pyramid(group["uncertainty"])  # type: ignore[arg-type]
         mask = np.asarray(group["labels/tissue_mask/0"]) > 0  # type: ignore[index]
-        self.tissue = Mask(mask, float(attributes["tissue_mpp"]))
+        self.tissue = TissueMask(mask, float(attributes["tissue_mpp"]))
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> Prediction:
@@ -168,11 +168,11 @@ class Prediction:
             return np.ones(shape, np.bool_)
         return sampled_polygons(self.scope, origin, shape, self.card.mpp)
 
-    def wanted(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def to_label(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
         """(h, w): which pixels of a part of the slide are to be labelled: tissue inside the scope."""
         return self.tissue.at(origin, shape, self.card.mpp) & self.in_scope(origin, shape)
 
-    def bounds(self) -> Box:
+    def scope_box(self) -> Box:
         """(y0, x0, y1, x1) in pixels around the scope, within the slide."""
         h, w = self.card.shape
         if not self.scope:
@@ -181,7 +181,7 @@ class Prediction:
         y0, x0, y1, x1 = um_box_to_pixels((y0, x0, y1, x1), self.card.mpp)
         return max(y0, 0), max(x0, 0), min(y1, h), min(x1, w)
 
-    def done(self) -> set[Block]:
+    def finished_blocks(self) -> set[Block]:
         """Index (row, column) of every block that is done."""
         chunks = self.folder / "labels" / "tissues" / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
@@ -201,8 +201,9 @@ class Prediction:
             self.uncertainty.write(cell, result.uncertainty)
             self.labels.write(origin, result.labels)
         except OSError as error:
+            kept = len(self.finished_blocks())
             raise ExportError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); {len(self.done())} blocks are kept:"
+                f"{self.folder}: cannot be written ({error.strerror or error}); {kept} blocks are kept:"
                 " make room and run it again to go on"
             ) from error
 
@@ -218,9 +219,9 @@ class Prediction:
             ExportError: the disk is full or cannot be written.
         """
         counts, tissue, places = np.zeros(256, np.int64), 0, []
-        for origin, labels in self._blocks(self.done()):
+        for origin, labels in self._blocks(self.finished_blocks()):
             counts += np.bincount(labels.ravel(), minlength=256)
-            tissue += int((self.wanted(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
+            tissue += int((self.to_label(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
             if (labels == UNREADABLE).any():
                 places += _boxes(labels == UNREADABLE, origin)
         pixel_mm2 = (self.card.mpp / 1000) ** 2

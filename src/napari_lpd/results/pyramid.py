@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-SMALLEST_LEVEL = 2048
-SMALLEST_CHUNK = 256  # larger ones shrink with their level, so that a block is written as chunks of its own
+MIN_LEVEL = 2048
+MIN_CHUNK = 256  # larger ones shrink with their level, so that a block is written as chunks of its own
 OME_VERSION = "0.5"
 
 
 def level_count(size: int, block: int) -> int:
     """Levels until an image of `size` fits a screen, as far as blocks can be halved."""
     count = 1
-    while size > SMALLEST_LEVEL and block % 2**count == 0:
+    while size > MIN_LEVEL and block % 2**count == 0:
         size, count = -(-size // 2), count + 1
     return count
 
 
-class Checked:
+class GuardedArray:
     """A stored array that says in one line where it cannot be read.
 
     Attributes:
@@ -87,7 +87,7 @@ class Pyramid:
         """
         planes, datasets, size = shape[:-2], [], shape[-2:]
         for level in range(levels):
-            scale, edge = mpp * 2**level, max(block >> level, min(block, SMALLEST_CHUNK))
+            scale, edge = mpp * 2**level, max(block >> level, min(block, MIN_CHUNK))
             group.create_array(
                 str(level),
                 shape=(*planes, *size),

@@ -15,7 +15,7 @@ import numpy as np
 import openslide
 from PIL import Image, UnidentifiedImageError
 
-from napari_lpd.core.errors import SlideError, line_of
+from napari_lpd.core.errors import SlideError, one_line
 from napari_lpd.slides.openslide_reader import open_with_openslide
 from napari_lpd.slides.slide import Found, Slide, array_levels, choose_resolution
 from napari_lpd.slides.tiff_reader import (
@@ -71,9 +71,9 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
         return open_with_openslide(name, files, given, icc)
     except openslide.OpenSlideUnsupportedFormatError as error:
         if path.is_dir():
-            raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({line_of(error)})") from error
+            raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({one_line(error)})") from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{name}: damaged or unreadable slide ({line_of(error)})") from error
+        raise SlideError(f"{name}: damaged or unreadable slide ({one_line(error)})") from error
     if _start(path, 4) in TIFF_STARTS:
         return open_with_tifffile(path, given, icc)
     return _open_image(path, given, icc)
@@ -128,7 +128,7 @@ def _open_image(path: Path, given: Found, icc: bool) -> Slide:
         raise SlideError(f"{path.name}: not a slide or image that OpenSlide, tifffile or Pillow can read") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise SlideError(
-            f"{path.name}: damaged or truncated image ({line_of(error)}): copy or export it again"
+            f"{path.name}: damaged or truncated image ({one_line(error)}): copy or export it again"
         ) from error
     found = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
     resolution = choose_resolution(path.name, [given, (found, f"{image.format} resolution")])

@@ -10,7 +10,7 @@ import numpy as np
 import openslide
 import tifffile
 
-from napari_lpd.core.errors import SlideError, line_of
+from napari_lpd.core.errors import SlideError, one_line
 from napari_lpd.slides.slide import Convert, DamagedError, Found, Levels, Slide, choose_resolution, on_white
 from napari_lpd.slides.tiff_reader import (
     COPY,
@@ -20,7 +20,7 @@ from napari_lpd.slides.tiff_reader import (
     mpp_of_density,
     open_with_tifffile,
 )
-from napari_lpd.slides.tiled_jpeg import decoded_here
+from napari_lpd.slides.tiled_jpeg import direct_jpeg_levels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,16 +102,16 @@ def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -
 
         levels = Levels(shapes, read, file.close, colors)
         if vendor in TILED_VENDORS:
-            levels = _faster(files[0], levels, convert)
+            levels = _with_direct_jpeg(files[0], levels, convert)
         on_failure.pop_all()
         return Slide(name, levels, resolution, files)
 
 
-def _faster(path: Path, levels: Levels, convert: Convert | None) -> Levels:
+def _with_direct_jpeg(path: Path, levels: Levels, convert: Convert | None) -> Levels:
     """The levels decoded here, where they are plain tiled JPEG; OpenSlide's, too, where tifffile finds no way in."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            return decoded_here(path, tiff.pages, levels, convert)
+            return direct_jpeg_levels(path, tiff.pages, levels, convert)
     except TIFF_ERRORS:
         return levels
 
@@ -136,4 +136,4 @@ def _needs_tifffile(path: Path) -> bool:
                 check_page(path.name, tiff.pages.first, grey=False)
             return bool(tiff.is_ome)
     except TIFF_ERRORS as error:
-        raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error
+        raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error

@@ -18,7 +18,7 @@ import dask.array as da
 import numpy as np
 from PIL import Image
 
-from napari_lpd.core.errors import SlideError, line_of
+from napari_lpd.core.errors import SlideError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ class DamagedError(SlideError):
         """The error for a window (y, x, h, w) of a level; it names the place in level 0. `shapes` as in `Levels`."""
         y, x, h, w = window
         top, left = (round(v * n / m) for v, n, m in zip((y, x), shapes[0], shapes[level], strict=True))
-        return cls(f"{name}: damaged at level-0 x {left}, y {top} (level {level}, {w}x{h}): {line_of(error)}")
+        return cls(f"{name}: damaged at level-0 x {left}, y {top} (level {level}, {w}x{h}): {one_line(error)}")
 
 
 @dataclass(frozen=True)

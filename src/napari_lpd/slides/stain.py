@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.slides.slide import Slide
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
 STAINED = 0.15
 """Mean OD over the channels from which a pixel counts as stained (Macenko et al. 2009, β)."""
-FEWEST = 0.05  # share of stained pixels below which an image says nothing of the stain
+MIN_STAINED = 0.05  # share of stained pixels below which an image says nothing of the stain
 SAMPLED = 24  # places of a slide, or tiles of a source, that are looked at
-SMALLEST_SPREAD = 0.02  # OD
-SMALLEST_DEVIATIONS = (0.01, 0.01, 0.01, 0.1)
+MIN_SPREAD = 0.02  # OD
+MIN_DEVIATIONS = (0.01, 0.01, 0.01, 0.1)
 """Of a look; tiles of one region hardly differ, and that is no reason to call a slide foreign."""
 FOREIGN = 2.5
 """Departure from which colours are called far from the training tiles'. Among H&E slides of one laboratory 0.2 to 0.9
@@ -38,7 +38,7 @@ Three = tuple[float, float, float]
 Four = tuple[float, float, float, float]
 
 
-class Colours(Settings):
+class StainStatistics(Settings):
     """Colours of the stained pixels of tiles; per channel in the order red, green, blue."""
 
     density: Annotated[Three, Field(description="Mean OD per channel.")]
@@ -46,14 +46,14 @@ class Colours(Settings):
     look: Annotated[Four, Field(description="Each channel's share of the OD, and ln of the mean OD; means over tiles.")]
     look_deviation: Annotated[Four, Field(description="Standard deviations of the look over the tiles.")]
 
-    def departure(self, other: Colours) -> float:
+    def distance(self, other: StainStatistics) -> float:
         """How unusual another's look is among these tiles: the largest of four differences, in their deviations."""
-        own = np.maximum(self.look_deviation, SMALLEST_DEVIATIONS)
+        own = np.maximum(self.look_deviation, MIN_DEVIATIONS)
         return float(np.max(np.abs(np.subtract(other.look, self.look)) / own))
 
 
-class Look(NamedTuple):
-    """Colours of the stained pixels of one tile, as in `Colours`: (3,), (3,), (4,)."""
+class TileStain(NamedTuple):
+    """Colours of the stained pixels of one tile, as in `StainStatistics`: (3,), (3,), (4,)."""
 
     density: NDArray[np.float64]
     spread: NDArray[np.float64]
@@ -65,23 +65,23 @@ def density(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return DENSITIES[image]
 
 
-def look_of(image: NDArray[np.uint8]) -> Look | None:
-    """Colours of an image (H, W, 3), of every second pixel; None where under a twentieth of them is stained."""
+def look_of(image: NDArray[np.uint8]) -> TileStain | None:
+    """Measure the stain of every second pixel of an image (H, W, 3); None where under a twentieth is stained."""
     od = density(image[::2, ::2]).reshape(-1, 3)
     stained = od[od.sum(1) > 3 * STAINED].astype(np.float64)
-    if len(stained) < max(FEWEST * len(od), 2):
+    if len(stained) < max(MIN_STAINED * len(od), 2):
         return None
     shares = (stained / stained.sum(1, keepdims=True)).mean(0)
-    return Look(stained.mean(0), stained.std(0), np.array([*shares, np.log(stained.mean())]))
+    return TileStain(stained.mean(0), stained.std(0), np.array([*shares, np.log(stained.mean())]))
 
 
-def colours_of(images: Iterable[NDArray[np.uint8]]) -> Colours | None:
-    """Colours of tiles; None where none of them is stained."""
+def colours_of(images: Iterable[NDArray[np.uint8]]) -> StainStatistics | None:
+    """Measure the stain of tiles; None where none of them is stained."""
     found = [look for image in images if (look := look_of(image)) is not None]
     if not found:
         return None
     densities, spreads, looks = (np.array(part) for part in zip(*found, strict=True))
-    return Colours(
+    return StainStatistics(
         density=tuple(densities.mean(0).tolist()),
         spread=tuple(spreads.mean(0).tolist()),
         look=tuple(looks.mean(0).tolist()),
@@ -89,8 +89,8 @@ def colours_of(images: Iterable[NDArray[np.uint8]]) -> Colours | None:
     )
 
 
-def colours_of_slide(slide: Slide, tissue: Mask, mpp: float, edge: int) -> Colours | None:
-    """Colours of up to `SAMPLED` tiles, evenly spread over a slide's tissue; unreadable places are passed over.
+def colours_of_slide(slide: Slide, tissue: TissueMask, mpp: float, edge: int) -> StainStatistics | None:
+    """Measure the stain of up to `SAMPLED` tiles spread over a slide's tissue; unreadable places are passed over.
 
     Args:
         slide: What is looked at.
@@ -113,21 +113,21 @@ def colours_of_slide(slide: Slide, tissue: Mask, mpp: float, edge: int) -> Colou
     return colours_of(tiles())
 
 
-def matched(image: NDArray[np.uint8], own: Colours, wanted: Colours) -> NDArray[np.uint8]:
+def matched(image: NDArray[np.uint8], own: StainStatistics, wanted: StainStatistics) -> NDArray[np.uint8]:
     """An image (H, W, 3) with its OD moved and stretched, per channel, from its own colours to the wanted ones.
 
     Reinhard et al. 2001, in OD instead of lαβ; unstained glass stays as it is, and what lies between is moved in part.
     """
     od = density(image)
     here, there = np.array(own.density, np.float32), np.array(wanted.density, np.float32)
-    gain = np.array(wanted.spread, np.float32) / np.maximum(own.spread, SMALLEST_SPREAD).astype(np.float32)
+    gain = np.array(wanted.spread, np.float32) / np.maximum(own.spread, MIN_SPREAD).astype(np.float32)
     moved = (od - here) * gain + there
     stain = np.clip(od.mean(-1, keepdims=True) / STAINED, 0, 1)
     return np.clip(np.exp(-(od + stain * (moved - od))) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def matching(
-    read: Callable[[int], NDArray[np.uint8]], sources: Sequence[str], wanted: Colours
+    read: Callable[[int], NDArray[np.uint8]], sources: Sequence[str], wanted: StainStatistics
 ) -> Callable[[int], NDArray[np.uint8]]:
     """`read` with the colours of every source matched to `wanted`; a source without stain stays as it is.
 
@@ -136,7 +136,7 @@ def matching(
         sources: Per image: the slide or patient it comes from; up to `SAMPLED` images of each tell its colours.
         wanted: The colours to match.
     """
-    own: dict[str, Colours | None] = {}
+    own: dict[str, StainStatistics | None] = {}
     of_source: dict[str, list[int]] = {}
     for index, source in enumerate(sources):
         of_source.setdefault(source, []).append(index)
@@ -154,7 +154,7 @@ def matching(
 
 
 def slide_matcher(
-    slide: Slide, wanted: Colours | None, tissue: Mask, mpp: float, edge: int
+    slide: Slide, wanted: StainStatistics | None, tissue: TissueMask, mpp: float, edge: int
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
     """What moves a slide's pixels to the wanted colours; with None, or a slide without stain, they stay as they are.
 

@@ -14,9 +14,9 @@ import tifffile
 import zarr
 from PIL import Image, ImageCms
 
-from napari_lpd.core.errors import SlideError, line_of
+from napari_lpd.core.errors import SlideError, one_line
 from napari_lpd.slides.slide import Convert, DamagedError, Found, Levels, Slide, choose_resolution, on_white
-from napari_lpd.slides.tiled_jpeg import decoded_here
+from napari_lpd.slides.tiled_jpeg import direct_jpeg_levels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def open_with_tifffile(path: Path, given: Found, icc: bool) -> Slide:
             tiff = on_failure.enter_context(tifffile.TiffFile(path))
             slide = _tiff_slide(path, tiff, given, icc)
         except TIFF_ERRORS as error:
-            raise SlideError(f"{path.name}: damaged or truncated TIFF ({line_of(error)}): {COPY}") from error
+            raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
         on_failure.pop_all()
         return slide
 
@@ -107,7 +107,7 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
     resolution = choose_resolution(path.name, candidates)
     levels = [level.keyframe for level in series.levels]
     return Slide(
-        path.name, decoded_here(path, levels, Levels(shapes, read, close, colors), convert), resolution, [path]
+        path.name, direct_jpeg_levels(path, levels, Levels(shapes, read, close, colors), convert), resolution, [path]
     )
 
 
@@ -162,7 +162,7 @@ def colour_conversion(name: str, profile: bytes | None, icc: bool) -> tuple[Conv
         title = ImageCms.getProfileDescription(source).strip()
     except (ImageCms.PyCMSError, OSError) as error:
         raise SlideError(
-            f"{name}: its colour profile cannot be used ({line_of(error)}): open it without icc"
+            f"{name}: its colour profile cannot be used ({one_line(error)}): open it without icc"
         ) from error
 
     def convert(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Plain tiled JPEG in a TIFF, decoded here: a window's tiles go straight into RGB, several times as fast.
 
-What a file holds is decided elsewhere. `decoded_here` takes the levels as OpenSlide or tifffile read them, and gives
-back the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
+What a file holds is decided elsewhere. `direct_jpeg_levels` takes levels as OpenSlide or tifffile read them and gives back
+the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.slides.slide import Convert
 
-LARGEST_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
-LARGEST_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
+MAX_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
+MAX_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
 SAME_COLOUR = 1.0  # of 255; means over a tile
 KEPT = 2**25  # bytes of decoded tiles
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -54,11 +54,13 @@ class _Level(NamedTuple):
     head: bytes
 
 
-def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels, convert: Convert | None) -> Levels:
+def direct_jpeg_levels(
+    path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels, convert: Convert | None
+) -> Levels:
     """The levels, decoded here, if that can be; then what they were read through is closed.
 
     Every level must be the one page of its size that is tiled, of 8-bit JPEG in RGB or YCbCr without holes, in tiles of
-    up to `LARGEST_TILE`; and of every level the first tile must come out bit for bit as `levels` reads it, that of most
+    up to `MAX_TILE`; and of every level the first tile must come out bit for bit as `levels` reads it, that of most
     bytes in the same mean colour.
 
     Args:
@@ -78,7 +80,7 @@ def decoded_here(path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels,
     ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
     with ExitStack() as unless_the_same:
         unless_the_same.callback(tiles.close)
-        if not all(_comes_out_the_same(level, plain[level], ours, levels) for level in range(len(plain))):
+        if not all(_matches_reader(level, plain[level], ours, levels) for level in range(len(plain))):
             return levels
         unless_the_same.pop_all()
     levels.close()
@@ -92,10 +94,10 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
         and page.photometric in ENCODED
         and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         and (page.samplesperpixel, page.bitspersample, page.imagedepth, page.tiledepth) == (3, 8, 1, 1)
-        and max(page.tilelength, page.tilewidth) <= LARGEST_TILE
+        and max(page.tilelength, page.tilewidth) <= MAX_TILE
         and len(page.dataoffsets) == len(page.databytecounts) == rows * columns
         and min(page.databytecounts) > 0
-        and max(page.databytecounts) <= LARGEST_BYTES
+        and max(page.databytecounts) <= MAX_BYTES
     )
 
 
@@ -111,7 +113,7 @@ def _level(page: tifffile.TiffPage) -> _Level:
     )
 
 
-def _comes_out_the_same(level: int, plain: _Level, ours: Levels, theirs: Levels) -> bool:
+def _matches_reader(level: int, plain: _Level, ours: Levels, theirs: Levels) -> bool:
     """Whether the first tile does, bit for bit, and the fullest, where OpenSlide may interpolate, in mean colour."""
     (high, wide), (height, width) = plain.tile, plain.shape
     row, column = (int(i) for i in np.unravel_index(plain.sizes.argmax(), plain.sizes.shape))

@@ -23,14 +23,14 @@ COARSE_MPP = 64.0  # of a mask that says nothing
 STRIP = 256  # rows of the overview that are read at once
 GLASS_SATURATION = (0.03, 0.10)
 GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
-LARGEST_HOLE_MM2, SMALLEST_SPECK_MM2 = 0.05, 0.005
+MAX_HOLE_MM2, MIN_SPECK_MM2 = 0.05, 0.005
 BLACK = 50  # of a pixel whose brightest channel is below this nothing can be told: pen, or the scanner's edge
 PEN_SHARE = 0.3  # more "pen" than this, of what is stained, is the slide's own stain
 FINER = 8  # how much finer a damaged place is looked at, to see how large it is
-LARGEST_MASK = 2**26  # pixels of a mask that is made from a user's layer
+MAX_MASK = 2**26  # pixels of a mask that is made from a user's layer
 
 
-class Mask(NamedTuple):
+class TissueMask(NamedTuple):
     """Where there is tissue, on a whole slide.
 
     Attributes:
@@ -54,7 +54,7 @@ class Mask(NamedTuple):
         return result
 
 
-def find_tissue(slide: Slide) -> Mask:
+def find_tissue(slide: Slide) -> TissueMask:
     """Tissue rather than glass, pen or the scanner's black edge, at about 16 µm per pixel.
 
     Otsu's threshold on saturation, after the colour of the glass has been taken for white; kept within
@@ -79,26 +79,26 @@ def find_tissue(slide: Slide) -> Mask:
     excluded = binary_dilation(excluded, disk(2))
     pixel_mm2 = (mpp / 1000) ** 2
     mask = closing(np.pad(stained & ~excluded, 3, mode="edge"), disk(3))[3:-3, 3:-3]
-    mask = remove_small_holes(mask, max_size=int(LARGEST_HOLE_MM2 / pixel_mm2)) & ~excluded
-    mask = remove_small_objects(mask, max_size=int(SMALLEST_SPECK_MM2 / pixel_mm2))
+    mask = remove_small_holes(mask, max_size=int(MAX_HOLE_MM2 / pixel_mm2)) & ~excluded
+    mask = remove_small_objects(mask, max_size=int(MIN_SPECK_MM2 / pixel_mm2))
     mask = mask | _amid(damage, mask)
     missing = [int(n * mpp < h * m) for n, h, m in zip(mask.shape, slide.shape, slide.mpp, strict=True)]
-    return Mask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
+    return TissueMask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
 
 
-def everything(slide: Slide) -> Mask:
+def full_mask(slide: Slide) -> TissueMask:
     """All of a slide, glass too."""
     mpp = max(COARSE_MPP, *slide.mpp)
-    return Mask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
+    return TissueMask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
 
 
-def mask_of_polygons(polygons: Sequence[shapely.Geometry], slide: Slide) -> Mask:
+def mask_of_polygons(polygons: Sequence[shapely.Geometry], slide: Slide) -> TissueMask:
     """The inside of polygons, (x, y) in µm from the slide's corner, as fine as a mask of the slide may be."""
     mpp = _finest(slide, min(slide.mpp))
-    return Mask(sampled_polygons(polygons, (0, 0), slide.shape_at(mpp), mpp), mpp)
+    return TissueMask(sampled_polygons(polygons, (0, 0), slide.shape_at(mpp), mpp), mpp)
 
 
-def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float, float], slide: Slide) -> Mask:
+def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float, float], slide: Slide) -> TissueMask:
     """What is not 0 in an image of labels that lies somewhere on a slide.
 
     Args:
@@ -117,12 +117,12 @@ def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float
     result = np.zeros(shape, np.bool_)
     rows, columns = (place[there] for place, there in zip(places, inside, strict=True))
     result[np.ix_(*inside)] = (da.asarray(labels)[rows][:, columns] != 0).compute()
-    return Mask(result, finest)
+    return TissueMask(result, finest)
 
 
 def _finest(slide: Slide, mpp: float) -> float:
     """`mpp`, or coarser where a mask of the whole slide would be too large."""
-    return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / LARGEST_MASK))
+    return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / MAX_MASK))
 
 
 def _measured(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:

@@ -6,7 +6,7 @@ batch, by the code that one process uses. Random numbers are drawn alike everywh
 mean of the gradients: of what all computed alike that is the same; what came through a process's share only
 `gathered` has multiplied by their number, so that the mean is the sum. Both together are the whole batch's gradient.
 
-The first process alone measures, decides and writes; `from_first` hands on what it found. Where one process trains,
+The first process alone measures, decides and writes; `on_rank_zero` hands on what it found. Where one process trains,
 every function here gives back what it was given.
 """
 
@@ -45,32 +45,32 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that decides and writes."""
-    return count() == 1 or dist.get_rank() == 0
+    return world_size() == 1 or dist.get_rank() == 0
 
 
 def own_device(wanted: str) -> str:
     """`wanted`, or, where each process of a machine has a GPU of its own, that one."""
-    if count() == 1 or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+    if world_size() == 1 or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
         return wanted
     return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
 def shares(items: int) -> list[int]:
     """How many of a batch's items each process computes on: consecutive ones, nearly the same number each."""
-    ends = [items * i // count() for i in range(count() + 1)]
+    ends = [items * i // world_size() for i in range(world_size() + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
-def own_share(items: int) -> slice:
+def local_slice(items: int) -> slice:
     """Where this process's items lie; a process that has none takes the first, of which `gathered` takes nothing."""
-    if count() == 1:
+    if world_size() == 1:
         return slice(0, items)
     sizes, rank = shares(items), dist.get_rank()
     start = sum(sizes[:rank])
@@ -92,11 +92,11 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # all processes have the same gradients here
         own = gradients[0].new_zeros(ctx.given, *gradients[0].shape[1:])
-        own[: ctx.size] = gradients[0][ctx.start : ctx.start + ctx.size] * count()
+        own[: ctx.size] = gradients[0][ctx.start : ctx.start + ctx.size] * world_size()
         return own, None
 
 
-def gathered(part: Tensor, sizes: Sequence[int]) -> Tensor:
+def gather(part: Tensor, sizes: Sequence[int]) -> Tensor:
     """The parts (n_i, ...) of all processes, one after the other; gradients flow back into each process's own.
 
     Every process has to compute the same from what comes out.
@@ -105,19 +105,19 @@ def gathered(part: Tensor, sizes: Sequence[int]) -> Tensor:
         part: Of this process; what lies beyond its size is left out.
         sizes: n_i of every process.
     """
-    if count() == 1:
+    if world_size() == 1:
         return part
     whole: Tensor = _Gathered.apply(part, sizes)
     return whole
 
 
-def together(step: nn.Module) -> nn.Module:
+def wrap_ddp(step: nn.Module) -> nn.Module:
     """`step`, in training mode, whose gradients are averaged over the processes.
 
     Raises:
         SettingsError: it learns batch statistics, which would be of each process's share alone.
     """
-    if count() == 1:
+    if world_size() == 1:
         return step
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in step.modules()):
         raise SettingsError(
@@ -127,34 +127,36 @@ def together(step: nn.Module) -> nn.Module:
     return DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def from_first(compute: Callable[[], T]) -> T:
+def on_rank_zero(compute: Callable[[], T]) -> T:
     """What `compute` returns in the first process, which alone calls it, and raises there whatever it raises.
 
     Raises:
         LpdError: in the others, where it raises in the first; another process has ended.
     """
-    if count() == 1:
+    if world_size() == 1:
         return compute()
     held: list[Any] = [None, True]  # what it returns, and whether it raised instead
     try:
-        if is_first():
+        if is_rank_zero():
             held = [compute(), False]
     finally:
         with _all_there():
             dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     found, failed = held
     if failed:
-        raise LpdError(f"process {dist.get_rank()} of {count()}: the first process has ended; its message says why")
+        raise LpdError(
+            f"process {dist.get_rank()} of {world_size()}: the first process has ended; its message says why"
+        )
     return found  # type: ignore[no-any-return]
 
 
-def go_on(wanted: bool = True) -> None:
+def agree_to_continue(wanted: bool = True) -> None:
     """Between two steps: go on only if the first process does, which says so here.
 
     Raises:
         KeyboardInterrupt: in the others, where it stops.
     """
-    if not from_first(lambda: wanted) and not is_first():
+    if not on_rank_zero(lambda: wanted) and not is_rank_zero():
         raise KeyboardInterrupt
 
 
@@ -165,6 +167,6 @@ def _all_there() -> Iterator[None]:
     except RuntimeError as error:  # what gloo and NCCL raise
         said = str(error).splitlines()[0]
         raise LpdError(
-            f"process {dist.get_rank()} of {count()} lost the others ({said}): what the one that ended says is"
+            f"process {dist.get_rank()} of {world_size()} lost the others ({said}): what the one that ended says is"
             " the reason; start again to go on from the last save"
         ) from error

@@ -18,7 +18,7 @@ from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
-from napari_lpd.training.distributed import count
+from napari_lpd.training.distributed import world_size
 from napari_lpd.training.trainer import Trainer
 from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
@@ -60,8 +60,8 @@ def fit(
     """
     if settings.model.bank == "supervised":
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
-    if count() > 1:
-        settings = TrainSettings.build(settings.model_dump() | {"batch": settings.batch * count()})
+    if world_size() > 1:
+        settings = TrainSettings.build(settings.model_dump() | {"batch": settings.batch * world_size()})
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = file_hashes(tiles.files)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from napari_lpd.data.summary import save_sheet, sheet
-from napari_lpd.models.cam import background, fuse, normalise
+from napari_lpd.models.cam import background, fuse, scale_maps
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import cosine_maps
 from napari_lpd.models.prototypes import effective_number, spatial_divergence
@@ -32,7 +32,7 @@ BACKGROUND_POWER = 10.0
 PREVIEWS = "previews"  # the run's folder of sheets, one per epoch
 
 
-class Watch:
+class TrainingMonitor:
     """Looks at a network after every epoch, always on the same tiles.
 
     Args:
@@ -80,7 +80,7 @@ class Watch:
         for index in range(len(tiles)):
             image = tiles.read(index)
             maps = [
-                _resized(normalise(stage[index], scale), image.shape[:2])
+                _resized(scale_maps(stage[index], scale), image.shape[:2])
                 for stage, scale in zip(scored.class_maps, card.map_scale, strict=True)
             ]
             there = scored.labels[index][:, None, None]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from napari_lpd.training.losses.objective import Objective, StepLosses
 
 
-class Numbers:
-    """Numbers (n,) that a GPU may still be computing."""
+class PendingScalars:
+    """Scalars (n,) that a GPU may still be computing."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.to("cpu", non_blocking=values.is_cuda)
@@ -30,14 +30,14 @@ class Numbers:
         return found
 
 
-class Taken(NamedTuple):
+class TakenStep(NamedTuple):
     """A step: its number from 0, its tiles, what it says, and the weights that gave that."""
 
     step: int
     indices: list[int]
     lr: float
     losses: StepLosses
-    numbers: Numbers
+    numbers: PendingScalars
     weights: dict[str, Tensor]
 
 

@@ -16,19 +16,27 @@ from torch import Tensor, nn
 
 from napari_lpd.core.errors import LpdError, SettingsError
 from napari_lpd.core.jobs import COMPUTING, Progress
-from napari_lpd.data.tileset import described
+from napari_lpd.data.tileset import describe_sources
 from napari_lpd.models.card import Card, provenance
-from napari_lpd.models.checkpoint import TRAINING_HASHES, save_checkpoint
+from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision, load_batches
 from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.models.network import LPD, LoadedModel, encoder_of
 from napari_lpd.training.augmentation import Jitter, augment
-from napari_lpd.training.distributed import count, from_first, go_on, is_first, own_device, own_share, together
+from napari_lpd.training.distributed import (
+    agree_to_continue,
+    is_rank_zero,
+    local_slice,
+    on_rank_zero,
+    own_device,
+    world_size,
+    wrap_ddp,
+)
 from napari_lpd.training.losses.objective import Objective, StepLosses
-from napari_lpd.training.monitor import PREVIEWS, Watch
-from napari_lpd.training.runs.state import Place, TrainingState, identity_of
-from napari_lpd.training.step import Numbers, Step, Taken, parameter_groups, poly_factor, set_training
-from napari_lpd.training.validation import PRESENCE, Figures, calibrate
+from napari_lpd.training.monitor import PREVIEWS, TrainingMonitor
+from napari_lpd.training.runs.state import TrainingPosition, TrainingState, identity_of
+from napari_lpd.training.step import PendingScalars, Step, TakenStep, parameter_groups, poly_factor, set_training
+from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.slides.stain import Colours
+    from napari_lpd.slides.stain import StainStatistics
     from napari_lpd.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -64,7 +72,7 @@ class Trainer:
         out: Path,
         command: str,
         hashes: dict[str, NDArray[np.uint8]],
-        colours: Colours,
+        colours: StainStatistics,
     ) -> None:
         self.tiles, self.settings, self.out, self.command, self.colours = tiles, settings, out, command, colours
         self.held = held
@@ -74,7 +82,7 @@ class Trainer:
         self.device, reason = choose_device(own_device(settings.device))
         precision = choose_precision(settings.precision, self.device)
         self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
-        self.arithmetic += f", with {count()} processes" if count() > 1 else ""
+        self.arithmetic += f", with {world_size()} processes" if world_size() > 1 else ""
         encoder = encoder_of(settings.model, settings.model.encoder_weights)
         self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
         width = encoder.widths[-1]
@@ -88,12 +96,12 @@ class Trainer:
         if self.region_encoder is not None:
             self.region_encoder.compute_in(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
-        self.watch = Watch(tiles)
+        self.watch = TrainingMonitor(tiles)
         self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
         set_training(self.network, settings)
-        self._losses = together(Step(self.network, self.objective))
+        self._losses = wrap_ddp(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
-        self._unread: deque[Taken] = deque()
+        self._unread: deque[TakenStep] = deque()
         self._ahead = int(self.device.type == "cuda")  # steps that the CPU may be ahead of what it has read
 
     def begin(self, total: int) -> bool:
@@ -135,14 +143,14 @@ class Trainer:
                         self._save_state()
                         saved = time.monotonic()
                     yield Progress(place.step, total, message, metrics)
-                    go_on()
+                    agree_to_continue()
                 self._read(0)
-                figures, self.state.place = from_first(partial(self._end_epoch, message, validation))
+                figures, self.state.place = on_rank_zero(partial(self._end_epoch, message, validation))
                 yield Progress(place.step, total, f"{message}: validation", figures)
-                go_on()
+                agree_to_continue()
         except GeneratorExit:
             self._save_state()
-            go_on(False)
+            agree_to_continue(False)
             raise
         self.state.remove()
 
@@ -166,7 +174,7 @@ class Trainer:
         weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         images = raw.to(self.device, non_blocking=True).float() / 255
         if self.settings.augment:
-            part = (len(indices), own_share(len(indices)))
+            part = (len(indices), local_slice(len(indices)))
             images = augment(images, self.generator, Jitter.of(self.settings), part)
         labels = torch.from_numpy(self.tiles.labels[indices]).to(self.device, non_blocking=True)
         losses: StepLosses = self._losses(images, labels, place.step < self.settings.warm_up * total)
@@ -174,9 +182,9 @@ class Trainer:
         self.scaler.scale(losses.total).backward()
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
-        numbers = Numbers(torch.cat([losses.values(), norm.detach()[None]]))
+        numbers = PendingScalars(torch.cat([losses.values(), norm.detach()[None]]))
         lr = float(self.schedule.get_last_lr()[0])
-        self._unread.append(Taken(place.step, indices, lr, losses, numbers, weights))
+        self._unread.append(TakenStep(place.step, indices, lr, losses, numbers, weights))
         metrics = self._read(self._ahead)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -201,12 +209,12 @@ class Trainer:
                 place.sums[name] = place.sums.get(name, 0.0) + value * len(taken.indices)
         return metrics
 
-    def _give_up(self, taken: Taken, loss: float, norm: float) -> None:
+    def _give_up(self, taken: TakenStep, loss: float, norm: float) -> None:
         """Keep the last weights that gave a finite loss, still those before its step, and raise."""
         kept = "nothing was learned yet"
         if self._good:
             self.network.load_state_dict(self._good)
-            if is_first():
+            if is_rank_zero():
                 self._save("last.safetensors", self._card(taken.step))
             kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
         raise LpdError(
@@ -223,7 +231,7 @@ class Trainer:
         size = self.settings.batch
         starts = range(place.taken, len(place.order), size)
         batches = [place.order[start : start + size] for start in starts][: total - place.step]
-        own = [batch[own_share(len(batch))] for batch in batches]
+        own = [batch[local_slice(len(batch))] for batch in batches]
         on_gpu = self.device.type == "cuda"
         loader = load_batches(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
         images = iter(loader)
@@ -231,7 +239,7 @@ class Trainer:
         for batch, (raw, _) in zip(batches, images, strict=True):
             yield batch, raw
 
-    def _end_epoch(self, message: str, validation: Validation | None) -> tuple[dict[str, float], Place]:
+    def _end_epoch(self, message: str, validation: Validation | None) -> tuple[dict[str, float], TrainingPosition]:
         """Measure, save, and begin the next epoch; returns the figures, and where the training then stands."""
         place = self.state.place
         means = {name: value / place.taken for name, value in place.sums.items()}
@@ -240,7 +248,7 @@ class Trainer:
         self.network.eval()
         card = self._card(place.step)
         model = LoadedModel(self.network, card, "", "", self.device)
-        figures = validation.figures(model) if validation else Figures({}, {})
+        figures = validation.figures(model) if validation else ValidationScores({}, {})
         metrics = {f"valid {name}": value for name, value in figures.values.items()}
         metrics |= self.watch.diversity(self.network)
         intervals = {f"valid {name}": limits for name, limits in figures.intervals.items()}
@@ -266,7 +274,7 @@ class Trainer:
             settings=self.settings,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
-            data=described(self.tiles, *([self.held] if self.held else [])),
+            data=describe_sources(self.tiles, *([self.held] if self.held else [])),
             steps=step,
             map_scale=constants.map_scale,
             temperature=constants.temperature,
@@ -279,10 +287,10 @@ class Trainer:
     def _save(self, name: str, card: Card) -> None:
         tensors = dict(self.network.state_dict())
         tensors |= {TRAINING_HASHES[of]: hashes for of, hashes in self.hashes.items()}
-        tensors |= {f"{TRAINING_HASHES}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
+        tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
         if self.region_encoder is not None:
             state = self.region_encoder.projection_state()
-            tensors |= {f"{TRAINING_HASHES}region_projection.{key}": value for key, value in state.items()}
+            tensors |= {f"{TRAINING_ONLY}region_projection.{key}": value for key, value in state.items()}
         save_checkpoint(self.out / name, tensors, card)
 
 

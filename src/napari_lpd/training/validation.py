@@ -15,7 +15,7 @@ from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.calibration import fit_label_temperature
 from napari_lpd.evaluation.evaluate import check_masks, measure_checked
 from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
-from napari_lpd.models.cam import fuse, normalise
+from napari_lpd.models.cam import fuse, scale_maps
 from napari_lpd.models.compute import load_batches
 from napari_lpd.models.network import (
     LPD,
@@ -40,7 +40,7 @@ CALIBRATION_TILES = 256
 PRESENCE = 0.5  # from which a class counts as there
 
 
-class Figures(NamedTuple):
+class ValidationScores(NamedTuple):
     """Figures of a model on other data.
 
     Attributes:
@@ -55,7 +55,7 @@ class Figures(NamedTuple):
 class Validation(NamedTuple):
     """What tells which epoch is best, and the files it is measured on."""
 
-    figures: Callable[[LoadedModel], Figures]
+    figures: Callable[[LoadedModel], ValidationScores]
     files: Sequence[Path] = ()
 
 
@@ -92,12 +92,12 @@ def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileSc
 def held_out_validation(tiles: TileSet) -> Validation:
     """Validation on held-out tiles: their classification loss, and how often a class's presence is said right."""
 
-    def figures(model: LoadedModel) -> Figures:
+    def figures(model: LoadedModel) -> ValidationScores:
         scored = score_tiles(model.network, tiles, model.card.settings.batch)
         loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
         right = ((presence_scores(list(scored.stage_scores[1:])) >= PRESENCE) == scored.labels).sum(0).tolist()
         shares = {f"right about {t.name}": count / len(tiles) for t, count in zip(tiles.classes, right, strict=True)}
-        return Figures(
+        return ValidationScores(
             {"score": -loss, "classification": loss, **shares, "tiles": float(len(tiles))},
             {name: wilson(count, len(tiles)) for name, count in zip(shares, right, strict=True)},
         )
@@ -112,7 +112,7 @@ def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-class Constants(NamedTuple):
+class MapCalibration(NamedTuple):
     """What a card keeps of how a network's maps are read.
 
     Attributes:
@@ -127,7 +127,7 @@ class Constants(NamedTuple):
     temperature: float
 
 
-def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) -> Constants:
+def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) -> MapCalibration:
     """Measure the constants on up to 256 tiles, evenly spread over every class's tiles.
 
     Args:
@@ -142,9 +142,9 @@ def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) ->
         levels = [float(np.percentile(stage[scored.labels[:, c], c].numpy(), 99)) for c in range(network.class_count)]
         scale.append((max(*levels, 1e-3),) * network.class_count)
     if held is None:
-        return Constants(tuple(scale), 1.0)
+        return MapCalibration(tuple(scale), 1.0)
     scored = score_tiles(network, held.subset(held.spread(CALIBRATION_TILES)), batch)
-    return Constants(tuple(scale), _temperature(scored, scale, network))
+    return MapCalibration(tuple(scale), _temperature(scored, scale, network))
 
 
 def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: LPD) -> float:
@@ -155,7 +155,7 @@ def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: 
     size = scored.class_maps[0].shape[2:]
     present = presence_scores(list(scored.stage_scores[1:]))[alone] >= PRESENCE
     stages = [
-        interpolate(normalise(maps[alone], levels), size=size, mode="bilinear", align_corners=False)
+        interpolate(scale_maps(maps[alone], levels), size=size, mode="bilinear", align_corners=False)
         for maps, levels in zip(scored.class_maps, scale, strict=True)
     ]
     fused = fuse(stages, network.settings.stage_fusion, present[:, :, None, None]).clamp(min=0)
@@ -180,7 +180,7 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         gates=("predicted",), refiners=("none",), bootstrap=VALIDATION_RESAMPLINGS, backend="torch"
     )
 
-    def figures(model: LoadedModel) -> Figures:
+    def figures(model: LoadedModel) -> ValidationScores:
         (results,) = run(measure_checked(model, images, settings)).values()
         names = [tissue.name for tissue in model.card.classes]
         scores = metrics(results, names, settings.background)
@@ -189,9 +189,9 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
         limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
         if limits is None:
-            return Figures(values, {})
+            return ValidationScores(values, {})
         of_class = {f"IoU {name}": limit for name, limit in zip(names, limits.iou.tolist(), strict=True)}
         intervals = {"mIoU": limits.headline["mean_iou"], **of_class}
-        return Figures(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
+        return ValidationScores(values, {name: tuple(limit) for name, limit in intervals.items() if name in values})
 
     return Validation(figures, [item.image for item in images])

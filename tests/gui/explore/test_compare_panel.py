@@ -93,7 +93,10 @@ def test_two_models_side_by_side_on_the_slide(
 def test_one_model_twice_is_refused(use_widget, tiny_layer, shown_errors):
     panel = use_widget(ExploreWidget).compare
     panel.job.button.click()
-    assert "two different models are compared: choose another one, or train the rival of the first" in shown_errors[0]
+    assert (
+        "two different models are compared: choose another one, or train the counterpart of the first"
+        in shown_errors[0]
+    )
 
 
 def test_models_of_other_classes_are_refused_in_one_line(use_widget, tiny_layer, models, qtbot, shown_errors):
@@ -133,7 +136,7 @@ def make_model(tmp_path, classes):
         (
             {"classes": (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="blue", color="#0000ff"))},
             "one/model.safetensors and two/model.safetensors have other classes: dark, pink, and dark, blue; compare"
-            " models of the same classes, as a model and its rival",
+            " models of the same classes, as a model and its counterpart",
         ),
         (
             {"mpp": 0.25},
@@ -250,7 +253,7 @@ def test_nothing_in_view_says_where_to_go(use_widget, viewer, tiny_layer, make_m
     assert "select a shape in a Shapes layer" in shown_errors[1]
 
 
-def test_the_rival_of_a_model_from_elsewhere_cannot_be_trained_here(use_widget, make_model, shown_errors):
+def test_the_counterpart_of_a_model_from_elsewhere_cannot_be_trained_here(use_widget, make_model, shown_errors):
     explore = use_widget(ExploreWidget)
     explore.pair.choose(make_model("one"), make_model("two"))
     explore.pair.job.button.click()
@@ -260,7 +263,7 @@ def test_the_rival_of_a_model_from_elsewhere_cannot_be_trained_here(use_widget, 
 
 
 @pytest.mark.slow
-def test_one_click_trains_the_rival_and_chooses_it(
+def test_one_click_trains_the_counterpart_and_chooses_it(
     use_widget, viewer, tiny_layer, tiny_regions, classes, tiny_settings, tmp_path, qtbot, shown_errors
 ):
     run = new_run_folder(tmp_path / "models", "tiny")
@@ -274,15 +277,15 @@ def test_one_click_trains_the_rival_and_chooses_it(
     pair.job.button.click()
     qtbot.waitUntil(lambda: not pair.job.runner.running, timeout=180_000)
     assert shown_errors == []
-    one, rival = (read_card(path) for path in pair.paths())
-    assert (one.settings.model.bank, rival.settings.model.bank) == ("learned", "clustered")
-    assert one.settings.seed == rival.settings.seed == 7
-    assert one.tiles == rival.tiles
+    one, counterpart = (read_card(path) for path in pair.paths())
+    assert (one.settings.model.bank, counterpart.settings.model.bank) == ("learned", "clustered")
+    assert one.settings.seed == counterpart.settings.seed == 7
+    assert one.tiles == counterpart.tiles
     folders = list((tmp_path / "models").iterdir())
     pair.job.button.click()
     assert "It was trained already, and is chosen" in pair.job.status.text()
     assert list((tmp_path / "models").iterdir()) == folders
     pair.choose(pair.paths()[1], Path(result["model"]))
     pair.boxes[1].setCurrentIndex(pair.boxes[1].findData(str(samples.model_path())))
-    pair.job.button.click()  # the rival's rival is the first
+    pair.job.button.click()  # the counterpart's counterpart is the first
     assert pair.boxes[1].currentData() == str(Path(result["model"]).resolve())

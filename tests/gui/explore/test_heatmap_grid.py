@@ -5,14 +5,14 @@ import pytest
 from PIL import ImageColor
 
 from napari_lpd.comparison.report.figures import heat_colours
-from napari_lpd.gui.explore.heatmap_grid import CELL, WIDTH, Seen, heatmap_grid, scale_of
+from napari_lpd.gui.explore.heatmap_grid import CELL, WIDTH, ModelView, heatmap_grid, scale_of
 
 
 def seen(name, low, high, k=10, shape=(20, 30)):
     """k flat heatmaps, from a low to a high cosine, with a corner that was not computed."""
     heatmaps = np.linspace(low, high, k, dtype=np.float32)[:, None, None] * np.ones((1, *shape), np.float32)
     heatmaps[:, :4, :4] = np.nan
-    return Seen(name, np.zeros((40, 60), np.uint8), heatmaps)
+    return ModelView(name, np.zeros((40, 60), np.uint8), heatmaps)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_what_was_not_computed_is_grey(tissue, classes):
     grid = heatmap_grid(tissue, 300.0, [seen("A", 0, 1)], 0, classes)
     x0, y0, *_ = grid.slots[3].box
     assert len(set(grid.drawing.pixels().getpixel((x0 + 3, y0 + 3)))) == 1
-    nothing = Seen("A", np.full((4, 4), 255, np.uint8), np.full((2, 4, 4), np.nan, np.float32))
+    nothing = ModelView("A", np.full((4, 4), 255, np.uint8), np.full((2, 4, 4), np.nan, np.float32))
     assert heatmap_grid(tissue, 300.0, [nothing], 0, classes).slots
 
 

@@ -63,7 +63,7 @@ def test_masks_lie_on_the_slide_in_both(arranged, tiny_layer, two):
     side = SideBySide(arranged)
     side.show(two, tiny_layer)
     for mask, (_, prediction) in zip(side.masks(), two, strict=True):
-        y0, x0, y1, x1 = prediction.bounds()
+        y0, x0, y1, x1 = prediction.scope_box()
         first = mask.translate - mask.scale / 2 - (tiny_layer.translate - tiny_layer.scale / 2)
         last = first + np.array(mask.data.shape) * mask.scale
         mpp = prediction.card.mpp

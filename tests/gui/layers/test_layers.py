@@ -17,7 +17,7 @@ from napari_lpd.gui.layers.results import (
     shown_prediction,
 )
 from napari_lpd.gui.layers.slides import corner, set_resolution, slide_of, visible_box_um
-from napari_lpd.gui.predict.live_prediction import Growing
+from napari_lpd.gui.predict.live_prediction import LiveLayers
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import BlockResult, Prediction
 
@@ -70,7 +70,7 @@ def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_predict
 
 def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
-    growing = Growing(found, corner(tiny_layer))
+    growing = LiveLayers(found, corner(tiny_layer))
     for _ in showing(viewer, "tiny.tiff", growing.layers):
         pass
     [labels] = our_layers(viewer, "tiny.tiff", "labels")
@@ -97,13 +97,13 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
 
 @pytest.mark.parametrize("most", [0, 2**30])
 def test_all_blocks_are_filled_into_all_levels_that_are_held(make_prediction, monkeypatch, most):
-    monkeypatch.setattr("napari_lpd.gui.layers.pyramid_view.MOST_HELD", most)
+    monkeypatch.setattr("napari_lpd.gui.layers.pyramid_view.MAX_HELD", most)
     found = make_prediction(box=None, mpp=0.125)
-    labels, maps = View(found.labels, found.bounds(), 256), View(found.prototypes[1], (0, 0, 512, 768), 64)
+    labels, maps = View(found.labels, found.scope_box(), 256), View(found.prototypes[1], (0, 0, 512, 768), 64)
     held = [isinstance(level, np.ndarray) for level in labels.levels]
     assert held == [bool(most)] * (len(held) - 1) + [True]
-    labels.fill(found.done())
-    maps.fill(found.done())
+    labels.fill(found.finished_blocks())
+    maps.fill(found.finished_blocks())
     for view, pyramid in ((labels, found.labels), (maps, found.prototypes[1])):
         for level, stored in zip(view.levels, pyramid.levels, strict=False):
             assert np.array_equal(level, stored)

@@ -100,8 +100,9 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
 
 
 @pytest.mark.slow
-def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path,
-                                                       qtbot, shown_errors):  # fmt: skip
+def test_the_counterpart_follows_with_the_same_data_and_seed(
+    use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path, qtbot, shown_errors
+):
     from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
     from napari_lpd.models.card import read_card
 
@@ -110,7 +111,7 @@ def test_the_rival_follows_with_the_same_data_and_seed(use_widget, viewer, tiny_
     train.data.classes.set_classes(classes)
     train.out.setText(str(tmp_path / "models"))
     train.chosen.show_value(TrainSettings(tile=64, tile_step=48, max_steps=2, batch=4, threads=1, seed=7))
-    train.rival.setChecked(True)
+    train.counterpart.setChecked(True)
     train.job.button.click()
     models = tmp_path / "models"
     qtbot.waitUntil(lambda: len(list(models.glob("*/model.json"))) == 2, timeout=600_000)

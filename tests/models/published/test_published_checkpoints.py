@@ -43,7 +43,7 @@ def test_a_published_checkpoint_imports_with_its_classes_and_predicts(checkpoint
     assert torch.equal(model.network.prototypes, weights["prototypes"].float())
     scope, how = [shapely.box(1000, 1000, 1150, 1150)], PredictSettings(tile=224, overlap=64)
     prediction = run(predict_slide(skin, model, how, tmp_path / "skin.zarr", scope))
-    y0, x0, y1, x1 = prediction.bounds()
+    y0, x0, y1, x1 = prediction.scope_box()
     assert y1 - y0 >= 300
     assert (prediction.labels.levels[0][y0:y1, x0:x1] > 0).any()
 

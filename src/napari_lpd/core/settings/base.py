@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_lpd.core.errors import SettingsError, why
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.errors import SettingsError, reason
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.settings.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
         try:
             values = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"{path}: settings are not readable as JSON ({why(error)})") from error
+            raise SettingsError(f"{path}: settings are not readable as JSON ({reason(error)})") from error
     _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -97,7 +97,7 @@ def write_settings(path: Path, settings: Settings) -> Path:
     Raises:
         ExportError: the place cannot be written.
     """
-    with written_whole(path, overwrite=True) as partial:
+    with atomic_write(path, overwrite=True) as partial:
         partial.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -83,7 +83,7 @@ ABOUT = {
     "paper": "LPD as its paper describes it. Slower, and for comparison.",
     "official-code": "LPD as its published code computes it; needs weights of a Swin-T.",
     "official-first-commit": "LPD as its code's first version computes it; needs weights of a Swin-T.",
-    "pbip": "Clustered prototypes (PBIP) instead of learned ones, with our defaults: the rival in Explore.",
+    "pbip": "Clustered prototypes (PBIP) instead of learned ones, with our defaults: the counterpart in Explore.",
     "pbip-paper": "PBIP as its paper describes it; for comparison.",
     "pbip-official-code": "PBIP as its published code computes it; needs weights of a Swin-T.",
     "random": "Prototypes that are random directions and stay so: a control.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from napari_lpd.core.errors import SettingsError, why
+from napari_lpd.core.errors import SettingsError, reason
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read_roles(path: Path) -> Roles:
     try:
         return Roles.build(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: roles are not readable as JSON ({why(error)})") from error
+        raise SettingsError(f"{path}: roles are not readable as JSON ({reason(error)})") from error
 
 
 What = Literal["labels", "prototypes", "corrections"]

@@ -13,7 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.slides.tissue import everything, find_tissue
+from napari_lpd.slides.tissue import find_tissue, full_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.results.prediction import Prediction, PredictionCard
     from napari_lpd.slides.slide import Slide
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
-    MakeMask = Callable[[Slide], Mask | None]
+    MakeMask = Callable[[Slide], TissueMask | None]
 
 MAPS = Path("/proc/self/maps")
 
@@ -123,8 +123,8 @@ def compile_label_colours() -> None:
     DirectLabelColormap(color_dict={None: "black", 1: "white"}).map(np.ones((1, 1), np.uint8))
 
 
-def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[Mask]:
+def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[TissueMask]:
     """The tissue mask that a prediction would take."""
     with slide:
         yield Progress(0, 0, "looking for tissue")
-        return make(slide) or (everything(slide) if all_of_it else find_tissue(slide))
+        return make(slide) or (full_mask(slide) if all_of_it else find_tissue(slide))

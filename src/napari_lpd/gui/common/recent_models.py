@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.models.card import Card
 
-MOST = 10
+MAX_MODELS = 10
 
 
 class RecentModels(QObject):
@@ -31,7 +31,7 @@ class RecentModels(QObject):
 
     def add(self, path: Path) -> None:
         """Put `path` first."""
-        newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MOST]
+        newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MAX_MODELS]
         _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
+from matplotlib.patches import Patch
 
-from napari_lpd.comparison.report.drawing import Drawing
-from napari_lpd.comparison.report.figures import heat_colours, mask_colours, over_tile
+from napari_lpd.comparison.report.figures import heat_colours, mask_colours, over_tile, paste, sheet, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
@@ -22,17 +24,17 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 FINE = 400  # pixels; what is larger is read from a coarser level
-CELL, GAP, LINE = 164, 8, 22  # pixels
+CELL, GAP, LINE = 164, 8, 22  # points, and pixels of the screen
 ACROSS = 5  # heatmaps in a line
-FEWEST = 5  # columns, to hold the colour bar and the legend
+MIN_COLUMNS = 5  # columns, to hold the colour bar and the legend
 WIDTH = (ACROSS + 1) * (CELL + GAP) + GAP
 BAR = (240, 14)
-LEGEND_LINE, SQUARE = 18, 11
+LEGEND_LINE = 18
 BARS_MM = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 NOT_COMPUTED = np.uint8(226)  # grey
 
 
-class Seen(NamedTuple):
+class ModelView(NamedTuple):
     """What one model says of a place.
 
     Attributes:
@@ -46,7 +48,7 @@ class Seen(NamedTuple):
     heatmaps: NDArray[np.float32]
 
 
-class Slot(NamedTuple):
+class GridCell(NamedTuple):
     """Where a prototype's heatmap lies in the picture: pixels x0, y0, x1, y1 of model and prototype, from 0."""
 
     box: tuple[int, int, int, int]
@@ -55,23 +57,23 @@ class Slot(NamedTuple):
 
 
 class HeatmapGrid(NamedTuple):
-    """The drawing, and where which prototype is in it."""
+    """The figure, and where which prototype is in it."""
 
-    drawing: Drawing
-    slots: tuple[Slot, ...]
+    figure: Figure
+    slots: tuple[GridCell, ...]
 
-    def at(self, x: int, y: int) -> Slot | None:
-        """The heatmap under a pixel."""
+    def at(self, x: int, y: int) -> GridCell | None:
+        """Find the heatmap under a pixel."""
         return next((s for s in self.slots if s.box[0] <= x < s.box[2] and s.box[1] <= y < s.box[3]), None)
 
 
-def seen_by(name: str, prediction: Prediction, index: int) -> Seen:
+def seen_by(name: str, prediction: Prediction, index: int) -> ModelView:
     """What a prediction says of class `index` inside its scope, small enough for a picture."""
-    box, stride = prediction.bounds(), prediction.card.stride
+    box, stride = prediction.scope_box(), prediction.card.stride
     values = _small(prediction.prototypes[index], box, stride)
     cosines = np.where(values > 0, (values.astype(np.float32) - 1) / 127 - 1, np.float32(np.nan))
     labels = _small(prediction.labels, box, 1)
-    return Seen(name, labels - np.uint8(1), cosines)  # 0, unlabelled, becomes 255
+    return ModelView(name, labels - np.uint8(1), cosines)  # 0, unlabelled, becomes 255
 
 
 def _small(pyramid: Pyramid, box: Box, pixel: int) -> NDArray[np.uint8]:
@@ -85,20 +87,21 @@ def _small(pyramid: Pyramid, box: Box, pixel: int) -> NDArray[np.uint8]:
 
 def tissue_of(slide: Slide, prediction: Prediction) -> NDArray[np.uint8]:
     """The slide inside a prediction's scope, (H, W, 3), small enough for a picture."""
-    y0, x0, y1, x1 = prediction.bounds()
+    y0, x0, y1, x1 = prediction.scope_box()
     coarser = max(max(y1 - y0, x1 - x0) / FINE, 1)
     origin, shape = (round(y0 / coarser), round(x0 / coarser)), (round((y1 - y0) / coarser), round((x1 - x0) / coarser))
     return slide.read(origin, shape, prediction.card.mpp * coarser)
 
 
+@styled()
 def heatmap_grid(
     tissue: NDArray[np.uint8],
     width_um: float,
-    seen: Sequence[Seen],
+    seen: Sequence[ModelView],
     index: int,
     classes: Sequence[TissueClass],
 ) -> HeatmapGrid:
-    """Tissue, colour bar, and per model its mask and a numbered heatmap per prototype; one scale for all.
+    """Draw tissue, colour bar, and per model its mask and a numbered heatmap per prototype; one scale for all.
 
     Args:
         tissue: (H, W, 3) of the place.
@@ -113,39 +116,38 @@ def heatmap_grid(
     lines = -(-k // ACROSS)
     head = LINE + cell[1] + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
-    columns = max(min(k, ACROSS) + 1, FEWEST)
-    canvas = _Canvas(columns * (CELL + GAP) + GAP, head + len(seen) * block)
-    canvas.paste(Image.fromarray(tissue), (GAP, LINE), cell)
-    canvas.label((GAP, 4), f"{classes[index].name}: {k} prototypes per model", large=True)
-    canvas.scale_bar((GAP, LINE), cell, width_um)
-    canvas.colour_bar((2 * GAP + CELL, LINE + 26), low, high)
-    canvas.legend((3 * GAP + 3 * CELL, LINE), cell[1], classes)
+    columns = max(min(k, ACROSS) + 1, MIN_COLUMNS)
+    figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(seen) * block)
+    paste(axes, tissue, (GAP, LINE), cell)
+    axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model", size="x-large")
+    _scale_bar(axes, (GAP, LINE), cell, width_um)
+    _colour_bar(axes, (2 * GAP + CELL, LINE + 26), low, high)
+    _legend(axes, (3 * GAP + 3 * CELL, LINE), cell[1], classes)
     slots = []
     for m, each in enumerate(seen):
         top = head + m * block
-        canvas.label((GAP, top + 2), each.name, large=True)
-        canvas.label((GAP, top + LINE + cell[1] + 1), "mask")
-        mask = over_tile(tissue, *mask_colours(each.mask, classes))
-        canvas.paste(mask, (GAP, top + LINE), cell)
+        axes.text(GAP, top + LINE - 6, each.name, size="x-large")
+        axes.text(GAP, top + LINE + cell[1] + 4, "mask", size="large", va="top")
+        paste(axes, over_tile(tissue, *mask_colours(each.mask, classes)), (GAP, top + LINE), cell)
         for u, heatmap in enumerate(each.heatmaps):
             x = GAP + (1 + u % ACROSS) * (CELL + GAP)
             y = top + LINE + u // ACROSS * (cell[1] + LINE)
-            canvas.paste(_coloured(heatmap, low, high), (x, y), cell)
-            canvas.label((x, y + cell[1] + 1), f"prototype {u + 1}")
-            slots.append(Slot((x, y, x + cell[0], y + cell[1]), m, u))
-    return HeatmapGrid(canvas, tuple(slots))
+            paste(axes, _coloured(heatmap, low, high), (x, y), cell)
+            axes.text(x, y + cell[1] + 4, f"prototype {u + 1}", size="large", va="top")
+            slots.append(GridCell((x, y, x + cell[0], y + cell[1]), m, u))
+    return HeatmapGrid(figure, tuple(slots))
 
 
-def scale_of(seen: Sequence[Seen]) -> tuple[float, float]:
+def scale_of(seen: Sequence[ModelView]) -> tuple[float, float]:
     """Smallest and largest cosine of all heatmaps; NaN where nothing was computed."""
     values = np.concatenate([each.heatmaps[np.isfinite(each.heatmaps)] for each in seen])
     return (float(values.min()), float(values.max())) if len(values) else (float("nan"), float("nan"))
 
 
-def _coloured(heatmap: NDArray[np.float32], low: float, high: float) -> Image.Image:
+def _coloured(heatmap: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
     known = np.isfinite(heatmap)
     unit = np.where(known, (heatmap - low) / max(high - low, 1e-9), 0)
-    return Image.fromarray(np.where(known[..., None], heat_colours(unit), NOT_COMPUTED))
+    return np.where(known[..., None], heat_colours(unit), NOT_COMPUTED)
 
 
 def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
@@ -154,36 +156,38 @@ def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return max(round(shape[1] * share), 1), max(round(shape[0] * share), 1)
 
 
-class _Canvas(Drawing):
-    """A drawing with the parts of this picture."""
+def _scale_bar(axes: Axes, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
+    """Draw a bar of a round length, at most half the width, in the lower left corner."""
+    length = max((mm for mm in BARS_MM if 1000 * mm <= width_um / 2), default=BARS_MM[0])
+    x, y = at[0] + 6, at[1] + size[1] - 8
+    for colour, width in (("white", 5), ("black", 3)):
+        ends = (x, x + 1000 * length / width_um * size[0])
+        axes.plot(ends, (y, y), color=colour, linewidth=width, solid_capstyle="butt")
+    axes.text(at[0] + size[0] + GAP, y, f"bar: {length:g} mm", size="large", va="center")
 
-    def label(self, at: tuple[int, int], text: str, large: bool = False) -> None:
-        self.text(at, text, 14 if large else 12)
 
-    def scale_bar(self, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
-        """A bar of a round length, at most half the width, in the lower left corner."""
-        length = max((mm for mm in BARS_MM if 1000 * mm <= width_um / 2), default=BARS_MM[0])
-        x0, y = at[0] + 6, at[1] + size[1] - 8
-        x1 = x0 + round(1000 * length / width_um * size[0])
-        for colour, width in (("white", 5), ("black", 3)):
-            self.line(((x0, y), (x1, y)), colour, width)
-        self.label((at[0] + size[0] + GAP, at[1] + size[1] - 16), f"bar: {length:g} mm")  # the font has no Greek letter
+def _legend(axes: Axes, at: tuple[int, int], height: int, classes: Sequence[TissueClass]) -> None:
+    """Name the colours of the masks, in columns."""
+    axes.legend(
+        [Patch(color=tissue.color) for tissue in classes],
+        [tissue.name for tissue in classes],
+        ncols=math.ceil(len(classes) * LEGEND_LINE / height),
+        loc="upper left",
+        bbox_to_anchor=at,
+        bbox_transform=axes.transData,
+        fontsize="large",
+        handlelength=1,
+        handleheight=1,
+    )
 
-    def legend(self, at: tuple[int, int], height: int, classes: Sequence[TissueClass]) -> None:
-        """Colours of the masks, in columns."""
-        rows = max(height // LEGEND_LINE, 1)
-        for i, tissue in enumerate(classes):
-            x, y = at[0] + i // rows * (CELL + GAP), at[1] + i % rows * LEGEND_LINE
-            corners = [(x, y), (x + SQUARE, y), (x + SQUARE, y + SQUARE), (x, y + SQUARE)]
-            self.polygon(corners, tissue.color, tissue.color)
-            self.label((x + SQUARE + 6, y - 2), tissue.name)
 
-    def colour_bar(self, at: tuple[int, int], low: float, high: float) -> None:
-        ramp = heat_colours(np.linspace(0, 1, BAR[0])[None])
-        if not np.isfinite(low):
-            self.label(at, "nothing was computed here: no tissue")
-            return
-        self.label((at[0], at[1] - 22), "cosine to the prototype; one scale for all heatmaps")
-        self.paste(Image.fromarray(ramp), at, BAR)
-        self.label((at[0], at[1] + BAR[1] + 4), f"{low:.2f}")
-        self.label((at[0] + BAR[0] - 26, at[1] + BAR[1] + 4), f"{high:.2f}")
+def _colour_bar(axes: Axes, at: tuple[int, int], low: float, high: float) -> None:
+    """Show the scale of the heatmaps."""
+    (left, top), (width, height) = at, BAR
+    if not np.isfinite(low):
+        axes.text(left, top, "nothing was computed here: no tissue", size="large", va="top")
+        return
+    axes.text(left, top - 8, "cosine, one scale for all", size="large")
+    paste(axes, heat_colours(np.linspace(0, 1, width)[None]), at, BAR)
+    for x, value, side in ((left, low, "left"), (left + width, high, "right")):
+        axes.text(x, top + height + 4, f"{value:.2f}", size="large", ha=side, va="top")

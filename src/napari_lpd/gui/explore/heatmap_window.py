@@ -5,24 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QImage, QMouseEvent, QPixmap
+from qtpy.QtGui import QMouseEvent, QPixmap
 from qtpy.QtWidgets import QDialog, QFileDialog, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
-from napari_lpd.gui.explore.heatmap_grid import HeatmapGrid, heatmap_grid, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
+    from napari_lpd.gui.explore.heatmap_grid import HeatmapGrid
     from napari_lpd.results.prediction import Prediction
 
 HIGHEST, RIM, FRAME = 800, 50, 120  # pixels
+SCREEN_DPI = 72  # a point is a pixel
 PICTURES = "Pictures (*.png *.svg *.pdf)"
 
 
@@ -77,22 +78,23 @@ class AllHeatmaps(QDialog):
             layout.addWidget(part)
         self.tissue.currentIndexChanged.connect(self._draw)
         self.picture.pressed.connect(self._on_pressed)
-        self.grid = self._made()
         self._draw()
-        space = self.screen().availableGeometry()
-        wide, high = self.grid.drawing.width + RIM, self.grid.drawing.height + FRAME
+        space, shown = self.screen().availableGeometry(), self.picture.pixmap()
+        wide, high = shown.width() + RIM, shown.height() + FRAME
         self.resize(min(wide, space.width() - RIM), min(high, HIGHEST, space.height() - RIM))
 
     def _made(self) -> HeatmapGrid:
+        from napari_lpd.gui.explore.heatmap_grid import heatmap_grid, seen_by
+
         index = self.tissue.currentIndex()
         seen = [seen_by(name, prediction, index) for name, prediction in self._predictions]
         first = self._predictions[0][1]
-        _, x0, _, x1 = first.bounds()
+        _, x0, _, x1 = first.scope_box()
         return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, seen, index, first.card.classes)
 
     def _draw(self) -> None:
         self.grid = self._made()
-        self.picture.setPixmap(pixmap_of(self.grid.drawing.pixels()))
+        self.picture.setPixmap(pixmap_of(self.grid.figure, SCREEN_DPI))
 
     def _on_pressed(self, x: int, y: int) -> None:
         slot = self.grid.at(x, y)
@@ -100,10 +102,12 @@ class AllHeatmaps(QDialog):
             self.picked.emit(self.tissue.currentIndex(), slot.prototype)
 
     def _on_save(self) -> None:
+        from napari_lpd.comparison.report.figures import write_figure
+
         path = chosen_picture(self, f"{self.tissue.currentText()} prototypes")
         if path:
             with self._reporting():
-                self.grid.drawing.write(path)
+                write_figure(self.grid.figure, path)
 
 
 def chosen_picture(parent: QWidget, name: str) -> Path | None:
@@ -113,8 +117,10 @@ def chosen_picture(parent: QWidget, name: str) -> Path | None:
     return (path if path.suffix else path.with_suffix(".png")) if chosen else None
 
 
-def pixmap_of(picture: Image) -> QPixmap:
-    """A picture for Qt."""
-    rgb = np.ascontiguousarray(picture.convert("RGB"))
-    height, width = rgb.shape[:2]
-    return QPixmap.fromImage(QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy())
+def pixmap_of(figure: Figure, dpi: float) -> QPixmap:
+    """Draw a figure for Qt."""
+    from napari_lpd.comparison.report.figures import encoded
+
+    pixmap = QPixmap()
+    pixmap.loadFromData(encoded(figure, ".png", dpi))
+    return pixmap

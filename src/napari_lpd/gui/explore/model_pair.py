@@ -1,4 +1,4 @@
-"""Choose two models to compare; one click trains the second, the rival of the first."""
+"""Choose two models to compare; one click trains the second, the counterpart of the first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.models.card import read_card
 from napari_lpd.samples import model_path
-from napari_lpd.training.runs.folder import rival_arguments, trained_rival
+from napari_lpd.training.runs.folder import counterpart_arguments, trained_counterpart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.models.card import Card
 
-CLOSING = "The rival is being trained. Close all the same? What was learned is kept; the same button goes on there."
+CLOSING = (
+    "The counterpart is being trained. Close all the same? What was learned is kept; the same button goes on there."
+)
 TOOLTIP = (
     "On the same data, seed and settings as the first model: clustered prototypes (PBIP) after learned ones, or the"
     " other way round"
@@ -30,12 +32,12 @@ TOOLTIP = (
 
 
 class ModelPair(QWidget):
-    """Two choosers of models, and the training of a rival."""
+    """Two choosers of models, and the training of a counterpart."""
 
     def __init__(self) -> None:
         super().__init__()
         self.boxes = (chooser(), chooser())
-        self.job = JobBar("Train the rival of the first")
+        self.job = JobBar("Train the counterpart of the first")
         self.job.button.setToolTip(TOOLTIP)
         self._guarded = False
         layout = QVBoxLayout(self)
@@ -45,7 +47,7 @@ class ModelPair(QWidget):
         )
         for part in (*self.boxes, open_button, self.job):
             layout.addWidget(part)
-        self.job.asked.connect(self._on_rival)
+        self.job.asked.connect(self._on_counterpart)
         self.job.runner.succeeded.connect(self._on_trained)
         recent_models.changed.connect(self._fill)
         self._fill()
@@ -58,7 +60,9 @@ class ModelPair(QWidget):
         """
         paths = [Path(box.currentData()) for box in self.boxes if box.currentData()]
         if len(set(paths)) < 2:
-            raise ModelError("two different models are compared: choose another one, or train the rival of the first")
+            raise ModelError(
+                "two different models are compared: choose another one, or train the counterpart of the first"
+            )
         check_comparable([(_called(path), read_card(path)) for path in paths])
         return paths
 
@@ -96,15 +100,15 @@ class ModelPair(QWidget):
             with self.job.reporting():
                 self.choose(*(Path(path) for path in paths[:2]))
 
-    def _on_rival(self) -> None:
+    def _on_counterpart(self) -> None:
         with self.job.reporting():
             run = Path(self.boxes[0].currentData()).parent
-            rival = trained_rival(run)
-            if rival is not None:
-                self.choose(rival)
-                self.job.say(f"It was trained already, and is chosen: {rival}")
+            counterpart = trained_counterpart(run)
+            if counterpart is not None:
+                self.choose(counterpart)
+                self.job.say(f"It was trained already, and is chosen: {counterpart}")
                 return
-            arguments = rival_arguments(run)
+            arguments = counterpart_arguments(run)
             if not self._guarded:
                 CloseGuard(self.window(), self.job.runner, CLOSING)
                 self._guarded = True
@@ -113,7 +117,7 @@ class ModelPair(QWidget):
     def _on_trained(self, result: dict[str, Any]) -> None:
         with self.job.reporting():
             self.choose(Path(result["model"]))
-            self.job.say("The rival is trained, and chosen as second model.")
+            self.job.say("The counterpart is trained, and chosen as second model.")
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

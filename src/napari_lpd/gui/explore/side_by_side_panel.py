@@ -17,7 +17,6 @@ from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.prediction_run import ModelCache, PredictionRun
 from napari_lpd.gui.explore.grid_view import SideBySide
-from napari_lpd.gui.explore.heatmap_grid import tissue_of
 from napari_lpd.gui.explore.heatmap_window import AllHeatmaps
 from napari_lpd.gui.explore.model_pair import ModelPair, names_of
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, chosen_scope
@@ -112,6 +111,8 @@ class BothModels(QWidget):
 
     def show_all(self, index: int) -> None:
         """Open the window with every prototype of a class, from 0."""
+        from napari_lpd.gui.explore.heatmap_grid import tissue_of
+
         with self.job.reporting():
             if self._target is None or not self.predictions:
                 raise DataError("nothing stands side by side yet: press Show both side by side first")

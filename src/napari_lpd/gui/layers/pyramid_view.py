@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.pyramid import Pyramid
 
 SMALL = 2048  # pixels; what is not larger is shown without levels
-MOST_HELD = 2**25  # bytes of a level that is held in memory
+MAX_HELD = 2**25  # bytes of a level that is held in memory
 
 
 class View:
@@ -47,7 +47,7 @@ class View:
         self.levels: list[Any] = []
         for source, (top, left, bottom, right) in zip(self._sources, self._boxes, strict=True):
             shape = (*source.shape[:-2], bottom - top, right - left)
-            held = math.prod(shape) <= MOST_HELD or source is self._sources[-1]
+            held = math.prod(shape) <= MAX_HELD or source is self._sources[-1]
             self.levels.append(np.zeros(shape, np.uint8) if held else source)
 
     @property

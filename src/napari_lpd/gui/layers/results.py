@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.geometry import Box
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.results.pyramid import Pyramid
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
 UNREADABLE_COLOR = "#808080"
 TISSUE_COLOR = "#00b4d8"
@@ -56,7 +56,7 @@ def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[
 def _box(prediction: Prediction) -> Box:
     """What is shown, in pixels of the labels: whole pixels of the maps; all, where it is not small."""
     (h, w), stride = prediction.card.shape, prediction.card.stride
-    y0, x0, y1, x1 = prediction.bounds()
+    y0, x0, y1, x1 = prediction.scope_box()
     if max(y1 - y0, x1 - x0) > SMALL - 2 * stride:
         return 0, 0, h, w
     y0, x0 = y0 // stride * stride, x0 // stride * stride
@@ -67,7 +67,7 @@ def _view_of_maps(prediction: Prediction, maps: Pyramid, box: Box) -> View:
     (y0, x0, y1, x1), stride = box, prediction.card.stride
     of_maps = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
     view = View(maps, of_maps, prediction.card.block // stride)
-    view.fill(prediction.done())
+    view.fill(prediction.finished_blocks())
     return view
 
 
@@ -84,7 +84,7 @@ def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: 
 def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
     store = Corrections(prediction)
     view = View(store, box, prediction.card.block)
-    view.fill(prediction.done() | store.blocks())
+    view.fill(prediction.finished_blocks() | store.blocks())
     options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
         "name": f"tissues ({prediction.card.slide})",
         "opacity": 0.5,
@@ -159,7 +159,7 @@ def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) 
     return view.data, options, "image"
 
 
-def tissue_layer(mask: Mask, slide: str, slide_corner: Any) -> LayerData:
+def tissue_layer(mask: TissueMask, slide: str, slide_corner: Any) -> LayerData:
     """Layer data of a tissue mask, hidden."""
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
     options = {
@@ -256,7 +256,7 @@ def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
     layer.data = data
 
 
-def show_tissue(viewer: napari.Viewer, mask: Mask, slide_layer: Image) -> Labels:
+def show_tissue(viewer: napari.Viewer, mask: TissueMask, slide_layer: Image) -> Labels:
     """Show a tissue mask on a slide, in place of an older one; returns its layer."""
     for layer in our_layers(viewer, slide_layer.name, "tissue"):
         viewer.layers.remove(layer)

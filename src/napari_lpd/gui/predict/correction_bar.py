@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.results.prediction import Prediction
 
-MOST = 4096  # pixels; edge of a crop that is edited
+MAX_EDGE = 4096  # pixels; edge of a crop that is edited
 EDIT = "edit"
 SUPERSEDED = 0.99  # of a region's area; where so much of it is corrected, it came from an earlier correction
 
@@ -85,13 +85,13 @@ class CorrectBar(QWidget):
         slide_layer, prediction = self._target()
         card = prediction.card
         y0, x0, y1, x1 = (value / card.mpp for value in visible_box_um(self._viewer, slide_layer))
-        top, left, bottom, right = prediction.bounds()
+        top, left, bottom, right = prediction.scope_box()
         y0, x0 = max(int(y0), top), max(int(x0), left)
         h, w = min(int(y1) + 1, bottom) - y0, min(int(x1) + 1, right) - x0
         if h < 1 or w < 1:
             raise DataError("nothing in view was predicted: move to the mask, or predict this view first")
-        if max(h, w) > MOST:
-            raise DataError(f"the view is {w} x {h} pixels of the mask; up to {MOST} are edited at once: zoom in")
+        if max(h, w) > MAX_EDGE:
+            raise DataError(f"the view is {w} x {h} pixels of the mask; up to {MAX_EDGE} are edited at once: zoom in")
         labels = Corrections(prediction).read_crop(y0, x0, (h, w))
         made = self._viewer.add_labels(
             labels,
@@ -191,7 +191,7 @@ def carried_over(new: Prediction, old: Prediction | None) -> str:
     if old is None or old.folder == new.folder or not Corrections(old).blocks():
         return ""
     try:
-        Corrections(new).carry_over(old)
+        Corrections(new).copy_from(old)
     except LpdError as error:
         return f" Corrections stay with the older result: {error}."
     return " Your corrections were taken over."

@@ -33,7 +33,7 @@ FILL_S = 0.4  # between looks at what is done since
 POLL_S = 0.02
 
 
-class Growing:
+class LiveLayers:
     """The layers of a prediction that is being made.
 
     Args:
@@ -49,12 +49,12 @@ class Growing:
     def __init__(self, prediction: Prediction, slide_corner: Any) -> None:
         self.prediction = prediction
         self.version = 0
-        self._filled = prediction.done()
+        self._filled = prediction.finished_blocks()
         self.layers = prediction_layers(prediction, slide_corner)
 
     def fill(self) -> None:
         """Fill in the blocks that are done since."""
-        new = self.prediction.done() - self._filled
+        new = self.prediction.finished_blocks() - self._filled
         if new:
             for view in self._views():
                 view.fill(new)
@@ -72,7 +72,7 @@ class Growing:
         return [each["view"] for each in about if "view" in each and (not kinds or each["kind"] in kinds)]
 
 
-class ShownRun(PredictionRun):
+class LivePrediction(PredictionRun):
     """A press of Predict whose result is drawn while it grows; it ends when all of it is drawn.
 
     Attributes:
@@ -87,7 +87,7 @@ class ShownRun(PredictionRun):
 
     slide_corner: Any = None
     older: Prediction | None = None
-    growing: Growing | None = None
+    growing: LiveLayers | None = None
     finished: Prediction | None = None
     carried = ""
 
@@ -138,11 +138,11 @@ class ShownRun(PredictionRun):
 
     def _fill(self, folder: Path) -> None:
         if self.growing is None:
-            self.growing = Growing(Prediction.open(folder), self.slide_corner)
+            self.growing = LiveLayers(Prediction.open(folder), self.slide_corner)
         self.growing.fill()
 
 
-def drawing(viewer: napari.Viewer, run: ShownRun) -> Iterator[None]:
+def drawing(viewer: napari.Viewer, run: LivePrediction) -> Iterator[None]:
     """Draw a run's layers, in steps that hold the window's thread for as long as one layer takes, until all is filled.
 
     Steps that have nothing to draw do nothing.

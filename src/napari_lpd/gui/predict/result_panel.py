@@ -11,7 +11,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, ExportError, LpdError
-from napari_lpd.core.files import KEY, check_free
+from napari_lpd.core.files import KEY, refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.results import ExportSettings, MeasureSettings, Roles
 from napari_lpd.gui.common.job import JobRunner
@@ -289,7 +289,7 @@ def _check_slide(prediction: Prediction, layer: Image) -> None:
 def _csv_job(
     prediction: Prediction, path: Path, overwrite: bool, settings: MeasureSettings, sites: Sequence[Site]
 ) -> Job[Path]:
-    check_free(path, overwrite)
+    refuse_overwrite(path, overwrite)
     rows = yield from measure(prediction, settings, sites)
     return write_measures(rows, path, overwrite)
 

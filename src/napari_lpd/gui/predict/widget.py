@@ -25,7 +25,7 @@ from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
 from napari_lpd.gui.layers.slides import UM, corner, kind, slide_of, slide_path
-from napari_lpd.gui.predict.live_prediction import ShownRun, drawing
+from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
 from napari_lpd.gui.predict.model_picker import ModelPicker
 from napari_lpd.gui.predict.result_panel import ResultPanel
 from napari_lpd.slides.tissue import mask_of_labels, mask_of_polygons
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.gui.common.prediction_run import MakeMask
     from napari_lpd.results.prediction import Prediction, PredictionCard
-    from napari_lpd.slides.tissue import Mask
+    from napari_lpd.slides.tissue import TissueMask
 
 FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
 RESULTS = "napari-lpd-results"
@@ -53,7 +53,7 @@ class PredictWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._models = ModelCache()
-        self._run: ShownRun | None = None
+        self._run: LivePrediction | None = None
         self._drawing: Iterator[None] | None = None
         self._drawer = QTimer(self)
         self._target: Any = None
@@ -224,7 +224,7 @@ class PredictWidget(QWidget):
                 )
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
-            run = ShownRun(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            run = LivePrediction(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
             run.slide_corner, run.older = corner(layer), shown_prediction(self._viewer, layer.name)
             self.warning.setVisible(False)
             self.job.start(run.job)
@@ -271,7 +271,7 @@ class PredictWidget(QWidget):
             pass
         growing = None if self._run is None else self._run.growing
         if self.job.status.text() == "Stopped." and growing is not None:
-            kept = len(growing.prediction.done())
+            kept = len(growing.prediction.finished_blocks())
             self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
             self.panel.refresh()
 
@@ -287,7 +287,7 @@ class PredictWidget(QWidget):
             self._target = layer
             self.aside.start(lambda: tissue_job(slide, make, everything))
 
-    def _on_aside(self, found: Mask) -> None:
+    def _on_aside(self, found: TissueMask) -> None:
         if self._target in self._viewer.layers:
             show_tissue(self._viewer, found, self._target)
             share = 100 * float(found.array.mean())

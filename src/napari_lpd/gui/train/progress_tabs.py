@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from napari_lpd.core.jobs import Progress
 
 SHEET_WIDTH = WIDTH - 40
-MOST_LINES = 2000
+MAX_LINES = 2000
 CARD = 4  # index of the model's tab
 SUMMARY, SHEET, PREVIEWS = "summary.json", "tiles.png", "previews"  # in a run's folder
 
 
-class Watching(QTabWidget):
+class ProgressTabs(QTabWidget):
     """Tabs about one run: Data, Curves, Tiles, Log, and at the end the model's card."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Watching(QTabWidget):
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.log.setReadOnly(True)
-        self.log.setMaximumBlockCount(MOST_LINES)
+        self.log.setMaximumBlockCount(MAX_LINES)
         self.epoch.setVisible(False)
         self.epoch.valueChanged.connect(self._show_preview)
         for title, parts in {

@@ -15,17 +15,17 @@ from napari_lpd.gui.common.job import CloseGuard, JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
 from napari_lpd.gui.common.recent_models import describe, recent_models
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
-from napari_lpd.gui.train.progress_tabs import Watching
+from napari_lpd.gui.train.progress_tabs import ProgressTabs
 from napari_lpd.gui.train.settings_panel import TrainingSettings
 from napari_lpd.models.card import read_card
 from napari_lpd.training.runs.folder import (
     MODEL_NAME,
     as_command,
+    counterpart_of,
     new_run_folder,
     out_of,
     read_arguments,
     read_state,
-    rival_of,
     run_classes,
     unfinished_run,
     write_run,
@@ -57,8 +57,8 @@ class TrainWidget(QWidget):
         self.data = TrainingData(viewer)
         self.chosen = TrainingSettings(self._on_copy)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
-        self.rival = QCheckBox("Then train the rival, to compare in Explore")
-        self.rival.setToolTip(
+        self.counterpart = QCheckBox("Then train the counterpart, to compare in Explore")
+        self.counterpart.setToolTip(
             "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
             " Explore compares the two"
         )
@@ -70,7 +70,7 @@ class TrainWidget(QWidget):
         self.predict.setVisible(False)
         self.device = note("")
         self.device.setVisible(False)
-        self.watching = Watching()
+        self.watching = ProgressTabs()
         self.checker = JobRunner(self)
 
         self._lay_out()
@@ -84,7 +84,7 @@ class TrainWidget(QWidget):
         browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
         column.add(in_row([self.out, browse_out]), title="Models folder")
         check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
-        column.add(buttons(check), self.rival, self.job, title="Train")
+        column.add(buttons(check), self.counterpart, self.job, title="Train")
         column.add(self.device, self.resume, self.predict, self.watching)
         column.add(note("Research use only; not for diagnosis."))
         layout = QVBoxLayout(self)
@@ -199,11 +199,11 @@ class TrainWidget(QWidget):
         if self.job.status.text() == "Stopped." and not self.resume.isHidden():
             best = " The best model so far is ready in Predict." if ready else ""
             self.job.say(f"Stopped; what was learned is kept. Resume goes on there.{best}")
-        elif self._trained and self.rival.isChecked():
-            self.rival.setChecked(False)
+        elif self._trained and self.counterpart.isChecked():
+            self.counterpart.setChecked(False)
             with self.job.reporting():
                 assert self._run is not None
-                self._start(rival_of(self._run), run_classes(read_arguments(self._run)))
+                self._start(counterpart_of(self._run), run_classes(read_arguments(self._run)))
 
     def _offer_model(self) -> bool:
         """Offer what the run has learned, be it over or not, for Predict; returns whether there is a model yet."""

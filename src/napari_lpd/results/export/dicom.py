@@ -8,7 +8,7 @@ import numpy as np
 
 from napari_lpd import __version__
 from napari_lpd.core.errors import ExportError
-from napari_lpd.core.files import check_free, written_whole
+from napari_lpd.core.files import atomic_write, refuse_overwrite
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.slides.formats import dicom_series
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
-MOST_PIXELS = 2**26  # held in memory; a larger result is written from a coarser level
+MAX_PIXELS = 2**26  # held in memory; a larger result is written from a coarser level
 TILE = 512
 NEEDED = "DICOM segmentations need highdicom: pip install 'napari-lpd[dicom]'"
 
@@ -35,7 +35,7 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
         ExportError: highdicom is missing, `slide` is not DICOM or another one than was predicted, nothing is labelled,
             a file is there and `overwrite` is off, or the place cannot be written.
     """
-    check_free(path, overwrite)
+    refuse_overwrite(path, overwrite)
     try:
         import highdicom
     except ImportError as error:
@@ -44,12 +44,12 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
     if slide.fingerprint != card.slide_hash:
         raise ExportError(f"{prediction.folder}: is a result of another slide ({card.slide}), not of {slide.name}")
     levels = Corrections(prediction).levels
-    level = next((i for i, own in enumerate(levels) if own.shape[0] * own.shape[1] <= MOST_PIXELS), len(levels) - 1)
+    level = next((i for i, own in enumerate(levels) if own.shape[0] * own.shape[1] <= MAX_PIXELS), len(levels) - 1)
     labels = np.asarray(levels[level])
     labels[labels > len(card.classes)] = 0
     if not labels.any():
         raise ExportError(f"{prediction.folder}: nothing is labelled in it, so there are no segments to write")
-    with written_whole(path, overwrite) as partial:
+    with atomic_write(path, overwrite) as partial:
         _segmentation(highdicom, prediction, _source(slide), labels, card.mpp * 2**level).save_as(partial)
     return path
 

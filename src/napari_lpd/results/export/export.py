@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ExportError
-from napari_lpd.core.files import check_free
+from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.regions import write_regions
 from napari_lpd.results.corrections import Corrections
@@ -53,7 +53,7 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
             cannot be read, or the place cannot be written. Nothing half-written stays.
     """
     suffix = _suffix(path, settings.what)
-    check_free(path, settings.overwrite)
+    refuse_overwrite(path, settings.overwrite)
     if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
         raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then export")
     yield Progress(0, 0, f"writing {path.name}")

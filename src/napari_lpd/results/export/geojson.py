@@ -12,8 +12,8 @@ import shapely
 from shapely.geometry import shape
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import DataError, ExportError, SettingsError, why
-from napari_lpd.core.files import KEY, written_whole
+from napari_lpd.core.errors import DataError, ExportError, SettingsError, reason
+from napari_lpd.core.files import KEY, atomic_write
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.results.corrections import Corrections
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
 DECIMALS = 3  # of coordinates
-MOST_DRAWN = 16_384  # pixels along an edge
+MAX_DRAWN = 16_384  # pixels along an edge
 
 
 class Shape(NamedTuple):
@@ -74,7 +74,7 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     }
     about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": "Research use only; not for diagnosis."}
     count = reached = 0
-    with written_whole(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
         for label, polygon in outlines(store.levels[0], box, simplify_um / card.mpp):
             file.write(("," if count else "") + "\n" + feature(polygon, factor, *named[label]))
@@ -119,7 +119,7 @@ def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Shape]:
         features = document["features"] if isinstance(document, dict) else document
         found = [_shape(each) for each in features]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON ({why(error)})") from error
+        raise DataError(f"{path}: not readable as GeoJSON ({reason(error)})") from error
     shapes = [each for each in found if each.geometry.area > 0]
     if not shapes:
         raise DataError(f"{path}: holds no polygons")
@@ -204,7 +204,7 @@ class DrawnMask(NamedTuple):
     slide: str
 
 
-def read_mask(path: Path, most: int = MOST_DRAWN) -> DrawnMask | None:
+def read_mask(path: Path, most: int = MAX_DRAWN) -> DrawnMask | None:
     """Draw the mask that `write_geojson` outlined: what was exported, where it was not simplified.
 
     Args:

@@ -10,9 +10,9 @@ import zarr
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError, SettingsError
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.files import atomic_write
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.pyramid import Checked
+from napari_lpd.results.pyramid import GuardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ SUFFIXES = (".ome.tif", ".ome.tiff")
 NAMESPACE = "napari-lpd.org/classes"
 TILE = 256
 ROWS = 1024  # read at a time
-SMALLEST_LEVEL = 512
+MIN_LEVEL = 512
 
 
 class LabelImage(NamedTuple):
@@ -97,7 +97,7 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
 
     Errors as for `write_ome_tiff`.
     """
-    card, (y0, x0, y1, x1) = prediction.card, prediction.bounds()
+    card, (y0, x0, y1, x1) = prediction.card, prediction.scope_box()
     edge, mpp = card.block // card.stride, card.mpp * card.stride
     y0, x0 = (value // card.block * edge for value in (y0, x0))
     y1, x1 = (-(-value // card.stride) for value in (y1, x1))
@@ -105,7 +105,7 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
     levels = [
         [
             _Plane(
-                Checked(pyramid.levels[i], prediction.folder, "prototype maps"),
+                GuardedArray(pyramid.levels[i], prediction.folder, "prototype maps"),
                 (y0 >> i, x0 >> i),
                 (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)),
                 plane,
@@ -226,7 +226,7 @@ def _write_pyramid(
     dtype = np.dtype(levels[0][0].array.dtype)
     size = count * levels[0][0].shape[0] * levels[0][0].shape[1] * dtype.itemsize
     with (
-        written_whole(path, overwrite) as partial,
+        atomic_write(path, overwrite) as partial,
         tifffile.TiffWriter(partial, ome=True, bigtiff=size > 2**31) as tiff,
     ):
         for i, planes in enumerate(levels):
@@ -249,6 +249,6 @@ def _write_pyramid(
 def halvings(labels: NDArray[Any]) -> list[NDArray[Any]]:
     """The label image and its halvings (every second pixel: labels are not averaged) down to one screen."""
     levels = [np.ascontiguousarray(labels)]
-    while max(levels[-1].shape) > SMALLEST_LEVEL:
+    while max(levels[-1].shape) > MIN_LEVEL:
         levels.append(np.ascontiguousarray(levels[-1][::2, ::2]))
     return levels

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from napari_lpd.core.errors import ExportError
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.files import atomic_write
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import UNREADABLE
 
@@ -40,7 +40,7 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
     card = prediction.card
     if slide.fingerprint != card.slide_hash:
         raise ExportError(f"{prediction.folder}: is a result of another slide ({card.slide}), not of {slide.name}")
-    y0, x0, y1, x1 = prediction.bounds()
+    y0, x0, y1, x1 = prediction.scope_box()
     scale = max(1.0, max(y1 - y0, x1 - x0) / EDGE)  # the labels' pixels per pixel of the picture
     mpp = card.mpp * scale
     origin = (math.floor(y0 / scale), math.floor(x0 / scale))
@@ -56,7 +56,7 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
         np.where(painted[..., None], (1 - OPACITY) * image + OPACITY * colors[labels], image).round().astype(np.uint8)
     )
     picture = _framed(Image.fromarray(mixed), prediction, mpp)
-    with written_whole(path, overwrite) as partial:
+    with atomic_write(path, overwrite) as partial:
         picture.save(partial, "PNG", dpi=(25400 / mpp, 25400 / mpp))
     return path
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from napari_lpd.models.network import LPD, STAGES_USED, image_scores, merge_prototypes
-from napari_lpd.training.distributed import gathered, own_share, shares
+from napari_lpd.training.distributed import gather, local_slice, shares
 from napari_lpd.training.losses.published import (
     official_first_commit_diversity,
     official_head_diversity,
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         logits = dict(zip(stages, maps.logits, strict=True))
         sizes = shares(len(labels))
         how = settings.model.merge_train
-        scores = [gathered(image_scores(logits[i], network.k, how), sizes) for i in weights]
+        scores = [gather(image_scores(logits[i], network.k, how), sizes) for i in weights]
         classification = classification_loss(scores, labels, list(weights.values()))
         zero = classification.new_zeros(())
         terms = StepLosses(classification, classification, zero, zero, zero, zero)
@@ -104,7 +104,7 @@ class Objective(nn.Module):
         if self.region_encoder is not None and settings.contrast_weight:
             terms = self._add_contrast(terms, network, images, labels, logits[3], class_maps)
         if settings.diversity != "off" and settings.diversity_weight:
-            features, regions = gathered(maps.features, sizes), gathered(class_maps.detach(), sizes)
+            features, regions = gather(maps.features, sizes), gather(class_maps.detach(), sizes)
             diversity = self._diversity(network, features, maps.prototypes, regions, labels)
             terms = terms._replace(diversity=diversity, total=terms.total + settings.diversity_weight * diversity)
         return terms
@@ -129,10 +129,10 @@ class Objective(nn.Module):
             return terms
         regions = self._capped(regions)
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[regions.images]
-        own = own_share(len(labels))
+        own = local_slice(len(labels))
         mine = regions.take((regions.images >= own.start) & (regions.images < own.stop))
         embedded = self._embedded(network, images, maps, mine._replace(images=mine.images - own.start))
-        embedded = self.psi(gathered(embedded, owner.bincount(minlength=len(sizes)).tolist()))
+        embedded = self.psi(gather(embedded, owner.bincount(minlength=len(sizes)).tolist()))
         contrast = contrastive_loss(
             embedded.unbind(1),
             network.prototypes,
@@ -140,7 +140,7 @@ class Objective(nn.Module):
             settings.contrast_temperature,
             settings.contrast,
         )
-        area = gathered(stage4.mean((1, 2, 3)), sizes).mean()
+        area = gather(stage4.mean((1, 2, 3)), sizes).mean()
         weighted = (
             contrast.foreground + settings.contrast_background * contrast.background + settings.area_weight * area
         )
@@ -155,12 +155,12 @@ class Objective(nn.Module):
 
     def _regions(self, stage4: Tensor, maps: Tensor, labels: Tensor, k: int) -> Regions:
         """All that the batch gives to contrast, on the CPU: the one thing in a step that it waits for."""
-        settings, own = self.settings, labels[own_share(len(labels))]
+        settings, own = self.settings, labels[local_slice(len(labels))]
         fused = settings.region_map == "fused"
         flags = own > 0 if fused else responding_prototypes(stage4.mean((2, 3)), own, k)
         if settings.region_input == "unit":  # a map without a positive place cuts nothing out
             flags = flags & (maps.flatten(2).amax(2) > 0)
-        flags = gathered(flags, shares(len(labels))).cpu()
+        flags = gather(flags, shares(len(labels))).cpu()
         return class_map_regions(flags, k) if fused else prototype_regions(flags, k, settings.negatives)
 
     def _embedded(self, network: LPD, images: Tensor, maps: Tensor, regions: Regions) -> Tensor:

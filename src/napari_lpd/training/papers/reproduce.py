@@ -20,7 +20,7 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.images import MaskedImage, masked_images, part_of, read_image, read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results
-from napari_lpd.evaluation.metrics import FEWEST_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
+from napari_lpd.evaluation.metrics import MIN_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
 from napari_lpd.evaluation.report import BACKGROUNDS, GATES, NOTICE, plain
 from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.evaluation.metrics import ImageResult
 
-FREE = ("threads", "workers", "device")
+RUNTIME_SETTINGS = ("threads", "workers", "device")
 """Settings that may differ between the rows of a table."""
 
 
@@ -164,7 +164,7 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
 
 def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
     """Note what the table is made of; refuse to go on with something else."""
-    measured = protocol.measured.model_dump(mode="json", exclude=set(FREE))
+    measured = protocol.measured.model_dump(mode="json", exclude=set(RUNTIME_SETTINGS))
     wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
     path = out / "protocol.json"
     if not path.exists():
@@ -184,7 +184,7 @@ def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) ->
     card = read_card(path)
     if card.classes != protocol.classes:
         raise SettingsError(f"{path} was trained with other classes; choose another folder for the table")
-    for name in set(TrainSettings.model_fields) - set(FREE):
+    for name in set(TrainSettings.model_fields) - set(RUNTIME_SETTINGS):
         made, wanted = getattr(card.settings, name), getattr(settings, name)
         if made != wanted:
             raise SettingsError(
@@ -243,13 +243,15 @@ class Summary(NamedTuple):
     iou: NDArray[np.float64]
 
 
-def summarise(runs: Sequence[Sequence[ImageResult]], settings: EvaluateSettings) -> tuple[Summary, NDArray[np.float64]]:
+def summarise_seeds(
+    runs: Sequence[Sequence[ImageResult]], settings: EvaluateSettings
+) -> tuple[Summary, NDArray[np.float64]]:
     """Sum up one row's seeds; also returns the resampled means (R,), for paired differences."""
     counts = [sums_per_source(results) for results in runs]
     rates = [rates_of(c.confusion.sum(0), c.boundary.sum(0), settings.background) for c in counts]
     values = np.array([float(rate["mean_iou"]) for rate in rates])
     resampled = np.full(1, np.nan)
-    if len(counts[0].sources) >= FEWEST_SOURCES and settings.bootstrap:
+    if len(counts[0].sources) >= MIN_SOURCES and settings.bootstrap:
         drawn = [resampled_rates(c, settings.background, settings.bootstrap, settings.seed) for c in counts]
         resampled = np.mean([rate["mean_iou"] for rate in drawn], axis=0)
     spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
@@ -266,7 +268,7 @@ def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str
         folders = [out / row.folder / f"seed{seed}" for seed in range(protocol.seeds)]
         stored = [load_results(f / "results.npz") for f in folders if (f / "report.md").exists()]
         for cell in stored[0] if stored else ():
-            summary, resampled = summarise([results[cell] for results in stored], protocol.measured)
+            summary, resampled = summarise_seeds([results[cell] for results in stored], protocol.measured)
             if cell in first:
                 value, reference = first[cell]
                 interval = limits_of(resampled - reference)

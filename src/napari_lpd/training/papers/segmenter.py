@@ -54,9 +54,9 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
         DataError: the tiles do not come from files of their own, or masks are there that something else made.
     """
     if len(tiles.files) != len(tiles):
-        raise DataError(f"{tiles.source}: pseudo-masks need tiles in files; cut regions are trained on directly")
+        raise DataError(f"{tiles.description}: pseudo-masks need tiles in files; cut regions are trained on directly")
     folder.mkdir(parents=True, exist_ok=True)
-    _check_made_with({"model": model.hash, "refiner": refiner, "tiles": tiles.source}, folder)
+    _check_made_with({"model": model.hash, "refiner": refiner, "tiles": tiles.description}, folder)
     settings = EvaluateSettings(background="predict", views="flips")
     for done, (path, labels) in enumerate(zip(tiles.files, tiles.labels, strict=True), start=1):
         target = folder / f"{path.stem}.png"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
 
 ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
-RIVAL = "rival"  # file in a rival's run folder: the run whose rival it is
+COUNTERPART = "rival"  # file in a counterpart's run folder: the run whose counterpart it is
 MODEL_NAME = "model.safetensors"
 
 
@@ -72,8 +72,8 @@ def write_run(
     return arguments
 
 
-def rival_of(run: Path) -> list[str]:
-    """Prepare the rival's run beside `run`: same data, seed and everything else, but the other kind of prototypes.
+def counterpart_of(run: Path) -> list[str]:
+    """Prepare the counterpart's run beside `run`: all the same, but the other kind of prototypes.
 
     Clustered prototypes (PBIP) for a model whose prototypes were learned, learned ones (LPD) for any other.
 
@@ -97,23 +97,23 @@ def rival_of(run: Path) -> list[str]:
             values["model"]["prototypes_per_class"], plain.model.prototypes_per_class
         )
     other_settings = TrainSettings.build(values)
-    rival = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
-    (rival / RIVAL).write_text(str(run), encoding="utf-8")
+    counterpart = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
+    (counterpart / COUNTERPART).write_text(str(run), encoding="utf-8")
     classes = run / "classes.json" if "--classes" in arguments else None
-    return write_run(rival, TrainingSource.parse(arguments), other_settings, classes)
+    return write_run(counterpart, TrainingSource.parse(arguments), other_settings, classes)
 
 
-def trained_rival(run: Path) -> Path | None:
-    """The model to compare a run's with that stands beside it: its rival's, or that of the run whose rival it is."""
-    runs = _rivals(run)
-    if (run / RIVAL).exists():
-        runs.append(Path((run / RIVAL).read_text(encoding="utf-8")))
+def trained_counterpart(run: Path) -> Path | None:
+    """Find the trained model of a run's counterpart, or of the run whose counterpart it is."""
+    runs = _counterparts(run)
+    if (run / COUNTERPART).exists():
+        runs.append(Path((run / COUNTERPART).read_text(encoding="utf-8")))
     trained = [folder / MODEL_NAME for folder in runs if not (folder / STATE_NAME).exists()]
     return next((path for path in trained if path.is_file()), None)
 
 
-def rival_arguments(run: Path) -> list[str]:
-    """Arguments of the child that trains a run's rival, or goes on with one that was stopped.
+def counterpart_arguments(run: Path) -> list[str]:
+    """Arguments of the child that trains a run's counterpart, or goes on with one that was stopped.
 
     Raises:
         DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
@@ -121,15 +121,15 @@ def rival_arguments(run: Path) -> list[str]:
     if not (run / ARGUMENTS).exists():
         raise DataError(
             f"{run}: its model was not trained in this window's Train, so its data are not known; train it there, or"
-            " its rival on the command line (--preset pbip), and choose it as second model"
+            " its counterpart on the command line (--preset pbip), and choose it as second model"
         )
-    stopped = next((rival for rival in _rivals(run) if (rival / STATE_NAME).exists()), None)
-    return read_arguments(stopped) if stopped else rival_of(run)
+    stopped = next((counterpart for counterpart in _counterparts(run) if (counterpart / STATE_NAME).exists()), None)
+    return read_arguments(stopped) if stopped else counterpart_of(run)
 
 
-def _rivals(run: Path) -> list[Path]:
-    """Runs that were started as rivals of `run`, newest first."""
-    marks = sorted(run.parent.glob(f"*/{RIVAL}"), reverse=True)
+def _counterparts(run: Path) -> list[Path]:
+    """Runs that were started as counterparts of `run`, newest first."""
+    marks = sorted(run.parent.glob(f"*/{COUNTERPART}"), reverse=True)
     return [mark.parent for mark in marks if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import DataError, ModelError
-from napari_lpd.training.distributed import from_first, is_first
+from napari_lpd.training.distributed import is_rank_zero, on_rank_zero
 from napari_lpd.training.runs.folder import STATE_KEY, STATE_NAME, read_state
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
 
-MACHINE = frozenset({"threads", "workers", "device"})  # settings that change how fast, not what
+RUNTIME_SETTINGS = frozenset({"threads", "workers", "device"})  # settings that change how fast, not what
 
 
 @dataclass
-class Place:
+class TrainingPosition:
     """How far a training is.
 
     Attributes:
@@ -79,7 +79,7 @@ class TrainingState:
         generator: torch.Generator,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        self.place = Place()
+        self.place = TrainingPosition()
         self._path, self._identity = folder / STATE_NAME, identity
         self._modules, self._optimiser, self._schedule, self._generator = modules, optimiser, schedule, generator
         self._scaler = scaler
@@ -91,7 +91,7 @@ class TrainingState:
         Raises:
             ModelError: the folder cannot be written; what was saved before stays.
         """
-        if not is_first():
+        if not is_rank_zero():
             return
         tensors = {f"{name}.{key}": value for name, module in self._modules.items()
                    for key, value in module.state_dict().items()}  # fmt: skip
@@ -118,7 +118,7 @@ class TrainingState:
             DataError: the folder's training is another one.
             ModelError: the state cannot be read.
         """
-        found = from_first(self._read)
+        found = on_rank_zero(self._read)
         if found is None:
             return False
         about, tensors = found
@@ -134,7 +134,7 @@ class TrainingState:
             group["lr"] = lr
         self._optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self._scaler.load_state_dict(about["scaler"])
-        self.place = Place(**about["place"])
+        self.place = TrainingPosition(**about["place"])
         self._random = _below(tensors, "random")
         return True
 
@@ -157,7 +157,7 @@ class TrainingState:
 
     def remove(self) -> None:
         """Forget the state: the training is over."""
-        if is_first():
+        if is_rank_zero():
             self._path.unlink(missing_ok=True)
 
 
@@ -168,9 +168,9 @@ def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str
         pixels.update(tiles[index][0].tobytes())
     return {
         "classes": [tissue.name for tissue in tiles.classes],
-        "tiles": f"{len(tiles)} of {tiles.source}, {pixels.hexdigest()[:16]}",
+        "tiles": f"{len(tiles)} of {tiles.description}, {pixels.hexdigest()[:16]}",
         "steps": total,
-        "settings": settings.model_dump(mode="json", exclude=set(MACHINE)),
+        "settings": settings.model_dump(mode="json", exclude=set(RUNTIME_SETTINGS)),
     }
 
 
