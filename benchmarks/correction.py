@@ -25,7 +25,7 @@ from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5
 CROPS = (512, 2048, 4096)
@@ -39,7 +39,7 @@ def make_result(folder: Path, edge: int) -> None:
         slide_mpp=(MPP, MPP), slide_shape=(edge, edge), slide_hash="x", mpp_source="x", model="x", model_hash="x",
         settings=PredictSettings(block=BLOCK), tissue="x",
     )  # fmt: skip
-    coarse = Mask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
+    coarse = TissueMask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
     prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     for y in range(0, edge, BLOCK):
         for x in range(0, edge, BLOCK):

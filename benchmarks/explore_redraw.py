@@ -23,7 +23,7 @@ from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.slides import UM
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 SIZE, BLOCK, STRIDE = 10_240, 1024, 8
 COLOURS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#9b2fae", "#00b4d8")
@@ -51,7 +51,7 @@ def make_prediction(folder: Path, seed: int) -> Prediction:
         tissue="everything",
         scope=(shapely.box(0, 0, SIZE * 0.5, SIZE * 0.5).wkt,),
     )
-    mask = Mask(np.ones((SIZE // 32, SIZE // 32), bool), 16.0)
+    mask = TissueMask(np.ones((SIZE // 32, SIZE // 32), bool), 16.0)
     prediction = start_prediction(folder, card, lambda: (mask, [[1.0] * len(COLOURS)] * 3))
     rng, cells = np.random.default_rng(seed), BLOCK // STRIDE
     for y in range(SIZE // BLOCK):

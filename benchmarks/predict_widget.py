@@ -23,7 +23,7 @@ from training_widget import Gaps, resident_mb, wait
 from napari_lpd import samples
 from napari_lpd.gui.layers.regions import VIEW, WHOLE
 from napari_lpd.gui.predict.widget import PredictWidget
-from napari_lpd.prediction.pipeline import freed_memory_is_kept
+from napari_lpd.prediction.pipeline import keep_freed_memory
 
 PLACES = [(2300, 700), (4300, 700), (2900, 2400), (3500, 2000)]  # y, x in µm; the first warms up
 IDLE_S = 15
@@ -109,7 +109,7 @@ def settled_mb() -> float:
     """Resident memory once garbage is collected and glibc has given back what is free."""
     gc.unfreeze()
     gc.collect()
-    with freed_memory_is_kept():  # when it ends, that is
+    with keep_freed_memory():  # when it ends, that is
         pass
     return resident_mb()
 

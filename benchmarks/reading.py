@@ -19,7 +19,7 @@ import openslide
 from figures import against, in_turns, parser, report
 
 from napari_lpd import samples
-from napari_lpd.prediction.pipeline import freed_memory_is_kept
+from napari_lpd.prediction.pipeline import keep_freed_memory
 from napari_lpd.slides.formats import dicom_series, open_slide
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def in_pieces(path: Path, repeats: int) -> Figure:
     """CPU time per megapixel of reading in pieces, against OpenSlide."""
     windows = pieces(path)
     megapixels = sum(h * w for _, _, h, w in windows) / 1e6
-    with freed_memory_is_kept():  # as in a prediction
+    with keep_freed_memory():  # as in a prediction
         ours, other = in_turns(
             repeats, lambda: read_ours(path, windows), lambda: read_openslide(path, windows), clock=time.process_time
         )

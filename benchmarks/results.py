@@ -26,7 +26,7 @@ from napari_lpd.core.settings.results import ExportSettings
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.export.export import export
 from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
-from napari_lpd.slides.tissue import Mask
+from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5
 TARGETS = (
@@ -56,7 +56,7 @@ def make_result(folder: Path, edge: int) -> None:
         slide_mpp=(MPP / 2, MPP / 2), slide_shape=(edge * 2, edge * 2), slide_hash="x", mpp_source="x", model="x",
         model_hash="x", settings=PredictSettings(block=BLOCK), tissue="x",
     )  # fmt: skip
-    coarse = Mask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
+    coarse = TissueMask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
     prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     rng, blocks = np.random.default_rng(1), patterns()
     count = -(-edge // BLOCK)
@@ -75,7 +75,7 @@ def measure(folder: Path, out: Path, index: int) -> None:
     prediction = Prediction.open(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    for y, x in sorted(prediction.done()):
+    for y, x in sorted(prediction.finished_blocks()):
         np.asarray(prediction.labels.levels[0][y * BLOCK : (y + 1) * BLOCK, x * BLOCK : (x + 1) * BLOCK])
     base = time.perf_counter() - began
     name, settings = TARGETS[index]
@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "big.zarr")
         make_result(folder, chosen.edge)
-        blocks = len(Prediction.open(folder).done())
+        blocks = len(Prediction.open(folder).finished_blocks())
         for index in range(len(TARGETS)):
             command = [sys.executable, __file__, "--measure", str(folder), temporary, str(index)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

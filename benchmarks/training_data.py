@@ -47,7 +47,7 @@ def write_tiles(folder: Path, count: int, class_count: int) -> None:
 def synthetic(tiles: TileSet) -> TileSet:
     """As many images with the same labels that lie ready in memory."""
     ready = np.stack([tiles.read(i) for i in range(len(tiles))])
-    return TileSet(tiles.classes, tiles.labels, ready.__getitem__, "memory", slides=tiles.slides, files=[])
+    return TileSet(tiles.classes, tiles.labels, ready.__getitem__, "memory", sources=tiles.sources, files=[])
 
 
 def steps(jobs: list, of: list[list[float]]) -> None:

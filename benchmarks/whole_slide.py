@@ -147,11 +147,11 @@ class Bench:
         """Seconds per tile of the bare model: on a CPU by the pipeline's threads, or by torch's own on every tile."""
         import torch
 
-        from napari_lpd.prediction.pipeline import freed_memory_is_kept, overlapping
+        from napari_lpd.prediction.pipeline import keep_freed_memory, worker_pools
 
         if self.cuda:
             return self._encoder_alone()
-        with freed_memory_is_kept():
+        with keep_freed_memory():
             if not side_by_side:
                 torch.set_num_threads(self.settings.threads)
                 self._score(0)
@@ -159,7 +159,7 @@ class Bench:
                 for i in range(BARE_TILES):
                     self._score(i)
                 return (time.perf_counter() - began) / BARE_TILES
-            with overlapping(self.model.device, self.settings.threads) as at:
+            with worker_pools(self.model.device, self.settings.threads) as at:
                 list(at.scorers.map(self._score, range(at.scoring)))
                 began = time.perf_counter()
                 list(at.scorers.map(self._score, range(BARE_TILES)))
