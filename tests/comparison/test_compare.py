@@ -14,7 +14,7 @@ from PIL import Image
 from napari_lpd.cli.main import main
 from napari_lpd.comparison.compare import compare
 from napari_lpd.comparison.metrics import METRICS
-from napari_lpd.comparison.report.figures import heat_colours, heatmap_figure, mask_colours, scatter_figure
+from napari_lpd.comparison.report.figures import heat_colours, heatmap_figure, mask_colours
 from napari_lpd.comparison.report.tables import card_table, verdicts_of
 from napari_lpd.comparison.report.writer import write_comparison
 from napari_lpd.comparison.result import check_comparable, difference_of, figure_of
@@ -281,16 +281,16 @@ def test_tiles_are_spread_evenly():
 
 
 def test_figures_show_what_they_say(models, tiles, classes):
-    assert heat_colours(np.array([[0.0, 1.0]])).tolist() == [[[0, 0, 4], [252, 253, 191]]]
+    dark, bright = heat_colours(np.array([[0.0, 1.0]]))[0].tolist()
+    assert max(dark) < 5
+    assert min(bright) > 190
     colours, painted = mask_colours(np.array([[0, 1, 2, 255]], np.uint8), classes)
     assert colours[0, :2].tolist() == [list(tissue.rgb) for tissue in classes]
     assert painted.tolist() == [[True, True, False, False]]
     found = run(compare(models, tiles, QUICK))
-    rows = heatmap_figure(found)
-    assert rows.width > rows.height / 2 > 100
-    one = heatmap_figure(replace(found, examples=found.examples[:1]))
-    assert rows.height > 1.8 * one.height
-    assert len(np.unique(np.asarray(scatter_figure(found).pixels()).reshape(-1, 3), axis=0)) > 50
+    both, one = heatmap_figure(found), heatmap_figure(replace(found, examples=found.examples[:1]))
+    assert both.get_figheight() > 1.8 * one.get_figheight()
+    assert len(both.axes[0].images) == 2 * len(one.axes[0].images) == 2 * 2 * (3 + found.k)
 
 
 def test_flags_are_named_in_the_table(models, tiles):

@@ -9,6 +9,7 @@ from napari_lpd.models.cam import (
     background,
     class_presence,
     fuse,
+    gate,
     probabilities,
     scale_maps,
     stretch_tile_maps,
@@ -25,7 +26,7 @@ def test_normalisation_has_one_constant_per_class():
 
 def test_an_absent_class_can_never_win():
     present = torch.tensor([[[False]], [[True]]])
-    fused = fuse([torch.tensor([[[1.0]], [[0.0]]])], [1.0], present)
+    fused = gate(fuse([torch.tensor([[[1.0]], [[0.0]]])], [1.0]), present)
     assert fused[0].item() == -torch.inf
     assert fused.argmax(0).item() == 1
 

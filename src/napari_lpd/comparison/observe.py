@@ -12,14 +12,13 @@ from torch.nn.functional import interpolate
 
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.masks import class_probability, predicted_labels
-from napari_lpd.models.cam import scale_maps
+from napari_lpd.models.cam import class_maps, fuse_upsampled, scale_maps
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import (
     STAGES_USED,
     LoadedModel,
     cosine_maps,
     image_scores,
-    merge_prototypes,
     presence_scores,
 )
 from napari_lpd.models.prototypes import map_correlation
@@ -59,9 +58,7 @@ def observe_tile(model: LoadedModel, image: NDArray[np.uint8]) -> TileObservatio
     maps = network(_batch(image).to(model.device), STAGES_USED)
     scores = [image_scores(part, network.k, network.settings.merge_train) for part in maps.logits]
     present = presence_scores(scores)[0].cpu() >= torch.tensor(model.card.presence)
-    size = (image.shape[0], image.shape[1])
-    every = list(range(network.k))
-    fused = torch.stack([class_map(model, maps.logits, c, every, size) for c in range(network.class_count)])
+    fused = fused_class_maps(model, maps.logits, image.shape[:2])
     labels = predicted_labels(image, class_probability(fused, present, RULES), "none", RULES)
     return TileObservation(maps.features, maps.logits, present, fused, labels)
 
@@ -70,27 +67,20 @@ def _batch(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
 
 
-def class_map(
-    model: LoadedModel, logits: Sequence[Tensor], c: int, prototypes: Sequence[int], size: tuple[int, int]
+def fused_class_maps(
+    model: LoadedModel, logits: Sequence[Tensor], size: Sequence[int], prototypes: Sequence[int] | None = None
 ) -> Tensor:
-    """The fused map (H, W) of class c made from some of its prototypes; from all, it is `validate.fused_maps`'s.
+    """Fuse the class maps of a tile (C, H, W), as `evaluation.masks.fused_maps` does of its plain view.
 
     Args:
-        model: Says how prototypes are merged, maps normalised, and stages fused.
+        model: Says how prototypes are merged, maps scaled, and stages fused.
         logits: Per used stage (1, C·k, h, w).
-        c: The class.
-        prototypes: Numbers within the class, at least one.
         size: H, W.
+        prototypes: Numbers within a class, to take these alone; None: all.
     """
-    kept = [c * model.network.k + u for u in prototypes]
-    how = model.network.settings.merge_predict
-    fused = torch.zeros(size)
-    for weight, maps, scale in zip(model.network.settings.stage_fusion, logits, model.card.map_scale, strict=True):
-        if weight:
-            merged = merge_prototypes(maps[:, kept], len(kept), how)[0].cpu()
-            unit = scale_maps(merged, scale[c : c + 1])
-            fused += weight * interpolate(unit[None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    return fused
+    merged = [class_maps(model.network, maps, prototypes)[0].cpu() for maps in logits]
+    scaled = [scale_maps(maps, scale) for maps, scale in zip(merged, model.card.map_scale, strict=True)]
+    return fuse_upsampled(scaled, model.network.settings.stage_fusion, size)
 
 
 @torch.inference_mode()
@@ -110,10 +100,11 @@ def drop_counts(
     k, class_count = model.network.k, model.network.class_count
     whole = np.array([_overlap(seen.labels, truth, c, class_count) for c in range(class_count)])
     dropped = whole.repeat(k, axis=0)
-    for c in seen.present.nonzero().flatten().tolist():
-        for u in range(k):
+    for u in range(k):
+        without = fused_class_maps(model, seen.logits, truth.shape, [v for v in range(k) if v != u])
+        for c in seen.present.nonzero().flatten().tolist():
             fused = seen.fused.clone()
-            fused[c] = class_map(model, seen.logits, c, [v for v in range(k) if v != u], truth.shape)
+            fused[c] = without[c]
             labels = predicted_labels(image, class_probability(fused, seen.present, RULES), "none", RULES)
             dropped[c * k + u] = _overlap(labels, truth, c, class_count)
     return whole, dropped

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 class TissueClass(Settings):
-    """A tissue name with its display colour."""
+    """Name a tissue and its display colour.
+
+    Example:
+        >>> from napari_lpd import TissueClass
+        >>> TissueClass(name="tumour", color="#ff0000").rgb
+        (255, 0, 0)
+    """
 
     name: Annotated[str, Field(min_length=1, description="Tissue name, as shown everywhere.")]
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")]
@@ -48,6 +54,11 @@ CLASSES: dict[str, tuple[TissueClass, ...]] = {
 
 def read_classes(path: Path) -> tuple[TissueClass, ...]:
     """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``, or names alone.
+
+    Example:
+        >>> from napari_lpd import read_classes, samples
+        >>> [tissue.name for tissue in read_classes(samples.classes_path())]
+        ['epidermis', 'naevus nests', 'collagen', 'fat']
 
     Raises:
         DataError: the file is missing, is not JSON, or names a class twice.

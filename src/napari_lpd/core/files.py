@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import os
 import tempfile
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import zipfile
+import zlib
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, ExportError
+from napari_lpd.core.errors import DataError, ExportError, LpdError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+KEY = "napari_lpd"  # under which every format keeps what is ours
+MAX_JSON_BYTES = 512 * 2**20
+HASH_BYTES = 8  # of a SHA-256; enough to tell files apart, and small in a checkpoint
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
@@ -26,11 +34,16 @@ def refuse_overwrite(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, overwrite: bool) -> Iterator[Path]:
+def atomic_write(path: Path, overwrite: bool = True, error: type[LpdError] = ExportError) -> Iterator[Path]:
     """Give a file beside `path` to write to; it becomes `path` when all went well, else it goes.
 
+    Args:
+        path: The file that is written.
+        overwrite: Replace a file that is there.
+        error: What is raised where the place cannot be written.
+
     Raises:
-        ExportError: `path` exists and `overwrite` is off, or the place cannot be written.
+        ExportError: `path` is a folder, or exists and `overwrite` is off.
     """
     refuse_overwrite(path, overwrite)
     if path.is_dir():
@@ -40,11 +53,18 @@ def atomic_write(path: Path, overwrite: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except OSError as cause:
+        raise error(f"{path}: cannot be written ({cause.strerror or cause})") from cause
     finally:
         if partial.is_file():
             partial.unlink()
+
+
+def write_text(path: Path, text: str, overwrite: bool = True, error: type[LpdError] = ExportError) -> Path:
+    """Write a text file in UTF-8, whole or not at all, as `atomic_write` does."""
+    with atomic_write(path, overwrite, error) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> None:
@@ -53,23 +73,50 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> None:
     Raises:
         ExportError: a file cannot be written.
     """
-    partials = {folder / name: folder / f".{name}.partial" for name in contents}
+    with ExitStack() as stack:
+        for name, content in contents.items():
+            stack.enter_context(atomic_write(folder / name)).write_bytes(content)
+
+
+def read_json(path: Path, error: type[LpdError] = DataError, what: str = "JSON", kind: type[Any] = object) -> Any:
+    """Read a JSON file in UTF-8 or UTF-16, with or without a byte order mark, also one packed by gzip or zip.
+
+    Args:
+        path: The file.
+        error: What is raised where it cannot be read.
+        what: What the message calls it.
+        kind: What it must hold: `dict` or `list`; NaN and infinite numbers are refused anyway.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial, content in zip(partials.values(), contents.values(), strict=True):
-            partial.write_bytes(content)
-        for path, partial in partials.items():
-            os.replace(partial, path)
-    except OSError as error:
-        raise ExportError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
-    finally:
-        for partial in partials.values():
-            if partial.is_file():
-                partial.unlink()
+        value = json.loads(_unpacked(path), parse_constant=_refuse_constant)
+        if not isinstance(value, kind):
+            raise ValueError(f"wanted {'{…}' if kind is dict else '[…]'} in it")
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
+        why = "nested too deeply" if isinstance(cause, RecursionError) else reason(cause)
+        raise error(f"{path}: not readable as {what} ({why}); check its name, or save it again as JSON") from cause
+    return value
 
 
-KEY = "napari_lpd"  # under which every format keeps what is ours
-HASH_BYTES = 8
+def _unpacked(path: Path) -> bytes:
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("rb"))
+        start = file.peek(4)[:4]
+        if start.startswith(b"\x1f\x8b"):
+            file = gzip.GzipFile(fileobj=file)
+        elif start == b"PK\x03\x04":
+            archive = zipfile.ZipFile(file)
+            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+            if len(names) != 1:
+                raise ValueError(f"a zip archive of {len(names)} files, wanted one")
+            file = archive.open(names[0])
+        content: bytes = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MB")
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:

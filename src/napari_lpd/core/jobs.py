@@ -44,6 +44,18 @@ def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T
     """Drive `job` to its end, hand each Progress to `on_progress`, and return the job's result.
 
     What `on_progress` raises closes the job, between two of its steps.
+
+    Example:
+        >>> from napari_lpd import run
+        >>> from napari_lpd.core.jobs import Progress
+        >>> def count_to(total):
+        ...     for done in range(1, total + 1):
+        ...         yield Progress(done, total)
+        ...     return total
+        >>> run(count_to(2), lambda progress: print(progress.done, "of", progress.total))
+        1 of 2
+        2 of 2
+        2
     """
     try:
         while True:

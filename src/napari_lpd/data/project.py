@@ -10,7 +10,7 @@ from pydantic import Field
 
 from napari_lpd.core.classes import TissueClass, check_classes
 from napari_lpd.core.errors import DataError, SettingsError, reason
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.files import write_text
 from napari_lpd.core.settings.base import Settings
 
 SUFFIX = ".lpd.json"
@@ -85,6 +85,4 @@ def write_project(path: Path, project: Project) -> Path:
         for held in project.slides
     )
     text = project.model_copy(update={"slides": slides}).model_dump_json(indent=1, exclude_defaults=False)
-    with atomic_write(path, overwrite=True) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-    return path
+    return write_text(path, text + "\n")

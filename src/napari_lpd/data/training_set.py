@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.files import write_text
 from napari_lpd.data.images import masked_images, part_of
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
@@ -59,11 +60,7 @@ class TrainingSet(NamedTuple):
             DataError: the folder cannot be written, or a tile cannot be read.
         """
         found = self.summary()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / SUMMARY).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{folder / SUMMARY}: cannot be written ({error.strerror or error})") from error
+        write_text(folder / SUMMARY, json.dumps(found, indent=1, ensure_ascii=False), error=DataError)
         shown, before = self.tiles, None
         if self.settings.stain_normalisation == "slide":
             shown, before = shown.with_colours(training_colours(shown)), shown

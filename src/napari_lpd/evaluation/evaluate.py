@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from scipy.special import expit, logit
 
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.files import file_hashes, overlap
+from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, read_image, read_mask
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
@@ -242,10 +241,8 @@ def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> Non
     for (gate, refiner), results in cells.items():
         arrays[f"confusion {gate} {refiner}"] = np.stack([r.confusion for r in results])
         arrays[f"boundary {gate} {refiner}"] = np.stack([r.boundary for r in results])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    np.savez_compressed(partial, **arrays)
-    os.replace(partial, path)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def load_results(path: Path) -> dict[Cell, list[ImageResult]]:

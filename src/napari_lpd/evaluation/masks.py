@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_lpd.models.cam import background, scale_maps
+from napari_lpd.models.cam import background, class_maps, gate, probabilities, scale_maps, with_background
 from napari_lpd.models.compute import forward_pass, used_stages
-from napari_lpd.models.network import LoadedModel, image_scores, merge_prototypes, presence_scores
+from napari_lpd.models.network import LoadedModel, image_scores, presence_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,13 +77,10 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
 
 def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
     """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
-    found = []
-    for i, maps in zip(used_stages(model), logits, strict=True):
-        merged = merge_prototypes(maps, model.network.k, model.network.settings.merge_predict)[0].cpu()
-        found.append(
-            stretch_image_maps(merged) if settings.normalise == "image" else scale_maps(merged, model.card.map_scale[i])
-        )
-    return found
+    merged = [class_maps(model.network, maps)[0].cpu() for maps in logits]
+    if settings.normalise == "image":
+        return [stretch_image_maps(maps) for maps in merged]
+    return [scale_maps(maps, model.card.map_scale[i]) for maps, i in zip(merged, used_stages(model), strict=True)]
 
 
 def stretch_image_maps(class_maps: Tensor) -> Tensor:
@@ -94,30 +91,35 @@ def stretch_image_maps(class_maps: Tensor) -> Tensor:
 
 
 def class_probability(fused: Tensor, present: Tensor, settings: EvaluateSettings) -> Tensor:
-    """Gate the fused maps (C, H, W) and make probabilities (L, H, W); with background predicted, L = C + 1, last.
+    """Gate the fused maps (C, H, W) and return the labels' shares (C + 1, H, W), the background's last.
 
-    An absent class is -inf, so it can neither win nor be spread by the CRF; in the published form (per-image
-    normalisation, background predicted) it is 0, which the softmax over 0..1 values then lifts (L27).
+    They are the shares that the CRF of a slide is given. An absent class has none, so it can neither win nor be spread
+    by the CRF; in the published form (per-image normalisation, background predicted) it is 0 before the softmax over
+    0..1 values, which lifts it (L27).
     """
-    absent = ~present[:, None, None]
-    gated = fused * present[:, None, None]
-    predicts = settings.background == "predict"
-    scores = gated if settings.normalise == "image" and predicts else fused.masked_fill(absent, -torch.inf)
-    if predicts or not present.any():
-        scores = torch.cat([scores, background(gated, settings.background_power)[None]])
-    return scores.softmax(0)
+    here, power = present[:, None, None], settings.background_power
+    if settings.normalise == "image" and settings.background == "predict":
+        gated = fused * here
+        return torch.cat([gated, background(gated, power)[None]]).softmax(0)
+    return probabilities(with_background(gate(fused, here), power)).roll(-1, 0)
 
 
 def predicted_labels(
     image: NDArray[np.uint8], probability: Tensor, refiner: Refiner, settings: EvaluateSettings, device: str = "cpu"
 ) -> NDArray[np.uint8]:
-    """Winner at every pixel, after the refiner on `device`: (H, W) uint8, C = background."""
-    if refiner == "none":
-        return probability.numpy().argmax(0).astype(np.uint8)  # five times as fast as torch's
-    from napari_lpd.models.crf.dense_crf import dense_crf
+    """Label every pixel after the refiner on `device`: (H, W) uint8, C = background.
 
-    refined = dense_crf(image, probability.numpy(), settings.crf, refiner, device, torch.get_num_threads())
-    return refined.argmax(0).astype(np.uint8)
+    Where the background is not to be predicted, it is the label only of an image in which no class is present.
+    """
+    shares = refined = probability.numpy()
+    if refiner != "none":
+        from napari_lpd.models.crf.dense_crf import dense_crf
+
+        refined = dense_crf(image, shares, settings.crf, refiner, device, torch.get_num_threads())
+    seen = np.array([share.any() for share in shares[:-1]])
+    if settings.background != "predict" and seen.any():
+        refined = np.where(seen[:, None, None], refined[:-1], -1)  # where all are 0, the first class seen elsewhere
+    return refined.argmax(0).astype(np.uint8)  # five times as fast as torch's
 
 
 def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:

@@ -1,6 +1,7 @@
-"""The CAM rules: merge, gate, normalise, fuse, background, as pure functions of blended cosine maps.
+"""The rule from cosine maps to class maps and label scores: merge, scale, fuse, gate, background; pure functions.
 
-`label_scores` uses them in that order. An absent class is switched off in one place: `fuse`.
+Slides, images, tiles and previews are labelled by these functions alone; only the gate differs. An absent class is
+switched off in one place: `gate`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from napari_lpd.models.network import LoadedModel, merge_prototypes, presence_scores
+from napari_lpd.models.network import LPD, LoadedModel, Supervised, merge_prototypes, presence_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,27 +54,55 @@ def _window_mean(maps: Tensor, window: int) -> Tensor:
     return avg_pool2d(rows, (1, window), 1, (0, window // 2))[0]
 
 
+def class_maps(network: LPD | Supervised, logits: Tensor, prototypes: Sequence[int] | None = None) -> Tensor:
+    """Merge the scaled cosines (…, C·k, h, w) of every class's prototypes: (…, C, h, w), positive part.
+
+    Args:
+        network: Says how prototypes are merged in prediction.
+        logits: Of one stage; with or without a batch axis.
+        prototypes: Numbers within a class, to merge these alone; None: all.
+    """
+    batched = logits if logits.ndim == 4 else logits[None]
+    count = network.k if prototypes is None else len(prototypes)
+    if prototypes is not None:
+        batched = batched.unflatten(1, (-1, network.k))[:, :, list(prototypes)].flatten(1, 2)
+    merged = merge_prototypes(batched, count, network.settings.merge_predict).clamp(min=0)
+    return merged if logits.ndim == 4 else merged[0]
+
+
 def scale_maps(class_map: Tensor, scale: Sequence[float]) -> Tensor:
-    """Class maps (C, h, w) → 0..1 with one constant per class from the training tiles: the same on every region."""
+    """Scale class maps (…, C, h, w) to 0..1 by one constant per class from the training tiles, the same everywhere."""
     levels = torch.tensor(scale, device=class_map.device)[:, None, None]
     return (class_map.clamp(min=0) / levels).clamp(max=1)
 
 
-def fuse(stages: Sequence[Tensor], weights: Sequence[float], present: Tensor) -> Tensor:
-    """Weighted sum of the normalised class maps; an absent class is -inf, so that it can never win.
+def fuse(stages: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Sum the scaled class maps (C, h, w) in 0..1 of the used stages with their weights."""
+    return torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
 
-    Args:
-        stages: Per used stage (C, h, w) in 0..1.
-        weights: One weight per stage.
-        present: (C, h, w) or (C, 1, 1) bool, the gate.
-    """
-    fused = torch.stack([weight * maps for weight, maps in zip(weights, stages, strict=True)]).sum(0)
+
+def fuse_upsampled(stages: Sequence[Tensor], weights: Sequence[float], size: Sequence[int]) -> Tensor:
+    """Upsample the scaled class maps (…, C, h_i, w_i) of stages with a weight to `size` (H, W), and fuse them."""
+    weighted = [(maps, weight) for maps, weight in zip(stages, weights, strict=True) if weight]
+    batched = [maps if maps.ndim == 4 else maps[None] for maps, _ in weighted]
+    fine = [interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False) for maps in batched]
+    fused = fuse(fine, [weight for _, weight in weighted])
+    return fused if stages[0].ndim == 4 else fused[0]
+
+
+def gate(fused: Tensor, present: Tensor) -> Tensor:
+    """Set absent classes of fused maps (…, C, h, w) to -inf, so that they can never win; `present` broadcasts."""
     return fused.masked_fill(~present, -torch.inf)
 
 
 def background(fused: Tensor, power: float) -> Tensor:
     """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
     return (1 - fused.amax(-3).clamp(0, 1)) ** power
+
+
+def with_background(gated: Tensor, power: float) -> Tensor:
+    """Put the background's score before those of the classes: (C, h, w) → (C + 1, h, w)."""
+    return torch.cat([background(gated, power)[None], gated])
 
 
 def label_scores(
@@ -94,13 +123,11 @@ def label_scores(
     """
     own = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
     thresholds = settings.presence or own
-    gate = torch.ones_like(presence, dtype=torch.bool) if settings.normalise == "benchmark" else presence >= thresholds
+    every = torch.ones_like(presence, dtype=torch.bool)
+    present = every if settings.normalise == "benchmark" else presence >= thresholds
     weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
-    how = model.network.settings.merge_predict
-    merged = [merge_prototypes(stages[i][None], model.network.k, how)[0] for i in weights]
-    normalised = [scale_maps(maps, levels[i]) for maps, i in zip(merged, weights, strict=True)]
-    fused = fuse(normalised, list(weights.values()), gate)
-    return torch.cat([background(fused, settings.background_power)[None], fused])
+    scaled = [scale_maps(class_maps(model.network, stages[i]), levels[i]) for i in weights]
+    return with_background(gate(fuse(scaled, list(weights.values())), present), settings.background_power)
 
 
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:

@@ -6,12 +6,11 @@ torch before tensors are really saved or loaded.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ModelError
-from napari_lpd.core.files import KEY, file_hash
+from napari_lpd.core.files import KEY, atomic_write, file_hash, write_text
 from napari_lpd.models.card import Card, read_card
 from napari_lpd.models.compute import choose_device
 from napari_lpd.models.network import LoadedModel, new_network
@@ -37,18 +36,10 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
     """
     from safetensors.torch import save
 
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, error=ModelError) as partial:
         partial.write_bytes(save(contiguous, metadata={KEY: card.model_dump_json()}))
-        os.replace(partial, path)
-        path.with_suffix(".json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    write_text(path.with_suffix(".json"), card.model_dump_json(indent=1) + "\n", error=ModelError)
     return path
 
 

@@ -8,7 +8,8 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.errors import DataError, ExportError, LpdError, SettingsError
+from napari_lpd.core.errors import DataError, LpdError, SettingsError
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.jobs import Job, Progress, run
 
 if TYPE_CHECKING:
@@ -149,20 +150,16 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
     """
     names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
     columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "seconds"]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            for row in rows:
-                values: Row = {"slide": row["slide"], "state": row.get("error", "ok")}
-                values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-                if "tissue mm²" in row:
-                    values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
-                values["unreadable"] = "; ".join(row.get("unreadable", []))
-                table.writerow(values)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        for row in rows:
+            values: Row = {"slide": row["slide"], "state": row.get("error", "ok")}
+            values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
+            if "tissue mm²" in row:
+                values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
+            values["unreadable"] = "; ".join(row.get("unreadable", []))
+            table.writerow(values)
     return path
 
 

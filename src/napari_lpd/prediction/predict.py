@@ -19,6 +19,7 @@ from torch import Tensor
 from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
+from napari_lpd.models.cam import class_maps
 from napari_lpd.models.card import target_stain
 from napari_lpd.models.compute import choose_backend, choose_precision, used_stages
 from napari_lpd.models.network import GATED_BY, LoadedModel, merge_prototypes, output_stride, presence_scores
@@ -212,7 +213,7 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
         means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
         there = presence_scores(means) >= torch.tensor(model.card.presence)
         for i, maps in stages.items():
-            merged = merge_prototypes(maps[None], model.network.k, how.merge_predict)[0].clamp(min=0)
+            merged = class_maps(model.network, maps)
             for c in torch.nonzero(there).flatten().tolist():
                 found.setdefault((i, c), []).append(float(np.percentile(merged[c].numpy(), 99)))
     for i, stage in enumerate(levels):

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 UNREADABLE = 255
-RUNTIME_SETTINGS = frozenset({"threads", "batch", "device", "backend"})  # settings that change how fast, not what
 
 
 class PredictionCard(Settings):
@@ -94,7 +93,9 @@ class PredictionCard(Settings):
     def digest(self) -> str:
         """8 hex digits that differ where `difference` does."""
         about = self.model_dump(mode="json")
-        about["settings"] = {name: value for name, value in about["settings"].items() if name not in RUNTIME_SETTINGS}
+        about["settings"] = {
+            name: value for name, value in about["settings"].items() if name not in PredictSettings.RUNTIME_SETTINGS
+        }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def difference(self, other: PredictionCard) -> str:
@@ -102,7 +103,7 @@ class PredictionCard(Settings):
         mine, others = self.model_dump(), other.model_dump()
         for name in PredictSettings.model_fields:
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
-            if one != two and name not in RUNTIME_SETTINGS:
+            if one != two and name not in PredictSettings.RUNTIME_SETTINGS:
                 return f"{name}={two}"
         return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
 
@@ -124,7 +125,20 @@ class BlockResult(NamedTuple):
 
 
 class Prediction:
-    """A prediction on disk, finished or not."""
+    """Hold a prediction that is on disk, finished or not; `open` finds it again.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from shapely import box
+        >>> from napari_lpd import Prediction, PredictSettings, load_model, open_slide, predict_slide, run, samples
+        >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
+        >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
+        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     _ = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     Prediction.open(Path(folder, "skin.zarr")).labels.levels[0][1100:1102, 1100:1103].tolist()
+        [[2, 2, 2], [2, 2, 2]]
+    """
 
     def __init__(self, folder: Path, group: zarr.Group) -> None:
         self.folder = folder

@@ -1,7 +1,7 @@
 """Plain tiled JPEG in a TIFF, decoded here: a window's tiles go straight into RGB, several times as fast.
 
-What a file holds is decided elsewhere. `direct_jpeg_levels` takes levels as OpenSlide or tifffile read them and gives back
-the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
+What a file holds is decided elsewhere. `direct_jpeg_levels` takes levels as OpenSlide or tifffile read them and gives
+back the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.training.distributed import world_size
-from napari_lpd.training.trainer import Trainer
+from napari_lpd.training.trainer import Origin, Trainer
 from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
 if TYPE_CHECKING:
@@ -37,7 +37,18 @@ def fit(
     command: str = "",
     validation: Validation | Sequence[MaskedImage] = (),
 ) -> Job[Path]:
-    """Train on `tiles`, or go on where a training in `out` was stopped; returns the path of the best checkpoint.
+    """Train a model on `tiles`, or resume a training in `out` that was stopped; return the best checkpoint's path.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from napari_lpd import TrainSettings, TrainingSource, read_classes, run, samples, train
+        >>> source = TrainingSource(slide=samples.skin_slide_path(), regions=samples.regions_path("train"))
+        >>> settings = TrainSettings(tile_step=128, max_steps=2, batch=4, threads=1)
+        >>> tiles, _, settings = source.load(read_classes(samples.classes_path()), settings)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run(train(tiles, settings, Path(folder))).name
+        'model.safetensors'
 
     Yields what it computes on; one Progress per step with the losses' values; and per epoch one with the validation's
     ``valid …`` metrics and, per class, the prototypes' diversity. After each epoch, ``previews/`` in the run's folder
@@ -79,13 +90,13 @@ def fit(
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
     chosen_by = file_hashes(chosen.files if chosen else ())
     hashes = {"file": trained, "tile": of_tiles, "validation": chosen_by}
-    run = Trainer(tiles, held, settings, out, command, hashes, colours)
+    run = Trainer(tiles, held, settings, out, Origin(command, hashes, colours))
     yield Progress(0, 0, run.arithmetic)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
     if not run.begin(total) and settings.model.bank in ("clustered", "seeded"):
-        assert run.region_encoder is not None
-        run.network.fill_bank((yield from clustered_bank(tiles, run.region_encoder, settings, run.device)))
+        assert run.objective.region_encoder is not None
+        run.network.fill_bank((yield from clustered_bank(tiles, run.objective.region_encoder, settings, run.device)))
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
     return out / "model.safetensors"

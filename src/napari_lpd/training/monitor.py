@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from napari_lpd.data.summary import save_sheet, sheet
-from napari_lpd.models.cam import background, fuse, scale_maps
+from napari_lpd.models.cam import fuse_upsampled, gate, scale_maps, with_background
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import cosine_maps
 from napari_lpd.models.prototypes import effective_number, spatial_divergence
@@ -80,18 +78,13 @@ class TrainingMonitor:
         for index in range(len(tiles)):
             image = tiles.read(index)
             maps = [
-                _resized(scale_maps(stage[index], scale), image.shape[:2])
-                for stage, scale in zip(scored.class_maps, card.map_scale, strict=True)
+                scale_maps(stage[index], scale) for stage, scale in zip(scored.class_maps, card.map_scale, strict=True)
             ]
-            there = scored.labels[index][:, None, None]
-            fused = fuse(maps, network.settings.stage_fusion, there)
-            labels = torch.cat([background(fused, BACKGROUND_POWER)[None], fused]).argmax(0).numpy()
+            fused = fuse_upsampled(maps, network.settings.stage_fusion, image.shape[:2])
+            present = scored.labels[index][:, None, None]
+            labels = with_background(gate(fused, present), BACKGROUND_POWER).argmax(0).numpy()
             colors = np.array([(255, 255, 255), *(tissue.rgb for tissue in tiles.classes)], np.float32)
             rows[0].append(image)
             rows[1].append(((1 - TINT) * image + TINT * colors[labels]).astype(np.uint8))
         white = (255, 255, 255)
         return save_sheet(sheet([("training tiles", white, rows[0]), ("masks so far", white, rows[1])]), path)
-
-
-def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    return interpolate(maps[None], size=list(size), mode="bilinear", align_corners=False)[0]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from napari_lpd.core.errors import LpdError, SettingsError
+from napari_lpd.core.errors import LpdError, ModelError, SettingsError
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.jobs import COMPUTING, Progress
 from napari_lpd.data.tileset import describe_sources
 from napari_lpd.models.card import Card, provenance
@@ -61,6 +61,20 @@ def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEnco
     return built.to(device)
 
 
+class Origin(NamedTuple):
+    """What a model's card and file say of how it was trained.
+
+    Attributes:
+        command: The command that trains it again.
+        hashes: Of the files and tiles that were trained on, and of those that chose the best epoch (`TRAINING_HASHES`).
+        colours: Stain of the training tiles.
+    """
+
+    command: str
+    hashes: dict[str, NDArray[np.uint8]]
+    colours: StainStatistics
+
+
 class Trainer:
     """One training run: its network, optimiser and what it has written."""
 
@@ -70,13 +84,9 @@ class Trainer:
         held: TileSet | None,
         settings: TrainSettings,
         out: Path,
-        command: str,
-        hashes: dict[str, NDArray[np.uint8]],
-        colours: StainStatistics,
+        origin: Origin,
     ) -> None:
-        self.tiles, self.settings, self.out, self.command, self.colours = tiles, settings, out, command, colours
-        self.held = held
-        self.hashes = {name: torch.from_numpy(value) for name, value in hashes.items()}
+        self.tiles, self.held, self.settings, self.out, self.origin = tiles, held, settings, out, origin
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.device, reason = choose_device(own_device(settings.device))
@@ -91,18 +101,17 @@ class Trainer:
                 f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
                 f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
             )
-        self.region_encoder = _region_encoder(settings, self.device)
+        region_encoder = _region_encoder(settings, self.device)
         self.network.encoder.precision = precision
-        if self.region_encoder is not None:
-            self.region_encoder.compute_in(precision)
+        if region_encoder is not None:
+            region_encoder.compute_in(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.watch = TrainingMonitor(tiles)
-        self.objective = Objective(settings, self.region_encoder, self.generator).to(self.device)
+        self.objective = Objective(settings, region_encoder, self.generator).to(self.device)
         set_training(self.network, settings)
         self._losses = wrap_ddp(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
         self._unread: deque[TakenStep] = deque()
-        self._ahead = int(self.device.type == "cuda")  # steps that the CPU may be ahead of what it has read
 
     def begin(self, total: int) -> bool:
         """Make optimiser and schedule for `total` steps; returns whether a run that was stopped here goes on."""
@@ -185,7 +194,7 @@ class Trainer:
         numbers = PendingScalars(torch.cat([losses.values(), norm.detach()[None]]))
         lr = float(self.schedule.get_last_lr()[0])
         self._unread.append(TakenStep(place.step, indices, lr, losses, numbers, weights))
-        metrics = self._read(self._ahead)
+        metrics = self._read(int(self.device.type == "cuda"))  # steps that the CPU may be ahead of what it has read
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -279,25 +288,23 @@ class Trainer:
             map_scale=constants.map_scale,
             temperature=constants.temperature,
             presence=(PRESENCE,) * len(self.tiles.classes),
-            colours=self.colours,
-            command=self.command,
+            colours=self.origin.colours,
+            command=self.origin.command,
             **provenance(),
         )
 
     def _save(self, name: str, card: Card) -> None:
         tensors = dict(self.network.state_dict())
-        tensors |= {TRAINING_HASHES[of]: hashes for of, hashes in self.hashes.items()}
+        tensors |= {TRAINING_HASHES[of]: torch.from_numpy(hashes) for of, hashes in self.origin.hashes.items()}
         tensors |= {f"{TRAINING_ONLY}psi.{key}": value for key, value in self.objective.psi.state_dict().items()}
-        if self.region_encoder is not None:
-            state = self.region_encoder.projection_state()
+        if self.objective.region_encoder is not None:
+            state = self.objective.region_encoder.projection_state()
             tensors |= {f"{TRAINING_ONLY}region_projection.{key}": value for key, value in state.items()}
         save_checkpoint(self.out / name, tensors, card)
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path, error=ModelError) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
         writer.writeheader()
         writer.writerows(history)
-    os.replace(partial, path)

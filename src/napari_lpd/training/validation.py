@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.calibration import fit_label_temperature
 from napari_lpd.evaluation.evaluate import check_masks, measure_checked
 from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
-from napari_lpd.models.cam import fuse, scale_maps
+from napari_lpd.models.cam import class_maps, fuse_upsampled, gate, scale_maps
 from napari_lpd.models.compute import load_batches
 from napari_lpd.models.network import (
     LPD,
@@ -23,7 +22,6 @@ from napari_lpd.models.network import (
     LoadedModel,
     Supervised,
     image_scores,
-    merge_prototypes,
     presence_scores,
 )
 from napari_lpd.training.losses.terms import classification_loss
@@ -77,16 +75,16 @@ class TileScores(NamedTuple):
 def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
     """Run the network (evaluation mode) on tiles."""
     device = next(network.parameters()).device
-    class_maps: list[list[Tensor]] = [[] for _ in STAGES_USED]
+    merged: list[list[Tensor]] = [[] for _ in STAGES_USED]
     scores, labels = [], []
     for raw, held in load_batches(tiles, batch_size=batch):
         maps = network(raw.to(device).float() / 255, STAGES_USED)
-        for collected, logits in zip(class_maps, maps.logits, strict=True):
-            collected.append(merge_prototypes(logits, network.k, network.settings.merge_predict).clamp(min=0).cpu())
+        for collected, logits in zip(merged, maps.logits, strict=True):
+            collected.append(class_maps(network, logits).cpu())
         how = network.settings.merge_train
         scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
         labels.append(held > 0)
-    return TileScores([torch.cat(part) for part in class_maps], torch.cat(scores, dim=1), torch.cat(labels))
+    return TileScores([torch.cat(part) for part in merged], torch.cat(scores, dim=1), torch.cat(labels))
 
 
 def held_out_validation(tiles: TileSet) -> Validation:
@@ -154,11 +152,8 @@ def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: 
         return 1.0
     size = scored.class_maps[0].shape[2:]
     present = presence_scores(list(scored.stage_scores[1:]))[alone] >= PRESENCE
-    stages = [
-        interpolate(scale_maps(maps[alone], levels), size=size, mode="bilinear", align_corners=False)
-        for maps, levels in zip(scored.class_maps, scale, strict=True)
-    ]
-    fused = fuse(stages, network.settings.stage_fusion, present[:, :, None, None]).clamp(min=0)
+    stages = [scale_maps(maps[alone], levels) for maps, levels in zip(scored.class_maps, scale, strict=True)]
+    fused = gate(fuse_upsampled(stages, network.settings.stage_fusion, size), present[:, :, None, None]).clamp(min=0)
     truth = scored.labels[alone].float().argmax(1)[:, None, None].expand(-1, *size)
     seen = fused.amax(1) > 0
     if not seen.any():  # a network that has learned nothing sees no class anywhere

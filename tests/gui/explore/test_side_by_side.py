@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.explore.grid_view import SideBySide
+from napari_lpd.gui.explore.heatmap_window import SCREEN_DPI
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.results import show_prediction
 from napari_lpd.gui.layers.slides import slide_layers, visible_box_um
@@ -223,7 +224,7 @@ def test_every_prototype_fits_the_screen_and_a_click_picks_one(use_widget, viewe
     assert len(window.grid.slots) == 2 * k
     assert window.width() <= 1100
     assert window.height() <= 850
-    assert window.picture.pixmap().height() == window.grid.drawing.height
+    assert window.picture.pixmap().height() == round(window.grid.figure.get_figheight() * SCREEN_DPI)
     x0, y0, *_ = window.grid.slots[-1].box
     window.picture.pressed.emit(x0 + 5, y0 + 5)
     assert widget.tissue.currentText() == "pink"

@@ -110,7 +110,7 @@ def test_a_full_disk_keeps_the_last_state(tiles, settings, tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_lpd.training.runs.state.os.replace", full)
+    monkeypatch.setattr("napari_lpd.core.files.os.replace", full)
     job = fit(tiles, settings, tmp_path / "a")
     next(job)
     next(job)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_lpd.core.errors import SettingsError, reason
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.files import write_text
 from napari_lpd.core.settings.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ S = TypeVar("S", bound="Settings")
 
 class Settings(BaseModel):
     """Base of the settings: frozen, no unknown names."""
+
+    RUNTIME_SETTINGS: ClassVar[frozenset[str]] = frozenset()  # those that change how fast a job is, not its result
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -97,9 +99,7 @@ def write_settings(path: Path, settings: Settings) -> Path:
     Raises:
         ExportError: the place cannot be written.
     """
-    with atomic_write(path, overwrite=True) as partial:
-        partial.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_text(path, settings.model_dump_json(indent=1) + "\n")
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:

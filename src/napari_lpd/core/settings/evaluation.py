@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,15 @@ Gate = Literal["predicted", "none", "truth"]
 
 
 class EvaluateSettings(Settings):
-    """How a model is measured on images with masks (method.md §7)."""
+    """Set how a model is measured on images with masks (method.md §7).
+
+    Example:
+        >>> from napari_lpd import EvaluateSettings
+        >>> EvaluateSettings(gates=("predicted",), refiners=("none",)).bootstrap
+        1000
+    """
+
+    RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "device"})
 
     gates: Annotated[
         tuple[Gate, ...],
@@ -53,7 +61,13 @@ class EvaluateSettings(Settings):
 
 
 class CompareSettings(Settings):
-    """How prototype banks are compared on the same places."""
+    """Set how prototype banks are compared on the same places.
+
+    Example:
+        >>> from napari_lpd import CompareSettings
+        >>> CompareSettings(nearest=8).nearest_per_source
+        3
+    """
 
     temperature: Annotated[
         float, Field(ge=0, description="τ of the softmax over places; 0 takes the models' own, if they agree.")

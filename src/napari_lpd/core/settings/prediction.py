@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,13 @@ from napari_lpd.core.settings.base import Settings
 
 
 class CrfSettings(Settings):
-    """The dense CRF that sharpens a mask along the image's edges (method.md §7.7; Krähenbühl & Koltun 2011)."""
+    """Set the dense CRF that sharpens a mask along the image's edges (method.md §7.7; Krähenbühl & Koltun 2011).
+
+    Example:
+        >>> from napari_lpd import CrfSettings, PredictSettings
+        >>> PredictSettings(refiner="lattice", crf=CrfSettings(half_size=True)).crf.iterations
+        5
+    """
 
     gaussian_sigma: Annotated[
         float, Field(gt=0, description="Reach of the smoothness kernel: pixels in evaluate, µm in predict.")
@@ -48,7 +54,15 @@ BackendField = Annotated[
 
 
 class PredictSettings(Settings):
-    """How a slide is read, cut, scored and put together."""
+    """Set how a slide is read, cut, scored and put together.
+
+    Example:
+        >>> from napari_lpd import PredictSettings
+        >>> PredictSettings(tile=512, overlap=128, flips=True).mpp  # 0: the model's own
+        0.0
+    """
+
+    RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "batch", "device", "backend"})
 
     mpp: Annotated[
         float, Field(ge=0, le=20, description="Resolution read, in µm per pixel; 0 takes the model's own.")

@@ -20,7 +20,13 @@ Names = tuple[str, ...]
 
 
 class Roles(Settings):
-    """Which tissue classes play a role in the ratios; none is guessed from a name."""
+    """Name the tissue classes that play a role in the ratios; none is guessed from a name.
+
+    Example:
+        >>> from napari_lpd import MeasureSettings, Roles
+        >>> MeasureSettings(roles=Roles(tumour=("naevus nests",), stroma=("collagen",))).roles.stroma
+        ('collagen',)
+    """
 
     tumour: Annotated[Names, Field(description="Classes that are tumour.")] = ()
     stroma: Annotated[Names, Field(description="Classes that are stroma in the tumour-stroma ratio.")] = ()
@@ -37,7 +43,13 @@ class Roles(Settings):
 
 
 class MeasureSettings(Settings):
-    """How areas are measured."""
+    """Set how areas are measured.
+
+    Example:
+        >>> from napari_lpd import MeasureSettings
+        >>> MeasureSettings(temperature=0.5).roles.tumour
+        ()
+    """
 
     roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
     temperature: Annotated[
@@ -67,7 +79,13 @@ What = Literal["labels", "prototypes", "corrections"]
 
 
 class ExportSettings(Settings):
-    """What is written, and how."""
+    """Set what is written, and how.
+
+    Example:
+        >>> from napari_lpd import ExportSettings
+        >>> ExportSettings(simplify_um=2.0).what
+        'labels'
+    """
 
     what: Annotated[What, Field(description="Labels, prototype maps, or corrections as training regions.")] = "labels"
     simplify_um: Annotated[

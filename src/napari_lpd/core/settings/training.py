@@ -7,7 +7,7 @@ and prediction stores the object it was made with.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,13 @@ def _check_weights(name: str, weights: tuple[float, ...]) -> None:
 
 
 class ModelSettings(Settings):
-    """The network: encoder and prototype head."""
+    """Set up the network: encoder and prototype head.
+
+    Example:
+        >>> from napari_lpd import ModelSettings
+        >>> ModelSettings(bank="clustered", prototypes_per_class=5).encoder
+        'tf_efficientnet_lite0'
+    """
 
     encoder: Annotated[str, Field(description="Encoder: a timm name, or mit_b0, mit_b1, mit_b2.")] = EMBEDDED_ENCODER
     encoder_weights: Annotated[
@@ -75,7 +81,15 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """How a model is trained (method.md §12, default column, unless said otherwise)."""
+    """Set how a model is trained (method.md §12, default column, unless said otherwise).
+
+    Example:
+        >>> from napari_lpd import ModelSettings, TrainSettings
+        >>> TrainSettings(mpp=0.5, epochs=3, model=ModelSettings(prototypes_per_class=5)).model.prototypes_per_class
+        5
+    """
+
+    RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "workers", "device"})
 
     model: ModelSettings = ModelSettings()
     mpp: Annotated[

@@ -29,6 +29,7 @@ ACROSS = 5  # heatmaps in a line
 MIN_COLUMNS = 5  # columns, to hold the colour bar and the legend
 WIDTH = (ACROSS + 1) * (CELL + GAP) + GAP
 BAR = (240, 14)
+MIN_HEAD = 60  # points, to hold the colour bar
 LEGEND_LINE = 18
 BARS_MM = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 NOT_COMPUTED = np.uint8(226)  # grey
@@ -114,15 +115,16 @@ def heatmap_grid(
     cell = _fitted(tissue.shape[:2], CELL)
     low, high = scale_of(seen)
     lines = -(-k // ACROSS)
-    head = LINE + cell[1] + 2 * GAP
+    high = max(cell[1], MIN_HEAD)
+    head = LINE + high + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
     columns = max(min(k, ACROSS) + 1, MIN_COLUMNS)
     figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(seen) * block)
     paste(axes, tissue, (GAP, LINE), cell)
-    axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model", size="x-large")
-    _scale_bar(axes, (GAP, LINE), cell, width_um)
+    bar = _scale_bar(axes, (GAP, LINE), cell, width_um)
+    axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model; bar: {bar:g} mm", size="x-large")
     _colour_bar(axes, (2 * GAP + CELL, LINE + 26), low, high)
-    _legend(axes, (3 * GAP + 3 * CELL, LINE), cell[1], classes)
+    _legend(axes, (3 * GAP + 3 * CELL, LINE), high, classes)
     slots = []
     for m, each in enumerate(seen):
         top = head + m * block
@@ -156,14 +158,14 @@ def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return max(round(shape[1] * share), 1), max(round(shape[0] * share), 1)
 
 
-def _scale_bar(axes: Axes, at: tuple[int, int], size: tuple[int, int], width_um: float) -> None:
-    """Draw a bar of a round length, at most half the width, in the lower left corner."""
+def _scale_bar(axes: Axes, at: tuple[int, int], size: tuple[int, int], width_um: float) -> float:
+    """Draw a bar in the lower left corner, and return its length in mm: round, at most half the width."""
     length = max((mm for mm in BARS_MM if 1000 * mm <= width_um / 2), default=BARS_MM[0])
     x, y = at[0] + 6, at[1] + size[1] - 8
     for colour, width in (("white", 5), ("black", 3)):
         ends = (x, x + 1000 * length / width_um * size[0])
         axes.plot(ends, (y, y), color=colour, linewidth=width, solid_capstyle="butt")
-    axes.text(at[0] + size[0] + GAP, y, f"bar: {length:g} mm", size="large", va="center")
+    return length
 
 
 def _legend(axes: Axes, at: tuple[int, int], height: int, classes: Sequence[TissueClass]) -> None:
@@ -187,7 +189,7 @@ def _colour_bar(axes: Axes, at: tuple[int, int], low: float, high: float) -> Non
     if not np.isfinite(low):
         axes.text(left, top, "nothing was computed here: no tissue", size="large", va="top")
         return
-    axes.text(left, top - 8, "cosine, one scale for all", size="large")
+    axes.text(left, top - 8, "cosine to the prototype, one scale for all", size="large")
     paste(axes, heat_colours(np.linspace(0, 1, width)[None]), at, BAR)
     for x, value, side in ((left, low, "left"), (left + width, high, "right")):
         axes.text(x, top + height + 4, f"{value:.2f}", size="large", ha=side, va="top")

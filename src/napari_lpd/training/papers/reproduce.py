@@ -6,7 +6,6 @@ A row that is done has its ``report.md``; it is not run again. The table is writ
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 
 from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.files import write_text
 from napari_lpd.core.settings.base import read_settings
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.images import MaskedImage, masked_images, part_of, read_image, read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
@@ -37,11 +38,9 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job, Progress
-    from napari_lpd.core.settings.evaluation import EvaluateSettings
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.evaluation.metrics import ImageResult
 
-RUNTIME_SETTINGS = ("threads", "workers", "device")
 """Settings that may differ between the rows of a table."""
 
 
@@ -164,7 +163,7 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
 
 def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
     """Note what the table is made of; refuse to go on with something else."""
-    measured = protocol.measured.model_dump(mode="json", exclude=set(RUNTIME_SETTINGS))
+    measured = protocol.measured.model_dump(mode="json", exclude=set(EvaluateSettings.RUNTIME_SETTINGS))
     wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
     path = out / "protocol.json"
     if not path.exists():
@@ -184,7 +183,7 @@ def _check_made_with(settings: TrainSettings, protocol: Protocol, path: Path) ->
     card = read_card(path)
     if card.classes != protocol.classes:
         raise SettingsError(f"{path} was trained with other classes; choose another folder for the table")
-    for name in set(TrainSettings.model_fields) - set(RUNTIME_SETTINGS):
+    for name in set(TrainSettings.model_fields) - TrainSettings.RUNTIME_SETTINGS:
         made, wanted = getattr(card.settings, name), getattr(settings, name)
         if made != wanted:
             raise SettingsError(
@@ -212,13 +211,7 @@ def _diversity(model: Any, images: Sequence[MaskedImage]) -> dict[str, list[floa
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _write_whole(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 class Summary(NamedTuple):
@@ -303,7 +296,7 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
     diversity = _diversity_lines(out, table, protocol)
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(out / "table.md", "\n".join([*lines, *diversity]) + "\n")
+    write_text(out / "table.md", "\n".join([*lines, *diversity]) + "\n")
     _write_json(
         out / "table.json",
         [

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
-from napari_lpd.core.files import file_hashes
+from napari_lpd.core.files import atomic_write, file_hashes, write_text
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import IGNORE, read_image, read_mask
@@ -73,7 +73,7 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
 def _check_made_with(wanted: dict[str, str], folder: Path) -> None:
     path = folder / "made_with.json"
     if not path.exists():
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(wanted, indent=1) + "\n")
     made = json.loads(path.read_text(encoding="utf-8"))
     if made != wanted:
         other = next(name for name, value in wanted.items() if made.get(name) != value)
@@ -86,9 +86,8 @@ def _write_mask(path: Path, mask: NDArray[np.uint8], classes: Sequence[TissueCla
     palette[IGNORE] = 255
     image = Image.fromarray(mask)
     image.putpalette(palette.ravel().tolist())
-    partial = path.with_name(f".{path.name}")
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    with atomic_write(path) as partial:
+        image.save(partial, format="PNG")
 
 
 class MaskedTiles(Dataset[tuple[Tensor, Tensor]]):

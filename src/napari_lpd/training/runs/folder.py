@@ -11,6 +11,7 @@ import safetensors
 
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
+from napari_lpd.core.files import write_text
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -64,11 +65,8 @@ def write_run(
     texts = {"settings.json": changed, ARGUMENTS: arguments}
     if classes is not None and not isinstance(classes, Path):
         texts["classes.json"] = {"classes": [tissue.model_dump() for tissue in classes]}
-    try:
-        for name, content in texts.items():
-            (run / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{run}: cannot be written ({error.strerror})") from error
+    for name, content in texts.items():
+        write_text(run / name, json.dumps(content, indent=1), error=DataError)
     return arguments
 
 
@@ -98,7 +96,7 @@ def counterpart_of(run: Path) -> list[str]:
         )
     other_settings = TrainSettings.build(values)
     counterpart = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
-    (counterpart / COUNTERPART).write_text(str(run), encoding="utf-8")
+    write_text(counterpart / COUNTERPART, str(run), error=DataError)
     classes = run / "classes.json" if "--classes" in arguments else None
     return write_run(counterpart, TrainingSource.parse(arguments), other_settings, classes)
 

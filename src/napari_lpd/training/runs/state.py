@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import DataError, ModelError
+from napari_lpd.core.files import atomic_write
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.training.distributed import is_rank_zero, on_rank_zero
 from napari_lpd.training.runs.folder import STATE_KEY, STATE_NAME, read_state
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
-
-RUNTIME_SETTINGS = frozenset({"threads", "workers", "device"})  # settings that change how fast, not what
 
 
 @dataclass
@@ -100,16 +98,9 @@ class TrainingState:
         tensors |= {f"random.{name}": value for name, value in _random_states(self._generator).items()}
         about = {"identity": self._identity, "place": asdict(self.place), "schedule": _plain(self._schedule)}
         about["scaler"] = self._scaler.state_dict()
-        partial = self._path.with_name(f".{STATE_NAME}.partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            partial.write_bytes(save(held, metadata={STATE_KEY: json.dumps(about)}))
-            os.replace(partial, self._path)
-        except OSError as error:
-            raise ModelError(f"{self._path}: cannot be written ({error.strerror or error})") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with atomic_write(self._path, error=ModelError) as partial:
+            partial.write_bytes(save(stored, metadata={STATE_KEY: json.dumps(about)}))
 
     def load(self) -> bool:
         """Go on where the folder's state says, if it has one.
@@ -170,7 +161,7 @@ def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str
         "classes": [tissue.name for tissue in tiles.classes],
         "tiles": f"{len(tiles)} of {tiles.description}, {pixels.hexdigest()[:16]}",
         "steps": total,
-        "settings": settings.model_dump(mode="json", exclude=set(RUNTIME_SETTINGS)),
+        "settings": settings.model_dump(mode="json", exclude=set(TrainSettings.RUNTIME_SETTINGS)),
     }
 
 
