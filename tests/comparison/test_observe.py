@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from napari_lpd.comparison.observe import CHANGES, RULES, bank_maps, class_map, drop_counts, observe_tile, stability
+from napari_lpd.comparison.observe import (
+    CHANGES,
+    RULES,
+    bank_maps,
+    drop_counts,
+    fused_class_maps,
+    observe_tile,
+    stability,
+)
 from napari_lpd.evaluation.masks import fused_maps
 from napari_lpd.models.encoder import STAGES
 
@@ -51,7 +59,7 @@ def test_an_absent_class_loses_nothing_and_ignored_pixels_do_not_count(tiny_mode
 
 def test_a_class_map_of_one_prototype_differs_from_that_of_the_other(tiny_model, image):
     seen = observe_tile(tiny_model, image)
-    first, second = (class_map(tiny_model, seen.logits, 0, [u], (64, 64)) for u in (0, 1))
+    first, second = (fused_class_maps(tiny_model, seen.logits, (64, 64), [u])[0] for u in (0, 1))
     assert first.shape == (64, 64)
     assert not torch.allclose(first, second)
 

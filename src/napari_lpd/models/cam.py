@@ -70,10 +70,10 @@ def class_maps(network: LPD | Supervised, logits: Tensor, prototypes: Sequence[i
     return merged if logits.ndim == 4 else merged[0]
 
 
-def scale_maps(class_map: Tensor, scale: Sequence[float]) -> Tensor:
+def scale_maps(maps: Tensor, scale: Sequence[float]) -> Tensor:
     """Scale class maps (…, C, h, w) to 0..1 by one constant per class from the training tiles, the same everywhere."""
-    levels = torch.tensor(scale, device=class_map.device)[:, None, None]
-    return (class_map.clamp(min=0) / levels).clamp(max=1)
+    levels = torch.tensor(scale, device=maps.device)[:, None, None]
+    return (maps.clamp(min=0) / levels).clamp(max=1)
 
 
 def fuse(stages: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
