@@ -19,9 +19,9 @@ from napari_lpd.core.jobs import in_subprocess, run
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.gui.common import prediction_run
 from napari_lpd.gui.common.job import _running
 from napari_lpd.gui.common.layout import WIDTH, Column
-from napari_lpd.gui.common.prediction_run import ModelCache
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
@@ -261,14 +261,14 @@ def test_what_a_run_sets_aside_from_garbage_collection_comes_back_when_a_layer_g
 def test_what_a_run_sets_aside_comes_back_though_its_widget_is_closed_meanwhile(
     use_widget, tiny_layer, viewer, qtbot, monkeypatch
 ):
-    loads, closed, get = threading.Event(), threading.Event(), ModelCache.get
+    loads, closed, load = threading.Event(), threading.Event(), prediction_run.loaded_model
 
-    def loading(self, *given):
+    def loading(*given):
         loads.set()
         assert closed.wait(60)
-        return get(self, *given)
+        return load(*given)
 
-    monkeypatch.setattr(ModelCache, "get", loading)
+    monkeypatch.setattr(prediction_run, "loaded_model", loading)
     widget = use_widget(PredictWidget)
     widget.form.set_value(QUICK)
     widget.scope.setCurrentText(VIEW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,7 @@ def test_two_processes_share_slides_and_give_what_one_gives(tiny_tiff, tmp_path)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         rows = {Path(row["slide"]).name: row for row in on_cluster(tasks, cluster.scheduler_address)}
         with distributed.Client(cluster) as client:
-            models = client.run(
-                lambda: __import__("napari_lpd.prediction.batch").prediction.batch._loaded.cache_info().misses
-            )
+            models = client.run(lambda: import_module("napari_lpd.models.checkpoint")._load_cached.cache_info().misses)
     assert "broken.svs" in rows.pop("broken.svs")["error"]
     assert sorted(rows) == ["a.tiff", "b.tiff", "c.tiff", "d.tiff"]
     assert list(models.values()) == [1, 1]

@@ -6,6 +6,7 @@ torch before tensors are really saved or loaded.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def load_model(path: Path, device: str = "auto") -> LoadedModel:
     """Load a checkpoint for prediction (evaluation mode, no gradients).
 
+    Example:
+        >>> from napari_lpd import load_model, samples
+        >>> [tissue.name for tissue in load_model(samples.model_path()).card.classes]
+        ['epidermis', 'naevus nests', 'collagen', 'fat']
+
     Raises:
         ModelError: missing, foreign or damaged file.
     """
@@ -67,3 +73,20 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
     chosen = choose_device(device)[0]
     network.eval().requires_grad_(False).to(chosen)
     return LoadedModel(network, card, path.name, file_hash(path), chosen)
+
+
+def load_cached(path: Path, device: str = "auto") -> LoadedModel:
+    """Load a checkpoint as `load_model`, or return it as loaded before; the two used last are kept.
+
+    Raises:
+        ModelError: missing, foreign or damaged file.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    return _load_cached(path.absolute(), path.stat().st_mtime_ns, device)
+
+
+@lru_cache(maxsize=2)
+def _load_cached(path: Path, changed_ns: int, device: str) -> LoadedModel:
+    del changed_ns  # tells a new file from the old one
+    return load_model(path, device)

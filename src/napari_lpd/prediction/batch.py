@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import shapely
 
     from napari_lpd.core.settings.prediction import PredictSettings
-    from napari_lpd.models.network import LoadedModel
     from napari_lpd.slides.slide import Slide
 
 log = logging.getLogger(__name__)
@@ -65,13 +63,14 @@ class SlideTask(NamedTuple):
 
 def predict_file(task: SlideTask) -> Job[Row]:
     """Predict one slide, or go on with it; the row says where the result is, areas and unreadable places."""
+    from napari_lpd.models.checkpoint import load_cached
     from napari_lpd.prediction.predict import predict_slide
     from napari_lpd.results.export.ome_tiff import write_ome_tiff
     from napari_lpd.slides.formats import open_slide
     from napari_lpd.slides.tissue import mask_of_polygons
 
     began = time.monotonic()
-    model = _loaded(task.model.resolve(), task.model.stat().st_mtime_ns, task.settings.device)
+    model = load_cached(task.model, task.settings.device)
     if task.mask.exists() and not task.folder.exists():
         raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
     with open_slide(task.slide, task.mpp, task.icc) as slide:
@@ -161,12 +160,3 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
             values["unreadable"] = "; ".join(row.get("unreadable", []))
             table.writerow(values)
     return path
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: Path, changed_ns: int, device: str) -> LoadedModel:
-    """The model at `path`, kept loaded for the next slide; `changed_ns` tells a new file from the old one."""
-    del changed_ns
-    from napari_lpd.models.checkpoint import load_model
-
-    return load_model(path, device)

@@ -154,5 +154,5 @@ def _read(editor: QWidget) -> Any:
         return editor.text()
     try:
         return json.loads(editor.text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return editor.text()  # Settings.build says what is wrong with it

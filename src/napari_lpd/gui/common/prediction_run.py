@@ -6,12 +6,11 @@ import gc
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_lpd.core.errors import ModelError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.slides.tissue import find_tissue, full_mask
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import shapely
 
     from napari_lpd.core.settings.prediction import PredictSettings
+    from napari_lpd.models.network import LoadedModel
     from napari_lpd.results.prediction import Prediction, PredictionCard
     from napari_lpd.slides.slide import Slide
     from napari_lpd.slides.tissue import TissueMask
@@ -41,26 +41,17 @@ def keep_triton_out() -> None:
         sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 
-class ModelCache:
-    """The last model, kept loaded between runs."""
+def loaded_model(path: Path, device: str) -> LoadedModel:
+    """Load a model inside napari's process, or return it as loaded before; torch is imported here.
 
-    def __init__(self) -> None:
-        self._key: tuple[Path, int, str] | None = None
-        self._model: Any = None
+    Raises:
+        ModelError: missing, foreign or damaged file.
+    """
+    with _no_garbage_collection():
+        keep_triton_out()
+        from napari_lpd.models.checkpoint import load_cached
 
-    def get(self, path: Path, device: str) -> Any:
-        """The model at `path`, loaded now if it is not the one kept; imports torch."""
-        if not path.is_file():
-            raise ModelError(f"{path}: no such model file")
-        key = (path, path.stat().st_mtime_ns, device)
-        if key != self._key:
-            with _no_garbage_collection():
-                keep_triton_out()
-                from napari_lpd.models.checkpoint import load_model
-
-                self._model = load_model(path, device)
-            self._key = key
-        return self._model
+        return load_cached(path, device)
 
 
 @contextmanager
@@ -78,7 +69,6 @@ class PredictionRun:
 
     Args:
         slide: What is predicted; closed at the end.
-        models: Keeps the model loaded.
         model: Model file.
         settings: How.
         scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
@@ -89,21 +79,20 @@ class PredictionRun:
     def __init__(
         self,
         slide: Slide,
-        models: ModelCache,
         model: Path,
         settings: PredictSettings,
         scope: Sequence[shapely.Geometry],
         tissue: MakeMask,
         place: Callable[[PredictionCard], Path],
     ) -> None:
-        self._slide, self._models, self._model, self._settings = slide, models, model, settings
+        self._slide, self._model, self._settings = slide, model, settings
         self._scope, self._tissue, self._place = scope, tissue, place
 
     def job(self) -> Job[Prediction]:
         """Load the model if need be and predict; torch is imported here, not when the widget is made."""
         with self._slide as slide:
             yield Progress(0, 0, "loading the model")
-            model = self._models.get(self._model, self._settings.device)
+            model = loaded_model(self._model, self._settings.device)
             compile_label_colours()
             from napari_lpd.prediction.predict import predict_slide, prediction_card
 

@@ -15,7 +15,7 @@ from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import buttons, chooser
-from napari_lpd.gui.common.prediction_run import ModelCache, PredictionRun
+from napari_lpd.gui.common.prediction_run import PredictionRun
 from napari_lpd.gui.explore.grid_view import SideBySide
 from napari_lpd.gui.explore.heatmap_window import AllHeatmaps
 from napari_lpd.gui.explore.model_pair import ModelPair, names_of
@@ -52,7 +52,6 @@ class BothModels(QWidget):
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
         super().__init__()
         self._viewer, self._slide_layer, self._pair = viewer, slide_layer, pair
-        self._caches = (ModelCache(), ModelCache())
         self._folder = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
         self._target: Image | None = None
         self.predictions: list[tuple[str, Prediction]] = []
@@ -79,8 +78,8 @@ class BothModels(QWidget):
             paths, layer = self._pair.paths(), self._slide_layer()
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             runs = [
-                PredictionRun(slide_of(layer), cache, path, PredictSettings(), scope, lambda _: None, self._place)
-                for cache, path in zip(self._caches, paths, strict=True)
+                PredictionRun(slide_of(layer), path, PredictSettings(), scope, lambda _: None, self._place)
+                for path in paths
             ]
             self._target = layer
             self.job.start(lambda: both_job(list(zip(names_of(paths), runs, strict=True))))

@@ -20,7 +20,7 @@ from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
-from napari_lpd.gui.common.prediction_run import ModelCache, tissue_job
+from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
@@ -52,7 +52,6 @@ class PredictWidget(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._models = ModelCache()
         self._run: LivePrediction | None = None
         self._drawing: Iterator[None] | None = None
         self._drawer = QTimer(self)
@@ -224,7 +223,7 @@ class PredictWidget(QWidget):
                 )
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
-            run = LivePrediction(slide_of(layer), self._models, path, settings, scope, tissue, self._place)
+            run = LivePrediction(slide_of(layer), path, settings, scope, tissue, self._place)
             run.slide_corner, run.older = corner(layer), shown_prediction(self._viewer, layer.name)
             self.warning.setVisible(False)
             self.job.start(run.job)
