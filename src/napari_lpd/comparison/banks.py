@@ -35,16 +35,16 @@ class _MeanFeatures:
         self._network = model.network
 
     def normalise(self, images: Tensor) -> Tensor:
-        """The network does that itself."""
+        """Return the images as they are: the network normalises them itself."""
         return images
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 → (B, D)."""
+        """Average the features of images (B, 3, H, W) in 0..1: (B, D)."""
         return normalize(self._network(images, (STAGES - 1,)).features, dim=1).mean((2, 3))
 
 
 def random_control(model: LoadedModel, seed: int) -> Tensor:
-    """As many random directions as the model has prototypes: (N, D)."""
+    """Draw as many random directions as the model has prototypes: (N, D)."""
     shape = model.network.projected(STAGES - 1).shape
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

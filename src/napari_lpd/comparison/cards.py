@@ -49,7 +49,7 @@ class PatchSource(NamedTuple):
 
 
 def nearest_patches(searched: PatchSource, j: int, count: int, per_source: int) -> tuple[Patch, ...]:
-    """The patches around prototype j's `count` nearest places: one per tile, a few per source, best first."""
+    """Cut the patches around prototype j's `count` nearest locations: one per tile, a few per slide, best first."""
     hits, sources = searched.hits, [tile.source for tile in searched.tiles]
     chosen = nearest_tiles(hits.cosine[:, j], sources, count, per_source)
     patches = []
@@ -99,7 +99,7 @@ def prototype_cards(
     losses: NDArray[np.float64] | None,
     nearest: Sequence[tuple[tuple[Patch, ...], tuple[Patch, ...]]],
 ) -> tuple[tuple[PrototypeCard, ...], ...]:
-    """A card per class and prototype (C, k).
+    """Make a card per class and prototype (C, k).
 
     Args:
         vectors: (N, D) the bank, in the features' space.

@@ -82,6 +82,15 @@ def compare(
 ) -> Job[Comparison]:
     """Compare the prototypes of models on the same places, with controls in each model's space.
 
+    Example:
+        >>> from napari_lpd import CompareSettings, compare, load_model, open_slide, run, samples, tiles_of_slide
+        >>> model, settings = load_model(samples.model_path()), CompareSettings(stability_tiles=0, threads=1)
+        >>> with open_slide(samples.skin_slide_path()) as slide:
+        ...     tiles = tiles_of_slide(slide, model.card.settings.mpp, model.card.settings.tile, 4)
+        ...     comparison = run(compare([model], tiles, settings))
+        >>> [bank.kind for bank in comparison.banks]
+        ['model', 'random']
+
     Ω_c is the truth of the masks; without masks, where all models agree. Controls: random directions, and, where
     training tiles are given, spherical k-means of their mean features, as PBIP builds its bank, but in the trained
     encoder's own space.
@@ -199,14 +208,14 @@ def _agreement(labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _measured(contestant: _ComparedModel, places: Locations, tiles: Sequence[Tile]) -> PatchSource:
-    """The measured tiles, to find nearest patches in."""
+    """Return the measured tiles, to find nearest patches in."""
     grids = [(grid.shape[0], grid.shape[1]) for grid in places.reference]
     return PatchSource(contestant.banks[0].record.hits(places), grids, tiles)
 
 
 @torch.inference_mode()
 def _search(model: LoadedModel, sample: TileSet) -> Job[PatchSource]:
-    """The training tiles, to find nearest patches in."""
+    """Score the training tiles, to find nearest patches in."""
     found, grids = [], []
     for i in range(len(sample)):
         maps = model.network(torch.from_numpy(sample[i][0])[None].to(model.device).float() / 255, (STAGES - 1,))
@@ -221,7 +230,7 @@ def _search(model: LoadedModel, sample: TileSet) -> Job[PatchSource]:
 def _nearest(
     contestant: _ComparedModel, places: Locations, tiles: Sequence[Tile], settings: CompareSettings
 ) -> Job[_Nearest]:
-    """Per prototype its patches, of training tiles where there are any, and then on request its places in `tiles`."""
+    """Find per prototype its patches in training tiles, where there are any, and on request in `tiles`."""
     measured, most, count = _measured(contestant, places, tiles), settings.nearest_per_source, settings.nearest
     every = range(contestant.model.network.prototype_count)
     if contestant.sample is None or not count:
@@ -266,7 +275,7 @@ def _samples(
 
 
 def _differences(banks: Sequence[BankResult], samples: dict[str, Samples], draws: _Draws) -> Iterator[Difference]:
-    """Of all pairs; without a verdict where too few sources lean one way for it."""
+    """Compute the differences of all pairs; without a verdict where too few slides or patients lean one way."""
     for first, second in compared_banks(banks):
         for metric in METRICS:
             if metric.name in first.figures and metric.name in second.figures:
@@ -287,7 +296,7 @@ def _chance(places: Locations) -> float:
 
 
 def _examples(contestants: Sequence[_ComparedModel], tiles: Sequence[Tile], places: Locations) -> Iterator[Example]:
-    """Per class the tile of which it takes nearest to a half: not chosen by how the models look there."""
+    """Choose per class the tile of which it covers nearest to a half, whatever the models show there."""
     k = contestants[0].model.network.k
     for c in range(places.class_count):
         shares = np.array([(grid == c).mean() for grid in places.reference])
@@ -311,7 +320,7 @@ def _examples(contestants: Sequence[_ComparedModel], tiles: Sequence[Tile], plac
 def _notes(
     contestants: Sequence[_ComparedModel], places: Locations, truth: bool, sample: TileSet | None
 ) -> Iterator[str]:
-    """What the reader has to know of the data, the models and the intervals."""
+    """List what the reader has to know of the data, the models and the intervals."""
     models = [contestant.model for contestant in contestants]
     names = [tissue.name for tissue in models[0].card.classes]
     yield (

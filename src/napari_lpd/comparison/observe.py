@@ -150,7 +150,7 @@ CHANGES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
 def stability(
     model: LoadedModel, image: NDArray[np.uint8], banks: Sequence[Tensor], maps: Sequence[Tensor], counted: Tensor
 ) -> list[NDArray[np.float64]]:
-    """How alike the maps of a tile and of the changed tile are: per bank (3, N) Pearson correlations, as in `CHANGES`.
+    """Correlate the maps of a tile with those of the changed tile: per bank (3, N) Pearson, as in `CHANGES`.
 
     Args:
         model: The model.

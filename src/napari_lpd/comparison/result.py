@@ -237,7 +237,7 @@ def class_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def figure_of(samples: NDArray[np.float64], judged: NDArray[np.bool_]) -> Figure:
-    """Of the figure itself (first row) and its resamples (the other rows): (R, C); judged (C,) go into the mean."""
+    """Summarise a figure (first row) and its resamples (the other rows): (R, C); judged (C,) go into the mean."""
     means = class_means(samples[:, judged])
     low, high = limits_of(means[1:])
     return Figure(float(means[0]), low, high, tuple(float(value) for value in samples[0]))
@@ -256,7 +256,7 @@ def difference_of(
 
 
 def compared_banks(banks: Sequence[BankResult]) -> list[tuple[BankResult, BankResult]]:
-    """The pairs that differences are shown of: models with each other, and each with the controls in its space."""
+    """List the pairs of banks that are compared: models with each other, and each with its controls."""
     models = [bank for bank in banks if bank.kind == "model"]
     pairs = [(first, second) for i, first in enumerate(models) for second in models[i + 1 :]]
     return pairs + [(m, bank) for m in models for bank in banks if bank.kind != "model" and bank.space == m.name]

@@ -107,12 +107,12 @@ class BankRecord:
         self.stability.append(np.full((len(STABILITY), len(maps)), np.nan) if stability is None else stability)
 
     def cosines(self, c: int) -> NDArray[np.float32]:
-        """The maps of class c's prototypes at all places of all tiles: (k, P)."""
+        """Concatenate the maps of class c's prototypes at all locations of all tiles: (k, P)."""
         own = slice(c * self.k, (c + 1) * self.k)
         return np.concatenate([maps[own].reshape(self.k, -1) for maps in self.maps], axis=1)
 
     def hits(self, places: Locations) -> NearestLocations:
-        """The nearest place of every tile."""
+        """Find the nearest location in every tile."""
         count = self.class_count * self.k
         found = NearestLocations(
             np.full((len(self.maps), count), np.nan, np.float32),
@@ -130,7 +130,7 @@ class BankRecord:
 
 
 def bank_figures(record: BankRecord, places: Locations, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every figure of a bank that is made of sums over sources: name → (R, C)."""
+    """Compute every figure of a bank that is made of sums over slides or patients: name → (R, C)."""
     labels, sources, hits = places.labels, places.place_source, record.hits(places)
     columns = np.array(record.of_tiles).transpose(1, 0, 2)  # (3, n, C)
     found = {
@@ -206,7 +206,7 @@ def resampled_coverage(
     outside: tuple[NDArray[np.floating], NDArray[np.int64]],
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """`prototypes.coverage` of the whole bank, θ_c found anew in every resample: (R,); NaN where either is empty.
+    """Compute the whole bank's coverage, with θ_c chosen anew in every resample: (R,); NaN where either is empty.
 
     In a resample θ_c is one of `CANDIDATES` values between the median and the largest; in the first row it is exact.
 
@@ -235,7 +235,7 @@ def _reached(
     thresholds: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How many values reach each threshold (R, G), and how many there are (R,)."""
+    """Count the values that reach each threshold (R, G), and all values (R,)."""
     table = np.zeros((weights.shape[1], len(thresholds) + 1))
     np.add.at(table, (sources, np.searchsorted(thresholds, values.astype(np.float64), side="right")), 1)
     reaching = table[:, ::-1].cumsum(1)[:, ::-1]
@@ -285,7 +285,7 @@ def _sums_per_source(
 
 
 def _mean_of_prototypes(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """(R, C·k) → (R, C), NaN left out."""
+    """Average over a class's prototypes: (R, C·k) → (R, C), NaN left out."""
     grouped = values.reshape(len(values), -1, k)
     return _ratio(np.nansum(grouped, axis=2), np.isfinite(grouped).sum(2))
 

@@ -51,7 +51,17 @@ class Tile(NamedTuple):
 
 
 def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = "") -> list[Tile]:
-    """The images of a folder: ``img`` with ``mask``; where there is no ``mask``, ``img``, or the folder's own.
+    """List the images of a folder: ``img`` with ``mask``; where there is no ``mask``, ``img``, or the folder's own.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from napari_lpd import tiles_of_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (128, 128)).save(Path(folder, "P1+3.png"))
+        ...     [(tile.name, tile.source) for tile in tiles_of_folder(Path(folder), ())]
+        [('P1+3.png', 'P1')]
 
     Args:
         folder: The folder.
@@ -78,7 +88,13 @@ def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = 
 
 
 def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile]:
-    """Up to `count` tiles of `edge` pixels at `mpp`, spread evenly over the slide's tissue.
+    """List up to `count` tiles of `edge` pixels at `mpp`, spread evenly over the slide's tissue.
+
+    Example:
+        >>> from napari_lpd import open_slide, samples, tiles_of_slide
+        >>> with open_slide(samples.skin_slide_path()) as slide:
+        ...     [tile.read().shape for tile in tiles_of_slide(slide, mpp=1.0, edge=128, count=2)]
+        [(128, 128, 3), (128, 128, 3)]
 
     Raises:
         SlideError: no resolution.
@@ -125,7 +141,7 @@ def spread(total: int, count: int) -> NDArray[np.int64]:
 
 
 def images_for(model: LoadedModel, tiles: Sequence[Tile]) -> Callable[[int], NDArray[np.uint8]]:
-    """What reads tile i as a model is to see it: its source's colours matched where the model was trained so."""
+    """Return what reads tile i as a model is to see it: with its slide's colours matched if it was trained so."""
 
     def read(index: int) -> NDArray[np.uint8]:
         return tiles[index].read()

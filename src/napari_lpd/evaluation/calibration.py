@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def calibration(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -> dict[str, Any]:
-    """How far presence probabilities of images are from frequencies: expected calibration error and Brier score.
+    """Measure how far presence probabilities are from frequencies: expected calibration error and Brier score.
 
     ECE is that of the probability of "present" in bins of equal width, Σ_b n_b / n · |mean probability - frequency|
     (Naeini et al., AAAI 2015). Overall values are means over classes, so that errors of two classes cannot cancel.
@@ -54,7 +54,7 @@ def _calibration_error(presence: NDArray[np.float64], excess: NDArray[np.float64
 
 
 def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:
-    """The T in 0.05..20 with the least negative log-likelihood of sigmoid(logit(presence) / T), one for all classes.
+    """Fit the T in 0.05..20 with the least negative log-likelihood of sigmoid(logit(presence) / T) for all classes.
 
     Temperature scaling (Guo et al., ICML 2017). For validation images only, never for those that are reported on.
     `presence` and `present` as in `calibration`.
@@ -69,7 +69,7 @@ def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:
 
 
 def fit_label_temperature(scores: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The T in 0.2..5 with the least negative log-likelihood of the labels' shares s^(1/T) / Σ s^(1/T).
+    """Fit the T in 0.2..5 with the least negative log-likelihood of the labels' shares s^(1/T) / Σ s^(1/T).
 
     Temperature scaling of log s. Scores below the smallest that a prediction stores count as that.
 
@@ -86,7 +86,7 @@ def fit_label_temperature(scores: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def choose_thresholds(presence: NDArray[Any], present: NDArray[Any]) -> NDArray[np.float64]:
-    """Per class the threshold t whose rule presence >= t has the best balanced accuracy: (C,).
+    """Choose per class the threshold t whose rule presence >= t has the best balanced accuracy: (C,).
 
     Of thresholds that are equally good the middle one. A class that is in all images or in none gets 0.5, and a warning
     in the log that names its index. For validation images only, never for those that are reported on.

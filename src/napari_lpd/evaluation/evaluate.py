@@ -57,7 +57,7 @@ def measure_images(
 def measure_checked(
     model: LoadedModel, images: Sequence[MaskedImage], settings: EvaluateSettings
 ) -> Job[dict[Cell, list[ImageResult]]]:
-    """`measure_images` of masks that are checked already."""
+    """Measure a model on images whose masks are checked already, as `measure_images`."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cells: dict[Cell, list[ImageResult]] = {
@@ -97,7 +97,7 @@ def measure_checked(
 
 
 def reader(model: LoadedModel, images: Sequence[MaskedImage]) -> Callable[[int], NDArray[np.uint8]]:
-    """What reads image i as the model is to see it: its source's colours matched where the model was trained so."""
+    """Return what reads image i as the model is to see it: with its slide's colours matched if it was trained so."""
 
     def read(index: int) -> NDArray[np.uint8]:
         return read_image(images[index].image)
@@ -125,7 +125,7 @@ def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -
 
 
 def check_unseen(model: Path, files: Sequence[Path]) -> list[str]:
-    """What a report has to say of images that the model has met, by file hash.
+    """Note which images the model has met, by file hash, for a report.
 
     Raises:
         DataError: some were trained on.
@@ -153,6 +153,24 @@ def evaluate(
 ) -> Job[dict[str, Any]]:
     """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from napari_lpd import EvaluateSettings, evaluate, load_model, masked_images, open_slide, run, samples
+        >>> with open_slide(samples.skin_slide_path()) as slide:
+        ...     image = slide.read((1000, 1000), (256, 256), mpp=1.0)  # naevus nests, class 1, throughout
+        >>> settings = EvaluateSettings(gates=("predicted",), refiners=("none",), threads=1)
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     for part, pixels in (("img", image), ("mask", np.ones((256, 256), np.uint8))):
+        ...         (folder / part).mkdir()
+        ...         Image.fromarray(pixels).save(folder / part / "nests.png")
+        ...     report = run(evaluate(load_model(samples.model_path()), masked_images(folder), settings, folder))
+        >>> list(report)
+        ['report', 'mIoU, predicted classes, no CRF']
+
     Raises:
         DataError: `images` and `tuning` share a file.
         SettingsError: `tuning` of a supervised model, which has no presence scores.
@@ -164,7 +182,7 @@ def evaluate(
         out: The report's folder.
         tuning: Other images, on which the presence thresholds and the temperature of the presence scores are chosen;
             without them the thresholds are the model's own and the temperature is 1.
-        notes: What else the report shall say of the images.
+        notes: More lines about the images for the report.
     """
     supervised = model.card.settings.model.bank == "supervised"
     if tuning and supervised:
@@ -208,7 +226,7 @@ def evaluate(
 def _tuned(
     model: LoadedModel, tuning: Sequence[MaskedImage], settings: EvaluateSettings
 ) -> Job[tuple[LoadedModel, float]]:
-    """The model with the presence thresholds that suit `tuning`, and the temperature of its presence scores there."""
+    """Choose the presence thresholds that suit `tuning`, and the temperature of the presence scores there."""
     quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
     (results,) = (yield from measure_images(model, tuning, quick)).values()
     presence, present = _presence(results)
@@ -218,7 +236,7 @@ def _tuned(
 
 
 def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) -> str:
-    """How much there is of every class, with a warning of those from too few slides or patients."""
+    """Describe how much there is of every class, with a warning of those from too few slides or patients."""
     counts, few = [], []
     for c, tissue in enumerate(classes):
         sources = {result.source for result in results if result.present[c]}
@@ -246,7 +264,7 @@ def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> Non
 
 
 def load_results(path: Path) -> dict[Cell, list[ImageResult]]:
-    """What `save_results` wrote."""
+    """Read what `save_results` wrote."""
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     cells: dict[Any, list[ImageResult]] = {}

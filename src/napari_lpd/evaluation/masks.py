@@ -76,7 +76,7 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
 
 
 def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSettings) -> list[Tensor]:
-    """One view's class maps (C, h_i, w_i) in 0..1, of the stages that are needed."""
+    """Scale one view's class maps (C, h_i, w_i) to 0..1, of the stages that are used."""
     merged = [class_maps(model.network, maps)[0].cpu() for maps in logits]
     if settings.normalise == "image":
         return [stretch_image_maps(maps) for maps in merged]
@@ -84,7 +84,7 @@ def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSetti
 
 
 def stretch_image_maps(class_maps: Tensor) -> Tensor:
-    """Published normalisation (L28): positive part of (..., h, w), each map stretched to 0..1 by itself."""
+    """Stretch each map of (..., h, w), its positive part, to 0..1 by itself, as published (L28)."""
     positive = class_maps.clamp(min=0)
     low, high = positive.amin((-2, -1), keepdim=True), positive.amax((-2, -1), keepdim=True)
     return (positive - low) / (high - low + 1e-6)
@@ -123,5 +123,5 @@ def predicted_labels(
 
 
 def present_classes(mask: NDArray[np.uint8], class_count: int) -> NDArray[np.bool_]:
-    """Which classes occur in a mask: (C,) bool."""
+    """Tell which classes occur in a mask: (C,) bool."""
     return np.bincount(mask[mask < class_count], minlength=class_count) > 0

@@ -170,7 +170,7 @@ def bootstrap_intervals(
     resamplings: int,
     seed: int,
 ) -> Intervals | None:
-    """95 % percentile intervals of `metrics`, from resampling sources (not images) with replacement.
+    """Compute 95 % percentile intervals of `metrics` by resampling slides or patients with replacement.
 
     A resample without a class leaves it out of that resample's means and of that class's interval.
     `results`, `class_names` and `background` as in `metrics`; `resamplings` may be 0, for none.
@@ -209,7 +209,7 @@ def sums_per_source(results: Sequence[ImageResult]) -> SourceCounts:
 
 
 def resampled_rates(counts: SourceCounts, background: Background, resamplings: int, seed: int) -> dict[str, Any]:
-    """`rates_of` R resamples of the sources with replacement: (R, C) or (R,) each.
+    """Compute `rates_of` R resamples of the slides or patients with replacement: (R, C) or (R,) each.
 
     The same seed draws the same sources, so that models measured on the same images are compared pair by pair.
     """
@@ -218,12 +218,12 @@ def resampled_rates(counts: SourceCounts, background: Background, resamplings: i
 
 
 def source_draws(count: int, resamplings: int, seed: int) -> NDArray[np.float64]:
-    """How often each of `count` sources is drawn in each resample with replacement: (resamplings, count)."""
+    """Draw `count` slides or patients with replacement: how often each is drawn (resamplings, count)."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
 
 
 def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
-    """The rates in `Scores`, of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
+    """Compute the rates in `Scores` of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
     counted = confusion.copy()
     if background == "exclude":
         counted[..., -1, :] = 0
@@ -254,12 +254,12 @@ def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis without NaN; NaN (and no warning) where nothing is left."""
+    """Average over the last axis without NaN; NaN (and no warning) where nothing is left."""
     return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
 
 
 def limits_of(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
+    """Return the 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")

@@ -47,7 +47,7 @@ class ReportRow(NamedTuple):
 
 
 def why_no_intervals(scores: Scores) -> str:
-    """The reason for which `bootstrap_intervals` gave none."""
+    """Say why `bootstrap_intervals` gave none."""
     if scores.sources < MIN_SOURCES:
         return f"No intervals: {scores.sources} source(s) (slides or patients), wanted at least {MIN_SOURCES}."
     return "No intervals: resampling was switched off."
@@ -123,7 +123,7 @@ def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[
 
 
 def _remarks(row: ReportRow) -> Iterator[str]:
-    """What the reader of a row must know: classes left out, resamples without a class, no intervals."""
+    """List what the reader of a row must know: classes left out, resamples without a class, no intervals."""
     if row.scores.absent:
         yield f"Absent from truth and prediction, so in no mean: {', '.join(row.scores.absent)}."
     if row.scores.not_in_truth:
@@ -152,7 +152,7 @@ def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> I
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A table of cells; the first line is the head."""
+    """Format a table of cells; the first line is the head."""
     escaped = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
     escaped.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
@@ -192,7 +192,7 @@ def _csv(rows: Sequence[ReportRow], calibration: dict[str, Any] | None) -> str:
 
 
 def _tidy(row: ReportRow) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
-    """(metric, class or "", (value, low, high)) of everything in a row but its confusion matrix."""
+    """List (metric, class or "", (value, low, high)) of everything in a row but its confusion matrix."""
     for metric in (*HEADLINES, "background_iou"):
         yield metric, "", _with_limits(row, metric)
     for metric in (*PER_CLASS, "pixels"):

@@ -62,7 +62,7 @@ class SlideTask(NamedTuple):
 
 
 def predict_file(task: SlideTask) -> Job[Row]:
-    """Predict one slide, or go on with it; the row says where the result is, areas and unreadable places."""
+    """Predict one slide, or continue it; the row says where the result is, areas and unreadable places."""
     from napari_lpd.models.checkpoint import load_cached
     from napari_lpd.prediction.predict import predict_slide
     from napari_lpd.results.export.ome_tiff import write_ome_tiff
@@ -126,14 +126,14 @@ def on_cluster(tasks: Sequence[SlideTask], address: str) -> Iterator[Row]:
 
 
 def polygons_um(path: Path, slide: Slide) -> list[shapely.Geometry]:
-    """The polygons of a GeoJSON file in level-0 pixels, as (x, y) in µm from the slide's corner."""
+    """Read the polygons of a GeoJSON file in level-0 pixels, as (x, y) in µm from the slide's corner."""
     from napari_lpd.data.regions import read_regions
 
     return [region.polygon(slide.mpp) for region in read_regions(path)]
 
 
 def summary_line(row: Row) -> str:
-    """A slide's result in one line."""
+    """Summarise a slide's result in one line."""
     if "error" in row:
         return f"FAILED  {row['error']}"
     areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())

@@ -47,11 +47,11 @@ class BlockAssembler:
                 self._active[block] = active
 
     def pending(self) -> list[Block]:
-        """The blocks with something to label that are not done, in storage order."""
+        """List the blocks with something to label that are not done, in storage order."""
         return list(self._active)
 
     def input_box(self, block: Block) -> Box:
-        """The map pixels on which a block depends: the gate's window, the CRF's reach and one for upsampling."""
+        """Return the map pixels on which a block depends: the gate's window, the CRF's reach, one for upsampling."""
         return self._around(block, self.window // 2 + self._seen_around)
 
     @property
@@ -60,25 +60,25 @@ class BlockAssembler:
         return -(-self.crf_halo // self.card.stride) + 1
 
     def _around(self, block: Block, halo: int) -> Box:
-        """What is active of a block, and a halo within the slide."""
+        """Return what is active of a block, and a halo within the slide."""
         h, w = (-(-n // self.card.stride) for n in self.card.shape)
         y0, x0, y1, x1 = self._active[block]
         return max(y0 - halo, 0), max(x0 - halo, 0), min(y1 + halo, h), min(x1 + halo, w)
 
     def _box(self, block: Block) -> Box:
-        """The pixels of a block, within the slide."""
+        """Return the pixels of a block, within the slide."""
         (y, x), size, (h, w) = block, self.card.block, self.card.shape
         return y * size, x * size, min((y + 1) * size, h), min((x + 1) * size, w)
 
     def _with_tissue(self, block: Block, limits: Box) -> Box | None:
-        """The map pixels around a block's tissue inside of limits; the CRF sees all of the block's tissue as one."""
+        """Find the map pixels around a block's tissue inside of limits; the CRF sees all of its tissue as one."""
         found = self._around_tissue(common(self._box(block), limits))
         if found and self.crf_halo:
             found = self._around_tissue(self._box(block))
         return found and divided(found, self.card.stride)
 
     def _around_tissue(self, box: Box) -> Box | None:
-        """The pixels of a box around the tissue in it; None where there is none."""
+        """Find the pixels of a box around the tissue in it; None where there is none."""
         tissue, scale = self.prediction.tissue.array, self.prediction.tissue.mpp / self.card.mpp
         top, left, bottom, right = (value / scale for value in box)
         top, left = math.floor(top), math.floor(left)
@@ -116,7 +116,7 @@ class BlockAssembler:
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
-            """0..1 → `lowest`..255 in the block; 0 where nothing was predicted."""
+            """Scale 0..1 to `lowest`..255 in the block; 0 where nothing was predicted."""
             result = np.zeros((*values.shape[:-2], box[2] - box[0], box[3] - box[1]), np.uint8)
             levels = (lowest + (values.clamp(0, 1) * (255 - lowest)).round()).to(torch.uint8).cpu().numpy()
             result[within(box, active)] = levels * cells
@@ -130,7 +130,7 @@ class BlockAssembler:
         )
 
     def _cosines(self, stages: dict[int, Tensor]) -> Tensor:
-        """The prototypes' cosines (C·k, h, w), fused like the class maps."""
+        """Fuse the prototypes' cosines (C·k, h, w) as the class maps are fused."""
         scales = self.model.network.scales.tolist()
         fused = self.model.network.settings.stage_fusion
         total = [weight / scales[STAGES_USED[i]] * stages[i] for i, weight in enumerate(fused) if weight]

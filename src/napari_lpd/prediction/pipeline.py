@@ -86,7 +86,7 @@ def _own_stream(device: torch.device, threads: int) -> None:
 def map_in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """`work(item)` for every item, done by `pool`, in the order of `items`.
+    """Compute `work(item)` for every item in `pool`, and yield the results in the order of `items`.
 
     An item is taken only when its work can begin soon: at most `ahead` results and pieces of work wait besides the one
     that is due.

@@ -58,9 +58,22 @@ def predict_slide(
     tissue: TissueMask | None = None,
     replace: bool = False,
 ) -> Job[Prediction]:
-    """Predict a whole slide, or what lies in `scope`, into `folder`; go on where an earlier run was stopped.
+    """Predict a whole slide, or what lies in `scope`, into `folder`; continue where an earlier run was stopped.
 
     Yields the progress; a message that begins with "warning: " is one to be kept in sight.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from shapely import box
+        >>> from napari_lpd import PredictSettings, load_model, open_slide, predict_slide, run, samples
+        >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
+        >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
+        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     areas = result.area_mm2()
+        >>> max(areas, key=areas.get)
+        'naevus nests'
 
     Args:
         slide: What is read.
@@ -93,7 +106,7 @@ def predict_slide(
                 yield from run.steps()
             except torch.OutOfMemoryError as error:
                 raise ModelError(
-                    f"{model.device}: not enough memory; what is done is kept: go on with"
+                    f"{model.device}: not enough memory; what is done is kept: continue with"
                     f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
                 ) from error
         prediction.finish()
@@ -105,7 +118,7 @@ def predict_slide(
 
 
 def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:
-    """What is to be said where a slide's colours are far from those the model was trained on; "" where they are not."""
+    """Warn where a slide's colours are far from those the model was trained on; "" where they are not."""
     card = model.card
     if card.colours is None or target_stain(card):
         return ""
@@ -120,7 +133,7 @@ def prediction_card(
     scope: Sequence[shapely.Geometry] = (),
     tissue: TissueMask | None = None,
 ) -> PredictionCard:
-    """The card of a prediction to come; arguments and errors as for `predict_slide`."""
+    """Make the card of a prediction to come; arguments and errors as for `predict_slide`."""
     mpp = settings.mpp or model.card.settings.mpp
     height, width = slide.shape_at(mpp)
     extent = shapely.box(0, 0, width * mpp, height * mpp)
@@ -164,7 +177,7 @@ def prediction_card(
 
 
 def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
-    """The tiles of `settings`: the outer third of an overlap is dropped as a tile's border, the rest is blended.
+    """Return the tiles of `settings`: the outer third of an overlap is dropped, the rest is blended.
 
     Args:
         settings: They may ask for a little less overlap.
@@ -177,20 +190,20 @@ def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
 
 
 def tiling_of(model: LoadedModel, card: PredictionCard, tissue: TissueMask) -> Tiling:
-    """Where a prediction's tiles lie."""
+    """Lay a prediction's tiles over its tissue."""
     align = math.lcm(*model.network.encoder.strides)
     return Tiling(tile_shape(card.settings, card.stride, align), tissue, card.mpp, align)
 
 
 def blending_device(device: torch.device, channels: int, card: PredictionCard) -> torch.device:
-    """Where maps (channels, …) are blended: on a GPU, if the blocks of three rows fit into a quarter of its memory."""
+    """Choose where maps are blended: on a GPU if the blocks of three rows fit into a quarter of its memory."""
     held = 3 * -(-card.shape[1] // card.block) * (channels + 1) * (card.block // card.stride) ** 2 * 4  # float32
     fits = device.type == "cuda" and held <= torch.cuda.mem_get_info(device)[1] / 4
     return device if fits else torch.device("cpu")
 
 
 def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissue: TissueMask) -> list[list[float]]:
-    """(3, C) level that counts as 1 in the class maps: of the training tiles, or of tiles spread over the slide.
+    """Measure the level (3, C) that counts as 1 in the class maps, on the training tiles or over the slide.
 
     On the slide it is what training takes: the highest over the classes of the 99th percentile of a class's merged map,
     on those of up to 64 tiles in which the model sees the class; where it sees none, the training's level stays.
@@ -291,7 +304,7 @@ class SlidePredictor:
                 written.result()
 
     def _batches(self, reads: Iterable[_Read]) -> Iterator[_Batch]:
-        """The tiles of pieces, cut out; fewer at a time where memory did not suffice for more."""
+        """Cut out the tiles of pieces; fewer at a time where memory did not suffice for more."""
         origins: list[Origin] = []
         tiles: list[NDArray[np.uint8]] = []
         damaged: frozenset[Box] = frozenset()
@@ -309,11 +322,11 @@ class SlidePredictor:
             yield _Batch(origins, np.stack(tiles), damaged)
 
     def _scored(self, batch: _Batch) -> tuple[_Batch, Tensor]:
-        """The batch and its maps; runs beside reading, blending and writing."""
+        """Score a batch; this runs beside reading, blending and writing."""
         return batch, self.scorer(batch.tiles)
 
     def _completed(self, origins: list[Origin]) -> list[Block]:
-        """The blocks for which these tiles were the last."""
+        """List the blocks for which these tiles were the last."""
         completed = []
         for block in (block for origin in origins for block in self.users[origin]):
             self.waiting[block] -= 1

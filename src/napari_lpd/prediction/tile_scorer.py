@@ -41,7 +41,7 @@ class TileScorer:
         self._free, self._at_work, self._in_turns = threading.Condition(), 0, False
 
     def warnings(self) -> list[str]:
-        """What is to be said since this was last asked."""
+        """Return the warnings since the last call."""
         return [self._said.popleft() for _ in range(len(self._said))]  # threads may be adding to it
 
     @torch.inference_mode()

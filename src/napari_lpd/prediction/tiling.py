@@ -75,10 +75,10 @@ class Piece(NamedTuple):
 class Tiling:
     """Where the tiles lie on a slide: in rows over its tissue.
 
-    Rows follow one another from where tissue begins, at the tiles' step, as far as it goes on; below a gap in which
+    Rows follow one another from where tissue begins, at the tiles' step, as far as it reaches; below a gap in which
     there is none for a whole row, they begin anew. In a row, tiles do the same from left to right. So a piece of
-    tissue lies amid as few tiles as can cover it, wherever it is. The place of a tile depends on the tissue alone: any
-    part of a slide is cut like the whole.
+    tissue is covered by as few tiles as possible, wherever it is. The position of a tile depends on the tissue alone:
+    any part of a slide is cut like the whole.
 
     Args:
         shape: The tiles.
@@ -106,7 +106,7 @@ class Tiling:
         return sorted(self._pieces)
 
     def touching(self, box: Box) -> list[Origin]:
-        """The tiles whose kept part touches a box (y0, x0, y1, x1), row by row."""
+        """List the tiles whose kept part touches a box (y0, x0, y1, x1), row by row."""
         y0, x0, y1, x1 = (value - self.shape.border for value in box)
         rows = [(y, row) for y, row in self._rows.items() if y < y1 and y + self.shape.kept > y0]
         return [(y, x) for y, row in rows for x in row if x < x1 and x + self.shape.kept > x0]
@@ -120,7 +120,7 @@ class Tiling:
         return list(found.values())
 
     def _runs(self, present: NDArray[np.bool_]) -> list[Span]:
-        """Pixels (first, end) that tiles shall cover in unbroken sequence, from what is present along an axis (n,)."""
+        """Pixels (first, end) that tiles cover in unbroken sequence, from what is present along an axis (n,)."""
         edges = np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
         runs: list[Span] = []
         for low, high in edges * self._scale:
@@ -131,7 +131,7 @@ class Tiling:
         return runs
 
     def _count(self, run: Span) -> int:
-        """How many tiles cover a run, wherever the places lie at which they may begin."""
+        """Count the tiles that cover a run, wherever the positions lie at which they may begin."""
         first, end = run
         return 1 + max(0, math.ceil((end - first + self._align - 1 - self.shape.kept) / self.shape.step))
 
@@ -207,7 +207,7 @@ class Stitcher:
             held[-1] += window
 
     def read(self, box: Box) -> tuple[Tensor, Tensor]:
-        """The blended maps (channels, h, w) of a box in map pixels, and (h, w) bool where any tile has been added."""
+        """Return the blended maps (channels, h, w) of a box in map pixels, and (h, w) bool where a tile was added."""
         total = self._zeros(box[2] - box[0], box[3] - box[1])
         for place in self._places(box):
             if place in self._held:

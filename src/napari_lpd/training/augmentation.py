@@ -32,7 +32,7 @@ class Jitter(NamedTuple):
 
     @classmethod
     def of(cls, settings: TrainSettings) -> Jitter:
-        """As the settings say."""
+        """Take the strengths from the settings."""
         return cls(settings.stain_jitter, settings.size_jitter, settings.blur_jitter)
 
 
@@ -61,7 +61,7 @@ def augment_with_masks(
     generator: torch.Generator,
     jitter: Jitter = Jitter(),  # noqa: B008  a constant
 ) -> tuple[Tensor, Tensor]:
-    """`augment` for images with masks (B, H, W) int64, which turn with them (nearest neighbour)."""
+    """Augment images with masks (B, H, W) int64, which turn with them (nearest neighbour), as `augment` does."""
     placements = _placements(len(images), jitter.size, generator)
     turned = _turned(images, placements)
     masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
@@ -78,7 +78,7 @@ def _varied(images: Tensor, generator: torch.Generator, jitter: Jitter, count: i
 
 
 def _blurred(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
-    """Every image (B, 3, H, W) blurred with its own Gaussian; `sigmas` (B,) and the kernels' `radius` in pixels."""
+    """Blur every image (B, 3, H, W) with its own Gaussian; `sigmas` (B,) and the kernels' `radius` in pixels."""
     count, channels = images.shape[:2]
     at = torch.arange(-radius, radius + 1)
     kernels = torch.exp(-0.5 * (at / sigmas.clamp(min=1e-3)[:, None]) ** 2)
@@ -99,7 +99,7 @@ def _restained(images: Tensor, gain: Tensor) -> Tensor:
 
 
 def _on(images: Tensor, numbers: Tensor) -> Tensor:
-    """`numbers` on the images' device, without waiting for it."""
+    """Copy `numbers` to the images' device, without waiting for it."""
     return numbers.to(images.device, non_blocking=True)
 
 

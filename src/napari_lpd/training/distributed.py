@@ -46,30 +46,30 @@ def joined() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Count the processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that decides and writes."""
+    """Tell whether this process is the one that decides and writes."""
     return world_size() == 1 or dist.get_rank() == 0
 
 
 def own_device(wanted: str) -> str:
-    """`wanted`, or, where each process of a machine has a GPU of its own, that one."""
+    """Return `wanted`, or the GPU of this process where each has one of its own."""
     if world_size() == 1 or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
         return wanted
     return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
 def shares(items: int) -> list[int]:
-    """How many of a batch's items each process computes on: consecutive ones, nearly the same number each."""
+    """Divide a batch's items among the processes: consecutive ones, nearly the same number each."""
     ends = [items * i // world_size() for i in range(world_size() + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def local_slice(items: int) -> slice:
-    """Where this process's items lie; a process that has none takes the first, of which `gathered` takes nothing."""
+    """Return where this process's items lie; one that has none takes the first, which `gather` leaves out."""
     if world_size() == 1:
         return slice(0, items)
     sizes, rank = shares(items), dist.get_rank()
@@ -97,7 +97,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def gather(part: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The parts (n_i, ...) of all processes, one after the other; gradients flow back into each process's own.
+    """Concatenate the parts (n_i, ...) of all processes; gradients flow back into each process's own.
 
     Every process has to compute the same from what comes out.
 
@@ -112,7 +112,7 @@ def gather(part: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def wrap_ddp(step: nn.Module) -> nn.Module:
-    """`step`, in training mode, whose gradients are averaged over the processes.
+    """Wrap `step`, in training mode, so that its gradients are averaged over the processes.
 
     Raises:
         SettingsError: it learns batch statistics, which would be of each process's share alone.
@@ -128,7 +128,7 @@ def wrap_ddp(step: nn.Module) -> nn.Module:
 
 
 def on_rank_zero(compute: Callable[[], T]) -> T:
-    """What `compute` returns in the first process, which alone calls it, and raises there whatever it raises.
+    """Call `compute` in the first process alone, and return or raise in all what it returns or raises.
 
     Raises:
         LpdError: in the others, where it raises in the first; another process has ended.
@@ -151,7 +151,7 @@ def on_rank_zero(compute: Callable[[], T]) -> T:
 
 
 def agree_to_continue(wanted: bool = True) -> None:
-    """Between two steps: go on only if the first process does, which says so here.
+    """Continue between two steps only if the first process does.
 
     Raises:
         KeyboardInterrupt: in the others, where it stops.
@@ -168,5 +168,5 @@ def _all_there() -> Iterator[None]:
         said = str(error).splitlines()[0]
         raise LpdError(
             f"process {dist.get_rank()} of {world_size()} lost the others ({said}): what the one that ended says is"
-            " the reason; start again to go on from the last save"
+            " the reason; start again to resume from the last save"
         ) from error

@@ -1,7 +1,7 @@
 """Training: `fit` is a generator of Progress that returns the path of the best checkpoint.
 
 The run's folder holds ``model.safetensors`` (best), ``last.safetensors`` and ``history.csv``; all are written, whole,
-after every epoch. A training that was stopped or killed goes on where it was when it is started again
+after every epoch. A training that was stopped or killed resumes where it was when it is started again
 (`training_state`).
 """
 

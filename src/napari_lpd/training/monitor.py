@@ -43,7 +43,7 @@ class TrainingMonitor:
 
     @torch.inference_mode()
     def diversity(self, network: LPD) -> dict[str, float]:
-        """Per class: effective number of prototypes, and mean divergence of their maps on tiles that hold it.
+        """Measure per class the effective number of prototypes, and how their maps diverge on tiles that hold it.
 
         Ω_c are the places where the class's merged map is highest among the tile's classes. Nothing where k = 1.
         """

@@ -49,7 +49,7 @@ class Step(nn.Module):
         self.network, self.objective = network, objective
 
     def forward(self, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
-        """As `Objective`."""
+        """Compute the losses, as `Objective`."""
         losses: StepLosses = self.objective(self.network, images, labels, warm)
         return losses
 
@@ -58,7 +58,7 @@ LR_WARM_UP_RATIO = 1e-6
 
 
 def poly_factor(step: int, total: int, warm_up: int = 0, power: float = 1.0, ratio: float = LR_WARM_UP_RATIO) -> float:
-    """Share of the learning rate at a step (0-based), as published (method.md §5): rise from `ratio`, then decay.
+    """Compute the share of the learning rate at a step (0-based), as published (method.md §5): rise, then decay.
 
     The decay is (1 - (step - warm_up) / total)^power, so with a warm-up it does not reach zero.
     """

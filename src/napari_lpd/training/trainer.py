@@ -114,7 +114,7 @@ class Trainer:
         self._unread: deque[TakenStep] = deque()
 
     def begin(self, total: int) -> bool:
-        """Make optimiser and schedule for `total` steps; returns whether a run that was stopped here goes on."""
+        """Make optimiser and schedule for `total` steps; return whether a run that was stopped here is resumed."""
         settings, self.total = self.settings, total
         groups = parameter_groups(self.network, settings)
         groups.append({"params": list(self.objective.psi.parameters()), "lr": settings.lr})
@@ -232,7 +232,7 @@ class Trainer:
         )
 
     def _batches(self, total: int) -> Iterator[tuple[list[int], Tensor]]:
-        """What is left of the current epoch, of at most `total` steps: a batch's tiles, and our share of the images."""
+        """Load the rest of the current epoch, of at most `total` steps: a batch's tiles, our share of the images."""
         place = self.state.place
         if not place.order:
             self.state.restore_random()

@@ -88,7 +88,7 @@ def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileSc
 
 
 def held_out_validation(tiles: TileSet) -> Validation:
-    """Validation on held-out tiles: their classification loss, and how often a class's presence is said right."""
+    """Validate on held-out tiles: their classification loss, and how often a class's presence is right."""
 
     def figures(model: LoadedModel) -> ValidationScores:
         scored = score_tiles(model.network, tiles, model.card.settings.batch)
@@ -104,7 +104,7 @@ def held_out_validation(tiles: TileSet) -> Validation:
 
 
 def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); of tiles of one slide, which resemble each other, it is too narrow."""
+    """Compute the 95 % interval of a share (Wilson 1927); of tiles of one slide, which are alike, it is too narrow."""
     centre, share = (count + z * z / 2) / (of + z * z), count / of
     half = z / (of + z * z) * math.sqrt(of * share * (1 - share) + z * z / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -116,7 +116,7 @@ class MapCalibration(NamedTuple):
     Attributes:
         map_scale: (3, C): the highest over the classes of the 99th percentile of the positive part of a class's merged
             map, on the tiles that hold the class. All classes share it, because their cosines are on one scale; a
-            constant of its own would weaken the class that the network has learned by heart.
+            constant of its own would weaken the class that the network knows best.
         temperature: By which the labels' shares are as sure as right on held-out tiles that hold one tissue alone; 1
             where there are none. On the training tiles, of which a network knows every one, it would come out too low.
     """
@@ -165,7 +165,7 @@ VALIDATION_RESAMPLINGS = 200
 
 
 def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -> Validation:
-    """Validation for `train.fit`: mIoU of the predicted gate, without a refiner; IoU of the classes that are there.
+    """Validate on images with masks: mIoU of the predicted gate, without a refiner, and IoU of their classes.
 
     Raises:
         DataError: as `check_masks`, now and not after the first epoch.

@@ -48,12 +48,12 @@ class StepLosses(NamedTuple):
     left_out: int = 0
 
     def values(self) -> Tensor:
-        """What a step reports of its losses: total, classification, contrast and diversity (4,), where they lie."""
+        """Stack total, classification, contrast and diversity (4,), on the device where they are computed."""
         contrast = self.foreground + self.background
         return torch.stack([self.total, self.classification, contrast, self.diversity]).detach()
 
     def metrics(self, values: Sequence[float]) -> dict[str, float]:
-        """What a step reports, by name; `values` are those of `values`, as numbers."""
+        """Name the numbers that a step reports; `values` are those of `values`, read."""
         named = dict(zip(("loss", "classification", "contrast", "diversity"), values, strict=True))
         return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
 
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         self._generator = generator
 
     def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
-        """The losses of one batch.
+        """Compute the losses of one batch.
 
         Args:
             network: What is trained.
@@ -110,7 +110,7 @@ class Objective(nn.Module):
         return terms
 
     def _fused(self, network: LPD, logits: dict[int, Tensor]) -> Tensor:
-        """The papers' fused class map with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
+        """Fuse the papers' class map, with gradients of all its stages: (B, C, h_2, w_2) in 0..1."""
         size = logits[STAGES_USED[0]].shape[2:]
         merged = (merge_prototypes(logits[i], network.k, self.settings.model.merge_train) for i in STAGES_USED)
         same = [interpolate(to_unit_range(m), size=size, mode="bilinear", align_corners=True) for m in merged]
@@ -154,7 +154,7 @@ class Objective(nn.Module):
         )
 
     def _regions(self, stage4: Tensor, maps: Tensor, labels: Tensor, k: int) -> Regions:
-        """All that the batch gives to contrast, on the CPU: the one thing in a step that it waits for."""
+        """Cut all regions that the batch gives to contrast, on the CPU: the one thing in a step that it waits for."""
         settings, own = self.settings, labels[local_slice(len(labels))]
         fused = settings.region_map == "fused"
         flags = own > 0 if fused else responding_prototypes(stage4.mean((2, 3)), own, k)

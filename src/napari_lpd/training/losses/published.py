@@ -13,7 +13,7 @@ OFFICIAL_BACKGROUND = 0.2  # logit of the constant background plane of the publi
 
 
 def official_pseudo_mask(class_maps: Tensor) -> Tensor:
-    """Published Ω (method.md §3.9): argmax of a constant plane and the raw class logits (B, C, h, w) → (B, h, w).
+    """Label by argmax of a constant plane and raw class logits (B, C, h, w) → (B, h, w); published Ω (method.md §3.9).
 
     Returns:
         int64, 0 = background, c + 1 = class c.
@@ -23,7 +23,7 @@ def official_pseudo_mask(class_maps: Tensor) -> Tensor:
 
 
 def official_head_diversity(features: Tensor, prototypes: Tensor, pseudo_mask: Tensor, k: int) -> Tensor:
-    """The diversity term of the published code's last version, quirks kept (method.md §4 "HEAD"; L2, L3, L5, L8).
+    """Compute the diversity term of the published code's last version (method.md §4 "HEAD"; L2, L3, L5, L8).
 
     The wrong class's region (mask == c where the mask codes class c as c + 1), softmax twice, raw prototypes and raw
     features, images without a class counted as 0. Inert: e^{-J} stays at 0.98..1.
@@ -57,7 +57,7 @@ def official_head_diversity(features: Tensor, prototypes: Tensor, pseudo_mask: T
 def official_first_commit_diversity(
     features: Tensor, prototypes: Tensor, pseudo_mask: Tensor, k: int, window: int = 7, min_mass: float = 0.05
 ) -> Tensor:
-    """The diversity term of the published code's first version (method.md §4 "First commit"; L4).
+    """Compute the diversity term of the published code's first version (method.md §4 "First commit"; L4).
 
     Squared correlations of a class's smoothed cosine maps over its region, divided by the region's size twice: inert.
 

@@ -49,11 +49,11 @@ class Regions(NamedTuple):
     others: Tensor
 
     def take(self, chosen: Tensor) -> Regions:
-        """The regions at the indices, or of the mask, `chosen`."""
+        """Select the regions at the indices, or of the mask, `chosen`."""
         return Regions(*(part[chosen] for part in self))
 
     def to(self, device: torch.device) -> Regions:
-        """The same on another device."""
+        """Move the regions to another device."""
         return Regions(*(part.to(device, non_blocking=True) for part in self))
 
 
@@ -72,7 +72,7 @@ def responding_prototypes(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def prototype_regions(responding: Tensor, k: int, negatives: Literal["other-classes", "all"]) -> Regions:
-    """One region per responding prototype (B, C·k), told from other classes' prototypes or from all others (L18)."""
+    """Cut one region per responding prototype (B, C·k), apart from other classes' or all others' (L18)."""
     images, prototypes = responding.nonzero(as_tuple=True)
     index = torch.arange(responding.shape[1], device=responding.device)
     own = index[None] == prototypes[:, None]
@@ -81,7 +81,7 @@ def prototype_regions(responding: Tensor, k: int, negatives: Literal["other-clas
 
 
 def class_map_regions(labels: Tensor, k: int) -> Regions:
-    """One region per present class (L11, the papers' form): it belongs to all prototypes of its class."""
+    """Cut one region per present class (L11, the papers' form): it belongs to all prototypes of its class."""
     images, classes = (labels > 0).nonzero(as_tuple=True)
     index = torch.arange(labels.shape[1] * k, device=labels.device)
     own = (index // k)[None] == classes[:, None]
@@ -122,7 +122,7 @@ def _stretched(images: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, N, h, w) → (B, N, *size), bilinear with aligned corners, as the published code does."""
+    """Upsample (B, N, h, w) to (B, N, *size), bilinearly with aligned corners, as the published code does."""
     return interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
@@ -151,7 +151,7 @@ def cut_regions(
 
 
 def image_thresholds(maps: Tensor, alpha: float) -> Tensor:
-    """Published threshold (method.md §3.4; L13): α of an image's maximum over all its maps (B, N, h, w) → (B,)."""
+    """Compute α of an image's maximum over all its maps (B, N, h, w) → (B,), as published (method.md §3.4; L13)."""
     return alpha * maps.amax((1, 2, 3))
 
 

@@ -1,4 +1,4 @@
-"""The papers' tables on one's own data: train and measure every row, a few seeds each, go on where a run stopped.
+"""The papers' tables on one's own data: train and measure every row, a few seeds each, and resume where a run stopped.
 
 A row that is done has its ``report.md``; it is not run again. The table is written anew after every row.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.files import write_text
+from napari_lpd.core.files import read_json, write_text
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings
@@ -146,7 +146,7 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
 
 
 def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
-    """The training settings of a row.
+    """Build the training settings of a row.
 
     The published diversity losses compare raw prototypes with stage-4 features: there prototypes are as long as those.
     """
@@ -162,7 +162,7 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
 
 
 def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
-    """Note what the table is made of; refuse to go on with something else."""
+    """Note what the table is made of; refuse to continue with something else."""
     measured = protocol.measured.model_dump(mode="json", exclude=set(EvaluateSettings.RUNTIME_SETTINGS))
     wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
     path = out / "protocol.json"
@@ -170,7 +170,7 @@ def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         _write_json(path, wanted)
         return
-    made = json.loads(path.read_text(encoding="utf-8"))
+    made = read_json(path, SettingsError, "a table's protocol", dict)
     if different := [name for name, value in wanted.items() if made.get(name) != value]:
         raise SettingsError(
             f"{out}: was made with {different[0]} {made.get(different[0])}, not {wanted[different[0]]}; choose another"
@@ -254,7 +254,7 @@ def summarise_seeds(
 
 
 def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str], dict[str, Summary]]:
-    """(gate, refiner) → row name → its summary, from what is done."""
+    """Collect (gate, refiner) → row name → its summary, from the rows that are done."""
     cells: dict[tuple[str, str], dict[str, Summary]] = {}
     first: dict[tuple[str, str], tuple[float, NDArray[np.float64]]] = {}
     for row in TABLES[table]:
@@ -321,7 +321,7 @@ def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
     lines += ["|---" * 4 + "|"]
     for row in TABLES[table]:
         paths = [out / row.folder / f"seed{seed}" / "diversity.json" for seed in range(protocol.seeds)]
-        found = [values for path in paths if path.exists() and (values := json.loads(path.read_text("utf-8")))]
+        found = [values for path in paths if path.exists() and (values := read_json(path))]
         if found:
             means = (_mean([values[name] for values in found]) for name in BankDiversity._fields)
             lines += [f"| {row.name} | {' | '.join(means)} |"]
@@ -329,7 +329,7 @@ def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
 
 
 def _mean(values: list[list[float | None]]) -> str:
-    """Mean of what is a number; a class that gave none (one prototype, no image) does not count."""
+    """Average the numbers; a class that gave none (one prototype, no image) does not count."""
     numbers = np.array(values, float)
     return f"{np.nanmean(numbers):.2f}" if np.isfinite(numbers).any() else "–"
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
-from napari_lpd.core.files import atomic_write, file_hashes, write_text
+from napari_lpd.core.files import atomic_write, file_hashes, read_json, write_text
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import IGNORE, read_image, read_mask
@@ -48,7 +48,7 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
     """Write ``folder/STEM.png`` for every tile: the classes that its label names, by the model's fused maps.
 
     Palette images: c = class c, in the classes' colours; 255 where background wins. Masks that are there are kept, so
-    that a stopped run goes on; ``folder/made_with.json`` says what made them.
+    that a stopped run resumes; ``folder/made_with.json`` says what made them.
 
     Raises:
         DataError: the tiles do not come from files of their own, or masks are there that something else made.
@@ -74,7 +74,7 @@ def _check_made_with(wanted: dict[str, str], folder: Path) -> None:
     path = folder / "made_with.json"
     if not path.exists():
         write_text(path, json.dumps(wanted, indent=1) + "\n")
-    made = json.loads(path.read_text(encoding="utf-8"))
+    made = read_json(path, DataError, "what made the masks", dict)
     if made != wanted:
         other = next(name for name, value in wanted.items() if made.get(name) != value)
         raise DataError(f"{folder}: holds masks of another {other}; choose another folder, or delete them")

@@ -1,4 +1,4 @@
-"""Run folders of trainings that were started in napari: what the child is given, and which can go on."""
+"""Every file that a training leaves in its run folder, by name, and the runs that can be resumed or compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import safetensors
 
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
-from napari_lpd.core.files import write_text
+from napari_lpd.core.files import read_json, write_text
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-ARGUMENTS = "arguments.json"  # of the child that trains; with them it goes on
+ARGUMENTS = "arguments.json"  # of the child process that trains; with them it resumes
 COUNTERPART = "rival"  # file in a counterpart's run folder: the run whose counterpart it is
 MODEL_NAME = "model.safetensors"
 
@@ -111,7 +111,7 @@ def trained_counterpart(run: Path) -> Path | None:
 
 
 def counterpart_arguments(run: Path) -> list[str]:
-    """Arguments of the child that trains a run's counterpart, or goes on with one that was stopped.
+    """Return the arguments that train a run's counterpart, or resume one that was stopped.
 
     Raises:
         DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
@@ -126,32 +126,28 @@ def counterpart_arguments(run: Path) -> list[str]:
 
 
 def _counterparts(run: Path) -> list[Path]:
-    """Runs that were started as counterparts of `run`, newest first."""
+    """List the runs that were started as counterparts of `run`, newest first."""
     marks = sorted(run.parent.glob(f"*/{COUNTERPART}"), reverse=True)
     return [mark.parent for mark in marks if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
 
 
 def unfinished_run(parent: Path) -> Path | None:
-    """The run in `parent` that was stopped last, if any."""
+    """Find the run in `parent` that was stopped last, if any."""
     runs = [path.parent for path in parent.glob(f"*/{STATE_NAME}") if (path.parent / ARGUMENTS).exists()]
     return max(runs, key=lambda run: (run / STATE_NAME).stat().st_mtime, default=None)
 
 
 def read_arguments(run: Path) -> list[str]:
-    """The arguments of the child that trained in `run`.
+    """Read the arguments of the child process that trained in `run`.
 
     Raises:
         DataError: they are gone or damaged.
     """
-    try:
-        arguments = json.loads((run / ARGUMENTS).read_text(encoding="utf-8"))
-        return [str(argument) for argument in arguments]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{run / ARGUMENTS}: cannot be read ({error}); train anew") from error
+    return [str(argument) for argument in read_json(run / ARGUMENTS, DataError, "arguments of a training", list)]
 
 
 def run_classes(arguments: Sequence[str]) -> tuple[TissueClass, ...]:
-    """The tissue classes of the training that arguments start.
+    """Read the tissue classes of the training that arguments start.
 
     Raises:
         DataError: the run's files, or a slide of its project, are gone.
@@ -163,7 +159,7 @@ def run_classes(arguments: Sequence[str]) -> tuple[TissueClass, ...]:
 
 
 def out_of(arguments: Sequence[str]) -> Path:
-    """The run folder that arguments name."""
+    """Return the run folder that arguments name."""
     return Path(arguments[arguments.index("--out") + 1])
 
 
@@ -177,7 +173,7 @@ STATE_KEY = "training_state"
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a folder's half-done training says of itself (``identity``, ``place``), or None if there is none.
+    """Read the ``identity`` and ``place`` of a folder's unfinished training; None where there is none.
 
     Raises:
         ModelError: the file is damaged.
@@ -188,6 +184,6 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             about: dict[str, Any] = json.loads(file.metadata()[STATE_KEY])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
     return about

@@ -1,4 +1,4 @@
-"""Where a training stands: everything that a run needs to go on as if it had never stopped.
+"""Where a training stands: everything that a run needs to resume as if it had never stopped.
 
 One safetensors file in the run's folder, written whole every half minute, after a stop, and at the end of an epoch; the
 end of the training removes it. On a CPU a run that went on ends with the same weights, bit for bit.
@@ -153,7 +153,7 @@ class TrainingState:
 
 
 def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str, Any]:
-    """What makes a training what it is: two with the same identity take the same steps."""
+    """Describe what makes a training what it is: two with the same identity take the same steps."""
     pixels = hashlib.sha256(tiles.labels.tobytes())
     for index in range(0, len(tiles), max(1, len(tiles) // 16)):
         pixels.update(tiles[index][0].tobytes())
@@ -166,7 +166,7 @@ def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The first thing in which two identities differ; "" where they are the same."""
+    """Name the first thing in which two identities differ; "" where they are the same."""
     for name, value in one.items():
         if isinstance(value, dict):
             if found := _difference(value, other[name]):
@@ -181,7 +181,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _plain(schedule: torch.optim.lr_scheduler.LambdaLR) -> dict[str, Any]:
-    """The schedule's state without its functions."""
+    """Return the schedule's state without its functions."""
     return {**schedule.state_dict(), "lr_lambdas": [None] * len(schedule.base_lrs)}
 
 

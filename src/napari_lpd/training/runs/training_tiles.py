@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.card import Card
 
-REMEDY = "give the training tiles themselves, or go on without"
+REMEDY = "give the training tiles themselves, or compare without them"
 
 
 def training_tiles_of(model: Path) -> TileSet:
-    """The tiles that a model was trained on, those held out for validation included.
+    """Load the tiles that a model was trained on, those held out for validation included.
 
     Args:
         model: The model's file.
@@ -42,7 +42,7 @@ def training_tiles_of(model: Path) -> TileSet:
 
 
 def is_at_hand(model: Path) -> bool:
-    """Whether the files that `training_tiles_of` reads are where the card says.
+    """Tell whether the files that `training_tiles_of` reads are where the card says.
 
     Raises:
         ModelError: the file is no model.
