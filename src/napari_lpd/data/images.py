@@ -129,7 +129,19 @@ class MaskedImage(NamedTuple):
 
 
 def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
-    """Pairs of ``folder/img/*`` and ``folder/mask/*`` with the same stem, whatever the file types.
+    """Pair ``folder/img/*`` with ``folder/mask/*`` of the same stem, whatever the file types.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from napari_lpd import masked_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("img", "mask"):
+        ...         Path(folder, part).mkdir()
+        ...         Image.new("L", (64, 64)).save(Path(folder, part, "P1+3.png"))
+        ...     [(pair.image.name, pair.source) for pair in masked_images(Path(folder))]
+        [('P1+3.png', 'P1')]
 
     Args:
         folder: Folder with img and mask.

@@ -70,9 +70,16 @@ class TrainingSet(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSource:
-    """What a model is trained on: a slide with regions, a project of several, or labelled tiles.
+    """Name what a model is trained on: a slide with regions, a project of several, or labelled tiles.
 
     Every run keeps it as arguments of the command line (`arguments`), from which it is found again (`parse`).
+
+    Example:
+        >>> from napari_lpd import TrainSettings, TrainingSource, read_classes, samples
+        >>> source = TrainingSource(slide=samples.skin_slide_path(), regions=samples.regions_path("train"))
+        >>> tiles, _, settings = source.load(read_classes(samples.classes_path()), TrainSettings(tile_step=128))
+        >>> tiles[0][0].shape, len(tiles) > 100
+        ((3, 128, 128), True)
 
     Attributes:
         slide: A slide on which `regions` are outlined.

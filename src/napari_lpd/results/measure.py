@@ -118,7 +118,21 @@ def sites_of(path: Path, prediction: Prediction) -> list[Site]:
 def measure(
     prediction: Prediction, settings: MeasureSettings, sites: Sequence[Site] = (Site(WHOLE),)
 ) -> Job[list[MeasureRow]]:
-    """Measure a finished prediction, block by block.
+    """Measure the areas of a finished prediction, block by block.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from shapely import box
+        >>> from napari_lpd import MeasureSettings, PredictSettings, load_model, measure
+        >>> from napari_lpd import open_slide, predict_slide, run, samples
+        >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
+        >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
+        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     rows = run(measure(result, MeasureSettings()))
+        >>> [row.what for row in rows if (row.percent or 0) > 50]
+        ['naevus nests', 'tissue']
 
     Raises:
         SettingsError: a role names a class that the prediction does not have.

@@ -50,6 +50,12 @@ def is_slide(path: Path) -> bool:
 def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide:
     """Open a slide: what OpenSlide reads, else OME-TIFF, pyramidal and flat TIFF, else an image that Pillow reads.
 
+    Example:
+        >>> from napari_lpd import open_slide, samples
+        >>> with open_slide(samples.skin_slide_path()) as slide:
+        ...     slide.shape, slide.mpp, slide.read((1000, 1000), (64, 64), mpp=2.0).shape
+        ((5120, 5120), (0.998, 0.998), (64, 64, 3))
+
     Args:
         path: The file; for DICOM any file of the series or their folder.
         mpp: Resolution in µm per pixel, when the file gives none or a wrong one.

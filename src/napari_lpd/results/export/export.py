@@ -42,6 +42,19 @@ ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None = None) -> Job[Path]:
     """Write a finished prediction, with its corrections, in the form that the name of `path` asks for.
 
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from shapely import box
+        >>> from napari_lpd import ExportSettings, PredictSettings, export, load_model
+        >>> from napari_lpd import open_slide, predict_slide, run, samples
+        >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
+        >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
+        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     run(export(result, Path(folder, "skin.png"), ExportSettings(), slide)).name
+        'skin.png'
+
     Args:
         prediction: What is written.
         path: Its ending chooses among `FORMS`.
