@@ -169,7 +169,7 @@ def test_settings_out_of_limits_name_the_setting(tiny_settings):
         type(tiny_settings).build({"xyzzy": 3})
     with pytest.raises(SettingsError, match="contrast_weight=inf: Input should be a finite number"):
         type(tiny_settings).build({"contrast_weight": float("inf")})
-    with pytest.raises(SettingsError, match="^model.bank=linear has no prototypes: it goes with contrast_weight=0"):
+    with pytest.raises(SettingsError, match="^model.bank=linear has no prototypes: set contrast_weight=0"):
         type(tiny_settings).build({"model": {"bank": "linear", "prototypes_per_class": 1}})
     with pytest.raises(SettingsError, match="^stage_weights: wanted 4 weights, none below 0, not all 0"):
         type(tiny_settings).build({"stage_weights": [0, 0, 0, 0]})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from napari_lpd.core.errors import DataError, SettingsError, reason
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.files import read_json
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TissueClass(Settings):
 
 
 COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
-"""Colours of classes that come without one."""
+"""Colours of classes for which none is set."""
 
 CLASSES: dict[str, tuple[TissueClass, ...]] = {
     "bcss": (
@@ -63,24 +63,22 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
     Raises:
         DataError: the file is missing, is not JSON, or names a class twice.
     """
+    entries = read_json(path, DataError, "a class list", dict).get("classes")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["classes"]
         classes = tuple(
             TissueClass.build({"name": entry, "color": COLORS[i % len(COLORS)]} if isinstance(entry, str) else entry)
             for i, entry in enumerate(entries)
         )
-    except (OSError, ValueError, KeyError, TypeError, SettingsError) as error:
-        raise DataError(
-            f'{path}: no class list ({reason(error)}); wanted {{"classes": [{{"name", "color"}}, ...]}}'
-        ) from error
+    except (TypeError, SettingsError) as error:
+        raise DataError(f'{path}: no class list ({error}); wanted {{"classes": [{{"name", "color"}}, ...]}}') from error
     check_classes(classes, str(path))
     return classes
 
 
 def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
-    """Raise DataError unless `classes` holds two or more different names."""
+    """Raise DataError unless `classes` has two or more different names."""
     names = [tissue.name for tissue in classes]
     if len(set(names)) != len(names):
         raise DataError(f"{source}: a tissue name occurs twice in {names}")
     if len(names) < 2:
-        raise DataError(f"{source}: {len(names)} tissue class given ({', '.join(names)}); training needs at least two")
+        raise DataError(f"{source}: {len(names)} tissue class ({', '.join(names)}); training needs at least two")

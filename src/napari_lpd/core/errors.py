@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that names the thing, the value met and what was wanted."""
+"""Errors that a user can fix: one line that names the object, the value and what was expected."""
 
 
 class LpdError(Exception):
@@ -26,10 +26,10 @@ class ExportError(LpdError):
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the number and the path of one from the file system: the message names the file."""
+    """Return an error's text; of a file system's error without number and path, as our message names the file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """Return an error's text as one line, or its type where there is no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never in place of another one unless that is wanted."""
+"""Read JSON, hash files, and write files atomically: completely or not at all, over others only on request."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-KEY = "napari_lpd"  # under which every format keeps what is ours
+KEY = "napari_lpd"  # of our metadata in every file format
 MAX_JSON_BYTES = 512 * 2**20
 HASH_BYTES = 8  # of a SHA-256; enough to tell files apart, and small in a checkpoint
 
 
 def refuse_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise ExportError where something is at `path` and `overwrite` is off."""
+    """Raise ExportError if `path` exists and `overwrite` is off."""
     if path.exists() and not overwrite:
-        raise ExportError(f"{path} exists and is not overwritten: choose another name, or ask for it to be replaced")
+        raise ExportError(f"{path} exists and is not overwritten: choose another name, or allow overwriting")
 
 
 @contextmanager
 def atomic_write(path: Path, overwrite: bool = True, error: type[LpdError] = ExportError) -> Iterator[Path]:
-    """Give a file beside `path` to write to; it becomes `path` when all went well, else it goes.
+    """Yield a temporary file beside `path`, which replaces `path` on success and is removed on an error.
 
     Args:
-        path: The file that is written.
-        overwrite: Replace a file that is there.
-        error: What is raised where the place cannot be written.
+        path: File to write.
+        overwrite: Replace an existing file.
+        error: Class of the error that is raised where the file cannot be written.
 
     Raises:
         ExportError: `path` is a folder, or exists and `overwrite` is off.
@@ -61,14 +61,14 @@ def atomic_write(path: Path, overwrite: bool = True, error: type[LpdError] = Exp
 
 
 def write_text(path: Path, text: str, overwrite: bool = True, error: type[LpdError] = ExportError) -> Path:
-    """Write a text file in UTF-8, whole or not at all, as `atomic_write` does."""
+    """Write a text file in UTF-8 atomically, as `atomic_write`."""
     with atomic_write(path, overwrite, error) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write files into `folder`, made where it is missing; old ones are replaced only when all are written.
+    """Write files into `folder`, created if missing; existing files are replaced only when all are written.
 
     Raises:
         ExportError: a file cannot be written.
@@ -83,17 +83,17 @@ def read_json(path: Path, error: type[LpdError] = DataError, what: str = "JSON",
 
     Args:
         path: The file.
-        error: What is raised where it cannot be read.
-        what: What the message calls it.
-        kind: What it must hold: `dict` or `list`; NaN and infinite numbers are refused anyway.
+        error: Class of the error that is raised where the file cannot be read.
+        what: Name of the content in the message.
+        kind: Type of the content: `dict` or `list`; NaN and infinite numbers are always refused.
     """
     try:
         value = json.loads(_unpacked(path), parse_constant=_refuse_constant)
         if not isinstance(value, kind):
             raise ValueError(f"wanted {'{…}' if kind is dict else '[…]'} in it")
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
-        why = "nested too deeply" if isinstance(cause, RecursionError) else reason(cause)
-        raise error(f"{path}: not readable as {what} ({why}); check its name, or save it again as JSON") from cause
+        detail = "nested too deeply" if isinstance(cause, RecursionError) else reason(cause)
+        raise error(f"{path}: not readable as {what} ({detail}); check its name, or save it again as JSON") from cause
     return value
 
 
@@ -120,7 +120,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """The first 8 bytes of each file's SHA-256: (n, 8).
+    """Return the first 8 bytes of each file's SHA-256: (n, 8) uint8.
 
     Raises:
         DataError: a file cannot be read.
@@ -135,19 +135,19 @@ def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 def overlap(train_hashes: NDArray[np.uint8], test_paths: Sequence[Path]) -> list[Path]:
-    """The files of `test_paths` that were trained on, byte for byte, by `train_hashes` (n, 8) from `file_hashes`."""
+    """List the `test_paths` with the content of a training file, by `train_hashes` (n, 8) from `file_hashes`."""
     known = {row.tobytes() for row in train_hashes}
     return [path for path, row in zip(test_paths, file_hashes(test_paths), strict=True) if row.tobytes() in known]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:
-    """Raise DataError now, not after an hour, if `folder` cannot be written."""
+    """Raise DataError, before long work begins, if `folder` cannot be written."""
     created = not folder.exists()
     if folder.is_file():
         raise DataError(f"{folder}: is a file, not a folder")

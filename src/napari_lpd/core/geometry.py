@@ -1,8 +1,8 @@
 """Boxes of pixels, polygons drawn as pixels, and labels outlined as polygons.
 
-`outlines` follows the pixels' edges exactly, cell by cell, and hands out each finished polygon at once. A cell's
-borders between labels are cut into straight runs, which GEOS makes into faces with holes. Faces that touch the next
-cell wait for the rest of their area; memory is bounded by what waits (`MAX_WAITING`).
+`outlines` follows the pixels' edges exactly, cell by cell, and yields each polygon as soon as it is complete. The
+borders between labels in a cell are cut into straight runs, which GEOS polygonises into faces with holes. Faces that
+touch the next cell are pending until the rest of their area is read; `MAX_WAITING` bounds their memory.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ Block = tuple[int, int]  # row and column of a block of a result
 
 
 def common(one: Box, other: Box) -> Box:
-    """What two boxes have in common; empty where they do not touch."""
+    """Intersect two boxes; the result is empty where they do not touch."""
     return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
 
 
 def is_empty(box: Box) -> bool:
-    """Whether a box holds no pixel."""
+    """Return whether a box contains no pixel."""
     return box[0] >= box[2] or box[1] >= box[3]
 
 
 def multiplied(box: Box, stride: int) -> Box:
-    """A box of map pixels in pixels."""
+    """Convert a box of map pixels to pixels."""
     y0, x0, y1, x1 = box
     return y0 * stride, x0 * stride, y1 * stride, x1 * stride
 
 
 def divided(box: Box, stride: int) -> Box:
-    """The map pixels that a box of pixels touches."""
+    """Convert a box of pixels to the map pixels that it touches."""
     y0, x0, y1, x1 = box
     return y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride)
 
 
 def within(outer: Box, inner: Box) -> tuple[Any, ...]:
-    """Index of a box in an array (..., h, w) of another that holds it."""
+    """Return the index of the box `inner` in an array (..., h, w) of the box `outer` around it."""
     top, left = outer[:2]
     return (..., slice(inner[0] - top, inner[2] - top), slice(inner[1] - left, inner[3] - left))
 
 
 CELL = 2048
-MAX_WAITING = 2_000_000  # vertices; beyond, what waits is handed out in pieces cut along the cells
+MAX_WAITING = 2_000_000  # vertices; beyond, pending polygons are yielded in pieces, cut along the cells
 
 
 class Outline(NamedTuple):
@@ -67,44 +67,44 @@ class Outline(NamedTuple):
 
 
 def outlines(labels: Any, box: Box, tolerance: float = 0.0, cell: int = CELL) -> Iterator[Outline]:
-    """The connected areas (neighbours share an edge) of every label but 0.
+    """Yield the connected areas (neighbours share an edge) of every label but 0.
 
     Args:
-        labels: (H, W) uint8; NumPy, Zarr or what is read like them.
-        box: (y0, x0, y1, x1), what is looked at.
+        labels: (H, W) uint8; NumPy, Zarr or another array that is read by slices.
+        box: (y0, x0, y1, x1), the part to outline.
         tolerance: Simplification in pixels: corners that span a triangle of less than tolerance² are left out
             (Visvalingam-Whyatt), the same ones on both sides of a border; 0 keeps every pixel's edge.
-        cell: Edge of what is read at once.
+        cell: Edge of the cells, which are read one at a time.
     """
     y0, x0, y1, x1 = box
-    waiting: dict[int, list[shapely.Polygon]] = {}
+    pending: dict[int, list[shapely.Polygon]] = {}
     for y in range(y0, y1, cell):
         bottom = min(y + cell, y1)
         for x in range(x0, x1, cell):
             right = min(x + cell, x1)
-            part = _framed(labels, (y, x, bottom, right), box)
-            if not (part[1:-1, 1:-1] > 0).any():
+            framed = _framed(labels, (y, x, bottom, right), box)
+            if not (framed[1:-1, 1:-1] > 0).any():
                 continue
-            for label, polygon in faces(part, (y, x), tolerance):
+            for label, polygon in faces(framed, (y, x), tolerance):
                 west, north, east, south = polygon.bounds
                 if west > x and north > y and east < right and south < bottom:
                     yield Outline(label, polygon)
                 else:
-                    waiting.setdefault(label, []).append(polygon)
-        for label in list(waiting):
-            merged = shapely.get_parts(shapely.coverage_union_all(waiting.pop(label)))
-            waits = (shapely.bounds(merged)[:, 3] >= bottom) & (bottom < y1)
-            yield from (Outline(label, polygon) for polygon in merged[~waits])
-            if waits.any():
-                waiting[label] = merged[waits].tolist()
-        if sum(int(shapely.get_num_coordinates(polygons).sum()) for polygons in waiting.values()) > MAX_WAITING:
-            yield from (Outline(label, polygon) for label, polygons in waiting.items() for polygon in polygons)
-            waiting.clear()
+                    pending.setdefault(label, []).append(polygon)
+        for label in list(pending):
+            merged = shapely.get_parts(shapely.coverage_union_all(pending.pop(label)))
+            incomplete = (shapely.bounds(merged)[:, 3] >= bottom) & (bottom < y1)
+            yield from (Outline(label, polygon) for polygon in merged[~incomplete])
+            if incomplete.any():
+                pending[label] = merged[incomplete].tolist()
+        if sum(int(shapely.get_num_coordinates(polygons).sum()) for polygons in pending.values()) > MAX_WAITING:
+            yield from (Outline(label, polygon) for label, polygons in pending.items() for polygon in polygons)
+            pending.clear()
 
 
-def _framed(labels: Any, part: Box, box: Box) -> NDArray[np.int16]:
-    """A part of the labels and one pixel around it; -1 outside of `box`."""
-    y0, x0, y1, x1 = part
+def _framed(labels: Any, cell: Box, box: Box) -> NDArray[np.int16]:
+    """Return the labels of a cell and of one pixel around it; -1 outside `box`."""
+    y0, x0, y1, x1 = cell
     top, left, bottom, right = max(y0 - 1, box[0]), max(x0 - 1, box[1]), min(y1 + 1, box[2]), min(x1 + 1, box[3])
     framed = np.full((y1 - y0 + 2, x1 - x0 + 2), -1, np.int16)
     framed[top - y0 + 1 : bottom - y0 + 1, left - x0 + 1 : right - x0 + 1] = labels[top:bottom, left:right]
@@ -112,7 +112,7 @@ def _framed(labels: Any, part: Box, box: Box) -> NDArray[np.int16]:
 
 
 def faces(framed: NDArray[np.int16], origin: tuple[int, int], tolerance: float) -> Iterator[Outline]:
-    """The areas of a cell (h, w), of every label but 0.
+    """Yield the areas of every label but 0 in a cell (h, w).
 
     Args:
         framed: (h + 2, w + 2) labels of the cell and of one pixel around it.
@@ -132,9 +132,9 @@ def faces(framed: NDArray[np.int16], origin: tuple[int, int], tolerance: float) 
 
 
 def border_runs(framed: NDArray[np.int16]) -> NDArray[np.intp]:
-    """Straight runs of the edges between pixels of different labels, and around all: (n, 2 ends, (x, y)).
+    """Return the straight runs of edges between different labels, and around all: (n, 2 ends, (x, y)).
 
-    A run ends where another border meets it, also one from outside: neighbouring cells share all their corners.
+    A run ends where another border meets it, also one outside the cell: neighbouring cells share all their corners.
     """
     across, along = framed[:-1] != framed[1:], framed[:, :-1] != framed[:, 1:]  # (h + 1, w + 2), (h + 2, w + 1)
     across[[0, -1], 1:-1] = True
@@ -143,16 +143,16 @@ def border_runs(framed: NDArray[np.int16]) -> NDArray[np.intp]:
 
 
 def _runs(edges: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Maximal runs of `edges` (h + 1, w + 2) along x, cut where `others` (h + 2, w + 1), along y, meet them."""
-    met = others[:-1] | others[1:]
-    before, after = np.zeros_like(met), np.zeros_like(met)
+    """Return the maximal runs of `edges` (h + 1, w + 2) along x, cut where `others` (h + 2, w + 1), along y, meet."""
+    crossed = others[:-1] | others[1:]
+    before, after = np.zeros_like(crossed), np.zeros_like(crossed)
     after[:, :-1], before[:, 1:] = edges[:, 1:-1], edges[:, 1:-1]
-    first, last = np.argwhere(after & (met | ~before)), np.argwhere(before & (met | ~after))
+    first, last = np.argwhere(after & (crossed | ~before)), np.argwhere(before & (crossed | ~after))
     return np.stack([first, last], 1)[:, :, ::-1]
 
 
 def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> Box:
-    """(y0, x0, y1, x1) in µm → whole pixels of `mpp` that cover it."""
+    """Convert a box (y0, x0, y1, x1) in µm to the whole pixels of `mpp` that cover it."""
     y0, x0, y1, x1 = (value / mpp for value in box_um)
     return math.floor(y0 + 1e-6), math.floor(x0 + 1e-6), math.ceil(y1 - 1e-6), math.ceil(x1 - 1e-6)
 
@@ -160,7 +160,7 @@ def um_box_to_pixels(box_um: tuple[float, float, float, float], mpp: float) -> B
 def sampled_polygons(
     polygons: Sequence[shapely.Geometry], origin: tuple[int, int], shape: tuple[int, int], mpp: float
 ) -> NDArray[np.bool_]:
-    """Which pixels' centres lie inside any of the polygons; a part is sampled exactly like the whole.
+    """Rasterise polygons by pixel centres; a part of the slide is sampled exactly like the whole.
 
     Args:
         polygons: Polygons or MultiPolygons, with or without holes, (x, y) in µm from the slide's corner.
@@ -169,7 +169,7 @@ def sampled_polygons(
         mpp: µm per pixel.
 
     Returns:
-        (h, w).
+        (h, w), True inside any of the polygons.
     """
     # Scan lines: every edge flips what lies to the right of it in the rows that it crosses.
     flips = np.zeros((shape[0], shape[1] + 1), np.uint8)
@@ -193,7 +193,7 @@ def sampled_polygons(
 
 
 def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """A polygon, cut through the middle of its first hole, across, until no part has a hole."""
+    """Cut a polygon horizontally through the middle of its first hole, until no part has a hole."""
     if not polygon.interiors:
         return [polygon]
     x0, y0, x1, y1 = polygon.bounds
@@ -201,4 +201,4 @@ def without_holes(polygon: shapely.Polygon) -> list[shapely.Polygon]:
     y = (hole[1] + hole[3]) / 2
     halves = (polygon.intersection(shapely.box(x0, a, x1, b)) for a, b in ((y0, y), (y, y1)))
     parts = (part for half in halves for part in shapely.get_parts(half) if part.geom_type == "Polygon")
-    return [whole for part in parts for whole in without_holes(part)]
+    return [piece for part in parts for piece in without_holes(part)]

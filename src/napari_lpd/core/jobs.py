@@ -1,7 +1,7 @@
-"""Long work is a generator that yields Progress and returns its result; nothing else.
+"""Jobs: generators that yield Progress and return a result; the form of all long work.
 
 The command line, the tests and the widgets drive the same generators. Closing a job (`job.close()`) cancels it:
-its `finally` blocks run and nothing half-written stays behind.
+its `finally` blocks run and no partial file remains.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from napari_lpd.core.errors import LpdError
 
 T = TypeVar("T")
 PATIENCE_S = 1.5
-WARNING = "warning: "  # how a Progress's message begins that is to be kept in sight
-COMPUTING = "computing on "  # how a Progress's message begins that names the device and why it is used
-PAUSE, GO_ON = "p", "g"  # what a child reads from its input
-NICENESS = 5  # how far work beside a window stands back, so that the window stays smooth
+WARNING = "warning: "  # prefix of a message of Progress that stays visible
+COMPUTING = "computing on "  # prefix of a message of Progress that names the device and the reason for it
+PAUSE, GO_ON = "p", "g"  # commands on the standard input of a child
+NICENESS = 5  # lower priority of work beside a window, which stays responsive
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T
 
 
 def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
-    """One line of the protocol between a child process and its parent: event is progress, result or error."""
+    """Encode one line of the protocol between child and parent process; event is progress, result or error."""
     return json.dumps({"event": event, **(asdict(value) if isinstance(value, Progress) else value)})
 
 
@@ -78,12 +78,12 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
     """Run ``python -m napari_lpd ARGUMENTS --json`` in a child process and relay its JSON lines.
 
     Yields at least every 100 ms (the last Progress again while the child is busy), so that it can be closed at any
-    time. Closing it, and the end of this process, whatever its cause, stop the child between two steps; a child that
-    takes longer than a second and a half for that is killed.
+    time. Closing it, and any end of this process, stops the child between two steps; a child that takes longer than a
+    second and a half for that is killed.
 
     Args:
-        arguments: Of the command line.
-        paused: While it is set the child waits between two steps.
+        arguments: Command and options.
+        paused: While it is set, the child waits between two steps.
 
     Returns:
         The child's result line, as a dictionary.
@@ -101,23 +101,23 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
         encoding="utf-8",
     )
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    last_words: deque[str] = deque(maxlen=20)
+    output: deque[str] = deque(maxlen=20)
     readers = [
         threading.Thread(target=_forward, args=(child.stdout, lines.put), daemon=True),
-        threading.Thread(target=_forward, args=(child.stderr, last_words.append), daemon=True),
+        threading.Thread(target=_forward, args=(child.stderr, output.append), daemon=True),
     ]
     for reader in readers:
         reader.start()
     latest = Progress(0, 0, "starting")
-    waits = False
+    waiting = False
     result: dict[str, Any] | None = None
     try:
         while (line := _next_line(lines)) is not None:
-            if paused is not None and paused.is_set() != waits:
-                waits = not waits
-                _tell(child, PAUSE if waits else GO_ON)
+            if paused is not None and paused.is_set() != waiting:
+                waiting = not waiting
+                _tell(child, PAUSE if waiting else GO_ON)
             if line and not line.startswith('{"event"'):
-                last_words.append(line)  # a library that prints
+                output.append(line)  # a library that prints
                 continue
             event = json.loads(line) if line else {"event": "progress", **asdict(latest)}
             kind = event.pop("event")
@@ -131,8 +131,8 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
         code = child.wait()
         readers[1].join(timeout=5)
         if result is None:
-            said = " | ".join(word for word in last_words if word) or "nothing"
-            raise LpdError(f"{arguments[0]} ended with code {code} before its result; it last said: {said}")
+            last_lines = " | ".join(text for text in output if text) or "nothing"
+            raise LpdError(f"{arguments[0]} ended with code {code} before its result; its last output: {last_lines}")
         return result
     finally:
         _end(child)
@@ -140,15 +140,15 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
             reader.join(timeout=5)
 
 
-def _tell(child: subprocess.Popen[str], word: str) -> None:
+def _tell(child: subprocess.Popen[str], command: str) -> None:
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has just ended
-        child.stdin.write(word)
+        child.stdin.write(command)
         child.stdin.flush()
 
 
 def _next_line(lines: queue.SimpleQueue[str | None]) -> str | None:
-    """The next line; "" when none came within 100 ms, None at the end."""
+    """Return the next line, "" when none comes within 100 ms, None at the end."""
     try:
         return lines.get(timeout=0.1)
     except queue.Empty:

@@ -1,4 +1,4 @@
-"""What all settings have in common: frozen, checked where built, read from files and flags."""
+"""Base of all settings: frozen, checked when built, read from files and flags."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class Settings(BaseModel):
 
     @classmethod
     def names(cls, prefix: str = "") -> list[str]:
-        """All settings by name, nested ones with dots."""
-        found: list[str] = []
+        """List all settings by name, nested ones with dots."""
+        names: list[str] = []
         for name, field in cls.model_fields.items():
             nested = field.annotation
             if isinstance(nested, type) and issubclass(nested, Settings):
-                found += nested.names(f"{prefix}{name}.")
+                names += nested.names(f"{prefix}{name}.")
             else:
-                found.append(prefix + name)
-        return found
+                names.append(prefix + name)
+        return names
 
 
 def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset: str = "default") -> S:
-    """Put settings together: a JSON file, a preset, then ``name=value`` (dots reach into nested settings).
+    """Build settings from a JSON file, a preset, then ``name=value`` (dots reach into nested settings).
 
     Raises:
         SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
@@ -94,10 +94,10 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
 
 
 def write_settings(path: Path, settings: Settings) -> Path:
-    """Write settings as JSON, whole or not at all, for `read_settings`.
+    """Write settings as JSON atomically, for `read_settings`.
 
     Raises:
-        ExportError: the place cannot be written.
+        ExportError: the file cannot be written.
     """
     return write_text(path, settings.model_dump_json(indent=1) + "\n")
 

@@ -44,7 +44,7 @@ class EvaluateSettings(Settings):
     ] = "one"
     normalise: Annotated[
         Literal["training", "image"],
-        Field(description="Class maps made 0..1 by constants of the training tiles, or per image (as published)."),
+        Field(description="Class maps scaled to 0..1 by constants of the training tiles, or per image (as published)."),
     ] = "training"
     background_power: Annotated[
         float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
@@ -52,7 +52,7 @@ class EvaluateSettings(Settings):
     boundary_share: Annotated[
         float, Field(gt=0, le=0.2, description="Width of the band of the boundary IoU, as a share of the diagonal.")
     ] = 0.02
-    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of slides or patients for 95 % intervals.")] = 1000
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling.")] = 0
     backend: BackendField = "auto"
     precision: PrecisionField = "auto"
@@ -61,7 +61,7 @@ class EvaluateSettings(Settings):
 
 
 class CompareSettings(Settings):
-    """Set how prototype banks are compared on the same places.
+    """Set how prototype banks are compared at the same locations.
 
     Example:
         >>> from napari_lpd import CompareSettings
@@ -70,25 +70,25 @@ class CompareSettings(Settings):
     """
 
     temperature: Annotated[
-        float, Field(ge=0, description="τ of the softmax over places; 0 takes the models' own, if they agree.")
+        float, Field(ge=0, description="τ of the softmax over locations; 0: the models' own, if they agree.")
     ] = 0.0
     nearest: Annotated[int, Field(ge=0, le=100, description="Nearest patches shown per prototype.")] = 5
     nearest_places: Annotated[
         int,
-        Field(ge=0, le=100, description="With training tiles: nearest places in the compared tiles, shown as well."),
+        Field(ge=0, le=100, description="With training tiles: nearest locations in the compared tiles, shown as well."),
     ] = 0
-    nearest_per_source: Annotated[int, Field(ge=1, description="Most of them from one slide or patient.")] = 3
+    nearest_per_source: Annotated[int, Field(ge=1, description="Maximum of them from one slide or patient.")] = 3
     training_tiles: Annotated[
         int,
-        Field(ge=0, description="Most training tiles looked at for nearest patches and clusters, spread; 0: all."),
+        Field(ge=0, description="Maximum of training tiles, spread, for nearest patches and clusters; 0: all."),
     ] = 300
     slide_tiles: Annotated[
-        int, Field(ge=0, description="Most tiles of a slide that are compared, spread over its tissue; 0: all.")
+        int, Field(ge=0, description="Maximum of tiles of a slide to compare, spread over its tissue; 0: all.")
     ] = 300
     stability_tiles: Annotated[
-        int, Field(ge=0, description="Tiles, spread over the data, on which stability is measured; 0: not at all.")
+        int, Field(ge=0, description="Tiles, spread over the data, on which stability is measured; 0: not measured.")
     ] = 40
-    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of the sources for the 95 % intervals.")] = 1000
+    bootstrap: Annotated[int, Field(ge=0, description="Resamplings of slides or patients for 95 % intervals.")] = 1000
     seed: Annotated[int, Field(ge=0, description="Seed of the resampling, the random banks and the clusters.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

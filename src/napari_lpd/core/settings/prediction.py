@@ -33,7 +33,7 @@ class CrfSettings(Settings):
     ] = False
 
     def in_pixels(self, mpp: float) -> CrfSettings:
-        """These settings with their reaches, given in µm, in pixels of `mpp`."""
+        """Convert the kernels' reaches from µm to pixels of `mpp`."""
         reaches = {"gaussian_sigma": self.gaussian_sigma / mpp, "bilateral_sigma": self.bilateral_sigma / mpp}
         return self.model_copy(update=reaches)
 
@@ -42,7 +42,7 @@ Refiner = Literal["none", "lattice", "pydensecrf"]
 Backend = Literal["auto", "torch", "onnx"]
 PrecisionField = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    Field(description="Of the encoder's arithmetic; auto: the graphics card's fastest, float32 elsewhere."),
+    Field(description="Number format of the encoder; auto: the graphics card's fastest, float32 elsewhere."),
 ]
 BackendField = Annotated[
     Backend,
@@ -54,7 +54,7 @@ BackendField = Annotated[
 
 
 class PredictSettings(Settings):
-    """Set how a slide is read, cut, scored and put together.
+    """Set how a slide is read, tiled, scored and assembled.
 
     Example:
         >>> from napari_lpd import PredictSettings
@@ -64,9 +64,7 @@ class PredictSettings(Settings):
 
     RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "batch", "device", "backend"})
 
-    mpp: Annotated[
-        float, Field(ge=0, le=20, description="Resolution read, in µm per pixel; 0 takes the model's own.")
-    ] = 0.0
+    mpp: Annotated[float, Field(ge=0, le=20, description="Resolution read, in µm per pixel; 0: the model's own.")] = 0.0
     tile: Annotated[int, Field(ge=64, le=4096, description="Edge of a tile, in pixels at mpp.")] = 768
     overlap: Annotated[
         int, Field(ge=0, le=2048, description="Overlap of neighbouring tiles; its outer third is dropped (pixels).")
@@ -83,7 +81,7 @@ class PredictSettings(Settings):
         ),
     ] = "training"
     presence: Annotated[
-        float, Field(ge=0, le=1, description="A class scored below this is absent there; 0 takes the model's own.")
+        float, Field(ge=0, le=1, description="A class scored below this is absent there; 0: the model's own.")
     ] = 0.0
     background_power: Annotated[
         float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")

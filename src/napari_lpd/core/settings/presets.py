@@ -79,14 +79,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 ABOUT = {
     "default": "LPD with settings that were measured on real tissue: about ten minutes on a laptop.",
-    "quick look": "The same, for 60 steps: a few minutes on a laptop. To see whether regions and classes will do.",
+    "quick look": "The same, for 60 steps: a few minutes on a laptop. A first check of regions and classes.",
     "paper": "LPD as its paper describes it. Slower, and for comparison.",
     "official-code": "LPD as its published code computes it; needs weights of a Swin-T.",
     "official-first-commit": "LPD as its code's first version computes it; needs weights of a Swin-T.",
     "pbip": "Clustered prototypes (PBIP) instead of learned ones, with our defaults: the counterpart in Explore.",
     "pbip-paper": "PBIP as its paper describes it; for comparison.",
     "pbip-official-code": "PBIP as its published code computes it; needs weights of a Swin-T.",
-    "random": "Prototypes that are random directions and stay so: a control.",
+    "random": "Prototypes that are fixed random directions: a control.",
     "cam": "No prototypes, a plain class activation map: a control.",
 }
-"""What a preset is for, in a line."""
+"""Purpose of each preset, in a line."""

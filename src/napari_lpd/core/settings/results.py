@@ -33,11 +33,11 @@ class Roles(Settings):
     lymphocyte_rich_stroma: Annotated[Names, Field(description="Classes that are stroma rich in lymphocytes.")] = ()
 
     def check(self, classes: Sequence[TissueClass], source: str) -> None:
-        """Raise SettingsError where a role names a class that `source` does not have, or tumour is stroma too."""
-        names = [tissue.name for tissue in classes]
-        for role, given in self.model_dump().items():
-            if unknown := next((name for name in given if name not in names), ""):
-                raise SettingsError(f"{source}: role {role} names {unknown!r}; its classes are {', '.join(names)}")
+        """Raise SettingsError if a role names a class that is not in `classes`, or tumour is also stroma."""
+        known = [tissue.name for tissue in classes]
+        for role, chosen in self.model_dump().items():
+            if unknown := next((name for name in chosen if name not in known), ""):
+                raise SettingsError(f"{source}: role {role} names {unknown!r}; its classes are {', '.join(known)}")
         if both := set(self.tumour) & {*self.stroma, *self.lymphocyte_rich_stroma}:
             raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be tumour and stroma at once")
 
@@ -79,7 +79,7 @@ What = Literal["labels", "prototypes", "corrections"]
 
 
 class ExportSettings(Settings):
-    """Set what is written, and how.
+    """Set what an export contains, and how it is written.
 
     Example:
         >>> from napari_lpd import ExportSettings
@@ -91,5 +91,5 @@ class ExportSettings(Settings):
     simplify_um: Annotated[
         float, Field(ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel.")
     ] = 0.0
-    overwrite: Annotated[bool, Field(description="Replace what is there.")] = False
+    overwrite: Annotated[bool, Field(description="Replace existing files.")] = False
     measure: Annotated[MeasureSettings, Field(description="How areas are measured.")] = MeasureSettings()

@@ -1,8 +1,7 @@
-"""Everything a user can set: one source for form, flag and file.
+"""Settings of models and training.
 
-Each field carries its help (`description`), its unit (in the help) and its limits. `gui/_forms.py` makes
-forms of these classes, `commands.py` reads them from a file and from ``--set name=value``, and every checkpoint
-and prediction stores the object it was made with.
+Each field carries its help (`description`), its unit (in the help) and its limits. `gui/common/forms.py` makes forms
+of these classes, `settings/base.py` reads them from files and from ``--set name=value``, and checkpoints store them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class ModelSettings(Settings):
 
     encoder: Annotated[str, Field(description="Encoder: a timm name, or mit_b0, mit_b1, mit_b2.")] = EMBEDDED_ENCODER
     encoder_weights: Annotated[
-        str, Field(description="Weights at the start: 'embedded', 'random', 'hub' (downloads), or a file's path.")
+        str, Field(description="Initial weights: 'embedded', 'random', 'hub' (downloads), or a file's path.")
     ] = "embedded"
     prototypes_per_class: Annotated[int, Field(ge=1, le=64, description="Prototypes per class, k.")] = 3
     prototype_dim: Annotated[int, Field(ge=8, le=4096, description="Length of a prototype vector.")] = 512
@@ -42,7 +41,7 @@ class ModelSettings(Settings):
     bank: Annotated[
         Literal["learned", "seeded", "clustered", "random", "linear", "supervised"],
         Field(
-            description="How the prototypes are had: learned from a random start (LPD), seeded (learned from the"
+            description="Origin of the prototypes: learned from a random start (LPD), seeded (learned from the"
             " clusters), clustered (fixed k-means centres, PBIP), random (fixed, a control), linear (none: a plain"
             " CAM, a control), or supervised (none: a segmenter trained on masks, as stage2 makes it)."
         ),
@@ -65,13 +64,13 @@ class ModelSettings(Settings):
     ] = "rgb"
     input_statistics: Annotated[
         Literal["encoder", "tissue"],
-        Field(description="Mean and deviation taken off the input: the encoder's own, or those of H&E tissue (L30)."),
+        Field(description="Mean and deviation that normalise the input: the encoder's own, or of H&E tissue (L30)."),
     ] = "encoder"
 
     @model_validator(mode="after")
     def _linear_has_one(self) -> ModelSettings:
         if self.bank in ("linear", "supervised") and self.prototypes_per_class != 1:
-            raise ValueError(f"model.bank={self.bank} has no prototypes: it goes with model.prototypes_per_class=1")
+            raise ValueError(f"model.bank={self.bank} has no prototypes: set model.prototypes_per_class=1")
         return self
 
     @model_validator(mode="after")
@@ -81,7 +80,7 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """Set how a model is trained (method.md §12, default column, unless said otherwise).
+    """Set how a model is trained (method.md §12, default column, unless noted otherwise).
 
     Example:
         >>> from napari_lpd import ModelSettings, TrainSettings
@@ -107,11 +106,9 @@ class TrainSettings(Settings):
     ] = 0.75
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the training tiles.")] = 8
     max_steps: Annotated[
-        int, Field(ge=0, title="steps at most, 0: all", description="Stop after this many steps; 0 means no limit.")
+        int, Field(ge=0, title="maximum steps, 0: no limit", description="Stop after this many steps; 0: no limit.")
     ] = 0
-    batch: Annotated[
-        int, Field(ge=1, le=4096, description="Tiles per step; of several processes (torchrun) each takes as many.")
-    ] = 10
+    batch: Annotated[int, Field(ge=1, le=4096, description="Tiles per step, of each process (torchrun).")] = 10
     lr: Annotated[float, Field(gt=0, le=1, description="Learning rate of the encoder.")] = 3e-4
     head_lr_factor: Annotated[
         float, Field(gt=0, le=1000, description="Learning rate of the prototype head, as a multiple of lr.")
@@ -144,14 +141,14 @@ class TrainSettings(Settings):
         ),
     ] = "unit"
     region_threshold: Annotated[
-        float, Field(ge=0, le=1, description="Share α of a map's maximum from which a place is foreground.")
+        float, Field(ge=0, le=1, description="Share α of a map's maximum from which a location is foreground.")
     ] = 0.5
     region_projection: Annotated[
         Literal["fixed", "learned"],
         Field(description="Region embeddings are compared as they are, or through a linear ψ (L17)."),
     ] = "fixed"
     max_regions: Annotated[
-        int, Field(ge=0, description="Most (image, prototype) pairs contrasted per step, drawn at random; 0: all.")
+        int, Field(ge=0, description="Maximum of (image, prototype) pairs contrasted per step, random; 0: all.")
     ] = 32
     contrast: Annotated[
         Literal["infonce", "pooled", "sums"],
@@ -162,7 +159,7 @@ class TrainSettings(Settings):
     ] = "infonce"
     negatives: Annotated[
         Literal["other-classes", "all"],
-        Field(description="Prototypes to be told from: other classes', or all others (L18)."),
+        Field(description="Prototypes that serve as negatives: other classes', or all others (L18)."),
     ] = "other-classes"
     contrast_weight: Annotated[float, Field(ge=0, description="Weight of the contrastive loss, λ_sim; 0: off.")] = 0.1
     contrast_background: Annotated[
@@ -176,7 +173,7 @@ class TrainSettings(Settings):
         Literal["centred", "projected", "official-head", "official-first-commit", "off"],
         Field(
             description="Diversity loss: the paper's equations on projected prototypes, as they are or centred (less"
-            " what depends only on the place in the tile), or one of the published codes."
+            " what depends only on the location in the tile), or one of the published codes."
         ),
     ] = "centred"
     diversity_weight: Annotated[float, Field(ge=0, description="Weight of the diversity loss, λ_div.")] = 0.5
@@ -186,8 +183,8 @@ class TrainSettings(Settings):
     diversity_trains: Annotated[
         Literal["prototypes", "all"],
         Field(
-            description="What the diversity loss moves: prototypes and their adaptive layers, or the encoder too (as"
-            " published), which then serves it with features of the place in the tile."
+            description="What the diversity loss trains: prototypes and their adaptive layers, or the encoder too (as"
+            " published), which then learns features of the location in the tile."
         ),
     ] = "prototypes"
     decay_all: Annotated[
@@ -196,7 +193,7 @@ class TrainSettings(Settings):
     lr_warm_up: Annotated[float, Field(ge=0, lt=1, description="Share of the run over which the rate rises.")] = 0.0
     lr_power: Annotated[float, Field(gt=0, le=10, description="Power of the polynomial decay of the rate.")] = 1.0
     cluster_members: Annotated[
-        int, Field(ge=0, description="Clustered bank: tiles nearest a centre that make its prototype; 0: all (P3).")
+        int, Field(ge=0, description="Clustered bank: tiles nearest a centre whose mean is its prototype; 0: all (P3).")
     ] = 0
     white_limit: Annotated[
         float, Field(gt=0, le=1, description="Clustered bank: tiles with a larger share of white are left out (P4).")
@@ -206,8 +203,8 @@ class TrainSettings(Settings):
         Field(
             ge=0,
             lt=1,
-            description="Share of the tiles, by source image, kept apart to choose the best epoch"
-            " where the data bring no validation masks.",
+            description="Share of the tiles, by slide or patient, held out to choose the best epoch"
+            " where the data have no validation masks.",
         ),
     ] = 0.1
     freeze_norm: Annotated[
@@ -237,7 +234,7 @@ class TrainSettings(Settings):
     ] = 0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="Of the encoders' arithmetic; auto: the graphics card's fastest, float32 elsewhere."),
+        Field(description="Number format of the encoders; auto: the graphics card's fastest, float32 elsewhere."),
     ] = "auto"
     workers: Annotated[int, Field(ge=0, le=64, description="Processes that read tiles from a folder.")] = 0
     threads: Annotated[int, Field(ge=0, le=256, description="CPU threads of torch; 0 lets torch choose.")] = 0
@@ -254,7 +251,5 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _terms_fit_bank(self) -> TrainSettings:
         if self.model.bank in ("linear", "supervised") and (self.contrast_weight or self.diversity != "off"):
-            raise ValueError(
-                f"model.bank={self.model.bank} has no prototypes: it goes with contrast_weight=0 and diversity=off"
-            )
+            raise ValueError(f"model.bank={self.model.bank} has no prototypes: set contrast_weight=0 and diversity=off")
         return self
