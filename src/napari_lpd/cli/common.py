@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import argparse
 
 Result = dict[str, Any]
-PAUSE_S = 0.1  # between two looks at whether a paused job is to go on
+PAUSE_S = 0.1  # between two checks whether a paused job is resumed
 
 
 class Printer:
-    """Prints progress: JSON lines for a parent process, else a line that is rewritten about twice a second.
+    """Print progress: JSON lines for a parent process, else one line that is updated about twice a second.
 
     Args:
-        as_json: JSON lines.
-        errors_only: For a process that works for another one, which prints and is stopped for both.
+        as_json: Print JSON lines.
+        errors_only: Print errors only: for the further processes of a distributed training.
     """
 
     def __init__(self, as_json: bool, errors_only: bool = False) -> None:
@@ -33,10 +33,10 @@ class Printer:
         self._live = sys.stderr.isatty()
 
     def progress(self, progress: Progress) -> None:
-        """Show one step, and wait where the job is paused.
+        """Show one step; while the job is paused, wait.
 
         Raises:
-            KeyboardInterrupt: the user wants it to stop; here it does so between two steps.
+            KeyboardInterrupt: the user has asked to stop; the job stops between two steps.
         """
         if self._errors_only:
             return
@@ -65,13 +65,13 @@ class Printer:
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
-        """Show a line that ends a part of the work, to people only; the time left is counted anew."""
+        """Print a line at the end of a stage, not as JSON, and restart the estimate of the time left."""
         self._started = time.monotonic()
         if not self.as_json and not self._errors_only:
             print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
 
     def result(self, result: Result) -> None:
-        """Show a command's result."""
+        """Print a command's result."""
         if self._errors_only:
             return
         if self.as_json:
@@ -82,7 +82,7 @@ class Printer:
         _print_nested(result)
 
     def error(self, message: str) -> None:
-        """Show an error as one line."""
+        """Print an error as one line."""
         if self.as_json:
             print(to_json_line("error", {"message": message}), flush=True)
         else:
@@ -116,5 +116,5 @@ def add_source_option(sub: argparse.ArgumentParser) -> None:
         "--source",
         default="",
         metavar="REGEX",
-        help="how a tile's name gives its slide or patient: first group; else the name before + or [",
+        help="slide or patient in a tile's name: the first group (default: the name before + or [)",
     )

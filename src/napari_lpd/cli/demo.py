@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from napari_lpd import __version__, samples
 from napari_lpd.cli.predict import predict
 from napari_lpd.cli.train import sample_training, train
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import NOTICE, LpdError
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 def demo_options(sub: argparse.ArgumentParser) -> None:
     """Add the options of ``demo``."""
     sub.add_argument("--train", action="store_true", help="train the sample model first")
-    sub.add_argument("--screenshot", type=Path, metavar="PNG", help="save a picture of the window and close it")
-    sub.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for what the demo makes")
+    sub.add_argument("--screenshot", type=Path, metavar="PNG", help="save a screenshot of the window and close it")
+    sub.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
 
 
 def demo(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd demo``: (train,) predict the sample slide, then show it in napari."""
+    """Predict the sample slide, after training if asked to, and show it in napari."""
     model = samples.model_path()
     skin = samples.skin_slide_path()
     if options.train:
@@ -56,13 +56,13 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
     viewer += ["--screenshot", str(options.screenshot)] if options.screenshot else []
     if subprocess.run(viewer, check=False).returncode:
         raise LpdError(
-            "napari could not show the result: is a screen there, and a Qt binding (pip install 'napari-lpd[all]')?"
+            "napari could not show the result; it needs a screen and a Qt binding (pip install 'napari-lpd[all]')"
         )
     return {"screenshot": str(options.screenshot)} if options.screenshot else {"demo": "done"}
 
 
 def doctor(_: argparse.Namespace, __: Printer) -> Result:
-    """``napari-lpd doctor``."""
+    """List the device, versions and weights."""
     from napari_lpd.models.compute import choose_device
     from napari_lpd.models.encoder import embedded_weights
 
@@ -77,7 +77,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
         **{name: _version(name) for name in (*packages, *optional)},
         "embedded encoder": f"{EMBEDDED_ENCODER}, {embedded_weights()}",
         "sample model": str(samples.model_path()) if samples.model_path().exists() else "missing",
-        "note": "research use only",
+        "note": NOTICE,
     }
 
 

@@ -27,7 +27,7 @@ def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with img and mask")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
     evaluate.add_argument(
-        "--choose-on", type=Path, metavar="DIR", help="other images with masks, to choose thresholds and temperature on"
+        "--choose-on", type=Path, metavar="DIR", help="other images with masks, to tune thresholds and temperature"
     )
     add_source_option(evaluate)
     add_settings_options(evaluate)
@@ -41,28 +41,28 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DATA",
-        help="folder with img and mask, folder of images, or a slide; without masks the places of a class are those"
-        " where all models agree",
+        help="folder with img and mask, folder of images, or a slide; without masks, the locations of a class are"
+        " those where all models agree",
     )
     compare.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")
-    compare.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: their folders)")
+    compare.add_argument("--names", nargs="+", metavar="NAME", help="names of the models (default: their folders)")
     compare.add_argument(
         "--training",
         type=Path,
         metavar="DATA",
-        help="labelled training tiles, as of train, or the word model: what the first model was trained on, as its card"
-        " says; nearest patches come from them, and a clustered control is made",
+        help="labelled training tiles, as for train, or the word model: the training tiles on the first model's card;"
+        " adds nearest training patches and a clustered control",
     )
-    compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if its file gives none")
+    compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if the file has none")
     add_source_option(compare)
     add_settings_options(compare)
 
 
-OF_MODEL = "model"  # for the place of training tiles
+OF_MODEL = "model"  # instead of a path to training tiles
 
 
 def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd evaluate``: measures a model on images with masks and writes a report."""
+    """Measure a model on images with masks and write a report."""
     settings = read_settings(EvaluateSettings, options.settings, options.set)
     from napari_lpd.data.images import masked_images
     from napari_lpd.evaluation.evaluate import check_unseen
@@ -81,7 +81,7 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def compare(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd compare``: the prototypes of models on the same places; writes a report."""
+    """Compare the prototypes of models at the same locations and write a report."""
     settings = read_settings(CompareSettings, options.settings, options.set)
     from napari_lpd.comparison.compare import compare as compare_models
     from napari_lpd.comparison.report.tables import verdicts_of
@@ -125,6 +125,6 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def _names_of(paths: list[Path]) -> list[str]:
-    """What models are called: as their folders, or, where two of these are called alike, A, B, and so on."""
+    """Name models after their folders, or A, B, …, where two folders have the same name."""
     names = [path.resolve().parent.name for path in paths]
     return names if len(set(names)) == len(names) else list(ascii_uppercase[: len(names)])

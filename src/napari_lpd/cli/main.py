@@ -1,4 +1,4 @@
-"""The command line: parse → command → Progress as text or JSON lines. Errors: one line, exit code 2."""
+"""The command line: parse the arguments, run the command, print progress; an error is one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 an error that the user can mend)."""
+    """Execute a command and return the exit code: 0 for success, 2 for an error that the user can fix."""
     options = _parse_given(list(sys.argv[1:] if arguments is None else arguments))
-    printer = Printer(options.json, errors_only=_is_helper(options))
+    printer = Printer(options.json, errors_only=_is_further_process(options))
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
     try:
         with _stoppable(printer, options.until_eof):
@@ -37,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printer.error(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        printer.error("stopped by the user; what was done is kept: train and predict go on when they are run again")
+        printer.error("stopped; what was done is kept: run the same command again to resume")
         return 130
     return 0
 
 
-def _is_helper(options: argparse.Namespace) -> bool:
-    """Whether ``torchrun`` started this process beside the one that decides and prints."""
+def _is_further_process(options: argparse.Namespace) -> bool:
+    """Return whether ``torchrun`` started this process with a rank other than 0."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     if options.run is not train:
@@ -55,7 +55,7 @@ def _is_helper(options: argparse.Namespace) -> bool:
 def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
     """Stop between two steps at the first Ctrl-C or SIGTERM, or when the parent closes our input or dies.
 
-    What the parent writes there makes us wait and go on (`jobs.PAUSE`).
+    What the parent writes to our input pauses and resumes the job (`jobs.PAUSE`).
     """
 
     def stop(*_: object) -> None:
@@ -64,13 +64,13 @@ def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
         printer.stopping.set()
 
     def listen() -> None:
-        while heard := os.read(0, 1):
-            (printer.paused.set if heard == PAUSE.encode() else printer.paused.clear)()
+        while signal_byte := os.read(0, 1):
+            (printer.paused.set if signal_byte == PAUSE.encode() else printer.paused.clear)()
         printer.stopping.set()
 
     if until_eof:
         if hasattr(os, "nice"):
-            os.nice(max(0, NICENESS - os.nice(0)))  # a thread that stands back may have started this
+            os.nice(max(0, NICENESS - os.nice(0)))  # the thread that started this may have a lower priority
         threading.Thread(target=listen, daemon=True).start()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, stop) for number in numbers}
@@ -99,17 +99,17 @@ def _parser() -> argparse.ArgumentParser:
     predict_options(add("predict", predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each."))
     evaluate_options(add("evaluate", evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
     compare_options(add("compare", compare, "Compare the prototypes of models; write a report."))
-    import_options(add("import", import_official, "Take over a checkpoint (.pth) of the published LPD or PBIP code."))
+    import_options(add("import", import_official, "Convert a checkpoint (.pth) of the published LPD or PBIP code."))
     stage2_options(add("stage2", stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
-    reproduce_options(add("reproduce", reproduce, "Train and measure all rows of a table of the papers."))
-    measure_options(add("measure", measure, "Areas of results in mm² and %, as one table (CSV)."))
-    export_options(add("export", export, "Write a result for other programs."))
-    add("doctor", doctor, "Say which device is used and why, what is installed and where weights lie.")
+    reproduce_options(add("reproduce", reproduce, "Train and evaluate all rows of a table of the papers."))
+    measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
+    export_options(add("export", export, "Export a result for other programs."))
+    add("doctor", doctor, "Show the device and why it was chosen, installed packages and where weights are.")
     return parser
 
 
 def _parse_given(arguments: list[str]) -> argparse.Namespace:
     options = _parser().parse_args(arguments)
     options.given = arguments
-    options.parse = _parse_given  # a command may run others
+    options.parse = _parse_given  # for commands that run others
     return options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_lpd.cli.common import add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import check_writable
+from napari_lpd.core.files import check_writable, read_json
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
@@ -61,18 +60,16 @@ def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     add_settings_options(reproduce)
 
 
-def import_options(take_over: argparse.ArgumentParser) -> None:
+def import_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``import``."""
-    take_over.add_argument("checkpoint", type=Path)
-    take_over.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
-    take_over.add_argument("--classes", type=Path, metavar="JSON", help="names and colours, in the checkpoint's order")
-    take_over.add_argument(
-        "--prototypes", type=Path, metavar="FILE", help="PBIP's prototypes (.pkl, .npz, .safetensors)"
-    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
+    parser.add_argument("--classes", type=Path, metavar="JSON", help="names and colours, in the checkpoint's order")
+    parser.add_argument("--prototypes", type=Path, metavar="FILE", help="PBIP's prototypes (.pkl, .npz, .safetensors)")
 
 
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd stage2``: pseudo-masks of the labelled tiles, then a supervised segmenter trained on them."""
+    """Write pseudo-masks of labelled tiles and train a supervised segmenter on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
     from napari_lpd.data.labelled_tiles import labelled_tiles
     from napari_lpd.models.card import target_stain
@@ -81,8 +78,8 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
 
     model = load_model(options.model, settings.device)
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
-    wanted = target_stain(model.card)
-    tiles = tiles if wanted is None else tiles.with_colours(wanted)
+    stain = target_stain(model.card)
+    tiles = tiles if stain is None else tiles.with_colours(stain)
     check_writable(options.out)
     masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})
@@ -94,7 +91,7 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd reproduce``: the papers' tables on the user's data, row by row."""
+    """Make a table of the papers from the user's data, row by row."""
     from napari_lpd.training.papers.reproduce import Protocol
     from napari_lpd.training.papers.reproduce import reproduce as make_table
 
@@ -115,10 +112,10 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def _mpp_of(data: Path) -> float | None:
-    """The resolution that DIR/classes.json gives, if any."""
+    """Return the resolution in DIR/classes.json, if any."""
     path = data / "classes.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("mpp") if path.exists() else None
-    return float(found) if isinstance(found, int | float) else None
+    mpp = read_json(path, DataError, "a class list", dict).get("mpp") if path.exists() else None
+    return float(mpp) if isinstance(mpp, int | float) else None
 
 
 def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
@@ -131,12 +128,12 @@ def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
 
 
 def import_official(options: argparse.Namespace, _: Printer) -> Result:
-    """``napari-lpd import``: takes over a checkpoint of the published code."""
+    """Convert a checkpoint of the published code."""
     from napari_lpd.models.card import read_card
-    from napari_lpd.models.published.checkpoints import import_official as take_over
+    from napari_lpd.models.published.checkpoints import import_official as convert
 
     classes = read_classes(options.classes) if options.classes else ()
-    model = take_over(options.checkpoint, options.out, classes, options.prototypes)
+    model = convert(options.checkpoint, options.out, classes, options.prototypes)
     card = read_card(model)
     names = ", ".join(tissue.name for tissue in card.classes)
     return {

@@ -24,13 +24,13 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
     predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
     predict.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="results; what was half done there is continued"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the results; resumes unfinished ones"
     )
-    predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if their files give none")
+    predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if the files have none")
     predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
-    predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="what is tissue, instead of finding it")
-    predict.add_argument("--replace", action="store_true", help="delete other predictions that are in the place")
+    predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
+    predict.add_argument("--replace", action="store_true", help="replace predictions with other settings in DIR")
     predict.add_argument(
         "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
     )
@@ -38,17 +38,17 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
 
 
 def predict(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd predict``: one folder and one OME-TIFF per slide, and a table; a slide that fails stops no other."""
+    """Segment slides one by one; continue with the next one if a slide fails."""
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
     from napari_lpd.prediction.batch import SlideTask, attempt, on_cluster, summary_line, write_summary
 
     read_card(options.model)
     stems = [path.stem for path in options.slides]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
-        raise DataError(f"two slides are called {twice}: their results would be one folder; predict them into two")
+    if repeated := next((stem for stem in stems if stems.count(stem) > 1), ""):
+        raise DataError(f"two slides are called {repeated}: predict them into two folders")
     if len(stems) > 1 and (options.regions or options.tissue):
-        raise DataError("--regions and --tissue belong to one slide: predict slides with regions one by one")
+        raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
     check_writable(options.out)
     tasks = [
         SlideTask(
@@ -64,16 +64,16 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
         )
         for path in options.slides
     ]
-    found = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
+    tries = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
     rows, table = [], options.out / "summary.csv"
-    for row in found:
+    for row in tries:
         rows.append(row)
         if len(tasks) == 1 and "error" in row:
             raise LpdError(row["error"])
         printer.note(summary_line(row))
         if len(tasks) > 1:
-            write_summary(rows, table)  # after every slide: the run may be stopped
+            write_summary(rows, table)  # after every slide, in case the run is stopped
     failed = sum("error" in row for row in rows)
     if failed:
-        raise LpdError(f"{failed} of {len(rows)} slides failed: {table} says why")
+        raise LpdError(f"{failed} of {len(rows)} slides failed: see the reasons in {table}")
     return {"slides": rows} | ({"table": str(table)} if len(tasks) > 1 else {})

@@ -1,4 +1,4 @@
-"""What the commands on finished results do: settings → job → result; as `commands`, which makes results."""
+"""``napari-lpd measure`` and ``export``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd measure``: areas and ratios of results, one table."""
+    """Write areas and ratios of results as one table."""
     from napari_lpd.core.files import refuse_overwrite
     from napari_lpd.core.settings.results import MeasureSettings
     from napari_lpd.results.measure import WHOLE, Site, field_around, sites_of, write_measures
@@ -30,32 +30,32 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
 
     settings = _with_roles(MeasureSettings, options, "roles")
     if len(options.results) > 1 and (options.regions or options.field):
-        raise DataError("--regions and --field belong to one slide: measure results with them one by one")
+        raise DataError("--regions and --field belong to one slide: measure such results one by one")
     refuse_overwrite(options.out, options.overwrite)
     predictions = [Prediction.open(path) for path in options.results]
     rows: list[MeasureRow] = []
     for prediction in predictions:
         sites = [Site(WHOLE)]
         sites += sites_of(options.regions, prediction) if options.regions else []
-        sites += [field_around(*_place(text), prediction.card.slide_mpp) for text in options.field]
-        found = run(measure_job(prediction, settings, sites), printer.progress)
-        for row in found:
+        sites += [field_around(*_read_point(text), prediction.card.slide_mpp) for text in options.field]
+        measured = run(measure_job(prediction, settings, sites), printer.progress)
+        for row in measured:
             if row.what == "tissue" and not row.area_mm2:
-                printer.note(f"{prediction.folder}: no tissue in {row.region}: shares stay empty")
-        rows += found
+                printer.note(f"{prediction.folder}: no tissue in {row.region}: its percentages are left empty")
+        rows += measured
     table = write_measures(rows, options.out, options.overwrite)
     return {"table": str(table), "results": len(predictions), "rows": len(rows)}
 
 
 def export(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd export``: one result in another form."""
+    """Write one result in another format."""
     from napari_lpd.core.settings.results import ExportSettings
     from napari_lpd.results.export.export import export as write
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.formats import open_slide
 
-    given = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
-    options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(given).items())]
+    flags = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
+    options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(flags).items())]
     settings = _with_roles(ExportSettings, options, "measure.roles")
     prediction = Prediction.open(options.prediction)
     if options.slide is None:
@@ -66,7 +66,7 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
 
 
 def _with_roles(cls: type[S], options: argparse.Namespace, name: str) -> S:
-    """The settings of file and flags, with the roles of ``--roles`` under `name`."""
+    """Read the settings of file and flags, with the roles of ``--roles`` as setting `name`."""
     overrides = list(options.set)
     if options.roles:
         from napari_lpd.core.settings.results import read_roles
@@ -75,15 +75,15 @@ def _with_roles(cls: type[S], options: argparse.Namespace, name: str) -> S:
     return read_settings(cls, options.settings, overrides)
 
 
-def _lower(given: dict[str, object]) -> dict[str, str]:
-    return {name: str(value).lower() for name, value in given.items() if value is not None}
+def _lower(flags: dict[str, object]) -> dict[str, str]:
+    return {name: str(value).lower() for name, value in flags.items() if value is not None}
 
 
-def _place(text: str) -> tuple[float, float]:
+def _read_point(text: str) -> tuple[float, float]:
     try:
-        x, y = (float(part) for part in text.split(","))
+        x, y = (float(number) for number in text.split(","))
     except ValueError as error:
-        raise SettingsError(f"--field {text}: wanted X,Y in level-0 pixels") from error
+        raise SettingsError(f"--field {text} is not X,Y in level-0 pixels") from error
     return x, y
 
 
@@ -91,13 +91,13 @@ def measure_options(measure: argparse.ArgumentParser) -> None:
     """Add the options of ``measure``."""
     measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr")
     measure.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table")
-    measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="measure these regions too, each by itself")
+    measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="also measure each of these regions")
     measure.add_argument(
         "--field",
         action="append",
         default=[],
         metavar="X,Y",
-        help="score the tumour-stroma ratio in 3.1 mm² around this place, in level-0 pixels; may be repeated",
+        help="score the tumour-stroma ratio in 3.1 mm² around this point, in level-0 pixels; may be repeated",
     )
     _result_options(measure)
 
@@ -110,7 +110,7 @@ def export_options(export: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (all of it)",
+        help=".ome.tif (pyramid), .geojson (QuPath), .png (picture), .csv (areas), .dcm (DICOM SEG), .zarr (all)",
     )
     export.add_argument(
         "--what",
@@ -118,7 +118,7 @@ def export_options(export: argparse.ArgumentParser) -> None:
         help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson",
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
-    export.add_argument("--slide", type=Path, help="the slide; .png and .dcm need it")
+    export.add_argument("--slide", type=Path, help="the slide, for .png and .dcm")
     _result_options(export)
 
 
@@ -126,5 +126,5 @@ def _result_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--roles", type=Path, metavar="JSON", help="which classes are tumour, stroma, lymphocyte_rich_stroma"
     )
-    sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_settings_options(sub)

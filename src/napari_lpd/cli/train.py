@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 
 def train_options(train: argparse.ArgumentParser) -> None:
     """Add the options of ``train``."""
-    train.add_argument("--slide", type=Path, help="slide on which the regions lie")
+    train.add_argument("--slide", type=Path, help="slide with the regions")
+    train.add_argument("--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file has none")
     train.add_argument(
-        "--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file gives none"
-    )
-    train.add_argument(
-        "--project", type=Path, metavar="JSON", help="instead: several slides with regions, as saved by the widget"
+        "--project", type=Path, metavar="JSON", help="instead of a slide: slides with regions, as saved by the widget"
     )
     train.add_argument("--regions", type=Path, metavar="GEOJSON", help="outlined regions with tissue names")
     train.add_argument("--check-regions", type=Path, metavar="GEOJSON", help="other regions, to measure recall on")
@@ -49,7 +47,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--classes", type=Path, metavar="JSON", help="tissue names and colours; or bcss, luad")
     train.add_argument(
-        "--summary", action="store_true", help="say what would be trained on, write DIR/tiles.png, and stop"
+        "--summary", action="store_true", help="describe the training data, write DIR/tiles.png, and stop"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     train.add_argument("--preset", choices=PRESETS, default="default", help="settings to start from")
@@ -57,14 +55,14 @@ def train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--encoder-weights",
         metavar="PATH",
-        help="embedded, random, hub, or a file (NVIDIA's MiT weights, and what is tuned from them, are non-commercial)",
+        help="embedded, random, hub, or a file (NVIDIA's MiT weights, and models tuned from them, are non-commercial)",
     )
     add_source_option(train)
     add_settings_options(train)
 
 
 def train(options: argparse.Namespace, printer: Printer) -> Result:
-    """``napari-lpd train``: returns the model's path and, with check regions, its recalls."""
+    """Train a model and, with check regions, measure its recall."""
     overrides = list(options.set)
     overrides += [f"model.encoder={options.encoder}"] if options.encoder else []
     overrides += [f"model.encoder_weights={options.encoder_weights}"] if options.encoder_weights else []
@@ -84,7 +82,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     with distributed.joined():
         first, processes = distributed.is_rank_zero(), distributed.world_size()
         for line in distributed.on_rank_zero(lambda: prepared.write(options.out)["warnings"]):
-            printer.note(f"warning: {line}")  # the others are silent
+            printer.note(f"warning: {line}")  # further processes print nothing
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
         model = run(
             fit(tiles, settings, options.out, start + shlex.join(options.given), validation_images), printer.progress
@@ -102,13 +100,13 @@ def _named_classes(named: Path) -> tuple[TissueClass, ...]:
 
 
 def _checked_source(options: argparse.Namespace) -> TrainingSource:
-    """What is trained on; raises DataError where an option is missing or in excess, or the folder holds a model."""
+    """Return the training source; raise DataError for options that do not go together or a folder with a model."""
     source = TrainingSource.of(options)
     source.check()
     if options.check_regions and not options.slide:
         raise DataError("--check-regions goes with --slide only")
     if options.classes and options.project:
-        raise DataError("--classes goes with --slide or --data, as a project has its own, only")
+        raise DataError("--classes goes with --slide or --data only: a project has its own classes")
     if not options.classes and not options.project:
         raise DataError("no tissue classes given; pass --classes JSON")
     if (options.out / MODEL_NAME).exists() and not (options.out / STATE_NAME).exists():
@@ -119,9 +117,9 @@ def _checked_source(options: argparse.Namespace) -> TrainingSource:
 def recall_on_check_regions(
     options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer
 ) -> Result:
-    """Predict the slide, measure recall on the check regions, and add the figures to the model's card.
+    """Predict the slide, measure recall on the check regions, and write it to the model's card.
 
-    Where no tiles were held out, the labels' temperature is fitted there, too; recall does not depend on it.
+    Without held-out tiles, also fit the labels' temperature there; recall does not depend on it.
     """
     from napari_lpd.evaluation.calibration import fit_label_temperature
     from napari_lpd.models.card import read_card
@@ -145,7 +143,7 @@ def recall_on_check_regions(
 
 
 def sample_training(out: Path) -> list[str]:
-    """The arguments with which the shipped sample model was trained."""
+    """Return the arguments that trained the shipped sample model."""
     return [
         *("--slide", str(samples.skin_slide_path()), "--regions", str(samples.regions_path("train"))),
         *("--check-regions", str(samples.regions_path("check")), "--classes", str(samples.classes_path())),

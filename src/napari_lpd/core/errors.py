@@ -1,6 +1,9 @@
 """Errors that a user can fix: one line that names the object, the value and what was expected."""
 
 
+NOTICE = "Research use only; not for diagnosis."  # stands in every result, report and window
+
+
 class LpdError(Exception):
     """Base of every error that is reported as one line instead of a traceback."""
 

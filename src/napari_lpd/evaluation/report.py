@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
 from napari_lpd.evaluation.metrics import HEADLINES, MIN_SOURCES, PER_CLASS, Background, Intervals, Scores
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.evaluation import Gate
     from napari_lpd.core.settings.prediction import Refiner
 
-NOTICE = "Research use only; not for diagnosis."
 GATES: dict[Gate, str] = {
     "predicted": "predicted classes",
     "none": "all classes (no gate)",

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from napari_lpd import __version__
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.core.errors import NOTICE, ModelError, SettingsError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.training import TrainSettings
@@ -50,7 +50,7 @@ class Card(Settings):
     folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
-    notice: str = "Research use only; not for diagnosis."
+    notice: str = NOTICE
 
 
 def target_stain(card: Card) -> StainStatistics | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import KEY
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import FORMAT, UNREADABLE, Prediction, PredictionCard, is_prediction
@@ -129,7 +129,7 @@ def _write_metadata(folder: Path, card: PredictionCard, mask: TissueMask, map_sc
     Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, fewer, {})
     group.attrs[KEY] = {
         "format": FORMAT,
-        "notice": "Research use only; not for diagnosis.",
+        "notice": NOTICE,
         "card": card.model_dump(mode="json"),
         "map_scale": map_scale,
         "tissue_mpp": mask.mpp,

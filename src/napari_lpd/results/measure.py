@@ -109,10 +109,8 @@ def sites_of(path: Path, prediction: Prediction) -> list[Site]:
     Raises:
         DataError: as `read_shapes`.
     """
-    shapes = read_shapes(path, prediction.card)
-    return [
-        Site(each.name or f"{each.tissue or 'region'} {i}", each.geometry) for i, each in enumerate(shapes, start=1)
-    ]
+    shapes = enumerate(read_shapes(path, prediction.card), start=1)
+    return [Site(each.name or f"{each.classification or 'region'} {i}", each.geometry) for i, each in shapes]
 
 
 def measure(

@@ -19,6 +19,7 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.training.distributed import world_size
+from napari_lpd.training.runs.folder import MODEL_NAME
 from napari_lpd.training.trainer import Origin, Trainer
 from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
@@ -99,4 +100,4 @@ def fit(
         assert run.objective.region_encoder is not None
         run.network.fill_bank((yield from clustered_bank(tiles, run.objective.region_encoder, settings, run.device)))
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
-    return out / "model.safetensors"
+    return out / MODEL_NAME

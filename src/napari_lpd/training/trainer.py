@@ -34,6 +34,7 @@ from napari_lpd.training.distributed import (
 )
 from napari_lpd.training.losses.objective import Objective, StepLosses
 from napari_lpd.training.monitor import PREVIEWS, TrainingMonitor
+from napari_lpd.training.runs.folder import MODEL_NAME
 from napari_lpd.training.runs.state import TrainingPosition, TrainingState, identity_of
 from napari_lpd.training.step import PendingScalars, Step, TakenStep, parameter_groups, poly_factor, set_training
 from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
@@ -266,7 +267,7 @@ class Trainer:
         score = figures.values.get("score", float(place.epoch))
         if place.best is None or score > place.best:
             place.best, place.best_epoch = score, place.epoch + 1
-            self._save("model.safetensors", card)
+            self._save(MODEL_NAME, card)
         with torch.random.fork_rng(devices=[]):  # looking on changes nothing
             self.watch.preview(self.network, card, self.out / PREVIEWS / f"epoch-{place.epoch + 1:04d}.png")
         place.epoch += 1

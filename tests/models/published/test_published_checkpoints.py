@@ -30,7 +30,7 @@ def checkpoint() -> Path:
 
 
 def test_a_published_checkpoint_imports_with_its_classes_and_predicts(checkpoint, tmp_path, skin):
-    model = load_model(import_official(checkpoint, tmp_path))
+    model = load_model(import_official(checkpoint, tmp_path / "m.safetensors"))
     settings = model.card.settings.model
     assert [tissue.name for tissue in model.card.classes] == [
         "tumour",
@@ -55,12 +55,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 
     torch.save({"model": {"l_fc4.fc2.weight": torch.zeros(1)}, "cfg": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ModelError, match=r"evil.pth: not taken as a checkpoint"):
-        import_official(tmp_path / "evil.pth", tmp_path / "out")
+        import_official(tmp_path / "evil.pth", tmp_path / "out.safetensors")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ModelError, match="is not an array"):
         read_prototypes(tmp_path / "evil.pkl")
     assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def published_state(learned: bool) -> dict[str, torch.Tensor]:
@@ -73,13 +73,13 @@ def test_pbip_needs_its_prototypes_and_takes_them_from_a_pickle_of_arrays(checkp
     torch.save({"model": published_state(learned=False), "iter": 3}, tmp_path / "pbip.pth")
     classes = tuple(TissueClass(name=name, color="#112233") for name in "abcd")
     with pytest.raises(ModelError, match="pass --prototypes"):
-        import_official(tmp_path / "pbip.pth", tmp_path, classes)
+        import_official(tmp_path / "pbip.pth", tmp_path / "m.safetensors", classes)
     features = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
     (tmp_path / "bank.pkl").write_bytes(pickle.dumps({"features": features, "k_list": [2, 4, 6, 8]}))
     with pytest.raises(ModelError, match="no known class names"):
-        import_official(tmp_path / "pbip.pth", tmp_path, (), tmp_path / "bank.pkl")
+        import_official(tmp_path / "pbip.pth", tmp_path / "m.safetensors", (), tmp_path / "bank.pkl")
     with pytest.raises(ModelError, match="do not fit mit_b1"):  # without a configuration it is the papers' encoder
-        import_official(tmp_path / "pbip.pth", tmp_path, classes, tmp_path / "bank.pkl")
+        import_official(tmp_path / "pbip.pth", tmp_path / "m.safetensors", classes, tmp_path / "bank.pkl")
     assert torch.equal(read_prototypes(tmp_path / "bank.pkl"), torch.from_numpy(features))
 
 
@@ -92,4 +92,4 @@ def test_what_is_no_published_checkpoint_is_named(tmp_path, content, message):
     if content is not None:
         torch.save(content, path)
     with pytest.raises(ModelError, match=f"some.pth: .*{message}"):
-        import_official(path, tmp_path / "out")
+        import_official(path, tmp_path / "out.safetensors")

@@ -19,9 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lpd.comparison.report.drawing import FINEST
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import written_whole
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.evaluation import CompareSettings
 from napari_lpd.gui.common.job import JobBar
@@ -38,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import napari
+    from matplotlib.figure import Figure as Picture
     from napari.layers import Image
 
-    from napari_lpd.comparison.report.drawing import Drawing
     from napari_lpd.comparison.result import Comparison, Figure, Patch
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.card import Card
@@ -188,7 +187,9 @@ class ComparePanel(QWidget):
         self._fill_table(comparison)
         self.card.set_comparison(comparison)
         smooth = Qt.TransformationMode.SmoothTransformation
-        self.scatter.setPixmap(pixmap_of(scatter_figure(comparison).pixels(FINEST)).scaledToWidth(WIDTH - 30, smooth))
+        scatter = scatter_figure(comparison)
+        picture = pixmap_of(scatter, (WIDTH - 30) / scatter.get_figwidth())
+        self.scatter.setPixmap(picture.scaledToWidth(WIDTH - 30, smooth))  # narrower still where names are long
         self._result.setVisible(True)
         self._show_heatmaps()
         sources = f"{comparison.sources} slides or patients" if comparison.sources > 1 else "one slide or patient"
@@ -226,9 +227,8 @@ class ComparePanel(QWidget):
 
         own = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]
         if own:
-            picture = pixmap_of(heatmap_figure(replace(self.comparison, examples=tuple(own))).pixels(FINEST))
-            picture = picture.scaledToHeight(HEATMAPS, Qt.TransformationMode.SmoothTransformation)
-            self.heatmaps.setPixmap(picture)
+            figure = heatmap_figure(replace(self.comparison, examples=tuple(own)))
+            self.heatmaps.setPixmap(pixmap_of(figure, HEATMAPS / figure.get_figheight()))
         else:
             self.heatmaps.setText(f"{self.card.tissue.currentText()}: {NOWHERE}")
         self._heatmaps_area.setFixedHeight((HEATMAPS if own else 0) + SCROLL_BAR)
@@ -241,18 +241,20 @@ class ComparePanel(QWidget):
     def _on_heatmaps(self) -> None:
         from napari_lpd.comparison.report.figures import heatmap_figure
 
-        self._save_picture("prototypes", heatmap_figure)
+        self._save_figure("prototypes", heatmap_figure)
 
     def _on_scatter(self) -> None:
         from napari_lpd.comparison.report.figures import scatter_figure
 
-        self._save_picture("coverage against overlap", scatter_figure)
+        self._save_figure("coverage against overlap", scatter_figure)
 
-    def _save_picture(self, name: str, draw: Callable[[Comparison], Drawing]) -> None:
+    def _save_figure(self, name: str, draw: Callable[[Comparison], Picture]) -> None:
+        from napari_lpd.comparison.report.figures import write_figure
+
         path = chosen_picture(self, name)
         if path:
             with self.job.reporting():
-                draw(self._compared_now()).write(path)
+                write_figure(draw(self._compared_now()), path)
                 self.job.say(f"Written: {path}")
 
     def _on_csv(self) -> None:
@@ -260,7 +262,7 @@ class ComparePanel(QWidget):
 
         path, _ = QFileDialog.getSaveFileName(self, "Figures", "figures.csv", "Tables (*.csv)")
         if path:
-            with self.job.reporting(), written_whole(Path(path), overwrite=True) as partial:
+            with self.job.reporting(), atomic_write(Path(path), overwrite=True) as partial:
                 partial.write_bytes(figures_csv(self._compared_now()))
                 self.job.say(f"Written: {path}")
 

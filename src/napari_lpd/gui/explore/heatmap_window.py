@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QMouseEvent, QPixmap
 from qtpy.QtWidgets import QDialog, QFileDialog, QLabel, QScrollArea, QVBoxLayout, QWidget
 
+from napari_lpd.core.errors import NOTICE
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class AllHeatmaps(QDialog):
         layout = QVBoxLayout(self)
         top = in_row([self.tissue, save])
         top.layout().setStretch(0, 1)
-        for part in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. Research use only.")):
+        for part in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. " + NOTICE)):
             layout.addWidget(part)
         self.tissue.currentIndexChanged.connect(self._draw)
         self.picture.pressed.connect(self._on_pressed)

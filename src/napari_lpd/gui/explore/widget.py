@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
+from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layout import Column, chooser, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
@@ -26,7 +27,7 @@ ABOUT = (
 )
 FAIR = (
     "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions, "
-    "and, with training tiles, clusters. Research use only; not for diagnosis."
+    "and, with training tiles, clusters. " + NOTICE
 )
 NONE = "none: the mask alone"
 

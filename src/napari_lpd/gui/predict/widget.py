@@ -13,7 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import NOTICE, DataError, SettingsError
 from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.settings.base import read_settings, write_settings
 from napari_lpd.core.settings.prediction import PredictSettings
@@ -99,7 +99,7 @@ class PredictWidget(QWidget):
             self.warning,
             title="Where",
         )
-        column.add(self.panel, note("Research use only; not for diagnosis."), title="Areas, corrections, files")
+        column.add(self.panel, note(NOTICE), title="Areas, corrections, files")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)

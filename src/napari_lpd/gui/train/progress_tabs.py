@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
 
+from napari_lpd.core.files import read_json
 from napari_lpd.gui.common.layout import WIDTH, note
 from napari_lpd.gui.train.curves import Curves
 
@@ -101,7 +101,7 @@ class ProgressTabs(QTabWidget):
     def _show_summary(self) -> None:
         self.data.clear()
         if self._run is not None and (self._run / SUMMARY).exists() and (self._run / SHEET).exists():
-            self.data.setText(summary_html(json.loads((self._run / SUMMARY).read_text(encoding="utf-8"))))
+            self.data.setText(summary_html(read_json(self._run / SUMMARY)))
             self.sheet.setPixmap(_fitted(self._run / SHEET))
 
     def _previews(self) -> list[Path]:

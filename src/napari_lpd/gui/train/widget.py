@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import NOTICE, DataError
 from napari_lpd.core.jobs import COMPUTING, in_subprocess
 from napari_lpd.gui.common.job import CloseGuard, JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
@@ -86,7 +86,7 @@ class TrainWidget(QWidget):
         check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
         column.add(buttons(check), self.counterpart, self.job, title="Train")
         column.add(self.device, self.resume, self.predict, self.watching)
-        column.add(note("Research use only; not for diagnosis."))
+        column.add(note(NOTICE))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)

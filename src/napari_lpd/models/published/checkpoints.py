@@ -64,7 +64,7 @@ _ARRAY_GLOBALS = {
 def import_official(
     path: Path, out: Path, classes: tuple[TissueClass, ...] = (), prototypes: Path | None = None
 ) -> Path:
-    """Write the published checkpoint `path` as ``out/model.safetensors``.
+    """Convert the published checkpoint `path` to a model file `out`.
 
     Class order, channel order (BGR), input statistics and merging stay as the published code has them. The file says
     nothing of map levels or thresholds: a cosine of 1 is a full map, and a class counts as present from a score of 0.5;
@@ -72,7 +72,7 @@ def import_official(
 
     Args:
         path: ``.pth`` of LPD or PBIP.
-        out: Folder to write to.
+        out: ``.safetensors``.
         classes: Names and colours in the checkpoint's order; without them those of its data set, if it names one.
         prototypes: PBIP's prototype file (.pkl, .npz, .safetensors), which its checkpoints leave out.
 
@@ -108,7 +108,7 @@ def import_official(
         command=f"imported from {path.name}",
         versions={"napari-lpd": __version__},
     )
-    return save_checkpoint(out / "model.safetensors", dict(network.state_dict()), card)
+    return save_checkpoint(out, dict(network.state_dict()), card)
 
 
 def rename_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

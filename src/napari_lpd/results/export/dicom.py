@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_lpd import __version__
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write, refuse_overwrite
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.slides.formats import dicom_series
@@ -112,7 +112,7 @@ def _segmentation(highdicom: Any, prediction: Prediction, source: Any, labels: N
         software_versions=__version__,
         device_serial_number=card.model_hash[:16],
         content_label="TISSUES",
-        content_description="Research use only; not for diagnosis",
+        content_description=NOTICE.rstrip("."),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         pixel_measures=highdicom.PixelMeasuresSequence(
             pixel_spacing=(mpp / 1000, mpp / 1000), slice_thickness=float(measures.SliceThickness)

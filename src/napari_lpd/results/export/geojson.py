@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
-from shapely.geometry import shape
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import DataError, ExportError, SettingsError, reason
+from napari_lpd.core.errors import NOTICE, DataError, ExportError, SettingsError
 from napari_lpd.core.files import KEY, atomic_write
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.data.geojson import read_features
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import UNREADABLE
 
@@ -26,25 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Box
+    from napari_lpd.data.geojson import Feature
     from napari_lpd.results.prediction import Prediction, PredictionCard
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
 DECIMALS = 3  # of coordinates
 MAX_DRAWN = 16_384  # pixels along an edge
-
-
-class Shape(NamedTuple):
-    """A polygon, with holes or of several parts, read from GeoJSON.
-
-    Attributes:
-        name: The object's own name; "" where it has none.
-        tissue: Its classification; "" where it has none.
-        geometry: (x, y) in level-0 pixels.
-    """
-
-    name: str
-    tissue: str
-    geometry: shapely.Geometry
 
 
 def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, overwrite: bool = False) -> Job[Path]:
@@ -72,7 +59,7 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
         "model": card.model,
         "model_hash": card.model_hash,
     }
-    about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": "Research use only; not for diagnosis."}
+    about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": NOTICE}
     count = reached = 0
     with atomic_write(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
@@ -104,46 +91,27 @@ def feature(polygon: shapely.Polygon, factor: NDArray[np.float64], name: str, rg
     )
 
 
-def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Shape]:
-    """Read the polygons of a GeoJSON file in level-0 pixels, written by us, by QuPath or by hand.
+def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Feature]:
+    """Read the outlines of a GeoJSON file in level-0 pixels, written by us, by QuPath or by hand.
 
     Args:
         path: The file.
         card: The prediction to which they belong, if they must belong to one.
 
     Raises:
-        DataError: missing file, no GeoJSON, no polygons, or polygons of another slide than the card's.
+        DataError: as `read_features`, no polygons, or polygons of another slide than the card's.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        features = document["features"] if isinstance(document, dict) else document
-        found = [_shape(each) for each in features]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON ({reason(error)})") from error
-    shapes = [each for each in found if each.geometry.area > 0]
+    shapes, about = read_features(path)
     if not shapes:
-        raise DataError(f"{path}: holds no polygons")
+        raise DataError(f"{path}: holds no polygons; outline at least one region")
     if card is not None:
-        about = document.get(KEY, {}) if isinstance(document, dict) else {}
         if about.get("slide_hash", card.slide_hash) != card.slide_hash:
             raise DataError(f"{path}: was made from another slide ({about.get('slide')}), not from {card.slide}")
         _check_inside(path, shapes, card)
     return shapes
 
 
-def _shape(found: dict[str, Any]) -> Shape:
-    properties = found.get("properties") or {}
-    classification = properties.get("classification") or {}
-    if isinstance(classification, str):  # as QuPath reads it, too
-        classification = {"name": classification}
-    tissue = classification.get("name") or ": ".join(classification.get("names", []))
-    geometry = shape(found["geometry"])
-    if not geometry.is_valid:
-        geometry = shapely.make_valid(geometry)
-    return Shape(str(properties.get("name") or ""), str(tissue), geometry)
-
-
-def _check_inside(path: Path, shapes: Sequence[Shape], card: PredictionCard) -> None:
+def _check_inside(path: Path, shapes: Sequence[Feature], card: PredictionCard) -> None:
     height, width = card.slide_shape
     slide = shapely.box(0, 0, width, height)
     for i, each in enumerate(shapes, start=1):
@@ -156,7 +124,7 @@ def _check_inside(path: Path, shapes: Sequence[Shape], card: PredictionCard) -> 
 
 
 def labels_of_shapes(
-    shapes: Sequence[Shape], classes: Sequence[TissueClass], factor: tuple[float, float], box: Box
+    shapes: Sequence[Feature], classes: Sequence[TissueClass], factor: tuple[float, float], box: Box
 ) -> NDArray[np.uint8]:
     """Draw shapes as labels by the middles of the pixels; later shapes lie on top.
 
@@ -173,8 +141,8 @@ def labels_of_shapes(
     y0, x0, y1, x1 = box
     drawn = np.zeros((y1 - y0, x1 - x0), np.uint8)
     for each in shapes:
-        if each.tissue not in names:
-            raise DataError(f"classification {each.tissue!r} is none of {', '.join(names)}")
+        if each.classification not in names:
+            raise DataError(f"classification {each.classification!r} is none of {', '.join(names)}")
         placed = shapely.transform(each.geometry, lambda corners: corners * np.array(factor[::-1]))
         left, top, right, bottom = placed.bounds
         rows = slice(max(int(top) - y0, 0), max(math.ceil(bottom) - y0, 0))
@@ -182,7 +150,7 @@ def labels_of_shapes(
         part = drawn[rows, columns]
         if part.size:
             origin = (y0 + rows.start, x0 + columns.start)
-            part[sampled_polygons([placed], origin, part.shape, 1.0)] = names[each.tissue]
+            part[sampled_polygons([placed], origin, part.shape, 1.0)] = names[each.classification]
     return drawn
 
 
@@ -215,15 +183,15 @@ def read_mask(path: Path, most: int = MAX_DRAWN) -> DrawnMask | None:
         None where the outlines are not a mask of ours, but somebody's drawing.
 
     Raises:
-        DataError: as `read_shapes`, or what the file says of itself is damaged.
+        DataError: as `read_features`, or what the file says of itself is damaged.
     """
-    shapes = read_shapes(path)
-    document = json.loads(path.read_text(encoding="utf-8"))
-    about = document.get(KEY, {}) if isinstance(document, dict) else {}
-    if "slide_mpp" not in about:
+    shapes, about = read_features(path)
+    if "slide_mpp" not in about or not shapes:
         return None
     try:
         mpp, slide_mpp = float(about["mpp"]), np.array(about["slide_mpp"], float)
+        if slide_mpp.shape != (2,) or not min(mpp, *slide_mpp) > 0:
+            raise ValueError(f"mpp {mpp}, slide_mpp {slide_mpp}")
         classes = tuple(TissueClass.build(entry) for entry in about["classes"])
         slide = str(about["slide"])
     except (KeyError, TypeError, ValueError, SettingsError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import UNREADABLE
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 EDGE = 2000  # pixels of the longer edge, at most
 OPACITY = 0.5
-NOTICE = "Research use only; not for diagnosis."
 TEXT, GAP = 18, 12  # pixels
 UNREADABLE_RGB = (90, 90, 90)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.errors import NOTICE, SettingsError
 from napari_lpd.core.files import read_json, write_text
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
@@ -22,13 +22,14 @@ from napari_lpd.data.images import MaskedImage, masked_images, part_of, read_ima
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results
 from napari_lpd.evaluation.metrics import MIN_SOURCES, limits_of, rates_of, resampled_rates, sums_per_source
-from napari_lpd.evaluation.report import BACKGROUNDS, GATES, NOTICE, plain
+from napari_lpd.evaluation.report import BACKGROUNDS, GATES, plain
 from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import LoadedModel, cosine_maps, encoder_of
 from napari_lpd.models.prototypes import at_places, effective_number, position_share, spatial_divergence
 from napari_lpd.training.fit import fit
+from napari_lpd.training.runs.folder import MODEL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = (
     for done, (row, seed, settings) in enumerate(runs):
         folder = out / row.folder / f"seed{seed}"
         if (folder / "report.md").exists():
-            _check_made_with(settings, protocol, folder / "model.safetensors")
+            _check_made_with(settings, protocol, folder / MODEL_NAME)
         else:
             for progress in _run(protocol, settings, folder):
                 yield replace(progress, message=f"{row.name}, seed {seed} ({done + 1}/{len(runs)}): {progress.message}")

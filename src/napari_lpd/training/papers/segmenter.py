@@ -29,6 +29,7 @@ from napari_lpd.models.checkpoint import TRAINING_HASHES, save_checkpoint
 from napari_lpd.models.compute import choose_device
 from napari_lpd.models.network import STAGES_USED, Supervised, encoder_of
 from napari_lpd.training.augmentation import Jitter, augment_with_masks
+from napari_lpd.training.runs.folder import MODEL_NAME
 from napari_lpd.training.step import parameter_groups, poly_factor, set_training
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
             schedule.step()
             step += 1
             yield Progress(step, total, f"epoch {epoch + 1} of {count}", {"loss": loss.item()})
-        _save(network, tiles, settings, step, command, out / "model.safetensors")
-    return out / "model.safetensors"
+        _save(network, tiles, settings, step, command, out / MODEL_NAME)
+    return out / MODEL_NAME
 
 
 def _save(network: Supervised, tiles: TileSet, settings: TrainSettings, steps: int, command: str, path: Path) -> None:
