@@ -15,6 +15,7 @@ from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.training.runs.folder import MODEL_NAME
 
 if TYPE_CHECKING:
     import argparse
@@ -133,7 +134,7 @@ def import_official(options: argparse.Namespace, _: Printer) -> Result:
     from napari_lpd.models.published.checkpoints import import_official as convert
 
     classes = read_classes(options.classes) if options.classes else ()
-    model = convert(options.checkpoint, options.out, classes, options.prototypes)
+    model = convert(options.checkpoint, options.out / MODEL_NAME, classes, options.prototypes)
     card = read_card(model)
     names = ", ".join(tissue.name for tissue in card.classes)
     return {
