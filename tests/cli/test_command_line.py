@@ -210,7 +210,7 @@ def test_doctor_says_device_reason_and_weights(capsys):
     said = capsys.readouterr().out
     assert "device: " in said
     assert "efficientnet-lite0" in said
-    assert "research use only" in said
+    assert "Research use only" in said
 
 
 def test_the_module_runs_as_a_command():

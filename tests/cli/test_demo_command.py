@@ -46,4 +46,4 @@ def test_the_demo_hands_on_where_the_picture_of_the_window_goes(shown, tmp_path,
 def test_a_window_that_does_not_open_is_one_line(shown, tmp_path, capsys):
     shown[1][0] = 1
     assert main(["demo", "--out", str(tmp_path)]) != 0
-    assert "napari could not show the result: is a screen there" in capsys.readouterr().err
+    assert "napari could not show the result; it needs a screen" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_the_command_writes_one_table_for_many_results(prediction, tmp_path, cap
     out = tmp_path / "m.csv"
     command = ["measure", str(prediction.folder), str(bare.folder), "--out", str(out)]
     assert main([*command, "--roles", str(tmp_path / "roles.json")]) == 0
-    assert "b.zarr: no tissue in whole slide: shares stay empty" in capsys.readouterr().err
+    assert "b.zarr: no tissue in whole slide: its percentages are left empty" in capsys.readouterr().err
     table = pd.read_csv(out)
     assert table.groupby("slide").size().tolist() == [6, 6]
     assert table[table.slide == "b.svs"].percent.isna().all()
@@ -240,4 +240,4 @@ def test_the_command_writes_one_table_for_many_results(prediction, tmp_path, cap
     assert main([*command, "--overwrite", "--field", "1,2"]) == 2
     assert "belong to one slide" in capsys.readouterr().err
     assert main([*command[:2], *command[3:], "--overwrite", "--field", "here"]) == 2
-    assert "--field here: wanted X,Y" in capsys.readouterr().err
+    assert "--field here is not X,Y" in capsys.readouterr().err
