@@ -54,7 +54,8 @@ def test_a_copy_has_nothing_of_a_copy_that_was_killed(stopped, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_keeps_the_older_prediction_and_nothing_half_done(stopped, monkeypatch):
-    def full(*_):
+    def full(partial, *_):
+        (partial / "labels").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
     with (
