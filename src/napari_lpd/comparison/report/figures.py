@@ -1,61 +1,121 @@
-"""Pictures of a comparison: heatmaps per prototype in the form of the paper's Fig. 3, and coverage against overlap."""
+"""Figures of a comparison: heatmaps per prototype in the form of the paper's Fig. 3, and coverage against overlap."""
 
 from __future__ import annotations
 
+import io
 import math
-from typing import TYPE_CHECKING
+import textwrap
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.figure import Figure
 from PIL import Image
 
-from napari_lpd.comparison.report.drawing import Drawing
+from napari_lpd.core.errors import ExportError
+from napari_lpd.core.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from numpy.typing import ArrayLike, NDArray
 
-    from napari_lpd.comparison.result import BankResult, Comparison, Example, Figure, Patch
+    from napari_lpd.comparison.result import BankResult, Comparison, Example, Patch
     from napari_lpd.core.classes import TissueClass
 
-CELL, GAP, LABEL = 150, 6, 26  # pixels
-PATCH = 84
-HEAT = np.array(
-    [(0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191)]
-)  # dark to bright, as matplotlib's magma
+STYLE = Path(__file__).with_name("figures.mplstyle")
+FORMATS: dict[str, dict[str, Any]] = {  # with what they are saved: fast, and without a date
+    ".png": {"pil_kwargs": {"compress_level": 1}},
+    ".svg": {"metadata": {"Date": None}},
+    ".pdf": {"metadata": {"CreationDate": None}},
+}
+POINTS = 72  # per inch
+CELL, GAP, LABEL = 108, 5, 18  # points
+PATCH = 84  # pixels
 BLEND = 0.6  # of a heatmap or mask over the grey tile
 BANK_COLOURS = ("#0063b2", "#d1420a", "#1b7f3b", "#7a3db8", "#8a6d00", "#444444")  # per model
-PLOT, MARGIN = 520, 70
+MARKS = {"model": "o", "random": "s", "clustered": "^"}  # per kind of bank; controls are hollow
+PLOT, MARGIN = 288, 48  # points
+ACROSS = 58  # letters
 CHANCE_COVERAGE = 0.05  # share of other places that reach θ_c, by its definition
+_LOCK = RLock()
 
 
-def heatmap_figure(comparison: Comparison) -> Drawing:
-    """Per class and model a row: tile, truth (or where the models agree), the model's mask, a heatmap per prototype.
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in our style, whatever the user's; one thread at a time, as matplotlib has one style for all."""
+    with _LOCK, style.context(["default", STYLE]):
+        yield
+
+
+def sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of so many points, and axes over all of it: x to the right, y down."""
+    figure = Figure((width / POINTS, height / POINTS))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def paste(axes: Axes, picture: ArrayLike | Image.Image, corner: tuple[float, float], size: tuple[float, float]) -> None:
+    """Put a picture on a sheet, brought to `size`."""
+    (x, y), (width, height) = corner, size
+    axes.imshow(picture, extent=(x, x + width, y + height, y), aspect="auto")
+
+
+@styled()
+def encoded(figure: Figure, suffix: str, dpi: float | None = None) -> bytes:
+    """Encode a figure as a file whose name has this ending, one of `FORMATS`; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix[1:], dpi=dpi, **FORMATS[suffix])
+    return file.getvalue()
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, in place of a file that is there; the name's ending says the format.
+
+    Raises:
+        ExportError: another ending than those of `FORMATS`, or the place cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise ExportError(f"{path.name}: figures are written as {', '.join(FORMATS)}; end the name in one of these")
+    with atomic_write(path, overwrite=True) as partial:
+        partial.write_bytes(encoded(figure, suffix))
+
+
+@styled()
+def heatmap_figure(comparison: Comparison) -> Figure:
+    """Draw a row per class and model: tile, truth (or where the models agree), its mask, a heatmap per prototype.
 
     The heatmaps of a row share one scale, from the smallest to the largest cosine in the tile.
     """
     rows = [(example, m) for example in comparison.examples for m in range(len(comparison.models))]
-    columns = 3 + comparison.k
-    figure = Drawing(columns * (CELL + GAP) + GAP, LABEL + len(rows) * (CELL + LABEL + GAP) + GAP)
     heads = ["tile", "truth" if comparison.reference == "truth" else "agreement", "mask"]
     heads += [f"prototype {u + 1}" for u in range(comparison.k)]
-    for column, head in enumerate(heads):
-        figure.text((GAP + column * (CELL + GAP), 6), head, 14)
+    lefts = [GAP + column * (CELL + GAP) for column in range(len(heads))]
+    figure, axes = sheet(lefts[-1] + CELL + GAP, LABEL + len(rows) * (LABEL + CELL + GAP) + GAP)
+    for left, head in zip(lefts, heads, strict=True):
+        axes.text(left, LABEL - 4, head, weight="bold")
     for row, (example, m) in enumerate(rows):
-        y = LABEL + row * (CELL + LABEL + GAP)
-        tissue = comparison.classes[example.class_index]
-        low, high = float(example.heatmaps[m].min()), float(example.heatmaps[m].max())
-        text = f"{tissue.name} · {comparison.models[m]} · cosine {low:.2f} to {high:.2f} · {example.tile}"
-        figure.text((GAP, y + 5), text, 13)
-        for column, cell in enumerate(_cells(example, m, comparison.classes)):
-            figure.paste(cell, (GAP + column * (CELL + GAP), y + LABEL), (CELL, CELL))
+        y = LABEL + row * (LABEL + CELL + GAP)
+        tissue, heat = comparison.classes[example.class_index], example.heatmaps[m]
+        scale = f"cosine {heat.min():.2f} to {heat.max():.2f}"
+        text = f"{tissue.name} · {comparison.models[m]} · {scale} · {example.tile}"
+        axes.text(GAP, y + LABEL - 5, "■", color=tissue.color)
+        axes.text(GAP + LABEL - 5, y + LABEL - 5, text)
+        for left, cell in zip(lefts, _cells(example, m, comparison.classes), strict=True):
+            paste(axes, cell, (left, y + LABEL), (CELL, CELL))
     return figure
 
 
 def _cells(example: Example, m: int, classes: Sequence[TissueClass]) -> list[Image.Image]:
     heat = example.heatmaps[m]
-    low, high = float(heat.min()), float(heat.max())
-    unit = (heat - low) / max(high - low, 1e-9)
+    unit = (heat - heat.min()) / max(np.ptp(heat), 1e-9)
     return [
         Image.fromarray(example.image),
         over_tile(example.image, *mask_colours(example.reference, classes)),
@@ -65,16 +125,14 @@ def _cells(example: Example, m: int, classes: Sequence[TissueClass]) -> list[Ima
 
 
 def heat_colours(unit: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colours of a map in 0..1: (h, w) → (h, w, 3)."""
-    at = np.linspace(0, 1, len(HEAT))
-    channels = [np.interp(unit, at, HEAT[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.uint8)
+    """Colour a map in 0..1: (h, w) → (h, w, 3)."""
+    return colormaps["magma"](unit, bytes=True)[..., :3]
 
 
 def mask_colours(
     mask: NDArray[np.uint8], classes: Sequence[TissueClass]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Colours of a mask (h, w, 3), and where it has any."""
+    """Colour a mask, (h, w, 3), and say where it has a class."""
     palette = np.full((256, 3), 255, np.uint8)
     palette[: len(classes)] = [tissue.rgb for tissue in classes]
     return palette[mask], mask < len(classes)
@@ -83,7 +141,7 @@ def mask_colours(
 def over_tile(
     image: NDArray[np.uint8], colours: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
 ) -> Image.Image:
-    """Colours (h, w, 3), enlarged, over a grey tile (H, W, 3)."""
+    """Lay colours (h, w, 3), enlarged, over a grey tile (H, W, 3)."""
     tile = Image.fromarray(image)
     grey = tile.convert("L").convert("RGB")
     smooth = Image.Resampling.BILINEAR if where is None else Image.Resampling.NEAREST
@@ -94,84 +152,58 @@ def over_tile(
 
 
 def patch_strip(patches: Sequence[Patch]) -> Image.Image:
-    """A prototype's nearest patches side by side, the best first."""
+    """Put a prototype's nearest patches side by side, the best first."""
     strip = Image.new("RGB", (len(patches) * (PATCH + 3), PATCH), "white")
     for i, patch in enumerate(patches):
         strip.paste(Image.fromarray(patch.image).resize((PATCH, PATCH)), (i * (PATCH + 3), 0))
     return strip
 
 
-def scatter_figure(comparison: Comparison) -> Drawing:
-    """Coverage against focus overlap: small marks per class, large ones for the judged classes' mean, with intervals.
+@styled()
+def scatter_figure(comparison: Comparison) -> Figure:
+    """Draw coverage against focus overlap: small marks per class, large ones with intervals for the judged mean.
 
     Right and low is good: the prototypes cover much of their tissue, and at different places.
     """
-    legend = 24 * len(comparison.banks) + 60
-    figure = Drawing(PLOT + 2 * MARGIN, PLOT + 2 * MARGIN + legend)
-    _axes(figure, comparison)
-    for bank in reversed(comparison.banks):
-        _marks(figure, bank, _colour(bank, comparison))
-    for row, bank in enumerate(comparison.banks):
-        y = PLOT + 2 * MARGIN + 24 * row
-        _mark(figure, (MARGIN + 8, y), 6, bank.kind, _colour(bank, comparison))
-        figure.text((MARGIN + 24, y - 9), bank.name, 14)
+    width, height = PLOT + 2 * MARGIN, PLOT + 1.5 * MARGIN
+    figure, page = sheet(width, height)
+    axes = figure.add_axes((MARGIN / width, MARGIN / height, PLOT / width, PLOT / height))
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="coverage: share of the class's places", ylabel="focus overlap (IoU)")
+    axes.axvline(CHANCE_COVERAGE, color="#999999", linewidth=1)
+    axes.text(CHANCE_COVERAGE, 1.015, "chance", color="#666666")
+    if math.isfinite(comparison.chance_overlap):
+        axes.axhline(comparison.chance_overlap, color="#999999", linewidth=1)
+        axes.text(1.01, comparison.chance_overlap, "chance", va="center", color="#666666")
+    handles = [_marks(axes, bank, comparison) for bank in reversed(comparison.banks)]
     bars = ", bars: 95 % interval" if comparison.resamplings else ""
     note = f"large: mean over {', '.join(comparison.judged)}{bars}; small: every tissue"
-    figure.text((MARGIN, PLOT + 2 * MARGIN + 24 * len(comparison.banks)), note, 13, "#444444")
+    page.legend(
+        handles[::-1],
+        [bank.name for bank in comparison.banks],
+        title=textwrap.fill(note, ACROSS),
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(MARGIN - GAP, height),
+        bbox_transform=page.transData,
+    )
     return figure
 
 
-def _colour(bank: BankResult, comparison: Comparison) -> str:
-    return BANK_COLOURS[comparison.models.index(bank.space) % len(BANK_COLOURS)]
-
-
-def _at(coverage: float, overlap: float) -> tuple[float, float]:
-    return MARGIN + coverage * PLOT, MARGIN + (1 - overlap) * PLOT
-
-
-def _axes(figure: Drawing, comparison: Comparison) -> None:
-    for tick in np.linspace(0, 1, 6).tolist():
-        figure.line((_at(tick, 0), _at(tick, 1)), "#e4e4e4")
-        figure.line((_at(0, tick), _at(1, tick)), "#e4e4e4")
-        (x, below), (left, y) = _at(tick, 0), _at(0, tick)
-        figure.text((x, below + 6), f"{tick:.1f}", 13, align="middle")
-        figure.text((left - 8, y - 9), f"{tick:.1f}", 13, align="right")
-    chance = comparison.chance_overlap
-    if math.isfinite(chance):
-        figure.line((_at(0, chance), _at(1, chance)), "#999999")
-    figure.line((_at(CHANCE_COVERAGE, 0), _at(CHANCE_COVERAGE, 1)), "#999999")
-    figure.line((_at(0, 1), _at(0, 0)), "black", 2)
-    figure.line((_at(0, 0), _at(1, 0)), "black", 2)
-    x, y = _at(0.5, 0)
-    figure.text((x, y + 28), "coverage: share of the class's places (grey line: chance)", 15, align="middle")
-    figure.text((12, 20), "focus overlap (IoU; grey line: chance)", 15)
-
-
-def _marks(figure: Drawing, bank: BankResult, colour: str) -> None:
-    covered, overlap = bank.figures["coverage"], bank.figures["focus_overlap"]
-    for x, y in zip(covered.per_class, overlap.per_class, strict=True):
-        if math.isfinite(x) and math.isfinite(y):
-            _mark(figure, _at(x, y), 3, bank.kind, colour)
-    if math.isfinite(covered.value) and math.isfinite(overlap.value):
-        for ends in (_whisker(covered, overlap.value, False), _whisker(overlap, covered.value, True)):
-            if ends:
-                figure.line(ends, colour, 2)
-        _mark(figure, _at(covered.value, overlap.value), 8, bank.kind, colour)
-
-
-def _whisker(figure: Figure, other: float, upright: bool) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    if not math.isfinite(figure.low):
-        return None
-    low, high = (_at(other, end) if upright else _at(end, other) for end in (figure.low, figure.high))
-    return low, high
-
-
-def _mark(figure: Drawing, place: tuple[float, float], radius: int, kind: str, colour: str) -> None:
-    """A disc for a model, a hollow square for random directions, a hollow triangle for clusters."""
-    (x, y), r = place, radius
-    if kind == "model":
-        figure.disc(place, r, colour, "white")
-    elif kind == "random":
-        figure.polygon([(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)], "white", colour)
-    else:
-        figure.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], "white", colour)
+def _marks(axes: Axes, bank: BankResult, comparison: Comparison) -> Line2D:
+    """Mark a bank's means and classes; return the large mark, for the legend."""
+    colour = BANK_COLOURS[comparison.models.index(bank.space) % len(BANK_COLOURS)]
+    fill, edge = (colour, "white") if bank.kind == "model" else ("white", colour)
+    look: dict[str, Any] = {
+        "marker": MARKS[bank.kind],
+        "color": fill,
+        "markeredgecolor": edge,
+        "linestyle": "",
+        "clip_on": False,
+        "zorder": 3,
+    }
+    x, y = bank.figures["coverage"], bank.figures["focus_overlap"]
+    axes.plot(x.per_class, y.per_class, markersize=5, markeredgewidth=0.8, **look)
+    axes.plot((x.low, x.high), (y.value, y.value), color=colour)
+    axes.plot((x.value, x.value), (y.low, y.high), color=colour)
+    (mean,) = axes.plot(x.value, y.value, markersize=9, **look)
+    return mean

@@ -10,8 +10,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from napari_lpd.comparison.report.drawing import FINEST, FORMATS
-from napari_lpd.comparison.report.figures import heatmap_figure, patch_strip, scatter_figure
+from napari_lpd.comparison.report.figures import FORMATS, encoded, heatmap_figure, patch_strip, scatter_figure
 from napari_lpd.comparison.report.tables import (
     card_table,
     difference_table,
@@ -23,16 +22,16 @@ from napari_lpd.comparison.report.tables import (
     title_of,
     verdicts_of,
 )
+from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
-from napari_lpd.evaluation.report import NOTICE, markdown_table, plain
+from napari_lpd.evaluation.report import markdown_table, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from PIL import Image
+    from matplotlib.figure import Figure
 
-    from napari_lpd.comparison.report.drawing import Drawing
     from napari_lpd.comparison.result import Comparison, Patch, PrototypeCard
 
     Table = list[list[str]]
@@ -63,18 +62,18 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
     Raises:
         ExportError: a file cannot be written.
     """
-    drawings = {"heatmaps": heatmap_figure(comparison), "scatter": scatter_figure(comparison)}
+    figures = {"heatmaps": heatmap_figure(comparison), "scatter": scatter_figure(comparison)}
     notes = [*notes, *comparison.notes]
     contents = {
-        "report.html": _html(comparison, notes, drawings).encode(),
+        "report.html": _html(comparison, notes, figures).encode(),
         "report.md": _markdown(comparison, notes).encode(),
         "figures.csv": figures_csv(comparison),
         "differences.csv": _csv(_difference_rows(comparison)),
         "prototypes.csv": _csv(_prototype_rows(comparison)),
         "report.json": _json(comparison, notes).encode(),
     }
-    for name, drawing in drawings.items():
-        contents |= {f"{name}{suffix}": drawing.encoded(suffix) for suffix in FORMATS}
+    for name, figure in figures.items():
+        contents |= {f"{name}{suffix}": encoded(figure, suffix) for suffix in FORMATS}
     write_files(folder, contents)
     return folder / "report.html"
 
@@ -123,7 +122,7 @@ def _pairing(comparison: Comparison) -> str:
     return "First bank less second, in the same resamples; * where the 95 % interval excludes zero."
 
 
-def _html(comparison: Comparison, notes: Sequence[str], drawings: dict[str, Drawing]) -> str:
+def _html(comparison: Comparison, notes: Sequence[str], figures: dict[str, Figure]) -> str:
     title = escape(title_of(comparison))
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"]
     parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{escape(NOTICE)}</b></p>"]
@@ -133,8 +132,9 @@ def _html(comparison: Comparison, notes: Sequence[str], drawings: dict[str, Draw
     parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
     parts += [f"<p>{escape(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
     parts += ["<h2>By tissue</h2>", _html_table(tissue_table(comparison))]
-    parts += [_html_image(drawings["scatter"].pixels(FINEST), "coverage against focus overlap", "width='660'")]
-    parts += ["<h2>Heatmaps</h2>", _html_image(drawings["heatmaps"].pixels(), "heatmaps"), "<h2>Prototypes</h2>"]
+    scatter, heatmaps = encoded(figures["scatter"], ".png"), encoded(figures["heatmaps"], ".png", dpi=100)
+    parts += [_html_image(scatter, "png", "coverage against focus overlap", "width='560'")]
+    parts += ["<h2>Heatmaps</h2>", _html_image(heatmaps, "png", "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
         for bank in model_banks(comparison):
             parts += [f"<h3>{escape(tissue.name)}, {escape(bank.name)}</h3>"]
@@ -148,7 +148,13 @@ def _html(comparison: Comparison, notes: Sequence[str], drawings: dict[str, Draw
 
 def _strips(nearest: Sequence[tuple[Patch, ...]]) -> list[str]:
     """The column of a table: its head, and a prototype's patches in a row."""
-    return ["nearest patches", *(_html_image(patch_strip(patches), "", quality=True) for patches in nearest)]
+    return ["nearest patches", *(_html_strip(patches) if patches else "" for patches in nearest)]
+
+
+def _html_strip(patches: Sequence[Patch]) -> str:
+    file = io.BytesIO()
+    patch_strip(patches).save(file, "JPEG")
+    return _html_image(file.getvalue(), "jpeg", "")
 
 
 def _html_list(lines: Sequence[str]) -> str:
@@ -165,18 +171,9 @@ def _html_table(table: Table, last: Sequence[str] = ()) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _html_image(picture: Image.Image, text: str, attributes: str = "", *, quality: bool = False) -> str:
-    if not picture.width:
-        return ""
-    kind = "JPEG" if quality else "PNG"
-    data = base64.b64encode(_encoded(picture, kind)).decode()
-    return f"<img {attributes} alt='{escape(text)}' src='data:image/{kind.lower()};base64,{data}'>"
-
-
-def _encoded(picture: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind)
-    return file.getvalue()
+def _html_image(picture: bytes, kind: str, text: str, attributes: str = "") -> str:
+    data = base64.b64encode(picture).decode()
+    return f"<img {attributes} alt='{escape(text)}' src='data:image/{kind};base64,{data}'>"
 
 
 def _csv(rows: Iterator[Sequence[object]]) -> bytes:

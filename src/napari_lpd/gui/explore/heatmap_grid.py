@@ -115,8 +115,8 @@ def heatmap_grid(
     cell = _fitted(tissue.shape[:2], CELL)
     low, high = scale_of(seen)
     lines = -(-k // ACROSS)
-    high = max(cell[1], MIN_HEAD)
-    head = LINE + high + 2 * GAP
+    tall = max(cell[1], MIN_HEAD)
+    head = LINE + tall + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
     columns = max(min(k, ACROSS) + 1, MIN_COLUMNS)
     figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(seen) * block)
@@ -124,7 +124,7 @@ def heatmap_grid(
     bar = _scale_bar(axes, (GAP, LINE), cell, width_um)
     axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model; bar: {bar:g} mm", size="x-large")
     _colour_bar(axes, (2 * GAP + CELL, LINE + 26), low, high)
-    _legend(axes, (3 * GAP + 3 * CELL, LINE), high, classes)
+    _legend(axes, (3 * GAP + 3 * CELL, LINE), tall, classes)
     slots = []
     for m, each in enumerate(seen):
         top = head + m * block
