@@ -101,7 +101,7 @@ def test_the_geojson_is_valid_and_its_areas_are_those_of_the_table(prediction, t
     shapes = read_shapes(written(prediction, tmp_path / "a.geojson"), prediction.card)
     table = pd.read_csv(written(prediction, tmp_path / "a.csv")).set_index("what")
     for name in ("dark", "pink"):
-        own = [each.geometry for each in shapes if each.tissue == name]
+        own = [each.geometry for each in shapes if each.classification == name]
         assert shapely.is_valid(own).all()
         assert not any(one.exterior.is_ccw is False for one in own)
         area = shapely.area(own).sum() * SLIDE_MPP[0] * SLIDE_MPP[1] / 1e6
@@ -141,8 +141,8 @@ def test_what_qupath_writes_is_read_too(tmp_path):
     (tmp_path / "q.geojson").write_text(json.dumps(features))
     one, other, short = read_shapes(tmp_path / "q.geojson")
     assert (one.name, one.geometry.area) == ("edge", 16.5)
-    assert other.tissue == "Tumor: front"
-    assert short.tissue == "Stroma"
+    assert other.classification == "Tumor: front"
+    assert short.classification == "Stroma"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"features": [{}]}', '{"features": []}', '{"features": [3]}'])
@@ -170,7 +170,11 @@ def test_corrections_beside_a_predicted_region_are_exported_too(classes, tmp_pat
     assert np.array_equal(drawn, expected[: drawn.shape[0], : drawn.shape[1]])
     assert (drawn == 2).sum() == 200
     areas = pd.read_csv(written(prediction, tmp_path / "a.csv")).set_index("what").area_mm2
-    own = [each.geometry for each in read_shapes(written(prediction, tmp_path / "a.geojson")) if each.tissue == "pink"]
+    own = [
+        each.geometry
+        for each in read_shapes(written(prediction, tmp_path / "a.geojson"))
+        if each.classification == "pink"
+    ]
     assert shapely.area(own).sum() * 0.25**2 / 1e6 == pytest.approx(areas.pink, rel=1e-3)
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from shapely import GEOSException
-from shapely.geometry import Polygon, shape
+from shapely.geometry import Polygon
 
 from napari_lpd.core.classes import COLORS, TissueClass
-from napari_lpd.core.errors import DataError, reason
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.files import write_text
 from napari_lpd.core.geometry import without_holes
+from napari_lpd.data.geojson import enclosed, read_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from napari_lpd.data.geojson import Feature
 
 NONE = "none"  # what a region carries that was looked at and holds none of the classes: glass, say
 
@@ -39,28 +41,31 @@ class Region:
     tissues: tuple[str, ...]
     named: bool = True
 
-    def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> Polygon:
-        """As a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x); self-crossings are mended."""
-        polygon = Polygon((self.vertices * np.array(factor))[:, ::-1])
-        return polygon if polygon.is_valid else polygon.buffer(0)
+    def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> shapely.Geometry:
+        """Return the area inside as a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x)."""
+        return enclosed(Polygon((self.vertices * np.array(factor))[:, ::-1]))
 
 
 def read_regions(path: Path, classes: Sequence[str] | None = None) -> list[Region]:
-    """Read regions from a GeoJSON FeatureCollection in level-0 pixels (x, y).
+    """Read regions from a GeoJSON file in level-0 pixels (x, y).
 
-    A feature's tissues are its property ``tissues`` (a list), else its QuPath classification, split at " + "; "none"
-    and QuPath's classes that end in * (``Ignore*``) mean none of the classes. A polygon with holes comes back in parts
-    without them.
+    A feature's tissues are its property ``tissues`` (a list), else its QuPath classification: one of `classes` as a
+    whole, or split at " + "; "none" and QuPath's classes that end in * (``Ignore*``) mean none of the classes. A
+    polygon with holes comes back in parts without them.
 
     Args:
         path: The file.
         classes: Allowed tissue names, and every region must carry one or none; None allows all.
 
     Raises:
-        DataError: missing file, no GeoJSON, no polygons, a tissue name that is not among `classes`, or a region of
-            which nothing is said.
+        DataError: as `read_features`, no polygons, a tissue name that is not among `classes`, or a region of which
+            nothing is said.
     """
-    regions = [region for feature in _features(path) for region in _regions_of(path, feature)]
+    regions: list[Region] = []
+    for feature in read_features(path)[0]:
+        tissues, named = _tissues(feature, classes or ()), feature.tissues is not None or bool(feature.classification)
+        outlines = (np.asarray(polygon.exterior.coords)[:-1, 1::-1].astype(float) for polygon in _outlines(feature))
+        regions += [Region(outline, tissues, named) for outline in outlines]
     if not regions:
         raise DataError(f"{path}: holds no polygons; outline at least one region")
     if classes is None:
@@ -78,43 +83,33 @@ def classes_in(path: Path) -> list[TissueClass]:
     """The tissue classes that occur in a GeoJSON file, in their order there, with QuPath's colours.
 
     Raises:
-        DataError: missing file, or no GeoJSON.
+        DataError: as `read_features`.
     """
     found: dict[str, TissueClass] = {}
-    for feature in _features(path):
-        given = ((feature.get("properties") or {}).get("classification") or {}).get("color")
-        for region in _regions_of(path, feature):
-            for name in region.tissues:
-                color = COLORS[len(found) % len(COLORS)]
-                if len(region.tissues) == 1 and isinstance(given, list) and len(given) == 3:
-                    color = "#{:02x}{:02x}{:02x}".format(*(int(value) & 255 for value in given))
-                found.setdefault(name, TissueClass(name=name, color=color))
+    for feature in read_features(path)[0]:
+        tissues = _tissues(feature)
+        for name in tissues:
+            color = (feature.color if len(tissues) == 1 else "") or COLORS[len(found) % len(COLORS)]
+            found.setdefault(name, TissueClass(name=name, color=color))
     return list(found.values())
 
 
-def _features(path: Path) -> list[dict[str, Any]]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(document, dict):
-            document = document.get("features", [document])
-        return [dict(feature) for feature in document]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable as GeoJSON regions ({reason(error)})") from error
+def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:
+    names: Sequence[str] = feature.classification.split(" + ")
+    if feature.tissues is not None:
+        names = feature.tissues
+    elif feature.classification in classes:
+        names = [feature.classification]
+    return tuple(name for each in names if (name := each.strip()) and name != NONE and not name.endswith("*"))
 
 
-def _regions_of(path: Path, feature: dict[str, Any]) -> list[Region]:
-    try:
-        properties = feature.get("properties") or {}
-        classification = (properties.get("classification") or {}).get("name", "")
-        said = properties.get("tissues", [name.strip() for name in classification.split("+") if name.strip()])
-        tissues = tuple(str(name) for name in said if name != NONE and not str(name).endswith("*"))
-        geometry = shape(feature["geometry"])
-        parts = [part for part in getattr(geometry, "geoms", [geometry]) if part.geom_type == "Polygon"]
-        whole = [piece for part in parts for piece in without_holes(part) if piece.area > 0]
-    except (ValueError, KeyError, TypeError, AttributeError, GEOSException) as error:
-        raise DataError(f"{path}: not readable as GeoJSON regions ({type(error).__name__}: {error})") from error
-    named = "tissues" in properties or bool(classification)
-    return [Region(np.asarray(part.exterior.coords)[:-1, 1::-1].astype(float), tissues, named) for part in whole]
+def _outlines(feature: Feature) -> list[Polygon]:
+    """The feature's polygons as they are drawn; those with holes in parts without them."""
+    pieces: list[Polygon] = []
+    for polygon in feature.polygons:
+        parts = shapely.get_parts(enclosed(polygon)) if polygon.interiors else [polygon]
+        pieces += [piece for part in parts for piece in without_holes(part) if enclosed(piece).area > 0]
+    return pieces
 
 
 def outside(regions: Sequence[Region], shape: tuple[int, int]) -> list[int]:
@@ -147,7 +142,4 @@ def write_regions(
                 "properties": {"objectType": "annotation", **(said if region.named else {})},
             }
         )
-    text = json.dumps({"type": "FeatureCollection", "features": features}, indent=1)
-    with atomic_write(path, overwrite) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return path
+    return write_text(path, json.dumps({"type": "FeatureCollection", "features": features}, indent=1), overwrite)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_lpd.core.errors import SettingsError, reason
-from napari_lpd.core.files import write_text
+from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.files import read_json, write_text
 from napari_lpd.core.settings.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
     Raises:
         SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"{path}: settings are not readable as JSON ({reason(error)})") from error
+    values: dict[str, Any] = {} if path is None else read_json(path, SettingsError, "settings", dict)
     _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -88,7 +83,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
                 raise SettingsError(f"--set {override}: {parent} has no parts")
         try:
             target[leaf] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             target[leaf] = text
     return cls.build(values)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from napari_lpd.core.errors import SettingsError, reason
+from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.files import read_json
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def read_roles(path: Path) -> Roles:
     Raises:
         SettingsError: the file is missing, is not JSON, or names another role.
     """
-    try:
-        return Roles.build(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: roles are not readable as JSON ({reason(error)})") from error
+    return Roles.build(read_json(path, SettingsError, "roles", dict))
 
 
 What = Literal["labels", "prototypes", "corrections"]
