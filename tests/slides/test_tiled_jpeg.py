@@ -14,7 +14,7 @@ import tifffile
 from imagecodecs import jpeg8_encode
 
 from napari_lpd import samples
-from napari_lpd.slides import formats, tiled_jpeg
+from napari_lpd.slides import openslide_reader, tiled_jpeg
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import DamagedError
 
@@ -274,7 +274,7 @@ def test_a_slide_that_is_decoded_here_is_the_same_slide(tmp_path, monkeypatch):
     path = shutil.copy(samples.small_region_path(), tmp_path / "a.svs")
     with open_slide(path) as found:
         seen = found.fingerprint, found.level_shapes, found.mpp, found.mpp_source
-    monkeypatch.setattr(formats, "decoded_here", lambda path, pages, levels, convert: levels)
+    monkeypatch.setattr(openslide_reader, "direct_jpeg_levels", lambda path, pages, levels, convert: levels)
     with open_slide(path) as found:
         assert seen == (found.fingerprint, found.level_shapes, found.mpp, found.mpp_source)
 

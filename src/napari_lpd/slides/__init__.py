@@ -1,1 +1,1 @@
-"""Whole slides: open any format, read any rectangle at any resolution, find tissue, compare stains."""
+"""Whole slides: open any format, read any rectangle at any resolution, detect tissue, compare stains."""

@@ -1,7 +1,7 @@
 """Open slide files: OpenSlide's formats, OME-TIFF and other TIFF through tifffile, flat images through Pillow.
 
-Only RGB(A) of 8 bits, stored upright, is taken. Everything else is refused with a line that names the file and what
-to do. Vendor pyramids and TIFF are read by windows; only an image that Pillow opens is decoded whole.
+Only upright 8-bit RGB(A) is accepted; for everything else an error names the file and the remedy. Vendor pyramids and
+TIFF are read by windows; only an image that Pillow opens is decoded whole.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_slide(path: Path) -> bool:
-    """Whether the file's name ends like a slide's (cheap: the file is not opened)."""
+    """Return whether a file's name ends like a slide's (cheap: the file is not opened)."""
     return path.name.lower().endswith((*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
 
 
@@ -58,35 +58,35 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
 
     Args:
         path: The file; for DICOM any file of the series or their folder.
-        mpp: Resolution in µm per pixel, when the file gives none or a wrong one.
-        icc: Convert the colours to sRGB by the embedded profile, where there is one; `Slide.icc` says what was done.
+        mpp: Resolution in µm per pixel, if the file gives none or a wrong one.
+        icc: Convert the colours to sRGB by the embedded profile, if there is one; `Slide.icc` tells the outcome.
 
     Raises:
         TooLargeError: a flat image, or a strip or tile of a TIFF, would take more than 512 MB decoded.
-        SlideError: the file is missing, damaged, turned, or not RGB of 8 bits.
+        SlideError: the file is missing, damaged, not upright, or not 8-bit RGB.
     """
     if not path.exists():
         raise SlideError(f"{path}: no such file")
     name, files = path.name, [path]
     if path.is_dir() or name.lower().endswith(".dcm"):
         files = dicom_series(path)
-    given: Found = (None if mpp is None else (mpp, mpp), "given by the user")
+    override: Found = (None if mpp is None else (mpp, mpp), "given by the user")
     if name.lower().endswith((".ome.tif", ".ome.tiff")):
-        return open_with_tifffile(path, given, icc)
+        return open_with_tifffile(path, override, icc)
     try:
-        return open_with_openslide(name, files, given, icc)
+        return open_with_openslide(name, files, override, icc)
     except openslide.OpenSlideUnsupportedFormatError as error:
         if path.is_dir():
             raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({one_line(error)})") from error
     except openslide.OpenSlideError as error:
         raise SlideError(f"{name}: damaged or unreadable slide ({one_line(error)})") from error
     if _start(path, 4) in TIFF_STARTS:
-        return open_with_tifffile(path, given, icc)
-    return _open_image(path, given, icc)
+        return open_with_tifffile(path, override, icc)
+    return _open_image(path, override, icc)
 
 
 def dicom_series(path: Path) -> list[Path]:
-    """The .dcm files of one slide, sorted: those in a folder that holds one series, or those of a file's series.
+    """List the .dcm files of one slide, sorted: those in a folder of one series, or those of a file's series.
 
     Raises:
         SlideError: the folder holds none, or more than one series.
@@ -104,7 +104,7 @@ def dicom_series(path: Path) -> list[Path]:
 
 
 def _series_uid(path: Path) -> bytes:
-    """SeriesInstanceUID (0020,000E) in the head of a DICOM file with explicit types; b"" where it is not found."""
+    """Read the SeriesInstanceUID (0020,000E) in the head of a DICOM file with explicit types; b"" if absent."""
     head = _start(path, 2**16)
     tag = head.find(b"\x20\x00\x0e\x00UI")
     length = int.from_bytes(head[tag + 6 : tag + 8], "little")
@@ -119,7 +119,7 @@ def _start(path: Path, length: int) -> bytes:
         raise SlideError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _open_image(path: Path, given: Found, icc: bool) -> Slide:
+def _open_image(path: Path, override: Found, icc: bool) -> Slide:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_DECODED
@@ -136,8 +136,8 @@ def _open_image(path: Path, given: Found, icc: bool) -> Slide:
         raise SlideError(
             f"{path.name}: damaged or truncated image ({one_line(error)}): copy or export it again"
         ) from error
-    found = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
-    resolution = choose_resolution(path.name, [given, (found, f"{image.format} resolution")])
+    density_mpp = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
+    resolution = choose_resolution(path.name, [override, (density_mpp, f"{image.format} resolution")])
     convert, colors = colour_conversion(path.name, profile, icc)
     return Slide(path.name, array_levels([pixels], convert, colors), resolution, [path])
 
@@ -150,7 +150,7 @@ def _check_image(path: Path, image: Image.Image) -> None:
         raise TooLargeError(
             f"{path.name}: would have to be decoded whole, which takes {size / 2**20:.0f} MB: {TO_PYRAMID}"
         )
-    deep = image.format == "PNG" and _start(path, 25)[24] == 16  # Pillow would cut 16 bits off without a word
+    deep = image.format == "PNG" and _start(path, 25)[24] == 16  # Pillow would cut 16 bits off silently
     if image.mode not in ("RGB", "RGBA") or deep:
         mode = f"{image.mode}, 16 bits" if deep else image.mode
         raise SlideError(f"{path.name}: has pixels of mode {mode}, wanted RGB or RGBA of 8 bits: {TO_RGB}")

@@ -32,10 +32,10 @@ TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose ti
 
 
 class _OpenSlideFile:
-    """An OpenSlide handle that outlives damage.
+    """An OpenSlide handle that survives damaged tiles.
 
-    A handle that has raised once raises for ever, for all threads. It is dropped, and closes when the last thread
-    has left it. A place counts as damaged only if a handle that nobody else uses cannot read it either.
+    A handle that has raised once raises forever, in all threads. It is dropped, and closes when the last thread has
+    left it. A location counts as damaged only if a new handle cannot read it either.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,17 +44,17 @@ class _OpenSlideFile:
         self._handle: openslide.OpenSlide | None = openslide.OpenSlide(path)
 
     def handle(self) -> openslide.OpenSlide:
-        """The handle that all threads share."""
+        """Return the handle that all threads share, opened anew if it was dropped."""
         with self._lock:
             if self._handle is None:
                 self._handle = openslide.OpenSlide(self._path)
             return self._handle
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """OpenSlide's read_region; (x, y) and (w, h).
+        """Read a region as OpenSlide does: `location` (x, y) in level 0, `size` (w, h).
 
         Raises:
-            openslide.OpenSlideError: this place is damaged.
+            openslide.OpenSlideError: this location is damaged.
         """
         shared = self.handle()
         try:
@@ -63,17 +63,17 @@ class _OpenSlideFile:
             with self._lock:
                 if self._handle is shared:
                     self._handle = None
-        with openslide.OpenSlide(self._path) as own:
-            return own.read_region(location, level, size)
+        with openslide.OpenSlide(self._path) as new:
+            return new.read_region(location, level, size)
 
     def close(self) -> None:
-        """Close the shared handle; nobody may be reading."""
+        """Close the shared handle; no read may be in progress."""
         if self._handle is not None:
             self._handle.close()
 
 
-def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -> Slide:
-    """Open a file through OpenSlide, or through tifffile where that sees more of it."""
+def open_with_openslide(name: str, files: list[Path], override: Found, icc: bool) -> Slide:
+    """Open a file through OpenSlide, or through tifffile where that reads more of it."""
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])
         on_failure.callback(file.close)
@@ -81,12 +81,12 @@ def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -
         properties = handle.properties
         vendor = properties.get("openslide.vendor", "file")
         if vendor == "generic-tiff" and _needs_tifffile(files[0]):
-            return open_with_tifffile(files[0], given, icc)
-        found = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
+            return open_with_tifffile(files[0], override, icc)
+        mpp = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
         source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
         dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
         tags = mpp_of_density(dpi, properties.get("tiff.ResolutionUnit"))
-        resolution = choose_resolution(name, [given, (found, source), (tags, "TIFF resolution tags")])
+        resolution = choose_resolution(name, [override, (mpp, source), (tags, "TIFF resolution tags")])
         profile = handle.color_profile if icc else None
         convert, colors = colour_conversion(name, profile and profile.tobytes(), icc)
         shapes = [(h, w) for w, h in handle.level_dimensions]
@@ -108,7 +108,7 @@ def open_with_openslide(name: str, files: list[Path], given: Found, icc: bool) -
 
 
 def _with_direct_jpeg(path: Path, levels: Levels, convert: Convert | None) -> Levels:
-    """The levels decoded here, where they are plain tiled JPEG; OpenSlide's, too, where tifffile finds no way in."""
+    """Decode the levels directly where they are plain tiled JPEG that tifffile can open; else through OpenSlide."""
     try:
         with tifffile.TiffFile(path) as tiff:
             return direct_jpeg_levels(path, tiff.pages, levels, convert)
@@ -125,10 +125,10 @@ def _numbers(*texts: str | None) -> tuple[float, float] | None:
 
 
 def _needs_tifffile(path: Path) -> bool:
-    """Whether tifffile sees more of a TIFF than OpenSlide does, which is so for OME-TIFF whatever its name.
+    """Return whether tifffile reads more of a TIFF than OpenSlide: so for OME-TIFF, whatever its name.
 
     Raises:
-        SlideError: it is not RGB of 8 bits, upright, in tiles of a sane size; OpenSlide would show it all the same.
+        SlideError: it is not upright, 8-bit RGB in tiles of a sane size, which OpenSlide does not check.
     """
     try:
         with tifffile.TiffFile(path) as tiff:

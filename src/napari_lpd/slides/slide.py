@@ -1,7 +1,7 @@
 """Slide: a pyramid of RGB levels; read any rectangle at any resolution.
 
-This is the one place where a slide's resolution is decided (`choose_resolution`) and where levels and (x, y) order are
-spoken. Everywhere else coordinates are (y, x), in pixels of the asked-for µm per pixel (mpp). `formats` opens files.
+Only this module decides a slide's resolution (`choose_resolution`) and handles levels. Everywhere else coordinates are
+(y, x), in pixels of the requested µm per pixel (mpp). `formats` opens files.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 PLAUSIBLE_MPP = (0.05, 20.0)
 DISPLAY_CHUNK = 512
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
-MAX_BLOCK = 2**25  # source pixels that are held at once
-CELL = 128  # edge of the places that are reported as damaged
+MAX_BLOCK = 2**25  # pixels of a level read into memory at once
+CELL = 128  # edge of the cells that are reported as damaged
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
 Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
 Found = tuple[tuple[float, float] | None, str]
 
 
 class DamagedError(SlideError):
-    """A place of a slide cannot be decoded; the rest may be fine."""
+    """A location on a slide cannot be decoded; the rest may be intact."""
 
     @classmethod
     def at(
         cls, name: str, shapes: Sequence[tuple[int, int]], level: int, window: Box, error: Exception
     ) -> DamagedError:
-        """The error for a window (y, x, h, w) of a level; it names the place in level 0. `shapes` as in `Levels`."""
+        """Build the error for a window (y, x, h, w) of a level, with its level-0 location; `shapes` as in `Levels`."""
         y, x, h, w = window
         top, left = (round(v * n / m) for v, n, m in zip((y, x), shapes[0], shapes[level], strict=True))
         return cls(f"{name}: damaged at level-0 x {left}, y {top} (level {level}, {w}x{h}): {one_line(error)}")
@@ -52,13 +52,13 @@ class DamagedError(SlideError):
 
 @dataclass(frozen=True)
 class Levels:
-    """Where a slide's pixels come from.
+    """Levels of a slide, and the function that reads them.
 
     Attributes:
         shapes: (H, W) of each level, biggest first.
         read: (level, y, x, h, w) inside the level → (h, w, 3) uint8; safe to call from several threads.
-        close: Lets go of the file; called once, when nobody reads.
-        icc: What was done about the colour profile.
+        close: Closes the file; called once, after the last read.
+        icc: Treatment of the colour profile.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -74,8 +74,8 @@ class Slide:
         name: Name of the file, DICOM folder or layer.
         path: The file (of a DICOM series the first), or None for arrays and layers.
         level_shapes: (H, W) of each level, biggest first.
-        mpp_source: Where the resolution came from, or why there is none.
-        icc: What was done about the colour profile: "as stored", or "sRGB by its profile NAME".
+        mpp_source: Origin of the resolution, or why there is none.
+        icc: Treatment of the colour profile: "as stored", or "sRGB by its profile NAME".
     """
 
     def __init__(self, name: str, levels: Levels, resolution: Found, files: Sequence[Path] = ()) -> None:
@@ -87,7 +87,7 @@ class Slide:
         self._mpp, self.mpp_source = resolution
         self._files = tuple(files)
         self._lock = threading.Lock()
-        self._holders = 1  # the slide itself, and every read that is under way
+        self._holders = 1  # the slide itself, and every read in progress
         self._closed = False
 
     @classmethod
@@ -114,7 +114,7 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Close the file, at the latest when the reads that are under way have ended; later reads raise."""
+        """Close the file once the reads in progress have ended; later reads raise SlideError."""
         with self._lock:
             if self._closed:
                 return
@@ -146,7 +146,7 @@ class Slide:
         return self._mpp
 
     def shape_at(self, mpp: float) -> tuple[int, int]:
-        """(H, W) of the whole slide in pixels of `mpp`."""
+        """Return (H, W) of the whole slide in pixels of `mpp`."""
         (h, w), (my, mx) = self.shape, self.mpp
         return max(1, round(h * my / mpp)), max(1, round(w * mx / mpp))
 
@@ -154,14 +154,14 @@ class Slide:
         """Read `shape` (h, w) pixels at `mpp`, first pixel at `origin` (y, x); white outside the slide.
 
         The next finer level is resampled exactly (area-aware filter, sub-pixel position), so neighbouring reads
-        fit together without a seam. A large area of a fine level is read and shrunk piece by piece (`MAX_BLOCK`).
+        join without a seam. A large area of a fine level is read and shrunk piece by piece (`MAX_BLOCK`).
 
         Returns:
             (h, w, 3) uint8 RGB.
 
         Raises:
             SlideError: the slide is closed, or has no resolution.
-            DamagedError: the file is damaged there; the message names the place.
+            DamagedError: the file is damaged there; the message names the location.
         """
         scale = np.array([mpp / m for m in self.mpp])  # level-0 pixels per output pixel, (y, x)
         level = self._level_for(float(scale.min()))
@@ -172,17 +172,17 @@ class Slide:
         image = np.empty((*shape, 3), np.uint8)
         for y in range(0, shape[0], rows):
             for x in range(0, shape[1], columns):
-                part = image[y : y + rows, x : x + columns]
-                part[:] = self._read_piece(level, step, (origin[0] + y, origin[1] + x), part.shape[:2])
+                piece = image[y : y + rows, x : x + columns]
+                piece[:] = self._read_piece(level, step, (origin[0] + y, origin[1] + x), piece.shape[:2])
         return image
 
     def read_tolerant(
         self, origin: tuple[int, int], shape: tuple[int, int], mpp: float
     ) -> tuple[NDArray[np.uint8], list[Box]]:
-        """Like `read`, but places that cannot be decoded come back white and are listed.
+        """Read as `read`, but return unreadable cells white, with a list of them.
 
-        Damage is looked for in cells of 128 x 128 pixels at `mpp`, counted from the slide's corner. Cells that the
-        area cuts are tested whole, so overlapping reads agree; areas along the cells' borders cost nothing extra.
+        Damage is located in cells of 128 x 128 pixels at `mpp`, counted from the slide's corner. Cells that the
+        area cuts are tested whole, so overlapping reads agree; areas aligned with the cells cost nothing extra.
 
         Returns:
             (h, w, 3) uint8 RGB, and the damaged cells in the area, whole but cut off at the slide's edge, sorted:
@@ -197,24 +197,24 @@ class Slide:
         image = np.full((-(-(y + h - top) // CELL) * CELL, -(-(x + w - left) // CELL) * CELL, 3), 255, np.uint8)
         bottom, right = min(y + h, height), min(x + w, width)
         cells = (max(y, 0) // CELL, max(x, 0) // CELL, -(-bottom // CELL), -(-right // CELL))
-        waiting = [cells] if cells[0] < cells[2] and cells[1] < cells[3] else []
+        pending = [cells] if cells[0] < cells[2] and cells[1] < cells[3] else []
         damaged = []
-        while waiting:
-            box = waiting.pop()
+        while pending:
+            box = pending.pop()
             y0, x0, y1, x1 = (edge * CELL for edge in box)
             try:
-                part = self.read((y0, x0), (y1 - y0, x1 - x0), mpp)
+                pixels = self.read((y0, x0), (y1 - y0, x1 - x0), mpp)
             except DamagedError:
                 halves = _halves(box)
-                waiting += halves
+                pending += halves
                 if not halves:
                     damaged.append((y0, x0, min(y1, height), min(x1, width)))
             else:
-                image[y0 - top : y1 - top, x0 - left : x1 - left] = part
+                image[y0 - top : y1 - top, x0 - left : x1 - left] = pixels
         return image[y - top : y - top + h, x - left : x - left + w], sorted(damaged)
 
     def pyramid(self) -> list[da.Array]:
-        """The levels as lazy dask arrays (H, W, 3) uint8, biggest first, for display.
+        """Return the levels as lazy dask arrays (H, W, 3) uint8, biggest first, for display.
 
         Where the coarsest is larger than `DISPLAY_EDGE`, halvings (every second pixel) follow.
         """
@@ -227,10 +227,10 @@ class Slide:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this slide from others, whatever its name: 16 hex digits of a SHA-256.
+        """Identity of the slide, whatever its name: 16 hex digits of a SHA-256.
 
-        Of a file's size and 16 samples of its bytes (of all files of a DICOM folder); of arrays, the level shapes and
-        about a megapixel of the coarsest level.
+        Hashed are a file's size and 16 samples of its bytes (of all files of a DICOM folder); of arrays, the level
+        shapes and about a megapixel of the coarsest level.
         """
         digest = hashlib.sha256()
         for path in self._files:
@@ -292,7 +292,7 @@ class Slide:
             self._release()
 
     def _release(self) -> None:
-        """Close the file with its last holder: closing it under a reader's feet would crash the process."""
+        """Close the file after its last read: closing it during a read would crash the process."""
         with self._lock:
             self._holders -= 1
             last = self._holders == 0
@@ -301,34 +301,34 @@ class Slide:
 
     def _lazy_level(self, level: int, skip: int = 1) -> da.Array:
         h, w = (-(-n // skip) for n in self.level_shapes[level])
-        # Halvings are read in long low blocks, which suit the strips of a flat file.
+        # Halvings are read in wide, low blocks, which suit the strips of a flat file.
         rows, columns = (DISPLAY_CHUNK,) * 2 if skip == 1 else (max(1, 512 // skip), max(1, 16384 // skip))
         chunks = da.core.normalize_chunks((min(rows, h), min(columns, w), 3), (h, w, 3))
 
         def block(block_info: Any = None) -> NDArray[np.uint8]:
             (y0, y1), (x0, x1), _ = block_info[None]["array-location"]
             y, x, height, width = y0 * skip, x0 * skip, (y1 - y0 - 1) * skip + 1, (x1 - x0 - 1) * skip + 1
-            return self._read_level(level, y, x, height, width)[::skip, ::skip].copy()  # a view would hold the block
+            return self._read_level(level, y, x, height, width)[::skip, ::skip].copy()  # a view would keep the block
 
         return da.map_blocks(block, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
 
 
 def array_levels(arrays: Sequence[Any], convert: Convert | None = None, icc: str = "as stored") -> Levels:
-    """Arrays (H, W, 3 or 4) uint8, biggest first, as a slide's levels; `convert` changes the colours (h, w, 3)."""
-    held = list(arrays)
-    shapes = [(int(array.shape[0]), int(array.shape[1])) for array in held]
+    """Wrap arrays (H, W, 3 or 4) uint8, biggest first, as levels; `convert` changes the colours (h, w, 3)."""
+    images = list(arrays)
+    shapes = [(int(array.shape[0]), int(array.shape[1])) for array in images]
 
     def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        return on_white(np.asarray(held[level][y : y + h, x : x + w]), convert)
+        return on_white(np.asarray(images[level][y : y + h, x : x + w]), convert)
 
-    return Levels(shapes, read, held.clear, icc)
+    return Levels(shapes, read, images.clear, icc)
 
 
 def choose_resolution(name: str, candidates: Sequence[Found]) -> Found:
-    """Take the first candidate (mpp, source) that is present; say so when it is not plausible.
+    """Choose the first candidate (mpp, source) with a value; an implausible one gives None and the reason.
 
     Raises:
-        SlideError: what the user gave is not plausible.
+        SlideError: the value of the user is not plausible.
     """
     low, high = PLAUSIBLE_MPP
     for mpp, source in candidates:
@@ -343,7 +343,7 @@ def choose_resolution(name: str, candidates: Sequence[Found]) -> Found:
 
 
 def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArray[np.uint8]:
-    """(h, w, 3 or 4) → (h, w, 3): colours are converted, then transparent becomes white."""
+    """Convert the colours of pixels (h, w, 3 or 4), then blend them with white by transparency: (h, w, 3)."""
     colors = np.empty((*pixels.shape[:2], 3), np.uint8)
     for channel in range(3):  # several times as fast as copying pixels[..., :3]
         colors[..., channel] = pixels[..., channel]
@@ -357,18 +357,18 @@ def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArr
 
 
 def _piece(shape: tuple[int, int], step: NDArray[np.float64]) -> tuple[int, int]:
-    """(rows, columns) of the output that are read at once; bands as wide as the area, unless they get too low."""
+    """Return (rows, columns) of the output to read at once: bands as wide as the area, unless they get too low."""
     if math.prod(shape) * math.prod(step) <= MAX_BLOCK:
         return shape
     rows = int(MAX_BLOCK / (shape[1] * math.prod(step)))
-    if rows * step[0] >= 8 * max(step[0], 1):  # else the margins would be more than half of what is read
+    if rows * step[0] >= 8 * max(step[0], 1):  # else the margins would be more than half of the pixels read
         return rows, shape[1]
     rows, columns = np.maximum(math.sqrt(MAX_BLOCK) / step, 1).astype(int).tolist()
     return rows, columns
 
 
 def _halves(box: Box) -> list[Box]:
-    """The two halves of a box of cells, cut across its longer side; none of a single cell."""
+    """Halve a box of cells across its longer side; a single cell has no halves."""
     y0, x0, y1, x1 = box
     if max(y1 - y0, x1 - x0) == 1:
         return []

@@ -1,4 +1,4 @@
-"""The colours of stained tissue: what a model was trained on, how far a slide is from that, and matching the two.
+"""Stain statistics of tiles and slides: how far a slide is from the training tiles, and matching its colours to them.
 
 Everything is measured on stained pixels alone, in optical density, OD = -ln(I / 255) per channel (Beer-Lambert), where
 the amount of stain is linear.
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 STAINED = 0.15
 """Mean OD over the channels from which a pixel counts as stained (Macenko et al. 2009, β)."""
-MIN_STAINED = 0.05  # share of stained pixels below which an image says nothing of the stain
-SAMPLED = 24  # places of a slide, or tiles of a source, that are looked at
+MIN_STAINED = 0.05  # share of stained pixels below which an image is not measured
+SAMPLED = 24  # tiles of a slide or patient that are measured
 MIN_SPREAD = 0.02  # OD
 MIN_DEVIATIONS = (0.01, 0.01, 0.01, 0.1)
-"""Of a look; tiles of one region hardly differ, and that is no reason to call a slide foreign."""
+"""Lower limits of the deviations of a look: tiles of one region hardly differ, which makes no slide foreign."""
 FOREIGN = 2.5
-"""Departure from which colours are called far from the training tiles'. Among H&E slides of one laboratory 0.2 to 0.9
-were measured, between laboratories 3 to 12, and 2 to 3 for models trained on tiles of many laboratories."""
+"""Distance from which colours count as far from the training tiles'. Measured were 0.2 to 0.9 among H&E slides of one
+laboratory, 3 to 12 between laboratories, and 2 to 3 for models trained on tiles of many laboratories."""
 
 DENSITIES = -np.log(np.maximum(np.arange(256), 1).astype(np.float32) / np.float32(255))  # OD of every intensity
 Three = tuple[float, float, float]
@@ -47,9 +47,9 @@ class StainStatistics(Settings):
     look_deviation: Annotated[Four, Field(description="Standard deviations of the look over the tiles.")]
 
     def distance(self, other: StainStatistics) -> float:
-        """How unusual another's look is among these tiles: the largest of four differences, in their deviations."""
-        own = np.maximum(self.look_deviation, MIN_DEVIATIONS)
-        return float(np.max(np.abs(np.subtract(other.look, self.look)) / own))
+        """Measure how unusual another look is among these tiles: the largest of four differences, in deviations."""
+        deviations = np.maximum(self.look_deviation, MIN_DEVIATIONS)
+        return float(np.max(np.abs(np.subtract(other.look, self.look)) / deviations))
 
 
 class TileStain(NamedTuple):
@@ -61,7 +61,7 @@ class TileStain(NamedTuple):
 
 
 def density(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """OD of an image (..., 3) uint8; full black counts as 1/255."""
+    """Convert an image (..., 3) uint8 to OD; full black counts as 1/255."""
     return DENSITIES[image]
 
 
@@ -77,10 +77,10 @@ def look_of(image: NDArray[np.uint8]) -> TileStain | None:
 
 def colours_of(images: Iterable[NDArray[np.uint8]]) -> StainStatistics | None:
     """Measure the stain of tiles; None where none of them is stained."""
-    found = [look for image in images if (look := look_of(image)) is not None]
-    if not found:
+    stains = [look for image in images if (look := look_of(image)) is not None]
+    if not stains:
         return None
-    densities, spreads, looks = (np.array(part) for part in zip(*found, strict=True))
+    densities, spreads, looks = (np.array(values) for values in zip(*stains, strict=True))
     return StainStatistics(
         density=tuple(densities.mean(0).tolist()),
         spread=tuple(spreads.mean(0).tolist()),
@@ -90,18 +90,18 @@ def colours_of(images: Iterable[NDArray[np.uint8]]) -> StainStatistics | None:
 
 
 def colours_of_slide(slide: Slide, tissue: TissueMask, mpp: float, edge: int) -> StainStatistics | None:
-    """Measure the stain of up to `SAMPLED` tiles spread over a slide's tissue; unreadable places are passed over.
+    """Measure the stain of up to `SAMPLED` tiles spread over a slide's tissue; unreadable ones are skipped.
 
     Args:
-        slide: What is looked at.
-        tissue: Where it holds tissue.
+        slide: The slide.
+        tissue: Its tissue mask.
         mpp: Resolution of the tiles, in µm per pixel: the model's.
-        edge: Their edge in pixels: the model's tile.
+        edge: Edge of the tiles in pixels: the model's.
     """
-    places = np.argwhere(tissue.array)
-    count = math.ceil(min(len(places) * (tissue.mpp / mpp / edge) ** 2, SAMPLED))  # more would see the same pixels
-    count = min(count, len(places))
-    chosen = places[((np.arange(count) + 0.5) / max(count, 1) * len(places)).astype(int)]
+    locations = np.argwhere(tissue.array)
+    count = math.ceil(min(len(locations) * (tissue.mpp / mpp / edge) ** 2, SAMPLED))  # more would overlap
+    count = min(count, len(locations))
+    chosen = locations[((np.arange(count) + 0.5) / max(count, 1) * len(locations)).astype(int)]
     origins = np.round((chosen + 0.5) * tissue.mpp / mpp - edge / 2).astype(int)
 
     def tiles() -> Iterable[NDArray[np.uint8]]:
@@ -113,64 +113,64 @@ def colours_of_slide(slide: Slide, tissue: TissueMask, mpp: float, edge: int) ->
     return colours_of(tiles())
 
 
-def matched(image: NDArray[np.uint8], own: StainStatistics, wanted: StainStatistics) -> NDArray[np.uint8]:
-    """An image (H, W, 3) with its OD moved and stretched, per channel, from its own colours to the wanted ones.
+def matched(image: NDArray[np.uint8], current: StainStatistics, target: StainStatistics) -> NDArray[np.uint8]:
+    """Shift and scale the OD of an image (H, W, 3), per channel, from its `current` statistics to the `target`.
 
-    Reinhard et al. 2001, in OD instead of lαβ; unstained glass stays as it is, and what lies between is moved in part.
+    Reinhard et al. 2001, in OD instead of lαβ; unstained glass stays, and weakly stained pixels change in part.
     """
     od = density(image)
-    here, there = np.array(own.density, np.float32), np.array(wanted.density, np.float32)
-    gain = np.array(wanted.spread, np.float32) / np.maximum(own.spread, MIN_SPREAD).astype(np.float32)
-    moved = (od - here) * gain + there
+    current_mean, target_mean = np.array(current.density, np.float32), np.array(target.density, np.float32)
+    gain = np.array(target.spread, np.float32) / np.maximum(current.spread, MIN_SPREAD).astype(np.float32)
+    moved = (od - current_mean) * gain + target_mean
     stain = np.clip(od.mean(-1, keepdims=True) / STAINED, 0, 1)
     return np.clip(np.exp(-(od + stain * (moved - od))) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def matching(
-    read: Callable[[int], NDArray[np.uint8]], sources: Sequence[str], wanted: StainStatistics
+    read: Callable[[int], NDArray[np.uint8]], sources: Sequence[str], target: StainStatistics
 ) -> Callable[[int], NDArray[np.uint8]]:
-    """`read` with the colours of every source matched to `wanted`; a source without stain stays as it is.
+    """Wrap `read` to match the colours of every slide or patient to `target`; those without stain stay as they are.
 
     Args:
         read: Image i, (H, W, 3).
-        sources: Per image: the slide or patient it comes from; up to `SAMPLED` images of each tell its colours.
-        wanted: The colours to match.
+        sources: Per image: the slide or patient it comes from; up to `SAMPLED` images of each are measured.
+        target: The colours to match.
     """
-    own: dict[str, StainStatistics | None] = {}
-    of_source: dict[str, list[int]] = {}
+    measured: dict[str, StainStatistics | None] = {}
+    indices_of: dict[str, list[int]] = {}
     for index, source in enumerate(sources):
-        of_source.setdefault(source, []).append(index)
+        indices_of.setdefault(source, []).append(index)
 
     def matched_image(index: int) -> NDArray[np.uint8]:
         source = sources[index]
-        if source not in own:
-            indices = of_source[source]
-            looked = np.unique(np.linspace(0, len(indices) - 1, min(len(indices), SAMPLED)).astype(int))
-            own[source] = colours_of(read(indices[i]) for i in looked)
-        found, image = own[source], read(index)
-        return image if found is None else matched(image, found, wanted)
+        if source not in measured:
+            indices = indices_of[source]
+            chosen = np.unique(np.linspace(0, len(indices) - 1, min(len(indices), SAMPLED)).astype(int))
+            measured[source] = colours_of(read(indices[i]) for i in chosen)
+        current, image = measured[source], read(index)
+        return image if current is None else matched(image, current, target)
 
     return matched_image
 
 
 def slide_matcher(
-    slide: Slide, wanted: StainStatistics | None, tissue: TissueMask, mpp: float, edge: int
+    slide: Slide, target: StainStatistics | None, tissue: TissueMask, mpp: float, edge: int
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What moves a slide's pixels to the wanted colours; with None, or a slide without stain, they stay as they are.
+    """Return a function that matches a slide's pixels to `target`; without target or stain it changes nothing.
 
     `tissue`, `mpp` and `edge` as for `colours_of_slide`.
     """
-    own = None if wanted is None else colours_of_slide(slide, tissue, mpp, edge)
-    if wanted is None or own is None:
+    current = None if target is None else colours_of_slide(slide, tissue, mpp, edge)
+    if target is None or current is None:
         return lambda pixels: pixels
-    return lambda pixels: matched(pixels, own, wanted)
+    return lambda pixels: matched(pixels, current, target)
 
 
 def warning_of(departure: float) -> str:
-    """What a user is told of a slide whose colours are far from the training tiles'; "" where they are not."""
+    """Return the warning for a slide whose colours are far from the training tiles', else an empty text."""
     if departure < FOREIGN:
         return ""
     return (
-        f"the slide's colours are far from the training tiles' ({departure:.1f} standard deviations; {FOREIGN:g} is"
-        " unusual): trust the mask less, or train with stain_normalisation=slide, or on tiles of such slides"
+        f"the slide is stained differently from the training tiles ({departure:.1f} standard deviations; {FOREIGN:g} is"
+        " unusual); the mask may be wrong: train with stain_normalisation=slide, or on tiles of such slides"
     )

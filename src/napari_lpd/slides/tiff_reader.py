@@ -30,7 +30,7 @@ TO_PYRAMID = "convert it to a tiled pyramid, e.g. with `vips tiffsave IN OUT.tif
 COPY = "copy or export it again"
 ORIENTATION = 274  # TIFF and EXIF tag
 
-# What tifffile, zarr and the codecs raise when bytes are wrong, found by changing bytes at random.
+# Raised by tifffile, zarr and the codecs for damaged bytes, as observed on bytes changed at random.
 TIFF_ERRORS = (
     *(tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, ParseError, RuntimeError),
     *(TypeError, ValueError, struct.error),
@@ -38,11 +38,11 @@ TIFF_ERRORS = (
 
 
 class TooLargeError(SlideError):
-    """A flat image, strip or tile that would have to be decoded at once is too large for that."""
+    """A flat image, strip or tile is too large to be decoded at once."""
 
 
 def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
-    """Refuse what is turned, not of 8 bits, not decoded to RGB (or to one `grey` plane of it), or not cut up."""
+    """Raise SlideError unless a page is upright, 8-bit RGB (or one `grey` plane of it), in small strips or tiles."""
     orientation = page.tags.valueof(ORIENTATION, default=1)
     if orientation != 1:
         raise SlideError(f"{name}: is stored turned or mirrored (orientation tag {orientation:d}): {TO_UPRIGHT}")
@@ -55,28 +55,28 @@ def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
         raise SlideError(f"{name}: {kind}, wanted RGB: {TO_RGB}")
     size = math.prod(page.chunks)
     if not page.is_final and size > MAX_DECODED:
-        raise TooLargeError(f"{name}: one strip or tile of it is {size / 2**20:.0f} MB decoded: {TO_PYRAMID}")
+        raise TooLargeError(f"{name}: a strip or tile takes {size / 2**20:.0f} MB decoded: {TO_PYRAMID}")
 
 
-def open_with_tifffile(path: Path, given: Found, icc: bool) -> Slide:
-    """Open a TIFF through tifffile.
+def open_with_tifffile(path: Path, override: Found, icc: bool) -> Slide:
+    """Open a TIFF as a slide through tifffile.
 
     Raises:
-        SlideError: it is damaged, turned, or not RGB of 8 bits.
+        SlideError: it is damaged, not upright, or not 8-bit RGB.
     """
     with ExitStack() as on_failure:
         try:
             tiff = on_failure.enter_context(tifffile.TiffFile(path))
-            slide = _tiff_slide(path, tiff, given, icc)
+            slide = _tiff_slide(path, tiff, override, icc)
         except TIFF_ERRORS as error:
             raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
         on_failure.pop_all()
         return slide
 
 
-def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) -> Slide:
+def _tiff_slide(path: Path, tiff: tifffile.TiffFile, override: Found, icc: bool) -> Slide:
     if not tiff.series:
-        raise SlideError(f"{path.name}: damaged or truncated TIFF (it says where no image is): {COPY}")
+        raise SlideError(f"{path.name}: damaged or truncated TIFF (it contains no image): {COPY}")
     series = tiff.series[0]
     planar = series.axes in ("SYX", "CYX")
     for level in series.levels:
@@ -103,7 +103,7 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
         arrays.clear()
         tiff.close()
 
-    candidates = [given, (_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
+    candidates = [override, (_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
     resolution = choose_resolution(path.name, candidates)
     levels = [level.keyframe for level in series.levels]
     return Slide(
@@ -112,11 +112,11 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: Found, icc: bool) ->
 
 
 def _tiff_array(level: tifffile.TiffPageSeries) -> Any:
-    """A level that decodes only what is indexed; where nothing is encoded, the file itself as memory."""
+    """Open a level so that only indexed tiles are decoded; an uncompressed one is a memory map of the file."""
     if level.dataoffset is not None:
         file = level.keyframe.parent.filehandle.path
         return np.memmap(file, np.uint8, "r", level.dataoffset, level.shape)
-    return zarr.open_array(level.aszarr(level=0, fillvalue=255), mode="r")  # places without data are white
+    return zarr.open_array(level.aszarr(level=0, fillvalue=255), mode="r")  # missing tiles are white
 
 
 def _ome_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
@@ -143,7 +143,7 @@ def _tag_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
 
 
 def mpp_of_density(pixels_per_unit: tuple[float, float] | None, unit: str | None) -> tuple[float, float] | None:
-    """µm per pixel (y, x) of pixels per inch or centimetre; None where that is not known."""
+    """Convert pixels per inch or centimetre to µm per pixel (y, x); None where they are not known."""
     um_per_unit = {"inch": 25400.0, "centimeter": 10000.0}.get(unit or "")
     if pixels_per_unit is None or um_per_unit is None or min(pixels_per_unit) <= 0:
         return None
@@ -151,7 +151,7 @@ def mpp_of_density(pixels_per_unit: tuple[float, float] | None, unit: str | None
 
 
 def colour_conversion(name: str, profile: bytes | None, icc: bool) -> tuple[Convert | None, str]:
-    """What converts (h, w, 3) to sRGB, if that is asked for and possible, and a word on what is done."""
+    """Return the conversion of (h, w, 3) to sRGB, if requested and possible, and a description of it."""
     if not icc:
         return None, "as stored"
     if not profile:

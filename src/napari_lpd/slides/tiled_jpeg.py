@@ -1,7 +1,7 @@
-"""Plain tiled JPEG in a TIFF, decoded here: a window's tiles go straight into RGB, several times as fast.
+"""Direct decoding of plain tiled JPEG in TIFF, several times as fast as OpenSlide and tifffile.
 
-What a file holds is decided elsewhere. `direct_jpeg_levels` takes levels as OpenSlide or tifffile read them and gives
-back the same levels, decoded here, where all of them are plain and come out the same; else those it was given.
+`direct_jpeg_levels` takes the levels of another reader and returns the same levels, decoded directly, if all of them
+are plain and decode to the same pixels; else it returns those of the reader.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from napari_lpd.slides.slide import Convert
 
-MAX_TILE = 1024  # its edge; of larger ones too much is decoded that nobody asks for
-MAX_BYTES = 2**24  # of an encoded tile; more is damage, not to be read into memory
+MAX_TILE = 1024  # its edge; of larger tiles too many unneeded pixels are decoded
+MAX_BYTES = 2**24  # of an encoded tile; more means damage, and is not read
 SAME_COLOUR = 1.0  # of 255; means over a tile
 KEPT = 2**25  # bytes of decoded tiles
 START, END = b"\xff\xd8", b"\xff\xd9"
-# The marker by which a JPEG says how its colours are encoded, without its last byte. Aperio's say it in the TIFF alone.
+# Marker of a JPEG's colour encoding, without its last byte. Aperio's files state the encoding in the TIFF alone.
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 ENCODED = {tifffile.PHOTOMETRIC.RGB: b"\0", tifffile.PHOTOMETRIC.YCBCR: b"\1"}
 
@@ -42,9 +42,9 @@ class _Level(NamedTuple):
     Attributes:
         shape: (H, W) of the image.
         tile: (h, w) of every tile, the last ones too.
-        offsets: (rows, columns) of their first bytes in the file.
+        offsets: (rows, columns) of the first bytes in the file.
         sizes: (rows, columns) in bytes.
-        head: What goes before their bytes: start, tables, colours.
+        head: Bytes to put before each tile: start, tables, colours.
     """
 
     shape: tuple[int, int]
@@ -57,34 +57,34 @@ class _Level(NamedTuple):
 def direct_jpeg_levels(
     path: Path, pages: Iterable[tifffile.TiffPage], levels: Levels, convert: Convert | None
 ) -> Levels:
-    """The levels, decoded here, if that can be; then what they were read through is closed.
+    """Return the levels decoded directly and close the reader of `levels`, or return `levels` where that fails.
 
     Every level must be the one page of its size that is tiled, of 8-bit JPEG in RGB or YCbCr without holes, in tiles of
-    up to `MAX_TILE`; and of every level the first tile must come out bit for bit as `levels` reads it, that of most
-    bytes in the same mean colour.
+    up to `MAX_TILE`; and of every level the first tile must equal bit for bit that of `levels`, the tile of most
+    bytes in the mean colour.
 
     Args:
         path: The TIFF.
-        pages: Images in it that may be levels; its index is only looked at now.
-        levels: The levels as another reader gives them.
-        convert: What `levels` does to the colours.
+        pages: Images in it that may be levels; they are read only during the call.
+        levels: The levels of another reader.
+        convert: Colour conversion of `levels`.
     """
     tiled = [page for page in pages if page.is_tiled]
     plain = []
     for shape in levels.shapes:
-        same = [page for page in tiled if (page.imagelength, page.imagewidth) == shape]
-        plain += [_level(page) for page in same if len(same) == 1 and _is_plain(page)]
+        pages_of_size = [page for page in tiled if (page.imagelength, page.imagewidth) == shape]
+        plain += [_level(page) for page in pages_of_size if len(pages_of_size) == 1 and _is_plain(page)]
     if len(plain) != len(levels.shapes):
         return levels
     tiles = _Tiles(path, plain, convert)
-    ours = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
-    with ExitStack() as unless_the_same:
-        unless_the_same.callback(tiles.close)
-        if not all(_matches_reader(level, plain[level], ours, levels) for level in range(len(plain))):
+    direct = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
+    with ExitStack() as on_mismatch:
+        on_mismatch.callback(tiles.close)
+        if not all(_matches_reader(level, plain[level], direct, levels) for level in range(len(plain))):
             return levels
-        unless_the_same.pop_all()
+        on_mismatch.pop_all()
     levels.close()
-    return ours
+    return direct
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
@@ -113,38 +113,38 @@ def _level(page: tifffile.TiffPage) -> _Level:
     )
 
 
-def _matches_reader(level: int, plain: _Level, ours: Levels, theirs: Levels) -> bool:
-    """Whether the first tile does, bit for bit, and the fullest, where OpenSlide may interpolate, in mean colour."""
+def _matches_reader(level: int, plain: _Level, direct: Levels, reader: Levels) -> bool:
+    """Compare the first tile bit for bit, and the fullest, where OpenSlide may interpolate, in mean colour."""
     (high, wide), (height, width) = plain.tile, plain.shape
     row, column = (int(i) for i in np.unravel_index(plain.sizes.argmax(), plain.sizes.shape))
     first = (0, 0, min(high, height), min(wide, width))
     y, x = row * high, column * wide
     fullest = (y, x, min(high, height - y), min(wide, width - x))
     try:
-        same = np.array_equal(ours.read(level, *first), theirs.read(level, *first))
-        one, other = (levels.read(level, *fullest).mean((0, 1)) for levels in (ours, theirs))
+        same = np.array_equal(direct.read(level, *first), reader.read(level, *first))
+        one, other = (levels.read(level, *fullest).mean((0, 1)) for levels in (direct, reader))
     except DamagedError:
         return False
     return same and bool(np.abs(one - other).max() <= SAME_COLOUR)
 
 
 class _Tiles:
-    """A file of such levels; several threads may read at once."""
+    """Reader of plain tiled JPEG levels; several threads may read at once."""
 
     def __init__(self, path: Path, levels: list[_Level], convert: Convert | None) -> None:
         self._name, self._levels, self._convert = path.name, levels, convert
         self._file = path.open("rb", buffering=0)
         self._lock = threading.Lock()
-        # A tile that a window cuts is wanted by the next window, too; `_decode` itself never hands out the same array.
+        # A tile that a window cuts is needed by the next window, too; `_decode` itself returns new arrays.
         self._kept = lru_cache(KEPT // (3 * max(level.tile[0] * level.tile[1] for level in levels)))(self._decode)
 
     def close(self) -> None:
-        """Let go of the file and of what is kept; nobody may be reading."""
+        """Close the file and drop the cached tiles; no read may be in progress."""
         self._file.close()
         self._kept.cache_clear()
 
     def read(self, level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        """(h, w, 3); see `Levels.read`.
+        """Read a window (h, w, 3); see `Levels.read`.
 
         Raises:
             DamagedError: a tile that the window touches cannot be read, or is not the JPEG it should be.
@@ -153,29 +153,29 @@ class _Tiles:
         for row in range(y // high, -(-(y + h) // high)):
             for column in range(x // wide, -(-(x + w) // wide)):
                 top, left = row * high - y, column * wide - x
-                whole = min(top, left) >= 0 and top + high <= h and left + wide <= w
+                complete = min(top, left) >= 0 and top + high <= h and left + wide <= w
                 try:
-                    tile = (self._decode if whole else self._kept)(level, row, column)
+                    tile = (self._decode if complete else self._kept)(level, row, column)
                 except (OSError, ValueError) as error:
                     shapes = [one.shape for one in self._levels]
                     raise DamagedError.at(self._name, shapes, level, (y, x, h, w), error) from error
-                part = window[max(top, 0) : top + high, max(left, 0) : left + wide]
-                part[:] = tile[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
+                target = window[max(top, 0) : top + high, max(left, 0) : left + wide]
+                target[:] = tile[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
         return window if self._convert is None else self._convert(window)
 
     def _decode(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
-        """A tile (h, w, 3).
+        """Decode a tile (h, w, 3).
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or to guess some.
+            ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or guess some.
         """
-        at = self._levels[level]
-        content = self._bytes(int(at.offsets[row, column]), int(at.sizes[row, column]))
+        tiles = self._levels[level]
+        content = self._bytes(int(tiles.offsets[row, column]), int(tiles.sizes[row, column]))
         if not content.startswith(START):
             raise ValueError("no JPEG")
-        pixels = decode_jpeg(at.head + content[2:], "RGB", buffer=np.empty((*at.tile, 3), np.uint8))
-        if pixels.shape[:2] != at.tile:
+        pixels = decode_jpeg(tiles.head + content[2:], "RGB", buffer=np.empty((*tiles.tile, 3), np.uint8))
+        if pixels.shape[:2] != tiles.tile:
             raise ValueError(f"a tile of {pixels.shape[1]}x{pixels.shape[0]} pixels")
         return pixels
 

@@ -1,4 +1,4 @@
-"""Tissue: where it is on a slide, found or given, and polygons as pixels."""
+"""Tissue masks of slides: detected, or from polygons or labels."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from napari_lpd.slides.slide import Slide
 
-TISSUE_MPP = 16.0  # µm per pixel at which tissue is looked for
-COARSE_MPP = 64.0  # of a mask that says nothing
+TISSUE_MPP = 16.0  # µm per pixel at which tissue is detected
+COARSE_MPP = 64.0  # of a mask of the whole slide
 STRIP = 256  # rows of the overview that are read at once
 GLASS_SATURATION = (0.03, 0.10)
 GLASS_BRIGHTNESS = 200  # the darkest channel of glass is at least this
 MAX_HOLE_MM2, MIN_SPECK_MM2 = 0.05, 0.005
-BLACK = 50  # of a pixel whose brightest channel is below this nothing can be told: pen, or the scanner's edge
-PEN_SHARE = 0.3  # more "pen" than this, of what is stained, is the slide's own stain
-FINER = 8  # how much finer a damaged place is looked at, to see how large it is
-MAX_MASK = 2**26  # pixels of a mask that is made from a user's layer
+BLACK = 50  # pixels whose brightest channel is below this are not judged: pen, or the scanner's edge
+PEN_SHARE = 0.3  # more pen-like pixels than this, of the stained ones, are stain
+FINER = 8  # how much finer a damaged cell is read, to measure the damage
+MAX_MASK = 2**26  # pixels of a mask made from a user's layer
 
 
 class TissueMask(NamedTuple):
-    """Where there is tissue, on a whole slide.
+    """Tissue mask of a whole slide.
 
     Attributes:
         array: (h, w) bool; the first pixel's corner is the slide's.
@@ -42,26 +42,25 @@ class TissueMask(NamedTuple):
     mpp: float
 
     def at(self, origin: tuple[int, int], shape: tuple[int, int], mpp: float) -> NDArray[np.bool_]:
-        """The mask of `shape` (h, w) pixels of `mpp` from `origin` (y, x), by pixel centres; False outside."""
-        places = [
+        """Sample the mask at the centres of `shape` (h, w) pixels of `mpp` from `origin` (y, x); False outside."""
+        indices = [
             np.floor((np.arange(n) + first + 0.5) * mpp / self.mpp).astype(np.intp)
             for n, first in zip(shape, origin, strict=True)
         ]
-        inside = [slice(*np.searchsorted(place, (0, n))) for place, n in zip(places, self.array.shape, strict=True)]
-        rows, columns = (place[part] for place, part in zip(places, inside, strict=True))
+        inside = [slice(*np.searchsorted(index, (0, n))) for index, n in zip(indices, self.array.shape, strict=True)]
+        rows, columns = (index[valid] for index, valid in zip(indices, inside, strict=True))
         result = np.zeros(shape, np.bool_)
         result[tuple(inside)] = self.array[rows].take(columns, axis=1)
         return result
 
 
 def find_tissue(slide: Slide) -> TissueMask:
-    """Tissue rather than glass, pen or the scanner's black edge, at about 16 µm per pixel.
+    """Detect tissue, as opposed to glass, pen and the scanner's black edge, at about 16 µm per pixel.
 
-    Otsu's threshold on saturation, after the colour of the glass has been taken for white; kept within
-    `GLASS_SATURATION`, so that a slide without glass is all tissue and one without tissue is all glass. Pen is what
-    absorbs red clearly more than green, as no tissue in H&E does, where it is the minority. Holes up to 0.05 mm²
-    (vacuoles of fat) count as tissue, specks below 0.005 mm² as glass, places that cannot be read as tissue where they
-    lie amid it.
+    Otsu's threshold on saturation, relative to the colour of the glass; limited to `GLASS_SATURATION`, so that a slide
+    without glass is all tissue and one without tissue is all glass. Pen absorbs red clearly more than green, as no
+    tissue in H&E does, and is excluded where it is the minority. Holes up to 0.05 mm² (fat vacuoles) count as tissue,
+    specks below 0.005 mm² as glass, unreadable pixels as tissue where tissue surrounds them.
 
     Raises:
         SlideError: no resolution.
@@ -81,25 +80,25 @@ def find_tissue(slide: Slide) -> TissueMask:
     mask = closing(np.pad(stained & ~excluded, 3, mode="edge"), disk(3))[3:-3, 3:-3]
     mask = remove_small_holes(mask, max_size=int(MAX_HOLE_MM2 / pixel_mm2)) & ~excluded
     mask = remove_small_objects(mask, max_size=int(MIN_SPECK_MM2 / pixel_mm2))
-    mask = mask | _amid(damage, mask)
+    mask = mask | _within_tissue(damage, mask)
     missing = [int(n * mpp < h * m) for n, h, m in zip(mask.shape, slide.shape, slide.mpp, strict=True)]
     return TissueMask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
 
 
 def full_mask(slide: Slide) -> TissueMask:
-    """All of a slide, glass too."""
+    """Mark all of a slide as tissue, glass too."""
     mpp = max(COARSE_MPP, *slide.mpp)
     return TissueMask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
 
 
 def mask_of_polygons(polygons: Sequence[shapely.Geometry], slide: Slide) -> TissueMask:
-    """The inside of polygons, (x, y) in µm from the slide's corner, as fine as a mask of the slide may be."""
+    """Mark the inside of polygons, (x, y) in µm from the slide's corner, as finely as `MAX_MASK` allows."""
     mpp = _finest(slide, min(slide.mpp))
     return TissueMask(sampled_polygons(polygons, (0, 0), slide.shape_at(mpp), mpp), mpp)
 
 
 def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float, float], slide: Slide) -> TissueMask:
-    """What is not 0 in an image of labels that lies somewhere on a slide.
+    """Mark the pixels that are not 0 in an image of labels that lies on a slide.
 
     Args:
         labels: (h, w) integer or bool; NumPy, dask or zarr.
@@ -109,24 +108,24 @@ def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float
     """
     finest = _finest(slide, min(mpp))
     shape = slide.shape_at(finest)
-    places = [
+    indices = [
         np.floor(((np.arange(n) + 0.5) * finest - corner) / m).astype(np.intp)
         for n, corner, m in zip(shape, corner_um, mpp, strict=True)
     ]
-    inside = [(place >= 0) & (place < n) for place, n in zip(places, labels.shape, strict=True)]
+    inside = [(index >= 0) & (index < n) for index, n in zip(indices, labels.shape, strict=True)]
     result = np.zeros(shape, np.bool_)
-    rows, columns = (place[there] for place, there in zip(places, inside, strict=True))
+    rows, columns = (index[valid] for index, valid in zip(indices, inside, strict=True))
     result[np.ix_(*inside)] = (da.asarray(labels)[rows][:, columns] != 0).compute()
     return TissueMask(result, finest)
 
 
 def _finest(slide: Slide, mpp: float) -> float:
-    """`mpp`, or coarser where a mask of the whole slide would be too large."""
+    """Return `mpp`, or a coarser one where a mask of the whole slide would be too large."""
     return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / MAX_MASK))
 
 
 def _measured(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """(h, w) each: saturation (smoothed), what looks like pen, what is black, what cannot be read."""
+    """Measure saturation (smoothed), and mark pixels like pen, black pixels and unreadable ones: (h, w) each."""
     from scipy.ndimage import binary_opening, gaussian_filter
 
     image, damage = _overview(slide, mpp)
@@ -146,49 +145,49 @@ def _measured(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_]
 
 
 def _overview(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The slide at `mpp` (h, w, 3), and what of it cannot be read (h, w), found out at a finer resolution."""
+    """Read the slide at `mpp` (h, w, 3) and mark unreadable pixels (h, w), located at a finer resolution."""
     height, width = slide.shape_at(mpp)
     image, damage = np.empty((height, width, 3), np.uint8), np.zeros((height, width), np.bool_)
     for y in range(0, height, STRIP):
         image[y : y + STRIP], damaged = slide.read_tolerant((y, 0), (min(STRIP, height - y), width), mpp)
         for y0, x0, y1, x1 in damaged:
             h, w = y1 - y0, x1 - x0
-            fine, places = slide.read_tolerant((y0 * FINER, x0 * FINER), (h * FINER, w * FINER), mpp / FINER)
+            fine, cells = slide.read_tolerant((y0 * FINER, x0 * FINER), (h * FINER, w * FINER), mpp / FINER)
             image[y0:y1, x0:x1] = fine.reshape(h, FINER, w, FINER, 3).mean((1, 3))
-            for a, b, c, d in places:
+            for a, b, c, d in cells:
                 damage[a // FINER : -(-c // FINER), b // FINER : -(-d // FINER)] = True
     return image, damage
 
 
 def _parts_like(pen: NDArray[np.bool_], stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected parts of `stained` that are pen to more than a quarter: a smear is paler than the stroke."""
+    """Select the connected parts of `stained` that are over a quarter pen: a smear is paler than the stroke."""
     from scipy.ndimage import label
 
-    parts, count = label(stained)
-    total, inked = (np.bincount(values.ravel(), minlength=count + 1) for values in (parts, parts[pen]))
-    whole = inked > 0.25 * total
-    whole[0] = False
-    result: NDArray[np.bool_] = whole[parts]
+    components, count = label(stained)
+    total, inked = (np.bincount(values.ravel(), minlength=count + 1) for values in (components, components[pen]))
+    selected = inked > 0.25 * total
+    selected[0] = False
+    result: NDArray[np.bool_] = selected[components]
     return result
 
 
-def _amid(damage: NDArray[np.bool_], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected parts of `damage` most of whose surroundings are tissue."""
+def _within_tissue(damage: NDArray[np.bool_], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Select the connected parts of `damage` that are mostly surrounded by tissue."""
     from scipy.ndimage import binary_dilation, find_objects, label
 
     result = np.zeros_like(damage)
-    parts, _ = label(damage)
-    for number, (rows, columns) in enumerate(find_objects(parts), start=1):
-        around = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(columns.start - 2, 0), columns.stop + 2))
-        part = parts[around] == number
-        rim = binary_dilation(part, iterations=2) & ~damage[around]
-        if tissue[around][rim].sum() * 2 > rim.sum():
-            result[around] |= part
+    components, _ = label(damage)
+    for number, (rows, columns) in enumerate(find_objects(components), start=1):
+        window = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(columns.start - 2, 0), columns.stop + 2))
+        component = components[window] == number
+        rim = binary_dilation(component, iterations=2) & ~damage[window]
+        if tissue[window][rim].sum() * 2 > rim.sum():
+            result[window] |= component
     return result
 
 
 def _glass_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(3,) colour of the brightest twentieth of pixels (n, 3), if it can be glass: bright, nearly grey; else white."""
+    """Return the colour (3,) of the brightest twentieth of pixels (n, 3) if bright and nearly grey, else white."""
     white = np.full(3, 255.0)
     if not len(pixels):
         return white
