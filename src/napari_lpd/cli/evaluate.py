@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from contextlib import nullcontext
 from pathlib import Path
-from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from napari_lpd.cli.common import add_settings_options, add_source_option
-from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
@@ -58,9 +57,6 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
     add_settings_options(compare)
 
 
-OF_MODEL = "model"  # instead of a path to training tiles
-
-
 def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     """Measure a model on images with masks and write a report."""
     settings = read_settings(EvaluateSettings, options.settings, options.set)
@@ -84,47 +80,26 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     """Compare the prototypes of models at the same locations and write a report."""
     settings = read_settings(CompareSettings, options.settings, options.set)
     from napari_lpd.comparison.compare import compare as compare_models
+    from napari_lpd.comparison.compare import prepare
     from napari_lpd.comparison.report.tables import verdicts_of
     from napari_lpd.comparison.report.writer import write_comparison
-    from napari_lpd.comparison.result import check_comparable
-    from napari_lpd.comparison.tiles import tiles_of_folder, tiles_of_slide
-    from napari_lpd.data.labelled_tiles import labelled_tiles
     from napari_lpd.evaluation.evaluate import check_unseen
-    from napari_lpd.models.card import read_card
-    from napari_lpd.models.checkpoint import load_model
     from napari_lpd.slides.formats import open_slide
-    from napari_lpd.training.runs.training_tiles import training_tiles_of
+    from napari_lpd.training.runs.training_tiles import chosen_training_tiles
 
-    paths, names = options.models, options.names or _names_of(options.models)
-    if len(names) != len(paths):
-        raise SettingsError(f"--names: {len(names)} names for {len(paths)} models")
-    check_comparable([(f"{name} ({path})", read_card(path)) for path, name in zip(paths, names, strict=True)])
-    models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, names, strict=True)]
-    classes, trained = models[0].card.classes, models[0].card.settings
-    training = None
-    if options.training:
-        of_model = str(options.training) == OF_MODEL
-        training = (
-            training_tiles_of(paths[0]) if of_model else labelled_tiles(options.training, classes, options.source)
-        )
-    check_writable(options.out)
-    now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
-    notes = [f"{m.name}: {path} (SHA-256 {m.hash[:12]}…)." for m, path in zip(models, paths, strict=True)]
-    notes.append(f"Tiles: {options.data}. {now[:16]} UTC.")
-    if options.data.is_dir():
-        tiles = tiles_of_folder(options.data, classes, options.source)
+    paths = options.models
+    with nullcontext(options.data) if options.data.is_dir() else open_slide(options.data, options.mpp) as data:
+        models, tiles = prepare(paths, data, settings, options.names or (), options.source)
+        training = chosen_training_tiles(options.training, paths[0], options.source)
+        check_writable(options.out)
+        now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
+        notes = [
+            f"{model.name}: {path} (SHA-256 {model.hash[:12]}…)." for model, path in zip(models, paths, strict=True)
+        ]
+        notes.append(f"Tiles: {options.data}. {now[:16]} UTC.")
         files = [tile.file for tile in tiles if tile.file]
-        notes += [f"{m.name}: {n}" for m, path in zip(models, paths, strict=True) for n in check_unseen(path, files)]
+        for model, path in zip(models, paths, strict=True):
+            notes += [f"{model.name}: {note}" for note in (check_unseen(path, files) if files else ())]
         comparison = run(compare_models(models, tiles, settings, training), printer.progress)
-    else:
-        with open_slide(options.data, options.mpp) as slide:
-            tiles = tiles_of_slide(slide, trained.mpp, trained.tile, settings.slide_tiles)
-            comparison = run(compare_models(models, tiles, settings, training), printer.progress)
     report = write_comparison(options.out, comparison, notes)
     return {"report": str(report), "conclusions": verdicts_of(comparison, controls=len(models) == 1)}
-
-
-def _names_of(paths: list[Path]) -> list[str]:
-    """Name models after their folders, or A, B, …, where two folders have the same name."""
-    names = [path.resolve().parent.name for path in paths]
-    return names if len(set(names)) == len(names) else list(ascii_uppercase[: len(names)])

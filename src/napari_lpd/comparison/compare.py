@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from napari_lpd.comparison.result import (
     compared_banks,
     difference_of,
     figure_of,
+    names_of,
 )
 from napari_lpd.comparison.statistics import (
     MIN_LOCATIONS,
@@ -30,11 +32,13 @@ from napari_lpd.comparison.statistics import (
     bank_figures,
     drop_figures,
 )
-from napari_lpd.comparison.tiles import as_seen_by, images_for, spread, tiles_of_set
-from napari_lpd.core.errors import DataError
+from napari_lpd.comparison.tiles import as_seen_by, images_for, spread, tiles_of_folder, tiles_of_set, tiles_of_slide
+from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE
 from napari_lpd.evaluation.metrics import MIN_SOURCES, source_draws
+from napari_lpd.models.card import read_card
+from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.prototypes import DEAD_SHARE, REDUNDANT_COSINE, at_places, chance_overlap
 
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.evaluation import CompareSettings
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LoadedModel
+    from napari_lpd.slides.slide import Slide
 
     Samples = dict[str, NDArray[np.float64]]
     _Nearest = list[tuple[tuple[Patch, ...], tuple[Patch, ...]]]
@@ -77,6 +82,27 @@ class _Draws(NamedTuple):
         return len(self.weights) - 1
 
 
+def prepare(
+    paths: Sequence[Path], data: Path | Slide, settings: CompareSettings, names: Sequence[str] = (), source: str = ""
+) -> tuple[list[LoadedModel], list[Tile]]:
+    """Load the models to compare, and choose the tiles: of a folder of images, with masks or without, or of a slide.
+
+    Raises:
+        SettingsError: another number of `names` than of models.
+        ModelError: a model cannot be loaded, or the models do not go together.
+        DataError: the folder holds no images.
+    """
+    called = list(names) or names_of(paths)
+    if len(called) != len(paths):
+        raise SettingsError(f"{len(called)} names for {len(paths)} models")
+    check_comparable([(f"{name} ({path})", read_card(path)) for path, name in zip(paths, called, strict=True)])
+    models = [load_model(path, settings.device)._replace(name=name) for path, name in zip(paths, called, strict=True)]
+    card = models[0].card
+    if isinstance(data, Path):
+        return models, tiles_of_folder(data, card.classes, source)
+    return models, tiles_of_slide(data, card.settings.mpp, card.settings.tile, settings.slide_tiles)
+
+
 def compare(
     models: Sequence[LoadedModel], tiles: Sequence[Tile], settings: CompareSettings, training: TileSet | None = None
 ) -> Job[Comparison]:
@@ -91,9 +117,8 @@ def compare(
         >>> [bank.kind for bank in comparison.banks]
         ['model', 'random']
 
-    Ω_c is the truth of the masks; without masks, where all models agree. Controls: random directions, and, where
-    training tiles are given, spherical k-means of their mean features, as PBIP builds its bank, but in the trained
-    encoder's own space.
+    Ω_c is the truth of the masks; without masks, where all models agree. Controls: random directions, and spherical
+    k-means of the training tiles' mean features, as PBIP builds its bank, but in the trained encoder's own space.
 
     Args:
         models: One or more, of different names.

@@ -208,6 +208,12 @@ def check_comparable(models: Sequence[tuple[str, Card]]) -> None:
         _check_pair(f"{first} and {name}", card, other)
 
 
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Name models as their folders, with a letter where folders are called alike."""
+    names = [path.absolute().parent.name for path in paths]
+    return names if len(set(names)) == len(names) else [f"{name} {chr(65 + i)}" for i, name in enumerate(names)]
+
+
 def _check_pair(pair: str, card: Card, other: Card) -> None:
     mine, theirs = ([tissue.name for tissue in each.classes] for each in (card, other))
     if mine != theirs:

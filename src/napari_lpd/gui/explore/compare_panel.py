@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,11 +28,10 @@ from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import WIDTH, buttons, chooser, note
 from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.explore.heatmap_window import chosen_picture, pixmap_of
-from napari_lpd.gui.explore.model_pair import ModelPair, names_of
 from napari_lpd.gui.explore.prototype_card import NOWHERE, CardView, jump
 from napari_lpd.gui.layers.slides import slide_of
 from napari_lpd.models.card import read_card
-from napari_lpd.training.runs.training_tiles import is_at_hand
+from napari_lpd.training.runs import training_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_lpd.comparison.result import Comparison, Figure, Patch
-    from napari_lpd.data.tileset import TileSet
-    from napari_lpd.models.card import Card
+    from napari_lpd.gui.explore.model_pair import ModelPair
     from napari_lpd.slides.slide import Slide
 
 SLIDE, FOLDER = "the open slide", "a folder with img and mask"
@@ -62,13 +61,12 @@ TRAINING = (
 MEANING = "Click a figure to see what it means."
 
 
-class _Asked(NamedTuple):
-    """What is compared: the models' files; a folder, or else a slide; training tiles: none, the model's, a folder's."""
+class ComparisonRequest(NamedTuple):
+    """Model files, the folder or slide to compare them on, and training tiles as `chosen_training_tiles` takes them."""
 
     paths: list[Path]
-    folder: Path | None = None
-    slide: Slide | None = None
-    training: Path | bool = False
+    data: Path | Slide
+    training: Path | None = None
 
 
 class ComparePanel(QWidget):
@@ -88,7 +86,7 @@ class ComparePanel(QWidget):
         self.training.setToolTip(TRAINING)
         self.folder: Path | None = None
         self._tiles: Path | None = None
-        self._asked = self._compared = _Asked([])
+        self._request = self._compared = ComparisonRequest([], Path())
         self.job = JobBar("Compare")
         self.comparison: Comparison | None = None
         self.table = QTableWidget(0, 0)
@@ -159,18 +157,18 @@ class ComparePanel(QWidget):
         path = self.pair.boxes[0].currentData()
         if path and self.training.currentText() != CHOSEN:
             with self.job.reporting():
-                self.training.setCurrentText(OF_MODEL if is_at_hand(Path(path)) else WITHOUT)
+                self.training.setCurrentText(OF_MODEL if training_tiles.is_at_hand(Path(path)) else WITHOUT)
 
     def _on_compare(self) -> None:
         with self.job.reporting():
             paths, folder = self.pair.paths(), self.folder if self.data.currentText() == FOLDER else None
-            slide = None if folder else slide_of(self._slide_layer())
-            training = {WITHOUT: False, OF_MODEL: True}.get(self.training.currentText(), self._tiles)
-            asked = self._asked = _Asked(paths, folder, slide, training or False)
+            data = folder or slide_of(self._slide_layer())
+            training = {WITHOUT: None, OF_MODEL: training_tiles.OF_MODEL}.get(self.training.currentText(), self._tiles)
+            request = self._request = ComparisonRequest(paths, data, training)
             settings = CompareSettings(
                 slide_tiles=QUICK_TILES, training_tiles=QUICK_TRAINING, stability_tiles=8, nearest=5, nearest_places=5
             )
-            self.job.start(lambda: compare_job(asked, settings))
+            self.job.start(lambda: compare_job(request, settings))
 
     # What came out
 
@@ -179,10 +177,10 @@ class ComparePanel(QWidget):
         from napari_lpd.comparison.report.figures import scatter_figure
         from napari_lpd.comparison.report.tables import verdicts_of
 
-        self.comparison, self._compared = comparison, self._asked
+        self.comparison, self._compared = comparison, self._request
         lines = [*verdicts_of(comparison), *comparison.notes[:3]]
-        if comparison.reference == "agreement" and self._compared.folder is not None:
-            lines.insert(0, f"{self._compared.folder} has no masks: {WITHOUT_MASKS}")
+        if comparison.reference == "agreement" and isinstance(self._compared.data, Path):
+            lines.insert(0, f"{self._compared.data} has no masks: {WITHOUT_MASKS}")
         self.verdicts.setText("\n".join(lines))
         self._fill_table(comparison)
         self.card.set_comparison(comparison)
@@ -281,33 +279,17 @@ class ComparePanel(QWidget):
             self.job.say(f"Written: {write_comparison(folder, comparison, paths)}")
 
 
-def compare_job(asked: _Asked, settings: CompareSettings) -> Job[Comparison]:
+def compare_job(request: ComparisonRequest, settings: CompareSettings) -> Job[Comparison]:
     """Load the models and compare them, in a thread; torch is imported here."""
     yield Progress(0, 0, "loading the models")
     keep_triton_out()
-    from napari_lpd.comparison.compare import compare
-    from napari_lpd.comparison.tiles import tiles_of_folder, tiles_of_slide
-    from napari_lpd.models.checkpoint import load_model
+    from napari_lpd.comparison.compare import compare, prepare
+    from napari_lpd.training.runs.training_tiles import chosen_training_tiles
 
-    named = zip(asked.paths, names_of(asked.paths), strict=True)
-    models = [load_model(path, settings.device)._replace(name=name) for path, name in named]
-    card = models[0].card
-    training = _training_tiles(asked.training, asked.paths[0], card)
-    if asked.slide is None:
-        assert asked.folder is not None
-        return (yield from compare(models, tiles_of_folder(asked.folder, card.classes), settings, training))
-    with asked.slide as slide:
-        tiles = tiles_of_slide(slide, card.settings.mpp, card.settings.tile, settings.slide_tiles)
+    with nullcontext(request.data) if isinstance(request.data, Path) else request.data as data:
+        models, tiles = prepare(request.paths, data, settings)
+        training = chosen_training_tiles(request.training, request.paths[0])
         return (yield from compare(models, tiles, settings, training))
-
-
-def _training_tiles(wanted: Path | bool, model: Path, card: Card) -> TileSet | None:
-    from napari_lpd.data.labelled_tiles import labelled_tiles
-    from napari_lpd.training.runs.training_tiles import training_tiles_of
-
-    if isinstance(wanted, Path):
-        return labelled_tiles(wanted, card.classes)
-    return training_tiles_of(model) if wanted else None
 
 
 def _value(figure: Figure | None) -> str:

@@ -18,8 +18,6 @@ from napari_lpd.samples import model_path
 from napari_lpd.training.runs.folder import counterpart_arguments, trained_counterpart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from napari_lpd.models.card import Card
 
 CLOSING = (
@@ -118,12 +116,6 @@ class ModelPair(QWidget):
         with self.job.reporting():
             self.choose(Path(result["model"]))
             self.job.say("The counterpart is trained, and chosen as second model.")
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """What models are called: as their folders, told apart by a letter where these are called alike."""
-    names = [path.parent.name for path in paths]
-    return names if len(set(names)) == len(names) else [f"{name} {chr(65 + i)}" for i, name in enumerate(names)]
 
 
 def _called(path: Path) -> str:

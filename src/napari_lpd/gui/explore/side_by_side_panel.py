@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_lpd.comparison.result import names_of
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.prediction import PredictSettings
@@ -18,7 +19,7 @@ from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.prediction_run import PredictionRun
 from napari_lpd.gui.explore.grid_view import SideBySide
 from napari_lpd.gui.explore.heatmap_window import AllHeatmaps
-from napari_lpd.gui.explore.model_pair import ModelPair, names_of
+from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, chosen_scope
 from napari_lpd.gui.layers.slides import slide_of
 

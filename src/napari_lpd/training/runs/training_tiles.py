@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.card import Card
 
+OF_MODEL = Path("model")
 REMEDY = "give the training tiles themselves, or compare without them"
 
 
@@ -39,6 +40,21 @@ def training_tiles_of(model: Path) -> TileSet:
     tiles = source.load(card.classes, card.settings).tiles
     _check_same(tiles, model, card, paths)
     return tiles
+
+
+def chosen_training_tiles(chosen: Path | None, model: Path, source: str = "") -> TileSet | None:
+    """Load the labelled tiles at `chosen`, or, for the word ``model``, those that a model was trained on.
+
+    Args:
+        chosen: A folder or table of labelled tiles, `OF_MODEL`, or None for no tiles.
+        model: The model's file, whose classes the labels have.
+        source: Regular expression that finds the slide or patient in a tile's name.
+    """
+    from napari_lpd.data.labelled_tiles import labelled_tiles
+
+    if chosen is None:
+        return None
+    return training_tiles_of(model) if chosen == OF_MODEL else labelled_tiles(chosen, read_card(model).classes, source)
 
 
 def is_at_hand(model: Path) -> bool:
