@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import zipfile
+
+import pytest
+
+from napari_lpd.core import files
+from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.files import read_json
+
+VALUE = {"tissue": "Drüse"}
+TEXT = json.dumps(VALUE, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "a.json").write_text(TEXT, encoding=encoding)
+    assert read_json(tmp_path / "a.json") == VALUE
+
+
+def test_big_endian_utf_16_is_read(tmp_path):
+    (tmp_path / "a.json").write_bytes(codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"))
+    assert read_json(tmp_path / "a.json") == VALUE
+
+
+def test_compressed_json_is_read_whatever_its_name(tmp_path):
+    (tmp_path / "a.json").write_bytes(gzip.compress(TEXT.encode("utf-8-sig")))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/", "")
+        archive.writestr("folder/a.json", TEXT)
+        archive.writestr("__MACOSX/a.json", "resource fork")
+    assert read_json(tmp_path / "a.json") == read_json(tmp_path / "a.zip") == VALUE
+
+
+def zipped(*names):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "{}")
+
+    return write
+
+
+def cut_gzip(path):
+    path.write_bytes(gzip.compress(TEXT.encode())[:-9])
+
+
+UNREADABLE = {
+    "empty": (lambda path: path.write_text(""), "Expecting value"),
+    "no JSON": (lambda path: path.write_text("{'a': 1}"), "Expecting property name"),
+    "NaN": (lambda path: path.write_text('{"a": NaN}'), "NaN is no number in JSON"),
+    "infinite": (lambda path: path.write_text('{"a": -Infinity}'), "-Infinity is no number in JSON"),
+    "deep": (lambda path: path.write_text("[" * 100_000), "nested too deeply"),
+    "deep and closed": (lambda path: path.write_text('{"a":' * 9000 + "1" + "}" * 9000), "nested too deeply"),
+    "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\xff"), "codec can't decode"),
+    "missing": (lambda path: None, "No such file or directory"),
+    "folder": (lambda path: path.mkdir(), "director|denied"),
+    "cut gzip": (cut_gzip, "ended before"),
+    "no zip": (lambda path: path.write_bytes(b"PK\x03\x04 and more"), "not a zip file"),
+    "two in a zip": (zipped("a.json", "b.json"), "a zip archive of 2 files, wanted one"),
+    "list": (lambda path: path.write_text("[]"), r"wanted \{…\} in it"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_one_line_that_names_the_file_and_says_why(tmp_path, name):
+    write, why = UNREADABLE[name]
+    write(tmp_path / "a.json")
+    with pytest.raises(SettingsError, match=rf"a\.json: not readable as roles \(.*{why}.*\); check its name") as error:
+        read_json(tmp_path / "a.json", SettingsError, "roles", dict)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_json_above_the_limit_is_refused_also_when_it_is_compressed(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 2**20)
+    (tmp_path / "a.json").write_bytes(pack(b" " * 2**20 + b"[]"))
+    with pytest.raises(DataError, match=r"a\.json: not readable as JSON \(larger than 1 MB\)"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(pack(b" " * (2**20 - 2) + b"[]"))
+    assert read_json(tmp_path / "a.json") == []

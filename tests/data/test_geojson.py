@@ -1,0 +1,246 @@
+"""Forms of GeoJSON: what is outlined, and what it is, whoever reads it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from made_predictions import predicted
+
+from napari_lpd.cli.main import main
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import DataError
+from napari_lpd.data.geojson import read_features
+from napari_lpd.data.regions import Region, classes_in, read_regions
+from napari_lpd.results.export.geojson import read_shapes
+
+RING = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]
+HOLE = [[3, 3], [6, 3], [6, 6], [3, 6], [3, 3]]
+FAR = [[20, 0], [29, 0], [29, 9], [20, 9], [20, 0]]
+BOW = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+STAR = [[math.cos(0.8 * math.pi * i), math.sin(0.8 * math.pi * i)] for i in (0, 1, 2, 3, 4, 0)]
+SPIKE = [[0, 0], [9, 0], [9, 9], [19, 9], [9, 9], [0, 9], [0, 0]]
+
+
+def polygon(*rings):
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def several(kind, *coordinates):
+    return {"type": kind, "coordinates": list(coordinates)}
+
+
+def collection(*geometries):
+    return {"type": "GeometryCollection", "geometries": list(geometries)}
+
+
+def feature(geometry, **properties):
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def write(path, document):
+    path.write_text(json.dumps(document))
+    return path
+
+
+star_area = shapely.Polygon(STAR).buffer(0).area  # its arms and its middle
+GEOMETRIES = {
+    "polygon": (polygon(RING), 81),
+    "hole": (polygon(RING, HOLE), 72),
+    "two parts": (several("MultiPolygon", [RING], [FAR]), 162),
+    "parts that overlap": (several("MultiPolygon", [RING], [[[x + 3, y] for x, y in RING]]), 108),
+    "part with a hole": (several("MultiPolygon", [RING, HOLE], [FAR]), 153),
+    "nested": (collection(collection(several("MultiPolygon", [RING]), None), polygon(FAR)), 162),
+    "beside a point": (collection({"type": "Point", "coordinates": [1, 1]}, polygon(RING)), 81),
+    "bow tie": (polygon(BOW), 50),
+    "star": (polygon(STAR), star_area),
+    "spike": (polygon(SPIKE), 81),
+    "hole that reaches out": (polygon(RING, [[5, 3], [15, 3], [15, 6], [5, 6], [5, 3]]), 69),
+    "with heights": (polygon([[x, y, 7.5] for x, y in RING]), 81),
+    "part of no area": (several("MultiPolygon", [[[0, 0], [9, 0], [5, 0], [0, 0]]], [RING]), 81),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_regions_and_shapes_have_the_same_area(tmp_path, name):
+    geometry, area = GEOMETRIES[name]
+    path = write(tmp_path / "a.geojson", {"type": "FeatureCollection", "features": [feature(geometry)]})
+    [shape] = read_shapes(path)
+    assert shape.geometry.is_valid
+    assert shape.geometry.area == pytest.approx(area)
+    drawn = shapely.union_all([region.polygon() for region in read_regions(path)])
+    assert drawn.symmetric_difference(shape.geometry).area == pytest.approx(0, abs=1e-9)
+
+
+def test_an_outline_that_crosses_itself_keeps_its_corners(tmp_path):
+    [region] = read_regions(write(tmp_path / "a.geojson", feature(polygon(BOW))))
+    assert region.vertices.tolist() == [[0, 0], [10, 10], [0, 10], [10, 0]]  # (y, x)
+    assert region.polygon((1, 2)).area == 100
+
+
+def test_a_drawn_bow_tie_has_both_its_halves():
+    assert Region(np.array([[0, 0], [10, 10], [10, 0], [0, 10]], float), ()).polygon().area == 50
+
+
+DOCUMENTS = {
+    "FeatureCollection": lambda found: {"type": "FeatureCollection", "features": [found]},
+    "list": lambda found: [found],
+    "list of collections": lambda found: [{"type": "FeatureCollection", "features": [found]}],
+    "Feature": lambda found: found,
+    "geometry": lambda found: found["geometry"],
+    "after one without geometry": lambda found: [feature(None, name="root"), {"type": "Feature"}, found],
+    "after an empty one": lambda found: [feature(polygon(), name="root"), found],
+    "after a point": lambda found: [feature({"type": "Point", "coordinates": [1, 1]}), found],
+}
+
+
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_every_form_of_the_document_is_read(tmp_path, form):
+    path = write(tmp_path / "a.geojson", DOCUMENTS[form](feature(polygon(RING))))
+    assert [shape.geometry.area for shape in read_shapes(path)] == [81]
+    assert [region.polygon().area for region in read_regions(path)] == [81]
+
+
+SAID = {  # properties: the text that names a measured region, and the tissues
+    "name": ({"classification": {"name": "Tumor"}}, "Tumor", ("Tumor",)),
+    "text": ({"classification": "Tumor"}, "Tumor", ("Tumor",)),
+    "names": ({"classification": {"names": ["Tumor", "Positive"]}}, "Tumor: Positive", ("Tumor: Positive",)),
+    "one of names": ({"classification": {"names": ["Tumor"]}}, "Tumor", ("Tumor",)),
+    "derived": ({"classification": {"name": "Tumor: Positive"}}, "Tumor: Positive", ("Tumor: Positive",)),
+    "two": ({"classification": {"name": "Tumor + Stroma"}}, "Tumor + Stroma", ("Tumor", "Stroma")),
+    "plus": ({"classification": {"name": "CD8+"}}, "CD8+", ("CD8+",)),
+    "plus and another": ({"classification": {"name": "CD8+ + Stroma"}}, "CD8+ + Stroma", ("CD8+", "Stroma")),
+    "plus in a class": ({"classification": {"name": "fat + vessel"}}, "fat + vessel", ("fat + vessel",)),
+    "list wins": ({"tissues": ["CD8+"], "classification": {"name": "Tumor"}}, "Tumor", ("CD8+",)),
+    "empty list": ({"tissues": [], "classification": {"name": "Tumor"}}, "Tumor", ()),
+    "no list": ({"tissues": None, "classification": {"name": "Tumor"}}, "Tumor", ("Tumor",)),
+    "ignored": ({"classification": {"name": "Ignore*"}}, "Ignore*", ()),
+    "region": ({"classification": {"name": "Region*"}}, "Region*", ()),
+    "none": ({"classification": {"name": "none"}}, "none", ()),
+}
+CLASSES = ["Tumor", "Stroma", "CD8+", "Tumor: Positive", "fat + vessel"]
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_feature_is_called_and_what_it_holds(tmp_path, name):
+    properties, classification, tissues = SAID[name]
+    path = write(tmp_path / "a.geojson", [feature(polygon(RING), **properties)])
+    assert [shape.classification for shape in read_shapes(path)] == [classification]
+    assert [(region.tissues, region.named) for region in read_regions(path, CLASSES)] == [(tissues, True)]
+
+
+@pytest.mark.parametrize("properties", [{}, None, {"classification": None}, {"classification": {}}, {"name": "edge"}])
+def test_nothing_is_said_of_an_outline_alone(tmp_path, properties):
+    path = write(tmp_path / "a.geojson", {"type": "Feature", "geometry": polygon(RING), "properties": properties})
+    [region] = read_regions(path)
+    assert (region.tissues, region.named) == ((), False)
+    assert read_shapes(path)[0].classification == ""
+
+
+def test_a_class_has_its_colour_where_the_file_gives_one_that_can_be_used(tmp_path):
+    said = [{"name": "a", "color": [200, 0, 255]}, {"name": "b", "color": ["x", "y", "z"]}, {"name": "c", "color": 3}]
+    said += [{"name": "d + e", "color": [1, 2, 3]}]
+    path = write(tmp_path / "a.geojson", [feature(polygon(RING), classification=each) for each in said])
+    own = ["#c800ff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b"]
+    assert classes_in(path) == [TissueClass(name=n, color=c) for n, c in zip("abcde", own, strict=True)]
+
+
+DAMAGED = {
+    "ring of one point": (feature(polygon([[1, 1]])), "linearring"),
+    "unknown type": (feature({"type": "Blob", "coordinates": RING}), "Unknown geometry type"),
+    "no coordinates": (feature({"type": "Polygon"}), "coordinates"),
+    "text for a number": (feature(polygon([["a", 0], [9, 0], [9, 9], ["a", 0]])), ""),
+    "null for a number": (feature(polygon([[None, 0], [9, 0], [9, 9], [None, 0]])), ""),
+    "number of 400 digits": (feature(polygon([[10**400, 0], [9, 0], [9, 9], [10**400, 0]])), "too large"),
+    "geometry that is none": (feature(3), "wanted a geometry"),
+    "number": (3, "wanted a feature"),
+    "tissues that are no list": (feature(polygon(RING), tissues="Tumor"), "tissues are 'Tumor', wanted a list"),
+    "classification that is none": (feature(polygon(RING), classification=3), ""),
+    "properties that are none": ({"type": "Feature", "geometry": polygon(RING), "properties": [1]}, ""),
+}
+
+
+@pytest.mark.parametrize("read", [read_regions, read_shapes, classes_in])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_feature_is_named_by_its_number(tmp_path, name, read):
+    damaged, why = DAMAGED[name]
+    path = write(tmp_path / "a.geojson", [feature(polygon(RING)), feature(None), damaged])
+    with pytest.raises(
+        DataError, match=rf"a\.geojson: not readable as .* \(feature 3: .*{why}.*\); correct this feature"
+    ):
+        read(path)
+
+
+def test_a_coordinate_too_large_for_a_number_is_named(tmp_path):
+    text = json.dumps(feature(polygon(RING))).replace("9", "1e400")
+    (tmp_path / "a.geojson").write_text(text)
+    with pytest.raises(DataError, match="feature 1: a coordinate is not finite"):
+        read_regions(tmp_path / "a.geojson")
+
+
+def test_points_and_lines_are_left_out_with_a_warning(tmp_path, caplog):
+    point, line = {"type": "Point", "coordinates": [5, 5]}, several("LineString", [0, 0], [9, 9])
+    path = write(tmp_path / "a.geojson", [feature(None), feature(point), feature(polygon(RING)), feature(line)])
+    with caplog.at_level(logging.WARNING):
+        assert len(read_features(path)[0]) == 1
+    assert caplog.messages == [f"{path}: left out, no polygons: feature 2, 4"]
+
+
+def test_what_the_file_says_of_itself_comes_along(tmp_path):
+    document = {"type": "FeatureCollection", "features": [feature(polygon(RING))]}
+    assert read_features(write(tmp_path / "a.geojson", document))[1] == {}
+    document["napari_lpd"] = {"slide": "a.svs"}
+    assert read_features(write(tmp_path / "a.geojson", document))[1] == {"slide": "a.svs"}
+
+
+def wide(x, classification):
+    """A rectangle of 190 x 256 pixels on the tiny slide."""
+    corners = [[x, 0], [x + 190, 0], [x + 190, 256], [x, 256], [x, 0]]
+    return feature(polygon(corners), classification=classification)
+
+
+def packed(path, content):
+    """The content as a file, compressed as the name says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.geojson", content)
+    else:
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+FORMS = [
+    ("a.geojson", "CD8+", {"name": "Tumor: Positive"}),
+    ("a.geojson", "CD8+", {"names": ["Tumor", "Positive"]}),
+    ("a.geojson.gz", {"name": "CD8+"}, {"name": "Tumor: Positive"}),
+    ("a.zip", {"name": "CD8+"}, "Tumor: Positive"),
+]
+
+
+@pytest.mark.parametrize(("name", "left", "right"), FORMS)
+def test_training_and_measuring_take_the_same_forms(tmp_path, tiny_tiff, capsys, name, left, right):
+    content = json.dumps([feature(None), wide(0, left), wide(194, right)]).encode("utf-8-sig")
+    path = packed(tmp_path / name, content)
+    names = ("CD8+", "Tumor: Positive")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": names}), encoding="utf-16")
+    train = ["train", "--slide", tiny_tiff, "--regions", path, "--classes", tmp_path / "classes.json", "--summary"]
+    assert main([*map(str, train), "--set", "tile=64", "--set", "tile_step=64", "--out", str(tmp_path / "run")]) == 0
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())["tiles per class"]
+    assert set(counts) == set(names)
+    assert min(counts.values()) >= 8
+
+    classes = tuple(TissueClass(name=name, color="#102030") for name in names)
+    about = {"mpp": 1.0, "slide_mpp": (1.0, 1.0), "slide_shape": (256, 384)}
+    prediction = predicted(tmp_path / "a.zarr", np.ones((256, 384), np.uint8), classes, **about)
+    measure = ["measure", prediction.folder, "--regions", path, "--out", tmp_path / "m.csv"]
+    assert main([*map(str, measure)]) == 0
+    table = pd.read_csv(tmp_path / "m.csv")
+    areas = table[table.what == "tissue"].set_index("region").area_mm2
+    assert areas[1:].to_dict() == {"CD8+ 1": 0.04864, "Tumor: Positive 2": 0.04864}  # 190 x 256 µm²
