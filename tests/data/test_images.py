@@ -103,5 +103,5 @@ def test_an_rgb_mask_needs_a_colour_per_class(tmp_path, classes):
 
 def test_a_source_pattern_that_is_in_no_name_is_refused():
     assert sources_of(["GLAS-p10+1", "LUAD+2"], r"-(p\d+)") == ["p10", "LUAD"]
-    with pytest.raises(SettingsError, match="found in none of 2 names, first GLAS-p10"):
+    with pytest.raises(SettingsError, match="matches none of 2 names, first GLAS-p10"):
         sources_of(["GLAS-p10+1", "LUAD+2"], r"(zzz)")

@@ -93,7 +93,7 @@ def test_a_table_that_cannot_be_used_says_where(table, classes, rows, said):
 def test_a_file_that_is_missing_is_named_with_its_line(table, classes, tmp_path):
     path = table([("path", "dark", "pink"), ("a.png", 1, 0), ("b.png", 0, 1)])
     (tmp_path / "data" / "b.png").unlink()
-    with pytest.raises(DataError, match=r"line 3: no such file 'b.png', looked for beside the table"):
+    with pytest.raises(DataError, match=r"line 3: no such file 'b.png'; paths are relative to the table"):
         labelled_tiles(path, classes)
 
 

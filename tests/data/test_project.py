@@ -77,10 +77,10 @@ def test_a_project_trains_from_the_command_line(project, tmp_path, capsys):
     ("change", "message"),
     [
         (lambda c: c.update(slides=[]), "setting slides"),
-        (lambda c: c["slides"][0].update(slide="gone.tiff"), r"its slide .*gone\.tiff is gone; put it back"),
-        (lambda c: c["slides"][1].update(regions="gone.geojson"), r"its regions .*gone\.geojson is gone"),
+        (lambda c: c["slides"][0].update(slide="gone.tiff"), r"its slide .*gone\.tiff is missing; put it back"),
+        (lambda c: c["slides"][1].update(regions="gone.geojson"), r"its regions .*gone\.geojson is missing"),
         (lambda c: c["slides"].append(c["slides"][0]), r"tiny\.tiff is in it twice"),
-        (lambda c: c.update(kind="other"), "no project of napari-lpd"),
+        (lambda c: c.update(kind="other"), "not a project of napari-lpd"),
         (lambda c: c.update(classes=[c["classes"][0]]), r"1 tissue class \("),
         (lambda c: c["slides"][0].update(mpp=-1), r"slides\.0\.mpp"),
     ],

@@ -37,7 +37,7 @@ def test_few_tiles_glass_and_broken_files_are_named(tmp_path, classes):
     assert said[0] == "pink: only 5 tiles; wanted 20 or more"
     assert "t05[10].png: not readable as an image" in said[1]
     assert tile_sheet(labelled_tiles(folder, classes)).width > THUMBNAIL  # the broken one does not spoil the others
-    assert "the names of 30 tiles say no slide or patient" in said[3]
+    assert "the names of 30 tiles contain no slide or patient" in said[3]
     assert said[2] == "2 of 30 tiles are mostly glass, but carry a tissue: t03[10].png, t07[10].png"
 
 
@@ -66,7 +66,7 @@ def test_regions_of_one_slide_are_held_out_whole(tiny_image, classes, tiny_setti
     assert tiles.hold_out(0.05, 0)[1] is None  # too few to choose by
     few = TrainingSet(tiles, (), tiny_settings.model_copy(update={"valid_share": 0.05})).summary()["split"]
     assert few.partition("; ")[2].startswith(
-        "nothing is held out, so the last epoch is kept, not the best: of a single slide it takes"
+        "nothing is held out, so the last epoch is kept, not the best: a single slide needs"
     )
     assert "at most 5 % of all (valid_share)" in few
 

@@ -1,4 +1,4 @@
-"""Reading tiles and masks from files, whatever their kind, and pairing them by name."""
+"""Read tiles and masks from files of any kind, and pair them by name."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-IGNORE = 255  # truth that belongs to no class and is not counted
+IGNORE = 255  # truth without a class, which is not counted
 PARTS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
-"""Names that the folders of a data set go by (BCSS-WSSS: train, valid, test; LUAD-HistoSeg: training, val, test)."""
+"""Names of the folders of a data set (BCSS-WSSS: train, valid, test; LUAD-HistoSeg: training, val, test)."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def part_of(data: Path, part: str) -> Path:
-    """The folder of a data set that holds its `part` (train, valid, test), whatever it is called; it may be absent."""
+    """Return the folder of a data set for its `part` (train, valid, test), by any of its names; it may be absent."""
     return next((data / name for name in PARTS[part] if (data / name).is_dir()), data / part)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name.
+    """List the image files of a folder, sorted by name.
 
     Raises:
         DataError: no such folder, or no images in it.
@@ -71,7 +71,7 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
     and black is not counted.
 
     Raises:
-        DataError: not readable, or holding a value or colour that means nothing here.
+        DataError: not readable, or holding an unknown value or colour.
     """
     count = len(classes)
     try:
@@ -93,7 +93,7 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
 
 
 def _check_palette(path: Path, palette: Sequence[int], classes: Sequence[TissueClass]) -> None:
-    """Raise DataError where a palette shows a class in another's colour: then its numbers are in another order."""
+    """Raise DataError if a palette shows a class in another's colour: then the classes are in another order."""
     for c, tissue in enumerate(classes):
         shown = tuple(palette[3 * c : 3 * c + 3])
         other = next((t for t in classes if t is not tissue and t.rgb == shown and shown != tissue.rgb), None)
@@ -111,12 +111,12 @@ def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[Tis
     labels = np.full(codes.shape, IGNORE, np.uint8)
     known = np.zeros(codes.shape, bool)
     for (red, green, blue), label in meaning.items():
-        here = codes == red * 65536 + green * 256 + blue
-        labels[here], known = label, known | here
+        pixels = codes == red * 65536 + green * 256 + blue
+        labels[pixels], known = label, known | pixels
     if not known.all():
         colour = f"#{int(codes[~known][0]):06x}"
-        wanted = ", ".join(f"{tissue.name} {tissue.color}" for tissue in classes)
-        raise DataError(f"{path}: colour {colour} is no class's; wanted {wanted}, white background, black not counted")
+        legend = ", ".join(f"{tissue.name} {tissue.color}" for tissue in classes)
+        raise DataError(f"{path}: colour {colour} is no class's; wanted {legend}, white background, black not counted")
     return labels
 
 
@@ -145,50 +145,50 @@ def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
 
     Args:
         folder: Folder with img and mask.
-        source: Regular expression whose first group, found in the stem, names the slide or patient; see `source_of`.
+        source: Regular expression whose first group, in the stem, names the slide or patient; see `source_of`.
 
     Raises:
         DataError: a folder is missing, or an image or mask has no partner; the message names one.
     """
     images, masks = by_stem(folder / "img"), by_stem(folder / "mask")
-    for here, there, kind in ((images, masks, "mask"), (masks, images, "image")):
-        lonely = sorted(here.keys() - there.keys())
-        if lonely:
+    for files, partners, kind in ((images, masks, "mask"), (masks, images, "image")):
+        unpaired = sorted(files.keys() - partners.keys())
+        if unpaired:
             raise DataError(
-                f"{here[lonely[0]]}: no {kind} of the same name ({len(lonely)} such files); rename or remove them"
+                f"{files[unpaired[0]]}: no {kind} of the same name ({len(unpaired)} such files); rename or remove them"
             )
     sources = sources_of(list(images), source)
-    return [MaskedImage(images[stem], masks[stem], found) for stem, found in zip(images, sources, strict=True)]
+    return [MaskedImage(images[stem], masks[stem], slide) for stem, slide in zip(images, sources, strict=True)]
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without suffix, sorted.
+    """Map names without suffix to the image files of a folder, sorted.
 
     Raises:
         DataError: no such folder, no images, or two of one name.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in image_files(folder):
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem].name} has the same name; keep one of them")
-        found[path.stem] = path
-    return found
+        if path.stem in files:
+            raise DataError(f"{path}: {files[path.stem].name} has the same name; keep one of them")
+        files[path.stem] = path
+    return files
 
 
 def sources_of(stems: Sequence[str], pattern: str = "") -> list[str]:
-    """`source_of` of every name.
+    """Apply `source_of` to every name.
 
     Raises:
-        SettingsError: not a regular expression with a group, or found in none of the names.
+        SettingsError: not a regular expression with a group, or one that matches none of the names.
     """
-    found = [source_of(stem, pattern) for stem in stems]
+    sources = [source_of(stem, pattern) for stem in stems]
     if pattern and not any(re.search(pattern, stem) for stem in stems):
-        raise SettingsError(f"source pattern {pattern!r}: found in none of {len(stems)} names, first {stems[0]}")
-    return found
+        raise SettingsError(f"source pattern {pattern!r}: matches none of {len(stems)} names, first {stems[0]}")
+    return sources
 
 
 def source_of(stem: str, pattern: str = "") -> str:
-    """The slide or patient a tile comes from: the pattern's first group; where it is not found, the name before + or [.
+    """Return the slide or patient of a tile: the pattern's first group; without a match, the name before + or [.
 
     Raises:
         SettingsError: not a regular expression with a group.
@@ -196,9 +196,9 @@ def source_of(stem: str, pattern: str = "") -> str:
     if pattern:
         try:
             match = re.search(pattern, stem)
-            found = match[1] if match else None
+            name = match[1] if match else None
         except (re.error, IndexError) as error:
             raise SettingsError(f"source pattern {pattern!r}: wanted a regular expression with a group") from error
-        if found:
-            return found
+        if name:
+            return name
     return re.split(r"[+\[]", stem, maxsplit=1)[0].strip()

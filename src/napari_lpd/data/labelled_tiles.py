@@ -27,7 +27,7 @@ YES, NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
 
 
 class _Labelled(NamedTuple):
-    """Tiles before they are read: files, (n, C) labels, and per tile its slide or patient where that is said."""
+    """Files of tiles, (n, C) labels, and per tile its slide or patient where a table states it."""
 
     paths: list[Path]
     labels: list[list[int]]
@@ -35,18 +35,18 @@ class _Labelled(NamedTuple):
 
 
 def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "") -> TileSet:
-    """Tiles with image-level labels, in whichever of three forms `data` has.
+    """Read tiles with image-level labels, in one of three forms.
 
     * ``NAME[1010].png``: one digit per class, in the classes' order, in the last brackets of the name. Blanks between
       the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
     * ``CLASS/NAME.png``: a folder per class, named like it; every tile holds that class alone.
-    * A table (CSV, TSV) with a column ``path``, relative to the table, a column of 0 and 1 per class, and, if it
-      likes, a column ``source`` with the slide or patient.
+    * A table (CSV, TSV) with a column ``path``, relative to the table, a column of 0 and 1 per class, and
+      optionally a column ``source`` with the slide or patient.
 
     Args:
         data: The table, the folder of tiles, or the folder that holds it as ``train``.
         classes: The classes.
-        source: How a tile's name gives its slide or patient (see `images.source_of`).
+        source: Regular expression for the slide or patient in a tile's name (see `images.source_of`).
 
     Raises:
         DataError: no tiles, labels that do not fit `classes`, or tiles of several sizes.
@@ -56,18 +56,18 @@ def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "
     train = part_of(data, "train")
     root = train if train.is_dir() else data
     by_folder = any((root / tissue.name).is_dir() for tissue in classes)
-    found = _from_class_folders(root, classes) if by_folder else _from_names(root, len(classes))
-    return _tile_set(found, classes, root, source)
+    labelled = _from_class_folders(root, classes) if by_folder else _from_names(root, len(classes))
+    return _tile_set(labelled, classes, root, source)
 
 
-def _tile_set(found: _Labelled, classes: tuple[TissueClass, ...], data: Path, source: str) -> TileSet:
-    paths = found.paths
+def _tile_set(labelled: _Labelled, classes: tuple[TissueClass, ...], data: Path, source: str) -> TileSet:
+    paths = labelled.paths
     size = read_image(paths[0]).shape
     if size[0] != size[1]:
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
-    sources = found.sources or sources_of([path.stem for path in paths], source)
+    sources = labelled.sources or sources_of([path.stem for path in paths], source)
     read = partial(_read_tile, paths, size)
-    return TileSet(classes, np.array(found.labels, np.float32), read, str(data), sources=sources, files=paths)
+    return TileSet(classes, np.array(labelled.labels, np.float32), read, str(data), sources=sources, files=paths)
 
 
 def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[np.uint8]:
@@ -87,27 +87,27 @@ def _labels_in_name(path: Path, class_count: int) -> list[int]:
     text = groups[-1].replace(" ", "") if groups else ""
     digits = [int(digit) for digit in text if digit in "01"]
     if len(digits) != class_count or len(text) != class_count:
-        found = f"[{groups[-1]}]" if groups else "no brackets"
+        brackets = f"[{groups[-1]}]" if groups else "no brackets"
         raise DataError(
-            f"{path}: {found} in the name; wanted {class_count} digits 0 or 1, one per class, or a folder per class"
+            f"{path}: {brackets} in the name; wanted {class_count} digits 0 or 1, one per class, or a folder per class"
         )
     return digits
 
 
 def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
     names = [tissue.name for tissue in classes]
-    parts = {name for known in PARTS.values() for name in known}
-    strange = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in (*names, *parts))
-    if strange:
+    parts = {name for names_of_part in PARTS.values() for name in names_of_part}
+    unknown = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in (*names, *parts))
+    if unknown:
         raise DataError(
-            f"{strange[0]}: a folder that is no class ({', '.join(names)}); add the class, or move the folder away"
+            f"{unknown[0]}: a folder that is no class ({', '.join(names)}); add the class, or move the folder away"
         )
-    found = _Labelled([], [], [])
+    labelled = _Labelled([], [], [])
     for number, name in enumerate(names):
         for path in image_files(root / name):
-            found.paths.append(path)
-            found.labels.append([int(number == c) for c in range(len(names))])
-    return found
+            labelled.paths.append(path)
+            labelled.labels.append([int(number == c) for c in range(len(names))])
+    return labelled
 
 
 def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
@@ -125,19 +125,19 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
         )
     if not rows:
         raise DataError(f"{table}: holds no tiles")
-    found = _Labelled([], [], [])
+    labelled = _Labelled([], [], [])
     for line, row in enumerate(rows, start=2):
         path = table.parent / (row[PATH] or "")
         if not path.is_file():
-            raise DataError(f"{table}, line {line}: no such file {row[PATH]!r}, looked for beside the table")
-        found.paths.append(path)
-        found.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
+            raise DataError(f"{table}, line {line}: no such file {row[PATH]!r}; paths are relative to the table")
+        labelled.paths.append(path)
+        labelled.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
         if SOURCE in columns:
-            found.sources.append(row[SOURCE] or "")
-    twice = [path for path, count in Counter(found.paths).items() if count > 1]
-    if twice:
-        raise DataError(f"{table}: {twice[0].name} occurs twice")
-    return found
+            labelled.sources.append(row[SOURCE] or "")
+    repeated = [path for path, count in Counter(labelled.paths).items() if count > 1]
+    if repeated:
+        raise DataError(f"{table}: {repeated[0].name} occurs twice")
+    return labelled
 
 
 def _yes_or_no(text: str | None, where: str) -> int:

@@ -31,17 +31,17 @@ def tiles_from_regions(
     settings: TrainSettings,
     patient: str = "",
 ) -> TileSet:
-    """Cut the regions drawn on a slide into tiles; a tile takes the labels of all regions it lies in.
+    """Cut tiles from the regions drawn on a slide; a tile gets the labels of all regions it lies in.
 
     A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
     tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
 
     Args:
         slide: The slide.
-        regions: Outlined on it.
+        regions: Regions outlined on it.
         classes: The tissue classes.
         settings: Size, step and resolution of the tiles.
-        patient: Whose slide it is; default: the slide's name.
+        patient: Patient of the slide; default: the slide's name.
 
     Raises:
         DataError: no tile fits, or a region lies outside the slide.
@@ -56,9 +56,9 @@ def tiles_from_regions(
     for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
         tile = box(x, y, x + settings.tile, y + settings.tile)
         hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
-        if not hits or unary_union([part for _, part in hits]).area < settings.min_cover * tile.area:
+        if not hits or unary_union([overlap for _, overlap in hits]).area < settings.min_cover * tile.area:
             continue
-        tissues = {t for i, part in hits if part.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
+        tissues = {t for i, overlap in hits if overlap.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
         origins.append((y, x))
         labels.append([float(name in tissues) for name in names])
     if not origins:
@@ -82,31 +82,31 @@ def tiles_from_regions(
 
 def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
     height, width = slide.shape
-    if found := outside(regions, slide.shape):
+    if numbers := outside(regions, slide.shape):
         raise DataError(
-            f"{slide.name}: {len(found)} of {len(regions)} regions ({', '.join(map(str, found[:5]))}"
-            f"{', …' * (len(found) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
+            f"{slide.name}: {len(numbers)} of {len(regions)} regions ({', '.join(map(str, numbers[:5]))}"
+            f"{', …' * (len(numbers) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
         )
 
 
 def _clusters(origins: Sequence[tuple[int, int]], tile: int, slide: str) -> list[str]:
-    """Names of the parts of a slide in which tiles lie: those nearer to each other than a tile's edge are one part."""
+    """Name the cluster of each tile: tiles nearer to each other than a tile's edge are one cluster."""
     boxes = [box(x, y, x + tile, y + tile) for y, x in origins]
     tree, names = STRtree(boxes), [-1] * len(boxes)
     for first in range(len(boxes)):
         if names[first] >= 0:
             continue
-        names[first], found = first, [first]
-        while found:
-            for near in tree.query(boxes[found.pop()].buffer(tile - 0.5, join_style="mitre")):
+        names[first], queue = first, [first]
+        while queue:
+            for near in tree.query(boxes[queue.pop()].buffer(tile - 0.5, join_style="mitre")):
                 if names[near] < 0:
                     names[near] = first
-                    found.append(int(near))
+                    queue.append(int(near))
     return [f"{slide} {number}" for number in names]
 
 
 def _origins(bounds: tuple[float, float, float, float], settings: TrainSettings) -> list[tuple[int, int]]:
-    """(y, x) of the tiles that are tried for a region with `bounds` (x0, y0, x1, y1): evenly spread, centred."""
+    """Return (y, x) of the tiles to try for a region with `bounds` (x0, y0, x1, y1): evenly spread, centred."""
     x0, y0, x1, y1 = bounds
     starts = []
     for low, high in ((y0, y1), (x0, x1)):

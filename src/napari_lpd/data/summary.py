@@ -1,4 +1,4 @@
-"""What a training set holds, before it is trained on: counts, the split, what to be wary of, and a sheet of tiles."""
+"""Summary of a training set before training: counts, the split, warnings, and a sheet of tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
 
 MIN_TILES = 20
-"""A class with fewer is warned of."""
+"""A class with fewer tiles causes a warning."""
 GLASS_LEVEL, GLASS_SHARE = 220, 0.8  # of a pixel's darkest channel; of a tile's pixels
 LOOKED_AT = 400  # tiles that are read for the warnings
 NAMED = 5  # files named in a warning
@@ -28,25 +28,25 @@ THUMBNAIL, GAP, PER_CLASS = 64, 4, 6
 
 
 def summarise(
-    tiles: TileSet, kept: TileSet, held: TileSet | None, validated_on: str = "", why: str = ""
+    tiles: TileSet, training: TileSet, held_out: TileSet | None, validated_on: str = "", cause: str = ""
 ) -> dict[str, Any]:
-    """Counts, split and warnings as people read them.
+    """Summarise counts, split and warnings for people.
 
     Args:
         tiles: All tiles.
-        kept: Those that are trained on.
-        held: Those that choose the best epoch.
-        validated_on: What chooses it instead, if anything does.
-        why: Why nothing is held out, where nothing is.
+        training: Tiles to train on.
+        held_out: Tiles that select the best epoch.
+        validated_on: Other data that select it, if any.
+        cause: Why no tiles are held out, if none are.
     """
     per_slide = Counter(tiles.sources)
-    if held is not None:
+    if held_out is not None:
         by = "region" if len(per_slide) == 1 else "tile" if _name_no_slide(tiles) else "slide"
-        split = f"{len(kept)} tiles to train on, {len(held)} of other {by}s to choose the best epoch"
+        split = f"{len(training)} tiles to train on, {len(held_out)} of other {by}s to choose the best epoch"
     elif validated_on:
         split = f"{len(tiles)} tiles to train on; {validated_on} choose the best epoch"
     else:
-        split = f"{len(tiles)} tiles to train on; nothing is held out, so the last epoch is kept, not the best: {why}"
+        split = f"{len(tiles)} tiles to train on; nothing is held out, so the last epoch is kept, not the best: {cause}"
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,
@@ -58,18 +58,18 @@ def summarise(
 
 
 def warnings(tiles: TileSet) -> list[str]:
-    """What to be wary of, with numbers and names.
+    """List doubts about the tiles, with numbers and names.
 
-    Of a large set 400 tiles, evenly spread over the classes, are looked at.
+    Of a large set 400 tiles, evenly spread over the classes, are read.
     """
-    said = [
+    messages = [
         f"{name}: only {count} tile{'s' * (count > 1)}; wanted {MIN_TILES} or more"
         for name, count in tiles.tiles_per_class.items()
         if count < MIN_TILES
     ]
-    looked = range(len(tiles)) if len(tiles) <= LOOKED_AT else tiles.spread(LOOKED_AT)
+    indices = range(len(tiles)) if len(tiles) <= LOOKED_AT else tiles.spread(LOOKED_AT)
     glass, unreadable = [], []
-    for index in looked:
+    for index in indices:
         try:
             image = tiles.read(index)
         except DataError as error:
@@ -77,38 +77,38 @@ def warnings(tiles: TileSet) -> list[str]:
             continue
         if (image.min(-1) > GLASS_LEVEL).mean() > GLASS_SHARE and tiles.labels[index].any():
             glass.append(tiles.name(index))
-    said += unreadable[:NAMED]
+    messages += unreadable[:NAMED]
     if len(unreadable) > NAMED:
-        said.append(f"{len(unreadable) - NAMED} more files are not readable")
+        messages.append(f"{len(unreadable) - NAMED} more files are not readable")
     if glass:
-        of = f"{len(glass)} of {len(looked)} tiles" + ("" if len(looked) == len(tiles) else " looked at")
+        fraction = f"{len(glass)} of {len(indices)} tiles" + ("" if len(indices) == len(tiles) else " examined")
         more = ", …" if len(glass) > NAMED else ""
-        said.append(f"{of} are mostly glass, but carry a tissue: {', '.join(glass[:NAMED])}{more}")
+        messages.append(f"{fraction} are mostly glass, but carry a tissue: {', '.join(glass[:NAMED])}{more}")
     if _name_no_slide(tiles):
-        said.append(
-            f"the names of {len(tiles)} tiles say no slide or patient, so that neighbouring tiles may be split between"
-            " training and validation; say how they name it, or give a table with a column source"
+        messages.append(
+            f"the names of {len(tiles)} tiles contain no slide or patient, so neighbouring tiles may be split between"
+            " training and validation; give a pattern that finds it, or a table with a column source"
         )
     multiple = int((tiles.labels.sum(1) > 1).sum())
     if multiple == len(tiles):
-        said.append("every tile holds several tissues; some tiles with one alone would tell them apart")
-    return said
+        messages.append("every tile holds several tissues; add some tiles with one tissue alone, to tell them apart")
+    return messages
 
 
 def _name_no_slide(tiles: TileSet) -> bool:
-    """Whether every tile comes from a slide of its own, as far as is known."""
+    """Return whether every tile seems to come from a slide of its own, which means that names tell no slide."""
     return len(set(tiles.sources)) == len(tiles) > MIN_TILES
 
 
 def tile_sheet(tiles: TileSet, before: TileSet | None = None) -> Image.Image:
-    """A row of tiles per class; with `before`, a row of the same tiles as they came above each.
+    """Draw a row of tiles per class; with `before`, a row of the same tiles before matching above each.
 
     A tile that cannot be read is grey; `warnings` names it.
     """
     rows: list[tuple[str, tuple[int, int, int], list[NDArray[np.uint8]]]] = []
     for c, tissue in enumerate(tiles.classes):
-        own = np.flatnonzero(tiles.labels[:, c] > 0)
-        chosen = own[np.unique(np.linspace(0, len(own) - 1, min(len(own), PER_CLASS)).astype(int))]
+        indices = np.flatnonzero(tiles.labels[:, c] > 0)
+        chosen = indices[np.unique(np.linspace(0, len(indices) - 1, min(len(indices), PER_CLASS)).astype(int))]
         if before is not None:
             rows.append((f"{tissue.name}, as it came", tissue.rgb, [_read_or_grey(before, i) for i in chosen]))
         rows.append((tissue.name, tissue.rgb, [_read_or_grey(tiles, i) for i in chosen]))
@@ -123,7 +123,7 @@ def _read_or_grey(tiles: TileSet, index: int) -> NDArray[np.uint8]:
 
 
 def sheet(rows: Sequence[tuple[str, tuple[int, int, int], Sequence[NDArray[np.uint8]]]]) -> Image.Image:
-    """Rows of images (H, W, 3), each with a title above it in its colour; on dark ground."""
+    """Draw rows of images (H, W, 3) on dark ground, each below a title with its colour."""
     line = 14
     width = max(len(images) for _, _, images in rows) * (THUMBNAIL + GAP) + GAP
     canvas = Image.new("RGB", (width, len(rows) * (THUMBNAIL + line + GAP) + GAP), (38, 41, 48))
@@ -139,10 +139,10 @@ def sheet(rows: Sequence[tuple[str, tuple[int, int, int], Sequence[NDArray[np.ui
 
 
 def save_sheet(image: Image.Image, path: Path) -> Path:
-    """Write a sheet as PNG, whole or not at all.
+    """Write a sheet as PNG atomically.
 
     Raises:
-        ExportError: the place cannot be written.
+        ExportError: the file cannot be written.
     """
     with atomic_write(path, overwrite=True) as partial:
         image.save(partial, "PNG")

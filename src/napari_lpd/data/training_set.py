@@ -1,4 +1,4 @@
-"""From what a user has (a slide with regions, several of them, or labelled tiles) to a training set."""
+"""Training sets, from a slide with regions, a project of several slides, or labelled tiles."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ FLAGS = {
 
 
 class TrainingSet(NamedTuple):
-    """Tiles to learn from, images with masks that choose the best epoch, and the settings that fit the tiles."""
+    """Training tiles, images with masks that select the best epoch, and settings that fit the tiles."""
 
     tiles: TileSet
     validation_images: Sequence[MaskedImage]
     settings: TrainSettings
 
     def summary(self) -> dict[str, Any]:
-        """Counts, split and warnings; see `summary.summarise`."""
+        """Return counts, split and warnings; see `summary.summarise`."""
         tiles, settings = self.tiles, self.settings
-        kept, held = (tiles, None) if self.validation_images else tiles.hold_out(settings.valid_share, settings.seed)
+        split = (tiles, None) if self.validation_images else tiles.hold_out(settings.valid_share, settings.seed)
         masks = f"{len(self.validation_images)} images with masks" if self.validation_images else ""
         edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
-        why = "" if held or masks else why_none_is_held_out(tiles, settings.valid_share)
-        return summarise(tiles, kept, held, masks, why) | {"tile edge": edge}
+        cause = "" if split[1] or masks else why_none_is_held_out(tiles, settings.valid_share)
+        return summarise(tiles, *split, masks, cause) | {"tile edge": edge}
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the summary (JSON) and a sheet of tiles (PNG) into `folder`; returns the summary.
+        """Write the summary (JSON) and a sheet of tiles (PNG) into `folder`; return the summary.
 
         Raises:
             DataError: the folder cannot be written, or a tile cannot be read.
         """
-        found = self.summary()
-        write_text(folder / SUMMARY, json.dumps(found, indent=1, ensure_ascii=False), error=DataError)
-        shown, before = self.tiles, None
+        summary = self.summary()
+        write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False), error=DataError)
+        tiles, before = self.tiles, None
         if self.settings.stain_normalisation == "slide":
-            shown, before = shown.with_colours(training_colours(shown)), shown
-        save_sheet(tile_sheet(shown, before), folder / SHEET)
-        return found
+            tiles, before = tiles.with_colours(training_colours(tiles)), tiles
+        save_sheet(tile_sheet(tiles, before), folder / SHEET)
+        return summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSource:
-    """Name what a model is trained on: a slide with regions, a project of several, or labelled tiles.
+    """Source of training data: a slide with regions, a project of several, or labelled tiles.
 
-    Every run keeps it as arguments of the command line (`arguments`), from which it is found again (`parse`).
+    Every run stores it as arguments of the command line (`arguments`), from which `parse` restores it.
 
     Example:
         >>> from napari_lpd import TrainSettings, TrainingSource, read_classes, samples
@@ -99,16 +99,16 @@ class TrainingSource:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], folders: Sequence[Path] = ()) -> TrainingSource:
-        """Read the source from arguments of ``train``; other arguments are passed over.
+        """Read the source from arguments of ``train``; other arguments are ignored.
 
         Args:
-            arguments: Of the command line.
-            folders: Where relative paths may lie: the first folder that has a path counts, else the first of all.
+            arguments: Arguments of the command line.
+            folders: Folders of relative paths: the first in which a path exists counts, else the first of all.
         """
 
         def locate(text: str) -> Path:
-            places = [folder / text for folder in folders] or [Path(text)]
-            return next((place for place in places if place.exists()), places[0])
+            candidates = [folder / text for folder in folders] or [Path(text)]
+            return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=True)
         for name, flag in FLAGS.items():
@@ -118,13 +118,13 @@ class TrainingSource:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> TrainingSource:
-        """Take the source from parsed options of ``train``."""
+        """Build the source from parsed options of ``train``."""
         return cls(**{name: getattr(options, flag[2:].replace("-", "_")) for name, flag in FLAGS.items()})
 
     def arguments(self) -> list[str]:
         """List the arguments of ``train`` that name this source."""
-        given = {flag: getattr(self, name) for name, flag in FLAGS.items()}
-        return [text for flag, value in given.items() if value not in (None, "") for text in (flag, str(value))]
+        values = {flag: getattr(self, name) for name, flag in FLAGS.items()}
+        return [text for flag, value in values.items() if value not in (None, "") for text in (flag, str(value))]
 
     def paths(self) -> list[Path]:
         """List the files and folders that are read."""
@@ -132,21 +132,21 @@ class TrainingSource:
         return [path for path in (self.project, self.data, *of_slide) if path]
 
     def check(self) -> None:
-        """Raise DataError where the parts do not make one source, with the option that is missing or in excess."""
-        if sum(part is not None for part in (self.data, self.slide, self.project)) != 1:
+        """Raise DataError unless the fields make one source; name the option that is missing or in excess."""
+        if sum(origin is not None for origin in (self.data, self.slide, self.project)) != 1:
             raise DataError("train needs one of --slide with --regions, --project, or --data")
         for_slide = [name for name in ("regions", "slide_mpp") if self.slide is None]
         for name in for_slide + ["source_pattern"] * (self.data is None):
             if getattr(self, name):
                 raise DataError(f"{FLAGS[name]} goes with {'--data' if name == 'source_pattern' else '--slide'} only")
         if self.slide is not None and self.regions is None:
-            raise DataError(f"{self.slide}: no regions given; pass --regions GEOJSON")
+            raise DataError(f"{self.slide}: no regions; pass --regions GEOJSON")
 
     def load(self, classes: tuple[TissueClass, ...], settings: TrainSettings) -> TrainingSet:
-        """Read or cut the tiles.
+        """Load the training set: read its tiles, or cut them from regions.
 
         Args:
-            classes: The tissue classes; those of a project are its own.
+            classes: The tissue classes; a project has its own.
             settings: Size, step and resolution of the tiles.
 
         Raises:
@@ -168,7 +168,7 @@ class TrainingSource:
 def _from_slides(
     slides: Sequence[AnnotatedSlide], classes: tuple[TissueClass, ...], settings: TrainSettings
 ) -> TrainingSet:
-    """Tiles cut from the regions of one or several slides.
+    """Cut tiles from the regions of one or several slides.
 
     Raises:
         SlideError: a slide cannot be read.
@@ -176,10 +176,10 @@ def _from_slides(
     """
     names = [tissue.name for tissue in classes]
     sets = []
-    for held in slides:
-        regions = read_regions(held.regions, names)
-        with open_slide(held.slide, held.mpp) as slide:
-            sets.append(tiles_from_regions(slide, regions, classes, settings, held.patient))
+    for annotated in slides:
+        regions = read_regions(annotated.regions, names)
+        with open_slide(annotated.slide, annotated.mpp) as slide:
+            sets.append(tiles_from_regions(slide, regions, classes, settings, annotated.patient))
     source = sets[0].description if len(sets) == 1 else f"{len(sets)} slides"
     return TrainingSet(TileSet.joined(sets, source), (), settings)
 
@@ -187,14 +187,14 @@ def _from_slides(
 def _from_labelled(
     data: Path, classes: tuple[TissueClass, ...], settings: TrainSettings, source: str = ""
 ) -> TrainingSet:
-    """Labelled tiles in files; images with masks in ``valid/`` beside them choose the best epoch.
+    """Read labelled tiles; images with masks in ``valid/`` beside them select the best epoch.
 
     Raises:
         SettingsError: the tiles' resolution is not set.
         DataError: as `labelled_tiles`; tiles of a size that cannot be trained on.
     """
     if "mpp" not in settings.model_fields_set:
-        raise SettingsError(f"{data}: tiles do not say their resolution; pass --set mpp= (µm per pixel)")
+        raise SettingsError(f"{data}: tiles do not state their resolution; pass --set mpp= (µm per pixel)")
     tiles = labelled_tiles(data, classes, source)
     if not 64 <= tiles.edge <= 1024:
         raise DataError(f"{data}: tiles of {tiles.edge} pixels; wanted 64 to 1024")
