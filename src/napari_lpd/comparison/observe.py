@@ -53,7 +53,7 @@ class TileObservation(NamedTuple):
 
 @torch.inference_mode()
 def observe_tile(model: LoadedModel, image: NDArray[np.uint8]) -> TileObservation:
-    """Look at a tile (H, W, 3): the mask is that of `validate.measure` with the predicted gate and no refiner."""
+    """Look at a tile (H, W, 3): the mask is that of `evaluation.evaluate` with the predicted gate and no refiner."""
     network = model.network
     maps = network(_batch(image).to(model.device), STAGES_USED)
     scores = [image_scores(part, network.k, network.settings.merge_train) for part in maps.logits]

@@ -2,7 +2,7 @@
 
 The run's folder holds ``model.safetensors`` (best), ``last.safetensors`` and ``history.csv``; all are written, whole,
 after every epoch. A training that was stopped or killed resumes where it was when it is started again
-(`training_state`).
+(`training/runs/state.py`).
 """
 
 from __future__ import annotations
