@@ -14,6 +14,7 @@ import napari_lpd
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(napari_lpd.__file__).parent
+BENCHMARKS = ROOT / "benchmarks"
 DOCUMENTS = {"docs/architecture.md": 60, "CONTRIBUTING.md": 25}
 """The documents, and how many names each has at least."""
 
@@ -43,6 +44,13 @@ def test_the_files_and_functions_that_a_document_names_exist(document):
     names = names_in(document)
     assert len(names) >= DOCUMENTS[document]
     assert not [name for name in names if not exists(name)]
+
+
+def test_every_module_that_a_document_names_exists():
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {name for document in documents for name in re.findall(r"`([\w/]+\.py)`", document.read_text("utf-8"))}
+    assert len(named) > 20
+    assert not [name for name in named if not any((folder / name).is_file() for folder in (SOURCE, ROOT, BENCHMARKS))]
 
 
 @pytest.mark.parametrize("name", ["prediction/tiles.py", "models/cam.gat", "models/cam.gate.x", "nowhere/", "core/run"])

@@ -1,7 +1,8 @@
 """Settings of models and training.
 
 Each field carries its help (`description`), its unit (in the help) and its limits. `gui/common/forms.py` makes forms
-of these classes, `settings/base.py` reads them from files and from ``--set name=value``, and checkpoints store them.
+of these classes, `core/settings/base.py` reads them from files and from ``--set name=value``, and checkpoints store
+them.
 """
 
 from __future__ import annotations
