@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from napari_lpd.comparison.metrics import METRICS
-from napari_lpd.comparison.result import FEWEST_FOR_VERDICT, compared_banks
+from napari_lpd.comparison.result import MIN_SOURCES_FOR_VERDICT, compared_banks
 
 if TYPE_CHECKING:
     from napari_lpd.comparison.result import BankResult, Comparison, Difference, Figure, PrototypeCard
@@ -18,12 +18,12 @@ CARD = ("usage", "own coverage", "marginal coverage", "purity", "stability", "sl
 
 
 def title_of(comparison: Comparison) -> str:
-    """What the report is called."""
+    """Return the report's title."""
     return f"Prototypes of {' and '.join(comparison.models)}"
 
 
 def summary_of(comparison: Comparison) -> str:
-    """One sentence on what was compared."""
+    """Summarise in one sentence what was compared."""
     where = "the masks' truth" if comparison.reference == "truth" else "where the models agree"
     return (
         f"{comparison.k} prototypes for each of {len(comparison.classes)} tissues, compared on {comparison.tiles} tiles"
@@ -33,13 +33,13 @@ def summary_of(comparison: Comparison) -> str:
 
 
 def verdicts_of(comparison: Comparison, controls: bool = False) -> list[str]:
-    """What the intervals allow to say, and nothing more, of the models, or of each model and its controls."""
+    """Say what the intervals allow, and nothing more, of the models, or of each model and its controls."""
     if not comparison.resamplings:
         return ["Without intervals nothing is concluded."]
-    if (few := comparison.fewest_sources) < FEWEST_FOR_VERDICT:
+    if (few := comparison.fewest_sources) < MIN_SOURCES_FOR_VERDICT:
         return [
-            f"Nothing is concluded from {few} slides or patients, wanted {FEWEST_FOR_VERDICT}: as few lean all the same"
-            f" way in {100 * 2 ** (1 - few):.0f} % of comparisons without any difference."
+            f"Nothing is concluded from {few} slides or patients, wanted {MIN_SOURCES_FOR_VERDICT}: as few lean all the"
+            f" same way in {100 * 2 ** (1 - few):.0f} % of comparisons without any difference."
         ]
     asked = [
         d for d in comparison.differences if math.isfinite(d.low) and (d.second not in comparison.models) == controls
@@ -55,7 +55,7 @@ def verdicts_of(comparison: Comparison, controls: bool = False) -> list[str]:
 
 
 def figure_table(comparison: Comparison) -> Table:
-    """A row per metric, a column per bank: value [low, high]."""
+    """Make a table with a row per metric and a column per bank: value [low, high]."""
     table = [["", *(bank.name for bank in comparison.banks)]]
     for metric in comparison.metrics:
         cells = [_value(bank.figures.get(metric.name)) for bank in comparison.banks]
@@ -71,7 +71,7 @@ def _value(figure: Figure | None) -> str:
 
 
 def difference_table(comparison: Comparison) -> Table:
-    """A row per metric with intervals, a column per pair; * where the interval excludes zero."""
+    """Make a table with a row per metric and a column per pair; * where the interval excludes zero."""
     pairs = [(first.name, second.name) for first, second in compared_banks(comparison.banks)]
     found = {(d.metric, d.first, d.second): d for d in comparison.differences}
     table = [["", *(f"{first} − {second}" for first, second in pairs)]]
@@ -89,7 +89,7 @@ def _difference(found: Difference | None) -> str:
 
 
 def tissue_table(comparison: Comparison) -> Table:
-    """A row per metric, a column per class and model: values alone."""
+    """Make a table with a row per metric and a column per class and model: values alone."""
     columns = [(c, bank) for c in range(len(comparison.classes)) for bank in model_banks(comparison)]
     table = [["", *(f"{comparison.classes[c].name}, {bank.name}" for c, bank in columns)]]
     for metric in comparison.metrics:
@@ -99,12 +99,12 @@ def tissue_table(comparison: Comparison) -> Table:
 
 
 def meaning_table(comparison: Comparison) -> Table:
-    """What each metric means."""
+    """Make a table of what each metric means."""
     return [["", "meaning"], *([metric.label, metric.meaning] for metric in comparison.metrics)]
 
 
 def card_table(bank: BankResult, c: int) -> Table:
-    """A row per prototype of class c."""
+    """Make a table with a row per prototype of class c."""
     return [["prototype", *CARD, "flags"], *([str(u + 1), *_card(card)] for u, card in enumerate(bank.cards[c]))]
 
 
@@ -115,5 +115,5 @@ def _card(card: PrototypeCard) -> list[str]:
 
 
 def model_banks(comparison: Comparison) -> list[BankResult]:
-    """The models' own banks, without controls."""
+    """List the models' own banks, without controls."""
     return [bank for bank in comparison.banks if bank.kind == "model"]
