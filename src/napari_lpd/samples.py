@@ -8,30 +8,30 @@ FOLDER = Path(__file__).parent / "sample_data"
 
 
 def skin_slide_path() -> Path:
-    """H&E skin with a naevus: a pyramidal crop of CMU-1 (CC0)."""
+    """Return the path of H&E skin with a naevus: a pyramidal crop of CMU-1 (CC0)."""
     return FOLDER / "CMU-1_skin.tiff"
 
 
 def small_region_path() -> Path:
-    """CMU-1-Small-Region.svs, a small Aperio slide (CC0)."""
+    """Return the path of CMU-1-Small-Region.svs, a small Aperio slide (CC0)."""
     return FOLDER / "CMU-1-Small-Region.svs"
 
 
 def regions_path(part: str) -> Path:
-    """Weak regions on the skin slide; `part` is ``train`` or ``check``."""
+    """Return the path of weak regions on the skin slide; `part` is ``train`` or ``check``."""
     return FOLDER / f"CMU-1_skin_{part}.geojson"
 
 
 def classes_path() -> Path:
-    """The tissue classes of the skin slide."""
+    """Return the path of the skin slide's tissue classes."""
     return FOLDER / "classes.json"
 
 
 def model_path() -> Path:
-    """The model that was trained on the skin slide's training regions."""
+    """Return the path of the model that was trained on the skin slide's training regions."""
     return FOLDER / "skin_model" / "model.safetensors"
 
 
 def is_sample(slide: Path) -> bool:
-    """Whether a slide came with the package, beside which nothing is to be written."""
+    """Tell whether a slide came with the package, beside which nothing is to be written."""
     return slide.resolve().is_relative_to(FOLDER.resolve())

@@ -77,7 +77,7 @@ def enclosed(geometry: shapely.Geometry) -> shapely.Geometry:
 
 
 def _parts(document: Any) -> Iterator[Any]:
-    """The entries of lists and FeatureCollections, or the document itself."""
+    """Yield the entries of lists and FeatureCollections, or the document itself."""
     if isinstance(document, dict) and "features" in document:
         document = document["features"]
     if not isinstance(document, list):
@@ -112,7 +112,7 @@ def _feature(part: Any) -> Feature:
 
 
 def _polygons(geometry: Any) -> Iterator[shapely.Polygon]:
-    """The polygons of a geometry, and of its parts."""
+    """Yield the polygons of a geometry, and of its parts."""
     if geometry is None:
         return
     if not isinstance(geometry, dict) or "type" not in geometry:

@@ -80,7 +80,7 @@ def read_regions(path: Path, classes: Sequence[str] | None = None) -> list[Regio
 
 
 def classes_in(path: Path) -> list[TissueClass]:
-    """The tissue classes that occur in a GeoJSON file, in their order there, with QuPath's colours.
+    """List the tissue classes that occur in a GeoJSON file, in their order there, with QuPath's colours.
 
     Raises:
         DataError: as `read_features`.
@@ -104,7 +104,7 @@ def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def _outlines(feature: Feature) -> list[Polygon]:
-    """The feature's polygons as they are drawn; those with holes in parts without them."""
+    """List the feature's polygons as they are drawn; those with holes in parts without them."""
     pieces: list[Polygon] = []
     for polygon in feature.polygons:
         parts = shapely.get_parts(enclosed(polygon)) if polygon.interiors else [polygon]
@@ -113,7 +113,7 @@ def _outlines(feature: Feature) -> list[Polygon]:
 
 
 def outside(regions: Sequence[Region], shape: tuple[int, int]) -> list[int]:
-    """The numbers, from 1, of the regions of which nothing lies on a slide of `shape` (h, w) level-0 pixels."""
+    """Return the numbers, from 1, of the regions that lie wholly outside a slide of `shape` (h, w) level-0 pixels."""
     slide = shapely.box(0, 0, shape[1], shape[0])
     return [number for number, region in enumerate(regions, start=1) if not region.polygon().intersects(slide)]
 

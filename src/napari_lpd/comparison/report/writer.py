@@ -79,7 +79,7 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
 
 
 def figures_csv(comparison: Comparison) -> bytes:
-    """A row per bank, metric and class, and one for the mean with its interval."""
+    """Format a row per bank, metric and class, and one for the mean with its interval, as CSV."""
     return _csv(_figure_rows(comparison))
 
 
@@ -107,7 +107,7 @@ def _conclusions(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 
 def _explained(comparison: Comparison) -> str:
-    """What stands in the cells of the figures."""
+    """Explain what stands in the cells of the figures."""
     interval = f"[low, high]: 95 % of {comparison.resamplings} resamplings of the slides or patients. "
     return (
         f"Means over {', '.join(comparison.judged)}. {interval if comparison.resamplings else ''}Focus overlap of"
@@ -147,7 +147,7 @@ def _html(comparison: Comparison, notes: Sequence[str], figures: dict[str, Figur
 
 
 def _strips(nearest: Sequence[tuple[Patch, ...]]) -> list[str]:
-    """The column of a table: its head, and a prototype's patches in a row."""
+    """Make the column of a table: its head, and a prototype's patches in a row."""
     return ["nearest patches", *(_html_strip(patches) if patches else "" for patches in nearest)]
 
 
@@ -162,7 +162,7 @@ def _html_list(lines: Sequence[str]) -> str:
 
 
 def _html_table(table: Table, last: Sequence[str] = ()) -> str:
-    """A table; `last` is a column that is HTML already."""
+    """Format a table as HTML; `last` is a column that is HTML already."""
     rows = []
     for i, line in enumerate(table):
         tag = "th" if i == 0 else "td"
