@@ -27,7 +27,7 @@ class Card(Settings):
     settings: TrainSettings
     tiles_per_class: dict[str, int]
     tiles: int
-    data: Annotated[str, Field(description="What the tiles come from: slides, a folder, or a table.")] = ""
+    data: Annotated[str, Field(description="Origin of the tiles: slides, a folder, or a table.")] = ""
     steps: int
     map_scale: Annotated[
         tuple[tuple[float, ...], ...],
@@ -36,7 +36,7 @@ class Card(Settings):
     presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
     temperature: Annotated[
         float,
-        Field(gt=0, description="Shares of scores are raised to 1 / temperature, to be as sure as right."),
+        Field(gt=0, description="Shares of scores are raised to 1 / temperature, which calibrates them."),
     ] = 1.0
     metrics: Annotated[
         dict[str, float],
@@ -45,7 +45,7 @@ class Card(Settings):
     intervals: Annotated[
         dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
     ] = Field(default_factory=dict)
-    colours: Annotated[StainStatistics | None, Field(description="Colours of the training tiles, as they came.")] = None
+    colours: Annotated[StainStatistics | None, Field(description="Colours of the training tiles, unmatched.")] = None
     command: str = ""
     folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
     created: str = ""
@@ -54,12 +54,12 @@ class Card(Settings):
 
 
 def target_stain(card: Card) -> StainStatistics | None:
-    """The colours to which images are matched before the model sees them, or None where it takes them as they are."""
+    """Return the stain to which images are matched before the model sees them; None where they stay as they are."""
     return card.colours if card.settings.stain_normalisation == "slide" else None
 
 
 def provenance() -> dict[str, Any]:
-    """A card's ``folder``, ``created`` and ``versions``, for now and here."""
+    """Fill a card's ``folder``, ``created`` and ``versions`` from where and when this runs."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"folder": str(Path.cwd()), "created": now, "versions": {"napari-lpd": __version__} | versions}
