@@ -204,6 +204,7 @@ def test_what_is_no_tissue_or_was_not_read_does_not_count_for_the_gate(begin):
     assert blocks.assemble((0, 0), maps, known, frozenset()).scores[0, :, :4].all()
 
 
+@pytest.mark.slow
 def test_the_crf_moves_a_border_to_the_images_edge_but_lets_no_absent_class_in(begin):
     image = np.full((*SHAPE, 3), 90, np.uint8)
     image[:, 36:] = 210  # the maps' border is at 32
