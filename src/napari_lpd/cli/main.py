@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, run: Callable[[argparse.Namespace, Printer], Result], text: str) -> argparse.ArgumentParser:
         escaped = text.replace("%", "%%")
-        sub = subparsers.add_parser(name, help=escaped, description=escaped)
+        sub = subparsers.add_parser(name, help=escaped, description=text)
         sub.add_argument("--json", action="store_true", help="print JSON lines instead of text")
         sub.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
         sub.set_defaults(run=run)
