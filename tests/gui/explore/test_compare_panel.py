@@ -15,6 +15,7 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.jobs import in_subprocess
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.data.regions import write_regions
+from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.explore.compare_panel import FOLDER, WITHOUT
@@ -94,7 +95,7 @@ def test_one_model_twice_is_refused(use_widget, tiny_layer, shown_errors):
     panel = use_widget(ExploreWidget).compare
     panel.job.button.click()
     assert (
-        "two different models are compared: choose another one, or train the counterpart of the first"
+        "a comparison needs two different models: choose another one, or train the counterpart of the first"
         in shown_errors[0]
     )
 
@@ -247,7 +248,7 @@ def test_nothing_in_view_says_where_to_go(use_widget, viewer, tiny_layer, make_m
     explore.pair.choose(make_model("one"), make_model("two"))
     viewer.scene.camera.center = (0, 9999, 9999)
     explore.both.job.button.click()
-    assert shown_errors == ["nothing of tiny.tiff is in view: move to it, or predict the whole slide"]
+    assert shown_errors == ["tiny.tiff is out of view: move to it, or predict the whole slide"]
     explore.both.scope.setCurrentText("the selected regions")
     explore.both.job.button.click()
     assert "select a shape in a Shapes layer" in shown_errors[1]
@@ -269,8 +270,8 @@ def test_one_click_trains_the_counterpart_and_chooses_it(
     run = new_run_folder(tmp_path / "models", "tiny")
     write_regions(run / "regions.geojson", tiny_regions, classes)
     settings = tiny_settings.model_copy(update={"mpp": 1.0, "max_steps": 2, "seed": 7, "valid_share": 0.0})
-    data = ["--slide", str(tmp_path / "tiny.tiff"), "--regions", str(run / "regions.geojson")]
-    result = jobs.run(in_subprocess(write_run(run, data, settings, classes)))
+    source = TrainingSource(slide=tmp_path / "tiny.tiff", regions=run / "regions.geojson")
+    result = jobs.run(in_subprocess(write_run(run, source, settings, classes)))
     pair = use_widget(ExploreWidget).pair
     pair.choose(Path(result["model"]))
     pair.boxes[0].setCurrentIndex(pair.boxes[0].findData(str(Path(result["model"]).resolve())))
@@ -283,7 +284,7 @@ def test_one_click_trains_the_counterpart_and_chooses_it(
     assert one.tiles == counterpart.tiles
     folders = list((tmp_path / "models").iterdir())
     pair.job.button.click()
-    assert "It was trained already, and is chosen" in pair.job.status.text()
+    assert "is already trained and is now chosen" in pair.job.status.text()
     assert list((tmp_path / "models").iterdir()) == folders
     pair.choose(pair.paths()[1], Path(result["model"]))
     pair.boxes[1].setCurrentIndex(pair.boxes[1].findData(str(samples.model_path())))
