@@ -29,10 +29,10 @@ def machine(monkeypatch):
         ({"cuda": 1, "mps": True}, "auto", "cuda", "NVIDIA X1 found"),
         ({"mps": True}, "auto", "mps", "Apple GPU found"),
         ({}, "auto", "cpu", "no GPU found"),
-        ({"cuda": 1}, "cpu", "cpu", "asked for"),
-        ({"cuda": 1}, "cuda", "cuda", "asked for"),
-        ({"cuda": 2}, "cuda:1", "cuda:1", "asked for"),
-        ({"mps": True}, "mps", "mps", "asked for"),
+        ({"cuda": 1}, "cpu", "cpu", "requested"),
+        ({"cuda": 1}, "cuda", "cuda", "requested"),
+        ({"cuda": 2}, "cuda:1", "cuda:1", "requested"),
+        ({"mps": True}, "mps", "mps", "requested"),
     ],
 )
 def test_a_device_comes_with_its_reason(machine, gpus, wanted, device, reason):

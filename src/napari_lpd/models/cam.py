@@ -1,7 +1,7 @@
-"""The rule from cosine maps to class maps and label scores: merge, scale, fuse, gate, background; pure functions.
+"""From cosine maps to class maps and label scores: merge, scale, fuse, gate, background; pure functions.
 
 Slides, images, tiles and previews are labelled by these functions alone; only the gate differs. An absent class is
-switched off in one place: `gate`.
+switched off by `gate` alone.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 def class_presence(
     stages: Sequence[Tensor], k: int, window: int, counted: Tensor, how: Literal["mean", "soft"] = "mean"
 ) -> Tensor:
-    """The model's own score that a class occurs around each place.
+    """Score the presence of each class around every location.
 
-    What training calls the score of a tile (mean over the tile, mean over prototypes), taken over the tissue in a
-    window of a training tile's size around every place.
+    This is the score of a tile in training (mean over the tile, mean over prototypes), computed over the tissue in a
+    window of a training tile's size around every location.
 
     Args:
         stages: Of stages 3 and 4: (C·k, h, w) scaled cosines.
         k: Prototypes per class.
         window: Edge of the window in map pixels, odd.
-        counted: (h, w) bool, the places that count: tissue.
+        counted: (h, w) bool, the locations that count: tissue.
         how: How training merged the prototypes.
 
     Returns:
         (C, h, w) in 0..1.
     """
     share = _window_mean(counted[None].float(), window).clamp(min=1e-6)
-    if how == "mean":  # of means, which may come first: fewer maps
+    if how == "mean":  # means commute, and merged maps are fewer
         stages = [merge_prototypes(maps[None], k, how)[0] for maps in stages]
     means = [_window_mean(maps * counted, window) / share for maps in stages]
     if how != "mean":
@@ -49,7 +49,7 @@ def class_presence(
 
 
 def _window_mean(maps: Tensor, window: int) -> Tensor:
-    """Mean of (N, h, w) in a window around each place; what lies outside counts as 0."""
+    """Average (N, h, w) in a window around each location; values outside count as 0."""
     rows = avg_pool2d(maps[None], (window, 1), 1, (window // 2, 0))
     return avg_pool2d(rows, (1, window), 1, (0, window // 2))[0]
 
@@ -96,7 +96,7 @@ def gate(fused: Tensor, present: Tensor) -> Tensor:
 
 
 def background(fused: Tensor, power: float) -> Tensor:
-    """Score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
+    """Compute the score of "none of the classes": (1 - max_c F_c)^power (method.md §7), (h, w)."""
     return (1 - fused.amax(-3).clamp(0, 1)) ** power
 
 
@@ -112,40 +112,40 @@ def label_scores(
     model: LoadedModel,
     settings: PredictSettings,
 ) -> Tensor:
-    """Blended cosine maps of a region → (C + 1, h, w) scores; index 0 is the background.
+    """Compute label scores (C + 1, h, w) from blended cosine maps; index 0 is the background.
 
     Args:
         stages: (C·k, h, w) scaled cosines of the used stages that are needed, by index.
         presence: (C, h, w) from `class_presence`.
         levels: (3, C) level that counts as 1 in the class maps.
-        model: Says how prototypes are merged and stages fused, and from which score a class is there.
+        model: Says how prototypes are merged and stages fused, and from which score a class is present.
         settings: Threshold of the gate and power of the background.
     """
-    own = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
-    thresholds = settings.presence or own
-    every = torch.ones_like(presence, dtype=torch.bool)
-    present = every if settings.normalise == "benchmark" else presence >= thresholds
+    calibrated = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
+    thresholds = settings.presence or calibrated
+    everywhere = torch.ones_like(presence, dtype=torch.bool)
+    present = everywhere if settings.normalise == "benchmark" else presence >= thresholds
     weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
     scaled = [scale_maps(class_maps(model.network, stages[i]), levels[i]) for i in weights]
     return with_background(gate(fuse(scaled, list(weights.values())), present), settings.background_power)
 
 
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """Scores (L, …) → shares of their sum, of s^(1 / temperature); an absent class (-inf) has 0."""
+    """Convert scores (L, …) to shares of their sum, of s^(1 / temperature); an absent class (-inf) has 0."""
     positive = scores.clamp(min=0) ** (1 / temperature)
     return positive / positive.sum(0).clamp(min=1e-12)
 
 
 def uncertainty(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
+    """Compute the entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
     entropy: Tensor = torch.special.entr(probabilities(scores, temperature)).sum(0)
     return entropy / math.log(len(scores))
 
 
 def stretch_tile_maps(maps: Tensor, k: int) -> Tensor:
-    """Every class's maps of one tile (C·k, h, w) on a common scale, so that their mean is 0..1 over that tile.
+    """Stretch every class's maps of one tile (C·k, h, w) on a common scale, so that their mean spans 0..1.
 
-    The published per-tile normalisation: it makes seams, and stands here for comparison (``normalise=benchmark``).
+    The published per-tile normalisation: it makes seams, and serves for comparison (``normalise=benchmark``).
     """
     grouped = maps.unflatten(0, (-1, k))
     means = grouped.mean(1).clamp(min=0)
@@ -154,7 +154,7 @@ def stretch_tile_maps(maps: Tensor, k: int) -> Tensor:
 
 
 def fast_argmax(scores: Tensor) -> Tensor:
-    """Index of the highest of scores (L, ...), the first of equals: (...) uint8. Several times as fast as argmax."""
+    """Return the index of the highest score (L, ...), the first of equals: (...) uint8; faster than argmax."""
     best, index = scores[0], torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
     for i, score in enumerate(scores[1:], start=1):
         index = torch.where(score > best, i, index)
@@ -163,14 +163,14 @@ def fast_argmax(scores: Tensor) -> Tensor:
 
 
 def upsampled(scores: Tensor, stride: int) -> Tensor:
-    """Bilinear upsampling of scores (L, h, w). -inf counts as a large negative score, so a gated class cannot win."""
+    """Upsample scores (L, h, w) bilinearly; -inf counts as a large negative score, so a gated class cannot win."""
     return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
 
 
 def upsampled_argmax(scores: Tensor, stride: int) -> Tensor:
-    """What `highest` says of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
+    """Compute `fast_argmax` of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
 
-    A score that is the highest at four neighbouring places is the highest everywhere between them, as bilinear
+    A score that is the highest at four neighbouring locations is the highest everywhere between them, as bilinear
     interpolation weighs all scores alike. So scores are interpolated only where the four disagree.
 
     Args:
@@ -178,7 +178,7 @@ def upsampled_argmax(scores: Tensor, stride: int) -> Tensor:
         stride: Even.
     """
     edged = pad(scores.clamp(min=-1e4)[None], (1, 1, 1, 1), mode="replicate")[0]
-    h, w = (n - 1 for n in edged.shape[1:])  # cells between four places; those at the rim are cut in halves below
+    h, w = (n - 1 for n in edged.shape[1:])  # cells between four locations; those at the rim are cut in halves below
     corners = [(slice(y, y + h), slice(x, x + w)) for y in (0, 1) for x in (0, 1)]
     coarse = fast_argmax(edged)
     first, *others = (coarse[corner] for corner in corners)

@@ -1,7 +1,6 @@
 """The checkpoint's format: one safetensors file whose header carries the card (JSON) that describes the model.
 
-A readable copy of the card is written beside it (``NAME.json``); only the header is ever read. Nothing here needs
-torch before tensors are really saved or loaded.
+A readable copy of the card is written beside it (``NAME.json``); only the header is ever read.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-TRAINING_ONLY = "training."  # how names of tensors begin that prediction leaves alone
+TRAINING_ONLY = "training."  # prefix of tensors that prediction ignores
 TRAINING_HASHES = {
     "file": f"{TRAINING_ONLY}file_hashes",
     "tile": f"{TRAINING_ONLY}tile_hashes",
@@ -30,7 +29,7 @@ TRAINING_HASHES = {
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
-    """Write `tensors` and `card` to `path` (``.safetensors``), whole or not at all.
+    """Write `tensors` and `card` to `path` (``.safetensors``), atomically.
 
     Raises:
         ModelError: the folder cannot be written.
@@ -45,7 +44,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, on the CPU."""
+    """Read the tensors of a checkpoint, on the CPU."""
     from safetensors.torch import load_file
 
     return load_file(path)
@@ -76,7 +75,7 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
 
 
 def load_cached(path: Path, device: str = "auto") -> LoadedModel:
-    """Load a checkpoint as `load_model`, or return it as loaded before; the two used last are kept.
+    """Load a checkpoint as `load_model`, or return it as loaded before; the two used last are cached.
 
     Raises:
         ModelError: missing, foreign or damaged file.

@@ -25,13 +25,13 @@ MAX_ROUNDS = 100
 
 
 class ImageEncoder(Protocol):
-    """What makes one vector of an image, as `encoder.RegionEncoder`."""
+    """Encoder of one vector per image, as `encoder.RegionEncoder`."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 → what it sees."""
+        """Normalise images (B, 3, H, W) in 0..1."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised → (B, D)."""
+        """Encode normalised images (B, 3, H, W) as (B, D)."""
 
 
 class Clusters(NamedTuple):
@@ -49,18 +49,18 @@ class Clusters(NamedTuple):
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Rows of (n, D) scaled to unit length."""
+    """Scale the rows of (n, D) to unit length."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def refine_centres(vectors: NDArray[np.float64], centres: NDArray[np.float64]) -> Clusters:
-    """Lloyd's rounds with the cosine: assign to the nearest centre, centre ← mean of its members, to unit length.
+    """Run Lloyd's rounds with the cosine: assign to the nearest centre, centre ← mean of members, to unit length.
 
     An empty cluster keeps its centre. Labels belong to the centres that are returned (P20).
 
     Args:
         vectors: (n, D) of unit length.
-        centres: (k, D) of unit length, where to start.
+        centres: (k, D) of unit length, the initial ones.
     """
     for _ in range(MAX_ROUNDS):
         labels = (vectors @ centres.T).argmax(1)
@@ -77,7 +77,7 @@ def refine_centres(vectors: NDArray[np.float64], centres: NDArray[np.float64]) -
 
 
 def spherical_kmeans(vectors: NDArray[np.floating], k: int, seed: int = 0) -> Clusters:
-    """Spherical k-means: k-means++ starts, the best of ten restarts by summed cosine (method.md §8, P20).
+    """Cluster by spherical k-means: k-means++ starts, the best of ten restarts by summed cosine (method.md §8, P20).
 
     Args:
         vectors: (n, D), n ≥ k.
@@ -91,32 +91,32 @@ def spherical_kmeans(vectors: NDArray[np.floating], k: int, seed: int = 0) -> Cl
 
 
 def prototypes_of(vectors: NDArray[np.floating], clusters: Clusters, members: int) -> NDArray[np.float64]:
-    """A prototype per cluster, of unit length: its centre, or the mean of the nearest members (P3).
+    """Compute a prototype per cluster, of unit length: its centre, or the mean of the nearest members (P3).
 
     Args:
         vectors: (n, D), as clustered.
         clusters: Their clusters.
-        members: How many of a cluster's vectors nearest to its centre make its prototype; 0 takes the centre of all.
+        members: Number of vectors nearest to a centre whose mean is the prototype; 0: the centre of all.
     """
     if not members:
         return clusters.centres
     unit = unit_rows(vectors)
     prototypes = clusters.centres.copy()  # an empty cluster keeps its centre
     for u in np.unique(clusters.labels):
-        own = np.flatnonzero(clusters.labels == u)
-        nearest = own[np.argsort(-clusters.similarity[own], kind="stable")[:members]]
+        indices = np.flatnonzero(clusters.labels == u)
+        nearest = indices[np.argsort(-clusters.similarity[indices], kind="stable")[:members]]
         prototypes[u] = unit[nearest].mean(0)
     return unit_rows(prototypes)
 
 
 def is_mostly_white(image: Tensor, limit: float) -> bool:
-    """Whether more than `limit` of an image (3, H, W) uint8 is white: darkest channel above 220 (P4)."""
+    """Return whether more than `limit` of an image (3, H, W) uint8 is white: darkest channel above 220 (P4)."""
     return bool((image.amin(0) > WHITE_LEVEL).float().mean() > limit)
 
 
 @torch.inference_mode()
 def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSettings, device: torch.device) -> Job[Tensor]:
-    """Prototypes (C·k, D) of unit length, class-major, from the tiles that hold exactly one class.
+    """Compute prototypes (C·k, D) of unit length, class-major, from the tiles that hold exactly one class.
 
     Raises:
         DataError: a class has fewer usable tiles than prototypes.
@@ -136,11 +136,11 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
     vectors = torch.cat(features).double().numpy() if features else np.zeros((0, 1))
     bank = []
     for c, tissue in enumerate(tiles.classes):
-        own = vectors[tiles.labels[kept, c] > 0] if kept else vectors
-        if len(own) < k:
+        members = vectors[tiles.labels[kept, c] > 0] if kept else vectors
+        if len(members) < k:
             raise DataError(
-                f"{tiles.description}: {len(own)} tiles hold {tissue.name} alone and are not mostly white, too few to"
-                f" cluster into {k} prototypes; add some, lower prototypes_per_class, or use the bank 'learned'"
+                f"{tiles.description}: {len(members)} tiles hold {tissue.name} alone and are not mostly white, too few"
+                f" to cluster into {k} prototypes; add some, lower prototypes_per_class, or use the bank 'learned'"
             )
-        bank.append(prototypes_of(own, spherical_kmeans(own, k, settings.seed), settings.cluster_members))
+        bank.append(prototypes_of(members, spherical_kmeans(members, k, settings.seed), settings.cluster_members))
     return torch.from_numpy(np.concatenate(bank)).float()

@@ -1,7 +1,7 @@
-"""The forward pass of prediction: a network made ready for its device, and tiles scored with it.
+"""The forward pass of prediction, prepared for its device.
 
-`compiled_forward` computes the same maps as the network itself, whatever way it takes: PyTorch with batch norms folded
-into the convolutions and channels last, or ONNX Runtime (extra onnx) on a CPU.
+`compiled_forward` computes the same maps as the network itself: in PyTorch with batch norms folded into convolutions
+and channels last, or in ONNX Runtime (extra onnx) on a CPU.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     ForwardPass = Callable[[Tensor], list[Tensor]]
 
 CPU_BATCH, GPU_BATCH = 1, 16
-SIZES_KEPT = 4  # sessions of so many
-DEVIATION = 1e-3  # of scaled cosines, which span about ±14; what was seen is 1e-5
+SIZES_KEPT = 4  # sizes of images with cached sessions
+DEVIATION = 1e-3  # of scaled cosines, which span about ±14; 1e-5 is usual
 ONNX_OPSET = 17
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
@@ -48,21 +48,21 @@ NORMS = {  # which batch norm follows which convolution in timm's EfficientNet b
     "EfficientNetFeatures": (("conv_stem", "bn1"),),
 }
 _ready: WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[Any], dict[Any, ForwardPass]]] = WeakKeyDictionary()
-"""Of every network: its tensors, their states when the passes were made, and the passes."""
+"""Per network: its tensors, their states when the passes were made, and the passes."""
 
 _opening = threading.Lock()  # torch exports from one thread at a time
 
 
-def choose_backend(wanted: Backend, device: torch.device, precision: str = "float32") -> Literal["torch", "onnx"]:
-    """What computes the maps: auto takes ONNX Runtime where it is installed and the device is the CPU.
+def choose_backend(backend: Backend, device: torch.device, precision: str = "float32") -> Literal["torch", "onnx"]:
+    """Choose what computes the maps: auto is ONNX Runtime where it is installed and the device is the CPU.
 
     Raises:
-        SettingsError: onnx is asked for and not installed, or with a device or precision that it does not serve here.
+        SettingsError: onnx is chosen and not installed, or does not support the device or precision here.
     """
     fits = device.type == "cpu" and precision in ("auto", "float32")
     installed = all(find_spec(name) for name in ("onnx", "onnxruntime"))
-    if wanted != "onnx":
-        return "onnx" if wanted == "auto" and fits and installed else "torch"
+    if backend != "onnx":
+        return "onnx" if backend == "auto" and fits and installed else "torch"
     if not installed:
         raise SettingsError("backend=onnx is not installed: pip install 'napari-lpd[onnx]', or backend=torch")
     if not fits:
@@ -76,12 +76,12 @@ def choose_backend(wanted: Backend, device: torch.device, precision: str = "floa
 def compiled_forward(
     model: LoadedModel, stages: Sequence[int], backend: Literal["torch", "onnx"], precision: torch.dtype | None = None
 ) -> ForwardPass:
-    """The network's forward pass for some stages (0-based), made ready once and kept as long as the network lives.
+    """Return the forward pass for some stages (0-based), prepared once and cached while the network lives.
 
     Args:
-        model: The model; where its weights were changed in place, the pass is made anew.
+        model: The model; after a change of its weights in place, the pass is prepared anew.
         stages: Stages of the maps.
-        backend: As `choose_backend` gave it.
+        backend: The result of `choose_backend`.
         precision: Number format of the encoder's arithmetic under torch; None is float32.
     """
     network, key = model.network, (tuple(stages), backend, precision)
@@ -97,12 +97,12 @@ def compiled_forward(
 
 
 def _states(tensors: Sequence[Tensor]) -> list[Any]:
-    """What differs after a change in place."""
+    """Return values that differ after a change in place."""
     return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
 
 
 class _Torch:
-    """A copy of a network for inference alone."""
+    """Copy of a network for inference alone."""
 
     def __init__(
         self, network: LPD | Supervised, stages: tuple[int, ...], device: torch.device, precision: torch.dtype | None
@@ -131,55 +131,55 @@ def _fold_norms(network: nn.Module) -> None:
 
 
 class _Onnx:
-    """A network under ONNX Runtime: a session per size of image, on as many threads as torch has.
+    """Network under ONNX Runtime: a session per size of image, on as many threads as torch has.
 
     The calling thread is one of them; the others are the session's. Threads that call at once would share those, so
-    each takes a session of its own where there are any.
+    each uses a session of its own if there are any.
     """
 
-    def __init__(self, *given: Any) -> None:
-        self._torch = _Torch(*given)
-        self._sessions: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()  # those that are free
+    def __init__(self, *arguments: Any) -> None:
+        self._torch = _Torch(*arguments)
+        self._sessions: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()  # idle ones
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Image by image, which is fastest on a CPU."""
+        """Compute the maps image by image, which is fastest on a CPU."""
         with self._session(images[:1]) as session:
-            found = [session.run(None, {"images": image.numpy()}) for image in images.contiguous().split(1)]
-        return [torch.from_numpy(np.concatenate(maps)) for maps in zip(*found, strict=True)]
+            outputs = [session.run(None, {"images": image.numpy()}) for image in images.contiguous().split(1)]
+        return [torch.from_numpy(np.concatenate(maps)) for maps in zip(*outputs, strict=True)]
 
     @contextmanager
     def _session(self, image: Tensor) -> Iterator[Any]:
-        """A session for images of this size; a new one is checked on the image.
+        """Yield a session for images of this size; a new one is checked on the image.
 
         Raises:
-            ModelError: the encoder cannot be exported, or its maps are not the same.
+            ModelError: the encoder cannot be exported, or its maps differ.
         """
         threads = torch.get_num_threads()
         key = (*image.shape[2:], threads)
         with _opening:
-            free = self._sessions.setdefault(key, [])
+            idle = self._sessions.setdefault(key, [])
             self._sessions.move_to_end(key)
             if len(self._sessions) > SIZES_KEPT:
                 self._sessions.popitem(last=False)
-            session = free.pop() if free else self._checked(image)
+            session = idle.pop() if idle else self._checked(image)
             if threads == 1:
-                free.append(session)
+                idle.append(session)
         try:
             yield session
         finally:
             if threads > 1:
-                free.append(session)
+                idle.append(session)
 
     def _checked(self, image: Tensor) -> Any:
-        session, found = self._opened(image.clone())
+        session, maps = self._opened(image.clone())
         expected = self._torch(image)
-        most = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(found, expected, strict=True))
-        if not most <= DEVIATION:
-            raise ModelError(f"ONNX Runtime's maps differ from PyTorch's by {most:.2g}; use backend=torch")
+        deviation = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(maps, expected, strict=True))
+        if not deviation <= DEVIATION:
+            raise ModelError(f"ONNX Runtime's maps differ from PyTorch's by {deviation:.2g}; use backend=torch")
         return session
 
     def _opened(self, image: Tensor) -> tuple[Any, list[NDArray[np.float32]]]:
-        """A new session, and what it gives for the image."""
+        """Return a new session, and its maps of the image."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -189,9 +189,9 @@ class _Onnx:
         graph = io.BytesIO()
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")  # sizes become constants, as they shall; the exporter is to be replaced
+                warnings.simplefilter("ignore")  # sizes become constants, as intended; the exporter is deprecated
                 how = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
-                maps = _Maps(self._torch).eval()  # the exporter gives all of it back the mode that it found
+                maps = _Maps(self._torch).eval()  # the exporter restores the mode of the module
                 torch.onnx.export(maps, (image,), graph, **how)  # type: ignore[arg-type]
             session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
             return session, session.run(None, {"images": image.numpy()})
@@ -201,7 +201,7 @@ class _Onnx:
 
 
 class _Maps(nn.Module):
-    """A forward pass as a module, which is what can be exported."""
+    """Forward pass as a module, for the exporter."""
 
     def __init__(self, computed: _Torch) -> None:
         super().__init__()
@@ -212,13 +212,13 @@ class _Maps(nn.Module):
 
 
 def used_stages(model: LoadedModel) -> list[int]:
-    """Which of the used stages take part: those that are fused and those that gate."""
+    """List the indices of the used stages that are fused or gate."""
     fused = model.network.settings.stage_fusion
     return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
 
 
 def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSettings) -> ForwardPass:
-    """The forward pass for the stages that are needed, with the backend and in the precision that are set."""
+    """Return the forward pass for the required stages, with the backend and precision of `settings`."""
     return compiled_forward(
         model,
         [STAGES_USED[i] for i in used_stages(model)],
@@ -227,33 +227,33 @@ def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSetting
     )
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device to compute on, and the reason in a few words.
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """Choose the device to compute on, and tell the reason in a few words.
 
     Raises:
-        SettingsError: the wanted device is unknown or absent.
+        SettingsError: the device is unknown or absent.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if wanted == "auto":
+    if name == "auto":
         if cuda:
             return torch.device("cuda"), f"{torch.cuda.get_device_name()} found"
         if mps:
             return torch.device("mps"), "Apple GPU found"
         return torch.device("cpu"), "no GPU found"
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise SettingsError(f"device={wanted!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
+        raise SettingsError(f"device={name!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
     if (device.index or 0) >= counts.get(device.type, 0):
-        raise SettingsError(f"device={wanted!r} is not available on this machine; use cpu or auto")
-    return device, "asked for"
+        raise SettingsError(f"device={name!r} is not available on this machine; use cpu or auto")
+    return device, "requested"
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """The number format of the encoders' arithmetic; None is float32, without autocast.
+    """Choose the number format of the encoders' arithmetic; None is float32, without autocast.
 
-    auto takes bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
+    auto is bfloat16 on NVIDIA cards that have it, float16 on older ones, float32 elsewhere.
 
     Raises:
         SettingsError: float16 off CUDA, where the loss cannot be scaled.

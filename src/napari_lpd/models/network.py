@@ -29,8 +29,8 @@ def cosine_maps(features: Tensor, prototypes: Tensor) -> Tensor:
 def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Tensor:
     """Merge the k prototypes of each class: (B, C·k, ...) → (B, C, ...).
 
-    ``mean`` is the plain mean (training). ``soft`` weighs each by a softmax over the class's own prototypes at that
-    place, on scaled logits (the published "max" of inference; method.md §2).
+    ``mean`` is the plain mean (training). ``soft`` weighs each by a softmax over the class's prototypes at that
+    location, on scaled logits (the published "max" of inference; method.md §2).
     """
     grouped = scores.reshape(scores.shape[0], -1, k, *scores.shape[2:])
     if how == "mean":
@@ -39,12 +39,12 @@ def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Te
 
 
 def presence_scores(stage_scores: list[Tensor]) -> Tensor:
-    """Probability that each class occurs: sigmoid of the mean of the stage-3 and stage-4 scores (the trained ones)."""
+    """Compute the probability of each class: sigmoid of the mean of the scores of stages 3 and 4 (the trained ones)."""
     return torch.sigmoid((stage_scores[-2] + stage_scores[-1]) / 2)
 
 
 class Maps(NamedTuple):
-    """What the network gives for B images and N prototypes.
+    """Output of the network for B images and N prototypes.
 
     Attributes:
         logits: Per used stage: (B, N, h_i, w_i) scaled cosines s_i · cos.
@@ -102,14 +102,14 @@ class LPD(nn.Module):
         self.prototypes.copy_(prototypes)
 
     def projected(self, stage: int) -> Tensor:
-        """The bank in the features' space of a stage (0-based): (N, D_i), not normalised."""
+        """Project the bank into the feature space of a stage (0-based): (N, D_i), not normalised."""
         if self.settings.bank == "linear":
             weight: Tensor = self.classifiers[stage].get_parameter("weight")
             return weight[:, :, 0, 0]
         return self.adapters[stage](self.prototypes)
 
     def stage_logits(self, features: Tensor, stage: int) -> Tensor:
-        """Features of a stage (B, D_i, h, w) → scaled cosines (B, N, h, w)."""
+        """Compute the scaled cosines (B, N, h, w) of a stage's features (B, D_i, h, w)."""
         if self.settings.bank == "linear":
             return self.classifiers[stage](features)
         projected = self.projected(stage)
@@ -118,7 +118,7 @@ class LPD(nn.Module):
         return self.scales[stage] * torch.einsum("bdhw,nd->bnhw", normalize(features, dim=1), projected)
 
     def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
-        """(B, 3, H, W) RGB in 0..1 → the maps of the asked-for stages (0-based)."""
+        """Compute the maps of the requested stages (0-based) for images (B, 3, H, W), RGB in 0..1."""
         features = self.encoder(images)
         logits = [self.stage_logits(features[i], i) for i in stages]
         return Maps(logits, features[-1], self.projected(STAGES - 1))
@@ -127,7 +127,7 @@ class LPD(nn.Module):
 class Supervised(nn.Module):
     """A segmenter trained on masks (stage 2): torchvision's DeepLabV3 head on the encoder's last stage.
 
-    It stands where an `LPD` stands: its maps, the same for every stage, are class probabilities, one per class.
+    It replaces an `LPD`: its maps, the same for every stage, are class probabilities, one per class.
     """
 
     scales: Tensor
@@ -144,37 +144,37 @@ class Supervised(nn.Module):
         self.register_buffer("scales", torch.ones(STAGES))
 
     def projected(self, stage: int) -> Tensor:
-        """It has no prototypes: (C, 0)."""
+        """Return an empty bank (C, 0), as there are no prototypes."""
         del stage
         return self.scales.new_zeros(self.class_count, 0)
 
     def class_logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in 0..1 → class logits at the images' size (B, C, H, W)."""
+        """Compute class logits (B, C, H, W) for images (B, 3, H, W), RGB in 0..1."""
         size = [images.shape[2], images.shape[3]]
         return interpolate(self.head(self.encoder(images)[-1]), size=size, mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
-        """(B, 3, H, W) RGB in 0..1 → class probabilities, once per asked-for stage."""
+        """Compute class probabilities, once per requested stage, for images (B, 3, H, W), RGB in 0..1."""
         features = self.encoder(images)[-1]
         probability = self.head(features).softmax(1)
         return Maps([probability for _ in stages], features, self.projected(STAGES - 1))
 
 
 def new_network(settings: ModelSettings, class_count: int, weights: str = "random") -> LPD | Supervised:
-    """The network that `settings` describe, with the encoder weights named."""
+    """Build the network that `settings` describe, with the named weights in its encoder."""
     kind = Supervised if settings.bank == "supervised" else LPD
     return kind(settings, class_count, encoder_of(settings, weights))
 
 
 def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
-    """The encoder that `settings` describe, with the given weights."""
+    """Build the encoder that `settings` describe, with the named weights."""
     return build_encoder(
         settings.encoder, weights, statistics=settings.input_statistics, channel_order=settings.channel_order
     )
 
 
 class LoadedModel(NamedTuple):
-    """A network ready for prediction, with its card and its file's name and hash."""
+    """Network ready for prediction, with its card and its file's name and hash."""
 
     network: LPD | Supervised
     card: Card
@@ -184,13 +184,13 @@ class LoadedModel(NamedTuple):
 
 
 def output_stride(network: LPD | Supervised) -> int:
-    """Pixels per map pixel at which the used stages are put together: the finest used stage's stride."""
+    """Return the pixels per pixel of the fused maps: the stride of the finest used stage."""
     return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))
 
 
 def image_scores(logits: Tensor, k: int, how: Literal["mean", "soft"] = "mean") -> Tensor:
-    """Class scores of whole images: prototype maps (B, C·k, h, w) → mean over place, merged prototypes (B, C)."""
+    """Score whole images (B, C): prototype maps (B, C·k, h, w), averaged over locations, then merged."""
     return merge_prototypes(logits.mean((2, 3)), k, how)
 
 
-GATED_BY = (1, 2)  # of the used stages, those whose scores say whether a class is there
+GATED_BY = (1, 2)  # of the used stages, those whose scores tell whether a class is present

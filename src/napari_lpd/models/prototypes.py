@@ -1,8 +1,8 @@
-"""What a prototype bank has learned: how different a class's prototypes are, as vectors and on tissue.
+"""Metrics of a prototype bank: how different a class's prototypes are, as vectors and on tissue.
 
-Notation, of one class c with prototypes u = 1..k: s_u(x) is the cosine of prototype u and the features at place x,
-after projection to stage 4; Ω_c are the class's places; v_u is the softmax of s_u / τ over Ω_c (LPD eq. 3). Nothing
-here depends on the length of a prototype, and all but what is returned per prototype is the same in any order of them.
+Notation, of one class c with prototypes u = 1..k: s_u(x) is the cosine of prototype u and the features at location x,
+after projection to stage 4; Ω_c are the class's locations; v_u is the softmax of s_u / τ over Ω_c (LPD eq. 3). No
+metric depends on the length of a prototype, and only those per prototype depend on their order.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FOCUS_SHARE = 0.1  # share of a class's places that are a prototype's focus
-OUTSIDE_SHARE = 0.05  # share of the places outside a class that may reach its threshold θ_c
-HITS = 100  # tiles that are looked at for purity
+FOCUS_SHARE = 0.1  # share of a class's locations that are a prototype's focus
+OUTSIDE_SHARE = 0.05  # share of the locations outside a class that may reach its threshold θ_c
+HITS = 100  # tiles counted for purity
 CONSISTENT_SHARE = 0.8  # share of the hits in one tissue from which a prototype is consistent (Huang et al. 2023)
 DEAD_SHARE = 0.01  # a prototype that reaches θ_c on a smaller share of Ω_c is dead
 REDUNDANT_COSINE = 0.95  # a prototype whose cosine to a sibling is as large is redundant
 
 
 def effective_number(prototypes: Tensor) -> float:
-    """How many different directions k vectors (k, D) amount to: 1 where all are alike, k where all are orthogonal.
+    """Count the different directions among k vectors (k, D): 1 where all are alike, k where all are orthogonal.
 
     exp(-Σ λ ln λ) over the eigenvalues λ of their cosine matrix divided by k (Vendi score; Friedman & Dieng 2023).
     """
@@ -40,36 +40,36 @@ def effective_number(prototypes: Tensor) -> float:
 
 
 def sibling_cosines(prototypes: Tensor) -> Tensor:
-    """Cosine of every prototype (k, D) to its siblings: (k, k - 1)."""
+    """Compute the cosine of every prototype (k, D) to its siblings: (k, k - 1)."""
     unit = normalize(prototypes.double(), dim=1)
     k = len(unit)
     return (unit @ unit.T)[~torch.eye(k, dtype=torch.bool, device=unit.device)].reshape(k, k - 1)
 
 
 def focus_distributions(cosines: Tensor, temperature: float) -> Tensor:
-    """v: where each prototype looks, softmax over places of s / τ (LPD eq. 3).
+    """Compute v, where each prototype looks: softmax over locations of s / τ (LPD eq. 3).
 
     Args:
-        cosines: (k, n), s at the n places of a class.
+        cosines: (k, n), s at the n locations of a class.
         temperature: τ.
     """
     return (cosines.double() / temperature).softmax(1)
 
 
 def _pairs(k: int) -> tuple[Tensor, Tensor]:
-    """First and second of every pair u < w."""
+    """Return first and second of every pair u < w."""
     first, second = torch.triu_indices(k, k, offset=1)
     return first, second
 
 
 def spatial_divergence(cosines: Tensor, temperature: float) -> float:
-    """Mean over pairs of JSD(v_u, v_w) / ln 2: 0 same places, 1 disjoint places; NaN where k = 1.
+    """Average JSD(v_u, v_w) / ln 2 over pairs: 0 same locations, 1 disjoint locations; NaN where k = 1.
 
     JSD(v, w) = H((v + w) / 2) - (H(v) + H(w)) / 2 (Lin 1991), H the entropy in nats.
 
     Args:
-        cosines: (k, n), s at the n places of a class.
-        temperature: τ of the softmax over places (LPD eq. 3).
+        cosines: (k, n), s at the n locations of a class.
+        temperature: τ of the softmax over locations (LPD eq. 3).
     """
     v = focus_distributions(cosines, temperature)
     first, second = _pairs(len(v))
@@ -79,10 +79,10 @@ def spatial_divergence(cosines: Tensor, temperature: float) -> float:
 
 
 def spatial_similarity(cosines: Tensor, temperature: float) -> float:
-    """Mean over pairs of exp(-J), J = KL(v_u‖v_w) + KL(v_w‖v_u) (LPD eqs. 4-5): 1 same places; NaN where k = 1.
+    """Average exp(-J), J = KL(v_u‖v_w) + KL(v_w‖v_u) (LPD eqs. 4-5), over pairs: 1 same locations; k = 1: NaN.
 
     Args:
-        cosines: (k, n), s at the n places of a class.
+        cosines: (k, n), s at the n locations of a class.
         temperature: τ.
     """
     log_v = (cosines.double() / temperature).log_softmax(1)
@@ -92,24 +92,24 @@ def spatial_similarity(cosines: Tensor, temperature: float) -> float:
 
 
 def focus_overlap(cosines: Tensor, share: float = FOCUS_SHARE) -> float:
-    """Mean over pairs of the IoU of the prototypes' foci: the `share` of the n places with the largest s; k = 1: NaN.
+    """Average the IoU of foci, the `share` of the n locations with the largest s, over pairs; k = 1: NaN.
 
     Args:
         cosines: (k, n).
-        share: Of the places; at least one place is taken.
+        share: Of the locations; at least one is in the focus.
     """
     k, n = cosines.shape
     focus = torch.zeros(k, n).scatter_(1, cosines.topk(_focus_size(n, share)).indices.cpu(), 1)
     first, second = _pairs(k)
     both = (focus[first] * focus[second]).sum(1)
     either = focus[first].sum(1) + focus[second].sum(1) - both
-    return float((both / either).double().mean())  # the order of the pairs must not show
+    return float((both / either).double().mean())  # independent of the order of the pairs
 
 
 def chance_overlap(n: int, share: float = FOCUS_SHARE) -> float:
-    """`focus_overlap` that unrelated prototypes reach on n places: the mean of x / (2m - x), x hypergeometric.
+    """Compute the `focus_overlap` of unrelated prototypes on n locations: mean x / (2m - x), x hypergeometric.
 
-    For many places and a share of 0.1: 0.01 / 0.19 = 0.053.
+    For many locations and a share of 0.1: 0.01 / 0.19 = 0.053.
     """
     m = _focus_size(n, share)
     shared = np.arange(m + 1)
@@ -121,20 +121,20 @@ def _focus_size(n: int, share: float) -> int:
 
 
 def coverage_threshold(outside: Tensor, share: float = OUTSIDE_SHARE) -> float:
-    """θ_c: the least cosine that at most `share` of the places outside the class reach (their 95th percentile).
+    """Compute θ_c, the least cosine that at most `share` of the locations outside the class reach.
 
     Args:
-        outside: (m,) max_u s_u at the places of all other classes, m ≥ 1.
-        share: Of these places.
+        outside: (m,) max_u s_u at the locations of all other classes, m ≥ 1.
+        share: Of these locations; 0.05: their 95th percentile.
     """
     ordered = outside.double().sort(descending=True).values
     allowed = int(share * len(ordered))
-    reached = ordered[ordered > ordered[allowed]]  # ties of the first that is too many stay outside, too
+    reached = ordered[ordered > ordered[allowed]]  # ties with the first one in excess are excluded, too
     return float(reached[-1]) if len(reached) else float(np.nextafter(np.float64(ordered[0]), np.inf))
 
 
 class Coverage(NamedTuple):
-    """Shares of a class's places where prototypes reach the class's threshold θ_c.
+    """Shares of a class's locations where prototypes reach the class's threshold θ_c.
 
     Attributes:
         bank: Where any does: max_u s_u ≥ θ_c.
@@ -148,26 +148,26 @@ class Coverage(NamedTuple):
 
 
 def coverage(cosines: Tensor, threshold: float) -> Coverage:
-    """How much of the class's places (k, n) the prototypes cover."""
+    """Measure the share of the class's locations (k, n) that the prototypes cover."""
     reached = cosines.double() >= threshold
     alone = reached & (reached.sum(0) == 1)
     return Coverage(float(reached.any(0).double().mean()), reached.double().mean(1), alone.double().mean(1))
 
 
 def usage(cosines: Tensor) -> Tensor:
-    """Share of the places (k, n) where each prototype is the nearest one: (k,); equal ones share a place."""
+    """Measure the share of locations (k, n) where each prototype is nearest: (k,); equal ones share a location."""
     nearest = cosines == cosines.amax(0)
     return (nearest / nearest.sum(0)).double().mean(1)
 
 
 def usage_entropy(shares: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Entropy of usage over ln k, (..., k) → (...): 0 one prototype serves all places, 1 all serve as many."""
-    found: NDArray[np.float64] = entropy(shares, axis=-1) / np.log(np.shape(shares)[-1])
-    return found
+    """Compute the entropy of usage over ln k, (..., k) → (...): 0 one serves all locations, 1 all as many."""
+    entropies: NDArray[np.float64] = entropy(shares, axis=-1) / np.log(np.shape(shares)[-1])
+    return entropies
 
 
 def source_spread(sources: NDArray[np.generic]) -> float:
-    """How many slides or patients the hits (n,) amount to: exp of the entropy of their shares (Hill number)."""
+    """Count the slides or patients of the hits (n,): exp of the entropy of their shares (Hill number)."""
     counts = np.unique(sources, return_counts=True)[1]
     return float(np.exp(entropy(counts)))
 
@@ -175,35 +175,35 @@ def source_spread(sources: NDArray[np.generic]) -> float:
 def nearest_tiles(
     scores: NDArray[np.floating], sources: Sequence[str], count: int, per_source: int
 ) -> NDArray[np.int64]:
-    """Indices of the `count` tiles with the largest score, best first, at most `per_source` of one slide or patient.
+    """Return the indices of the `count` best-scored tiles, best first, at most `per_source` of a slide or patient.
 
     Args:
-        scores: (n,) of a prototype, one per tile; NaN where the tile has no place that counts.
+        scores: (n,) of a prototype, one per tile; NaN where no location in the tile counts.
         sources: Slide or patient of every tile.
-        count: How many; fewer where there are no more.
-        per_source: Most of one source.
+        count: Number of tiles; fewer where there are no more.
+        per_source: Maximum of one slide or patient.
     """
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     chosen: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
         if len(chosen) == count or np.isnan(scores[index]):
             break
-        if taken.get(sources[index], 0) < per_source:
-            taken[sources[index]] = taken.get(sources[index], 0) + 1
+        if counts.get(sources[index], 0) < per_source:
+            counts[sources[index]] = counts.get(sources[index], 0) + 1
             chosen.append(int(index))
     return np.array(chosen, np.int64)
 
 
 def map_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson correlation over places of maps (N, n) and the maps after a change of the image: (N,); constant: NaN."""
+    """Correlate (Pearson) maps (N, n) over locations with those of a changed image: (N,); constant maps: NaN."""
     first, second = (maps.double() - maps.double().mean(1, keepdim=True) for maps in (first, second))
     return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
 
 
 def position_share(maps: Tensor) -> float:
-    """How much of what tells a class's prototypes apart is the place in the tile, not the tissue: 0 none, 1 all.
+    """Measure how far the location in the tile, not the tissue, tells a class's prototypes apart: 0 not, 1 wholly.
 
-    A network knows where in a tile it is by the padding at the rims, and prototypes can be told apart by that alone. Of
+    The padding at the rims tells a network where in a tile it is, and prototypes can differ by that alone. Of
     the differences between two prototypes' maps, less their mean over the tile: variance of the mean tile over mean
     variance, less what as many unrelated tiles would give; mean over pairs.
 
@@ -211,13 +211,13 @@ def position_share(maps: Tensor) -> float:
         maps: (n, k, h, w) cosine maps of n ≥ 2 tiles, k ≥ 2.
     """
     first, second = _pairs(maps.shape[1])
-    apart = (maps[:, first] - maps[:, second]).double().flatten(2)
-    apart = apart - apart.mean(2, keepdim=True)
-    share = apart.mean(0).square().mean(1) / apart.square().mean((0, 2))
+    differences = (maps[:, first] - maps[:, second]).double().flatten(2)
+    differences = differences - differences.mean(2, keepdim=True)
+    share = differences.mean(0).square().mean(1) / differences.square().mean((0, 2))
     return float(((share - 1 / len(maps)) / (1 - 1 / len(maps))).clamp(min=0).nanmean())  # 0 / 0: equal prototypes
 
 
 def at_places(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Labels (H, W) at the centres of the cells of a map (h, w)."""
+    """Sample labels (H, W) at the centres of the cells of a map (h, w)."""
     rows, columns = ((torch.arange(n) + 0.5) * size / n for n, size in zip(grid, mask.shape, strict=True))
     return mask[rows.long()][:, columns.long()]

@@ -54,7 +54,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
             return (os.system, (f"touch {tmp_path / 'ran'}",))
 
     torch.save({"model": {"l_fc4.fc2.weight": torch.zeros(1)}, "cfg": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ModelError, match=r"evil.pth: not taken as a checkpoint"):
+    with pytest.raises(ModelError, match=r"evil.pth: not accepted as a checkpoint"):
         import_official(tmp_path / "evil.pth", tmp_path / "out.safetensors")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ModelError, match="is not an array"):

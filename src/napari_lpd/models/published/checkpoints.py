@@ -1,4 +1,4 @@
-"""Checkpoints of the published LPD and PBIP code → our format, without running code that such a file may carry.
+"""Import checkpoints of the published LPD and PBIP code, without running code that such a file may contain.
 
 A published checkpoint is a pickle that holds its configuration as OmegaConf objects. They are read through torch's
 weights-only loader, with inert stand-ins for exactly the classes that such a file needs; anything else is refused.
@@ -37,7 +37,7 @@ PUBLISHED_MPP = 0.5  # both data sets: 224 px at about 20x
 
 
 class _Inert:
-    """Stands in for a configuration class: keeps its attributes, does nothing."""
+    """Inert stand-in for a configuration class, with its attributes."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -66,8 +66,8 @@ def import_official(
 ) -> Path:
     """Convert the published checkpoint `path` to a model file `out`.
 
-    Class order, channel order (BGR), input statistics and merging stay as the published code has them. The file says
-    nothing of map levels or thresholds: a cosine of 1 is a full map, and a class counts as present from a score of 0.5;
+    Class order, channel order (BGR), input statistics and merging stay as in the published code. The file has no
+    map levels or thresholds: a cosine of 1 is a full map, and a class counts as present from a score of 0.5;
     `evaluate` chooses better thresholds on images with masks.
 
     Args:
@@ -112,15 +112,15 @@ def import_official(
 
 
 def rename_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameter names of the published networks → ours (method.md §1)."""
+    """Rename the parameters of the published networks to ours (method.md §1)."""
     encoder = rename_mit({name: value for name, value in state.items() if name.startswith("encoder.")})
     ours = {f"encoder.backbone.{name}": value.float() for name, value in encoder.items()}
     ours["prototypes"] = state["prototypes"].float()
     ours["scales"] = torch.cat([state[f"logit_scale{i}"].reshape(1).float() for i in range(1, STAGES + 1)])
     for i in range(1, STAGES + 1):
-        for place, layer in ((0, "fc1"), (2, "fc2")):
+        for position, layer in ((0, "fc1"), (2, "fc2")):
             for kind in ("weight", "bias"):
-                ours[f"adapters.{i - 1}.{place}.{kind}"] = state[f"l_fc{i}.{layer}.{kind}"].float()
+                ours[f"adapters.{i - 1}.{position}.{kind}"] = state[f"l_fc{i}.{layer}.{kind}"].float()
     return ours
 
 
@@ -133,16 +133,16 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(allowed):
             stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean that the file is not taken
+    except Exception as error:  # torch raises many kinds here; all mean that the file is refused
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ModelError(f"{path}: not taken as a checkpoint of LPD's or PBIP's code ({reason})") from error
+        raise ModelError(f"{path}: not accepted as a checkpoint of LPD's or PBIP's code ({reason})") from error
     if not isinstance(stored, dict):
         raise ModelError(f"{path}: not a checkpoint of the published code")
     return stored
 
 
 def _plain(node: object) -> Any:
-    """An inert configuration as dicts, lists and values."""
+    """Convert an inert configuration to dicts, lists and values."""
     if not isinstance(node, _Inert):
         return node
     content = node.__dict__.get("_content", node.__dict__.get("_val"))
@@ -186,7 +186,7 @@ def _settings_of(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers, and refuses everything else."""
+    """Unpickler of NumPy arrays in plain containers, which refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAY_GLOBALS:
@@ -195,7 +195,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_prototypes(path: Path) -> Tensor:
-    """PBIP's prototypes (N, D), class-major, from its pickle of arrays, an .npz or a safetensors file.
+    """Read PBIP's prototypes (N, D), class-major, from its pickle of arrays, an .npz or a safetensors file.
 
     Raises:
         ModelError: missing, holding more than arrays, or without one two-dimensional array.
@@ -212,8 +212,8 @@ def read_prototypes(path: Path) -> Tensor:
                 stored = {name: arrays[name] for name in arrays.files}
         else:
             stored = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # each format raises its own kinds; all mean that the file is not taken
-        raise ModelError(f"{path}: not taken as prototypes ({error})") from error
+    except Exception as error:  # each format raises its own kinds; all mean that the file is refused
+        raise ModelError(f"{path}: not accepted as prototypes ({error})") from error
     values = list(stored.values()) if isinstance(stored, dict) else [stored]
     tables = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 2]
     if len(tables) != 1:

