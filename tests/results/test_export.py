@@ -351,7 +351,7 @@ def test_a_stopped_export_leaves_nothing(prediction, tmp_path, name):
 
 def test_half_a_prediction_is_not_exported_but_copied(classes, tmp_path):
     half = predicted(tmp_path / "a.zarr", all_labels(), classes, finish=False)
-    with pytest.raises(ExportError, match=r"a\.zarr: half predicted; run predict again"):
+    with pytest.raises(ExportError, match=r"a\.zarr: unfinished prediction; run predict again"):
         written(half, tmp_path / "a.geojson")
     assert not Prediction.open(written(half, tmp_path / "b.zarr")).finished
 

@@ -180,7 +180,7 @@ def test_a_roles_file_that_is_none_is_one_line(tmp_path, text):
 
 def test_half_a_prediction_is_not_measured(tmp_path):
     prediction = predicted(tmp_path / "a.zarr", all_labels(), CLASSES, finish=False)
-    with pytest.raises(ExportError, match=r"a\.zarr: half predicted; run predict again"):
+    with pytest.raises(ExportError, match=r"a\.zarr: unfinished prediction; run predict again"):
         measured(prediction)
 
 

@@ -1,1 +1,1 @@
-"""What a prediction leaves on disk: labels, maps, corrections, measures."""
+"""Predictions on disk: labels, maps, corrections, areas, exports."""

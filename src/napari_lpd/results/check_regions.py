@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
-    """Pixel counts inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
+    """Count the pixels inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
 
     Raises:
         DataError: no region carries exactly one of the prediction's classes.
@@ -32,7 +32,7 @@ def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArr
             predicted = _labels_inside(prediction, region)
             counts = np.bincount(predicted, minlength=len(names) + 1)[
                 : len(names) + 1
-            ]  # unreadable places do not count
+            ]  # unreadable pixels do not count
             confusion[names.index(region.tissues[0])] += counts
     if not confusion.any():
         raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
@@ -40,14 +40,14 @@ def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArr
 
 
 def _labels_inside(prediction: Prediction, region: Region) -> NDArray[np.uint8]:
-    """Labels of the pixels whose centres lie in `region`: (n,)."""
+    """Read the labels of the pixels whose centres lie in `region`: (n,)."""
     (rows, columns), inside = _pixels_inside(prediction, region, 1)
     labels: NDArray[np.uint8] = np.asarray(prediction.labels.levels[0][rows, columns])[inside]
     return labels
 
 
 def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """Rows and columns around `region`, in pixels `step` times as large as the labels', and which centres lie in it."""
+    """Return rows and columns around `region`, in pixels `step` times the labels', and which centres lie in it."""
     card, mpp = prediction.card, prediction.card.mpp * step
     polygon = region.polygon(card.slide_mpp)
     x0, y0, x1, y1 = (int(value / mpp) for value in polygon.bounds)
@@ -60,22 +60,22 @@ def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[t
 
 
 def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Scores (n, C) in 0..1 and outlined classes (n,) at the map pixels in regions of one tissue where one is seen."""
+    """Read scores (n, C) in 0..1, and outlined classes (n,), of map pixels in regions of one tissue with any score."""
     card = prediction.card
     names = [tissue.name for tissue in card.classes]
-    found, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
+    collected, outlined = [np.empty((0, len(names)))], [np.empty(0, np.intp)]
     for region in regions:
         if len(region.tissues) == 1 and region.tissues[0] in names:
             (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
-            own = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
-            own = own[own.any(1)]
-            found.append(own)
-            outlined.append(np.full(len(own), names.index(region.tissues[0])))
-    return np.concatenate(found), np.concatenate(outlined)
+            scores = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
+            scores = scores[scores.any(1)]
+            collected.append(scores)
+            outlined.append(np.full(len(scores), names.index(region.tissues[0])))
+    return np.concatenate(collected), np.concatenate(outlined)
 
 
 def recall_metrics(confusion: NDArray[np.int64], names: Sequence[str]) -> dict[str, float]:
-    """Recall per class that was outlined, their mean, and what always guessing the most frequent class would reach.
+    """Compute the recall per outlined class, their mean, and that of always guessing the most frequent class.
 
     Args:
         confusion: (C, C + 1) from `region_confusion`.

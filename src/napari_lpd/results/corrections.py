@@ -1,8 +1,8 @@
-"""What a user has corrected in a prediction: kept beside the model's output, never in it.
+"""Corrections of a prediction by the user, stored beside the model's output, never in it.
 
 ``labels/corrections`` in the prediction's folder is a label image of the same shape, chunks and levels as
-``labels/tissues``: 0 = not corrected, c + 1 = class c, 254 = corrected to unlabelled. It is made with the first
-correction. Whoever shows, measures or exports labels reads them here: where something is corrected, that counts.
+``labels/tissues``: 0 = not corrected, c + 1 = class c, 254 = corrected to unlabelled. It is created with the
+first correction. Labels to show, measure or export are read here, with the corrections applied.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ERASED = 254
 
 
 class CorrectedLevel:
-    """One level of the corrected labels (H, W) uint8; read like an array, it sees what is corrected meanwhile."""
+    """Level of the corrected labels (H, W) uint8; read like an array, always up to date."""
 
     dtype = np.dtype(np.uint8)
     ndim = 2
@@ -53,10 +53,10 @@ class CorrectedLevel:
 
 
 class Corrections:
-    """The corrections of one prediction, if there are any.
+    """Corrections of one prediction, if there are any.
 
     Attributes:
-        prediction: What is corrected.
+        prediction: The corrected prediction.
         levels: The corrected labels, biggest level first.
     """
 
@@ -68,7 +68,7 @@ class Corrections:
 
     @property
     def pyramid(self) -> Pyramid | None:
-        """What is stored; None where nothing was ever corrected."""
+        """Stored corrections; None before the first one."""
         if self._pyramid is None and self._folder.is_dir():
             try:
                 self._pyramid = Pyramid(zarr.open_group(self._folder, mode="r+"))
@@ -77,35 +77,35 @@ class Corrections:
         return self._pyramid
 
     def blocks(self) -> set[Block]:
-        """Index (row, column) of every block in which something is corrected."""
+        """Return the index (row, column) of every block with corrections."""
         chunks = self._folder / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
 
     def stored_level(self, level: int) -> GuardedArray | None:
-        """What is stored of a level; None where nothing was ever corrected."""
+        """Return the stored corrections of a level; None before the first one."""
         return None if self.pyramid is None else GuardedArray(self.pyramid.levels[level], self._folder, "values")
 
     def stored_labels(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-        """What is stored of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
+        """Read the stored corrections of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
         level = self.stored_level(0)
-        return np.zeros(shape, np.uint8) if level is None else level[_part(origin, shape)]
+        return np.zeros(shape, np.uint8) if level is None else level[_slices(origin, shape)]
 
     def read_crop(self, y: int, x: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The corrected labels of `size` (h, w) pixels from (`y`, `x`), to be edited; in pixels of the prediction.
+        """Read the corrected labels of `size` (h, w) pixels from (`y`, `x`), to be edited; in pixels of the prediction.
 
         Raises:
-            DataError: it reaches outside the slide.
+            DataError: the crop reaches outside the slide.
         """
         self._check_inside((y, x), size)
-        return self.levels[0][_part((y, x), size)]
+        return self.levels[0][_slices((y, x), size)]
 
     def apply_crop(self, y: int, x: int, labels: NDArray[Any]) -> int:
-        """Take over an edited crop whose first pixel is (`y`, `x`): what differs from the labels shown so far.
+        """Store the changes of an edited crop, whose first pixel is (`y`, `x`), from the current labels.
 
-        A pixel that is painted back to what the model says is no longer a correction.
+        A pixel that is painted back to the model's label is no longer a correction.
 
         Returns:
-            How many pixels changed.
+            The number of changed pixels.
 
         Raises:
             DataError: the crop reaches outside the slide, or a new label is none of the classes.
@@ -113,8 +113,8 @@ class Corrections:
         """
         edited = np.asarray(labels)
         self._check_inside((y, x), edited.shape)
-        part = _part((y, x), (edited.shape[0], edited.shape[1]))
-        changed = edited != self.levels[0][part]
+        crop = _slices((y, x), (edited.shape[0], edited.shape[1]))
+        changed = edited != self.levels[0][crop]
         if not changed.any():
             return 0
         highest = len(self.prediction.card.classes)
@@ -124,7 +124,7 @@ class Corrections:
             raise DataError(
                 f"{self.prediction.folder.name}: label {wrong} is none of 0..{highest}, it cannot be applied"
             )
-        model = np.asarray(self.prediction.labels.levels[0][part])
+        model = np.asarray(self.prediction.labels.levels[0][crop])
         stored = self.stored_labels((y, x), (edited.shape[0], edited.shape[1]))
         stored[changed] = np.where(new == 0, ERASED, new)
         stored[changed & (edited == model)] = 0
@@ -152,7 +152,7 @@ class Corrections:
             raise ExportError(f"{where}: corrections cannot be written ({error.strerror or error})") from error
 
     def _create(self) -> None:
-        """Make the empty store, whole or not at all."""
+        """Create the empty store atomically."""
         tissues, card = self.prediction.labels, self.prediction.card
         new = self._folder.with_name(f".{NAME}.new")
         shutil.rmtree(new, ignore_errors=True)
@@ -177,23 +177,23 @@ class Corrections:
         labels.attrs["ome"] = {"version": OME_VERSION, "labels": [*(n for n in names if n != NAME), NAME]}  # type: ignore[union-attr]
 
     def crops(self) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
-        """Origin (y, x) and stored values of every block in which something is corrected."""
+        """Yield origin (y, x) and stored values of every block with corrections."""
         edge, (h, w) = self.prediction.card.block, self.prediction.card.shape
         for row, column in sorted(self.blocks()):
             y, x = row * edge, column * edge
             yield (y, x), self.stored_labels((y, x), (min(edge, h - y), min(edge, w - x)))
 
     def bounds(self) -> Box | None:
-        """(y0, x0, y1, x1) around the blocks in which something is corrected; None where there are none."""
-        found, edge = np.array(sorted(self.blocks())), self.prediction.card.block
-        if not len(found):
+        """Return the box (y0, x0, y1, x1) around the blocks with corrections; None where there are none."""
+        blocks, edge = np.array(sorted(self.blocks())), self.prediction.card.block
+        if not len(blocks):
             return None
-        (y0, x0), (y1, x1) = found.min(0) * edge, (found.max(0) + 1) * edge
+        (y0, x0), (y1, x1) = blocks.min(0) * edge, (blocks.max(0) + 1) * edge
         h, w = self.prediction.card.shape
         return int(y0), int(x0), min(int(y1), h), min(int(x1), w)
 
     def extent(self) -> Box:
-        """(y0, x0, y1, x1) in pixels around all that is predicted or corrected."""
+        """Return the box (y0, x0, y1, x1), in pixels, around all that is predicted or corrected."""
         predicted, corrected = self.prediction.scope_box(), self.bounds()
         if corrected is None:
             return predicted
@@ -201,9 +201,9 @@ class Corrections:
         return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def regions(self) -> list[Region]:
-        """What is corrected as training regions in level-0 pixels: connected areas, cut apart where they have holes.
+        """Convert corrections to training regions in level-0 pixels: connected areas, cut apart where they have holes.
 
-        What was corrected to unlabelled is a region in which no tissue occurs.
+        An area corrected to unlabelled is a region without tissue.
         """
         box, level, card = self.bounds(), self.stored_level(0), self.prediction.card
         if box is None or level is None:
@@ -211,18 +211,18 @@ class Corrections:
         names = {i: (tissue.name,) for i, tissue in enumerate(card.classes, start=1)}
         factor = card.mpp / np.array(card.slide_mpp)
         return [
-            Region(shapely.get_coordinates(part.exterior)[:-1, ::-1] * factor, names.get(label, ()))
+            Region(shapely.get_coordinates(piece.exterior)[:-1, ::-1] * factor, names.get(label, ()))
             for label, polygon in outlines(level, box)
-            for part in without_holes(polygon)
+            for piece in without_holes(polygon)
         ]
 
     def copy_from(self, older: Prediction) -> None:
-        """Take over the corrections of another prediction of the same slide; what is corrected here stays.
+        """Copy the corrections of another prediction of the same slide; existing corrections stay.
 
-        Classes are matched by name; another resolution by the middle of each pixel.
+        Classes are matched by name; another resolution by the centre of each pixel.
 
         Raises:
-            ExportError: it is a result of another slide, or has corrections of a class that is missing here.
+            ExportError: it is of another slide, or has corrections to a class that is missing here.
         """
         theirs, card = Corrections(older), self.prediction.card
         if not theirs.blocks():
@@ -240,16 +240,16 @@ class Corrections:
             )
             if not len(rows) or not len(columns):
                 continue
-            sources = ((np.arange(r[0], r[-1] + 1) + 0.5) * ratio for r in (rows, columns))
-            at_rows, at_columns = (np.floor(s).astype(np.intp) - o for s, o in zip(sources, (y, x), strict=True))
+            centres = ((np.arange(r[0], r[-1] + 1) + 0.5) * ratio for r in (rows, columns))
+            at_rows, at_columns = (np.floor(s).astype(np.intp) - o for s, o in zip(centres, (y, x), strict=True))
             origin = int(rows[0]), int(columns[0])
-            coming = codes[values[at_rows][:, at_columns]]
-            mine = self.stored_labels(origin, (len(rows), len(columns)))
-            if (coming[mine == 0] > 0).any():
-                self._write(origin, np.where(mine == 0, coming, mine))
+            copied = codes[values[at_rows][:, at_columns]]
+            existing = self.stored_labels(origin, (len(rows), len(columns)))
+            if (copied[existing == 0] > 0).any():
+                self._write(origin, np.where(existing == 0, copied, existing))
 
     def _codes(self, theirs: Corrections) -> NDArray[np.uint8]:
-        """(256,) what a value that is stored there is called here."""
+        """Map the values stored in `theirs` to values of this prediction: (256,)."""
         used = np.zeros(256, bool)
         for _, values in theirs.crops():
             used |= np.bincount(values.ravel(), minlength=256) > 0
@@ -262,22 +262,22 @@ class Corrections:
             elif used[value]:
                 raise ExportError(
                     f"{theirs.prediction.folder}: has corrections to {tissue.name!r}, which is none of the new classes"
-                    f" ({', '.join(names)}); choose another place"
+                    f" ({', '.join(names)}); choose another folder"
                 )
         return codes
 
 
 def combined(labels: NDArray[np.uint8], stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The model's labels with the stored corrections in them."""
+    """Apply stored corrections to the model's labels."""
     return np.where(stored == 0, labels, np.where(stored == ERASED, 0, stored)).astype(np.uint8)
 
 
-def _part(origin: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+def _slices(origin: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
     (y, x), (h, w) = origin, shape
     return slice(y, y + h), slice(x, x + w)
 
 
 def _sampled(first: int, count: int, ratio: float, limit: int) -> NDArray[np.intp]:
-    """The new pixels, below `limit`, whose middles lie in old pixels first..first + count."""
+    """List the new pixels, below `limit`, whose centres lie in old pixels first..first + count."""
     low, high = (int(np.ceil(edge / ratio - 0.5)) for edge in (first, first + count))
     return np.arange(max(low, 0), min(high, limit))

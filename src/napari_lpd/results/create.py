@@ -1,4 +1,4 @@
-"""Begin, continue, replace or copy a prediction on disk."""
+"""Begin, resume, replace or copy a prediction on disk."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ def start_prediction(
     prepare: Callable[[], tuple[TissueMask, list[list[float]]]],
     replace: bool = False,
 ) -> Prediction:
-    """Begin a prediction in `folder`, or continue the one that is there.
+    """Begin a prediction in `folder`, or resume the one in it.
 
     Args:
         folder: ``NAME.zarr``.
-        card: What is to be predicted.
+        card: Slide, model and settings.
         prepare: Makes the tissue mask and the levels of the maps; called for a new prediction only.
-        replace: Delete another prediction that is there.
+        replace: Delete another prediction in `folder`.
 
     Raises:
-        ExportError: the place cannot be written, or holds something else than this prediction.
+        ExportError: the folder cannot be written, or contains something else than this prediction.
     """
     check_place(folder)
     if folder.exists():
-        found = Prediction.open(folder)
-        other = card.difference(found.card)
-        if not other:
+        existing = Prediction.open(folder)
+        difference = card.difference(existing.card)
+        if not difference:
             for leftover in folder.rglob("*.partial"):
                 leftover.unlink()
             return Prediction.open(folder, write=True)
         if not replace:
-            raise ExportError(f"{folder}: holds a prediction with {other}; choose another place or replace it")
+            raise ExportError(f"{folder}: holds a prediction with {difference}; choose another folder or replace it")
     mask, map_scale = prepare()
 
     def write(partial: Path) -> None:
         _write_metadata(partial, card, mask, map_scale)
         if folder.exists():
-            Corrections(Prediction.open(partial, write=True)).copy_from(found)
+            Corrections(Prediction.open(partial, write=True)).copy_from(existing)
 
     _replace_folder(folder, write)
     return Prediction.open(folder, write=True)
 
 
 def copy_prediction(prediction: Prediction, folder: Path) -> Path:
-    """Copy a prediction to `folder` (``*.zarr``), whole or not at all, in place of an older one.
+    """Copy a prediction to `folder` (``*.zarr``) atomically, in place of an older one.
 
     Raises:
-        ExportError: the place cannot be written, or holds something that is not a prediction.
+        ExportError: the folder cannot be written, or is not a prediction.
     """
     check_place(folder)
     if folder.resolve() != prediction.folder.resolve():
@@ -72,10 +72,10 @@ def copy_prediction(prediction: Prediction, folder: Path) -> Path:
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder beside `folder`, and put it in its place when all went well.
+    """Let `write` fill a temporary folder, which replaces `folder` on success.
 
     Raises:
-        ExportError: the place cannot be written.
+        ExportError: the folder cannot be written.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -145,6 +145,6 @@ def _image_label(names: list[tuple[int, str, list[int]]]) -> dict[str, Any]:
 
 
 def check_place(folder: Path) -> None:
-    """Raise ExportError where `folder` exists and is not a prediction."""
+    """Raise ExportError if `folder` exists and is not a prediction."""
     if folder.exists() and not is_prediction(folder):
-        raise ExportError(f"{folder} exists and is not a prediction: choose another place")
+        raise ExportError(f"{folder} exists and is not a prediction: choose another folder")

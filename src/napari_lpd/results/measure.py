@@ -1,16 +1,16 @@
-"""Areas of a prediction in mm² and per cent, for the slide and for places on it, with the user's corrections in them.
+"""Areas of a prediction in mm² and per cent, of the slide and of regions on it, with the corrections of the user.
 
 Definitions:
 
-- *area*: pixels with a tissue's label. *Tissue*: what was looked at, and what a correction labels.
+- *area*: pixels with a tissue's label. *Tissue*: the predicted tissue, and all pixels that a correction labels.
 - *expected area*: sum over the pixels of the tissue's probability. Probabilities are the scores' shares of their sum,
-  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and shared out anew; the
-  model's own temperature makes them as sure as right on held-out tiles with one tissue (`scoring.calibrate`). A
+  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and normalised; the
+  model's own temperature calibrates them on held-out tiles with one tissue (`evaluation.calibration`). A
   corrected pixel is certain, an unreadable one is not counted. Interval: ± 1.96 standard deviations; pixels in one
-  square of 250 µm are taken as wholly dependent, squares as independent: Var = Σ_squares (Σ √(p (1 - p)))².
+  square of 250 µm count as wholly dependent, squares as independent: Var = Σ_squares (Σ √(p (1 - p)))².
 - *stroma share of tumour area*: stroma / (stroma + tumour). In a field of 3.1 mm² that the user places (as large as a
   field of vision at 10x) it is the *tumour-stroma ratio* (TSR), reported per 10 % (van Pelt et al., Virchows Arch.
-  2018; Smit et al., J. Pathol. Inform. 2023); there tumour has to be seen on all sides of the field.
+  2018; Smit et al., J. Pathol. Inform. 2023); there tumour must be present on all sides of the field.
 - *lymphocyte-rich stroma area*: its share of all stroma, lymphocyte-rich or not. That is an area of tissue, not the
   share of a stroma's area that lymphocytes cover, which pathologists score as TILs.
 """
@@ -50,7 +50,7 @@ WHOLE = "whole slide"
 
 
 class Site(NamedTuple):
-    """A part of a slide that is measured by itself.
+    """Part of a slide to measure.
 
     Attributes:
         name: As shown in the table.
@@ -65,7 +65,7 @@ class Site(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureRow:
-    """One line of the table; what does not apply is None.
+    """Row of the table; values that do not apply are None.
 
     Attributes:
         slide: Name of the slide.
@@ -75,7 +75,7 @@ class MeasureRow:
         percent: Its share of `percent_of`; None where that is empty.
         percent_of: "tissue", "tumour + stroma" or "stroma".
         percent_reported: The TSR, per 10 %.
-        corrected_mm2: How much of the area was labelled by hand.
+        corrected_mm2: Part of the area that was labelled by hand.
         expected_mm2: The expected area.
         expected_low_mm2: Lower end of its 95 % interval.
         expected_high_mm2: Upper end.
@@ -95,7 +95,7 @@ class MeasureRow:
 
 
 def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
-    """The circle of 3.1 mm² around a place in level-0 pixels."""
+    """Return the circle of 3.1 mm² around a location in level-0 pixels."""
     radius = math.sqrt(FIELD_MM2 / math.pi) * 1000
     angles = np.linspace(0, 2 * math.pi, 721)[:-1]
     edge = np.stack([np.cos(angles), np.sin(angles)], 1) * math.sqrt(math.pi / (360 * math.sin(math.pi / 360)))
@@ -104,7 +104,7 @@ def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
 
 
 def sites_of(path: Path, prediction: Prediction) -> list[Site]:
-    """The regions of a GeoJSON file, by their names, else by classification and number.
+    """Read the regions of a GeoJSON file, named by their names, else by classification and number.
 
     Raises:
         DataError: as `read_shapes`.
@@ -126,8 +126,8 @@ def measure(
         >>> from napari_lpd import open_slide, predict_slide, run, samples
         >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
         >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
-        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
-        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     scope = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), scope))
         ...     rows = run(measure(result, MeasureSettings()))
         >>> [row.what for row in rows if (row.percent or 0) > 50]
         ['naevus nests', 'tissue']
@@ -135,12 +135,12 @@ def measure(
     Raises:
         SettingsError: a role names a class that the prediction does not have.
         DataError: a field reaches outside the slide.
-        ExportError: the prediction is half done, or cannot be read.
+        ExportError: the prediction is unfinished, or cannot be read.
     """
     card = prediction.card
     settings.roles.check(card.classes, prediction.folder.name)
     if not prediction.finished:
-        raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then measure")
+        raise ExportError(f"{prediction.folder}: unfinished prediction; run predict again to resume it, then measure")
     slide = shapely.box(0, 0, card.slide_shape[1], card.slide_shape[0])
     for site in sites:
         if site.is_field and not shapely.covers(slide, site.geometry):
@@ -150,15 +150,15 @@ def measure(
     blocks = sorted(prediction.finished_blocks() | store.blocks())
     temperature = settings.temperature or card.temperature
     for done, block in enumerate(blocks, start=1):
-        part = _Block(prediction, store, block, temperature)
+        pixels = _Block(prediction, store, block, temperature)
         for tally in tallies:
-            tally.add(part)
+            tally.add(pixels)
         yield Progress(done, len(blocks), "blocks measured")
     return [row for tally in tallies for row in tally.rows(settings.roles)]
 
 
 class _Block:
-    """One block's pixels: corrected labels, what is tissue, what is corrected, and probabilities per map pixel."""
+    """Pixels of a block: corrected labels, tissue, stored corrections, and probabilities per map pixel."""
 
     def __init__(self, prediction: Prediction, store: Corrections, block: tuple[int, int], temperature: float) -> None:
         card = prediction.card
@@ -172,12 +172,12 @@ class _Block:
         )
         edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
         scores = GuardedArray(prediction.scores.levels[0], prediction.folder, "scores")
-        here = scores[:, top : top + edge, left : left + edge]
-        self.shares = shares(here, card.settings.background_power, temperature)
+        stored_scores = scores[:, top : top + edge, left : left + edge]
+        self.shares = shares(stored_scores, card.settings.background_power, temperature)
 
 
 class _Tally:
-    """What is counted of one site."""
+    """Counts of one site."""
 
     def __init__(self, prediction: Prediction, site: Site) -> None:
         self.site, self.card = site, prediction.card
@@ -193,43 +193,43 @@ class _Tally:
             factor = np.array(self.card.slide_mpp[::-1])
             self.polygon = shapely.transform(site.geometry, lambda corners: corners * factor)
 
-    def add(self, part: _Block) -> None:
+    def add(self, block: _Block) -> None:
         """Count the pixels of a block that lie in the site."""
-        inside = np.ones(part.shape, np.bool_)
+        inside = np.ones(block.shape, np.bool_)
         if self.site.geometry is not None:
-            mpp, (y, x), (h, w) = self.card.mpp, part.origin, part.shape
+            mpp, (y, x), (h, w) = self.card.mpp, block.origin, block.shape
             if not self.polygon.intersects(shapely.box(x * mpp, y * mpp, (x + w) * mpp, (y + h) * mpp)):
                 return
-            inside = sampled_polygons([self.polygon], part.origin, part.shape, mpp)
-        self.pixels += np.bincount(part.labels[inside], minlength=256)
-        self.corrected += np.bincount(part.stored[inside], minlength=256)
-        readable = inside & part.tissue & (part.labels != UNREADABLE)
+            inside = sampled_polygons([self.polygon], block.origin, block.shape, mpp)
+        self.pixels += np.bincount(block.labels[inside], minlength=256)
+        self.corrected += np.bincount(block.stored[inside], minlength=256)
+        readable = inside & block.tissue & (block.labels != UNREADABLE)
         self.tissue += int(readable.sum())
-        counted = readable & (part.stored == 0)
-        self._add_expected(part, per_cell(counted, self.card.stride))
+        counted = readable & (block.stored == 0)
+        self._add_expected(block, per_cell(counted, self.card.stride))
 
-    def _add_expected(self, part: _Block, cells: NDArray[np.int64]) -> None:
+    def _add_expected(self, block: _Block, cells: NDArray[np.int64]) -> None:
         """Add the probabilities of `cells` (h, w), the number of pixels that count in each map pixel."""
-        self.expected += (part.shares * cells).sum((1, 2))
+        self.expected += (block.shares * cells).sum((1, 2))
         rows, columns = (
             (np.arange(n) + first // self.card.stride) // self.square
-            for n, first in zip(cells.shape, part.origin, strict=True)
+            for n, first in zip(cells.shape, block.origin, strict=True)
         )
-        for own, p in zip(self.deviation, part.shares, strict=True):
-            np.add.at(own, (rows[:, None], columns[None]), np.sqrt(p * (1 - p)) * cells)
+        for squares, p in zip(self.deviation, block.shares, strict=True):
+            np.add.at(squares, (rows[:, None], columns[None]), np.sqrt(p * (1 - p)) * cells)
 
     def rows(self, roles: Roles) -> list[MeasureRow]:
-        """The lines of the table."""
+        """Build the rows of the table."""
         pixel_mm2 = (self.card.mpp / 1000) ** 2
         tissue = self.tissue * pixel_mm2
         areas = {c.name: float(self.pixels[i] * pixel_mm2) for i, c in enumerate(self.card.classes, start=1)}
         about: dict[str, Any] = {"slide": self.card.slide, "region": self.site.name}
-        found = [
+        rows = [
             MeasureRow(**about, what=name, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue",
                        **self._estimate(i, pixel_mm2, tissue))
             for i, (name, area) in enumerate(areas.items())
         ]  # fmt: skip
-        found.append(
+        rows.append(
             MeasureRow(**about, what="tissue", area_mm2=tissue, percent=_percent(tissue, tissue), percent_of="tissue")
         )
         stroma, tumour = (sum(areas[name] for name in names) for names in (roles.stroma, roles.tumour))
@@ -238,20 +238,20 @@ class _Tally:
             tsr = self.site.is_field
             what = "tumour-stroma ratio" if tsr else "stroma share of tumour area"
             tenth = None if share is None or not tsr else int(math.floor(share / 10 + 0.5) * 10)
-            found.append(
+            rows.append(
                 MeasureRow(**about, what=what, area_mm2=stroma, percent=share, percent_of="tumour + stroma",
                            percent_reported=tenth)
             )  # fmt: skip
         if rich := roles.lymphocyte_rich_stroma:
-            part, whole = (sum(areas[name] for name in names) for names in (rich, {*rich, *roles.stroma}))
-            found.append(
-                MeasureRow(**about, what="lymphocyte-rich stroma area", area_mm2=part, percent=_percent(part, whole),
+            area, total = (sum(areas[name] for name in names) for names in (rich, {*rich, *roles.stroma}))
+            rows.append(
+                MeasureRow(**about, what="lymphocyte-rich stroma area", area_mm2=area, percent=_percent(area, total),
                            percent_of="stroma")
             )  # fmt: skip
-        return found
+        return rows
 
     def _estimate(self, index: int, pixel_mm2: float, tissue: float) -> dict[str, Any]:
-        """Corrected and expected area of one class, with the interval."""
+        """Compute corrected and expected area of one class, with the interval."""
         corrected = float(self.corrected[index + 1] * pixel_mm2)
         expected = float(self.expected[index] * pixel_mm2) + corrected
         margin = Z95 * float(np.sqrt((self.deviation[index] ** 2).sum())) * pixel_mm2
@@ -264,12 +264,12 @@ class _Tally:
 
 
 def shares(scores: NDArray[np.uint8], background_power: float, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Stored scores (C, h, w), 0..255 → probabilities of the classes; what is missing to 1 is none of them.
+    """Convert stored scores (C, h, w), 0..255, to probabilities of the classes; the rest to 1 is none of them.
 
     Args:
         scores: As stored; 0 = absent.
         background_power: Of the score of "none of the classes" (docs/method.md).
-        temperature: Shares are raised to 1 / temperature and shared out anew.
+        temperature: Shares are raised to 1 / temperature and normalised.
     """
     values = scores / 255
     background = (1 - values.max(0)) ** background_power
@@ -279,20 +279,20 @@ def shares(scores: NDArray[np.uint8], background_power: float, temperature: floa
 
 
 def per_cell(counted: NDArray[np.bool_], stride: int) -> NDArray[np.int64]:
-    """(h, w) pixels → (⌈h / stride⌉, ⌈w / stride⌉): how many are set in each map pixel."""
-    whole = np.pad(counted, [(0, -n % stride) for n in counted.shape])
-    return whole.reshape(len(whole) // stride, stride, -1, stride).sum((1, 3), dtype=np.int64)
+    """Count the pixels (h, w) that are set in each map pixel: (⌈h / stride⌉, ⌈w / stride⌉)."""
+    padded = np.pad(counted, [(0, -n % stride) for n in counted.shape])
+    return padded.reshape(len(padded) // stride, stride, -1, stride).sum((1, 3), dtype=np.int64)
 
 
-def _percent(part: float, whole: float) -> float | None:
-    return 100 * part / whole if whole else None
+def _percent(area: float, total: float) -> float | None:
+    return 100 * area / total if total else None
 
 
 def write_measures(rows: Sequence[MeasureRow], path: Path, overwrite: bool = False) -> Path:
-    """Write the table as CSV, whole or not at all; what does not apply stays empty.
+    """Write the table as CSV atomically; values that do not apply stay empty.
 
     Raises:
-        ExportError: a file is there and `overwrite` is off, or the place cannot be written.
+        ExportError: the file exists and `overwrite` is off, or cannot be written.
     """
     with atomic_write(path, overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -1,4 +1,4 @@
-"""The result of a prediction, and where its format is defined.
+"""Predictions on disk, and the definition of their format.
 
 On disk a prediction is an OME-Zarr 0.5 folder (zarr 3) over the whole slide; only what was predicted is filled:
 
@@ -6,15 +6,15 @@ On disk a prediction is an OME-Zarr 0.5 folder (zarr 3) over the whole slide; on
 image                  shape, type          meaning
 =====================  ===================  ===========================================================================
 the folder itself      (C, h, w) uint8      class scores, 0..1 as 0..255
-``labels/tissues``     (H, W) uint8         0 = unlabelled, c + 1 = class c, 255 = unreadable place; pixels at ``mpp``
-``labels/tissue_mask`` (h', w') uint8       1 = tissue, what was looked at
+``labels/tissues``     (H, W) uint8         0 = unlabelled, c + 1 = class c, 255 = unreadable; pixels at ``mpp``
+``labels/tissue_mask`` (h', w') uint8       1 = tissue
 ``prototypes/c``       (k, h, w) uint8      cosine of each of class c's prototypes, -1..1 as 1..255; 0 = not computed
 ``uncertainty``        (h, w) uint8         entropy of the labels' shares, 0 to the highest as 1..255; 0 = not computed
 =====================  ===================  ===========================================================================
 
-``h = ceil(H / stride)``. The root's attribute ``napari_lpd`` holds the card (what was predicted, with what), the levels
-of the maps, and, once all is done, areas and unreadable places. A block (`PredictionCard.block`) is done when its chunk
-of ``labels/tissues/0`` is there: it is written last.
+``h = ceil(H / stride)``. The root's attribute ``napari_lpd`` holds the card (slide, model, settings), the levels of the
+maps, and, once finished, areas and unreadable boxes. A block (`PredictionCard.block`) is finished when its chunk of
+``labels/tissues/0`` exists, which is written last.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ UNREADABLE = 255
 
 
 class PredictionCard(Settings):
-    """What is predicted, and with what: two predictions with equal cards are equal.
+    """Slide, model and settings of a prediction: two predictions with equal cards are equal.
 
     Attributes:
         classes: The tissue classes, in the order of the labels.
@@ -62,12 +62,12 @@ class PredictionCard(Settings):
         slide_mpp: (y, x) µm per pixel of the slide's level 0.
         slide_shape: (H, W) of the slide's level 0.
         slide_hash: The slide's fingerprint.
-        mpp_source: Where the slide's resolution came from.
+        mpp_source: Origin of the slide's resolution.
         model: File name of the model.
         model_hash: SHA-256 of the model's file.
-        temperature: The model's: shares of scores are raised to 1 / temperature to be as sure as right.
+        temperature: The model's: shares of scores are raised to 1 / temperature, which calibrates them.
         settings: The settings of the run.
-        tissue: Where the tissue mask comes from.
+        tissue: Origin of the tissue mask.
         scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
     """
 
@@ -99,7 +99,7 @@ class PredictionCard(Settings):
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def difference(self, other: PredictionCard) -> str:
-        """The first thing in which `other` is another prediction; "" where both are the same."""
+        """Name the first difference that makes `other` another prediction; "" where both are the same."""
         mine, others = self.model_dump(), other.model_dump()
         for name in PredictSettings.model_fields:
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
@@ -109,7 +109,7 @@ class PredictionCard(Settings):
 
 
 class BlockResult(NamedTuple):
-    """One block's pixels, cut at the slide's rim.
+    """Pixels of one block, cut off at the slide's edge.
 
     Attributes:
         labels: (h, w) uint8.
@@ -125,7 +125,7 @@ class BlockResult(NamedTuple):
 
 
 class Prediction:
-    """Hold a prediction that is on disk, finished or not; `open` finds it again.
+    """Prediction on disk, finished or not; `open` reads an existing one.
 
     Example:
         >>> import tempfile
@@ -134,8 +134,8 @@ class Prediction:
         >>> from napari_lpd import Prediction, PredictSettings, load_model, open_slide, predict_slide, run, samples
         >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
         >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
-        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
-        ...     _ = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     scope = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     _ = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), scope))
         ...     Prediction.open(Path(folder, "skin.zarr")).labels.levels[0][1100:1102, 1100:1103].tolist()
         [[2, 2, 2], [2, 2, 2]]
     """
@@ -164,12 +164,12 @@ class Prediction:
         """
         if not is_prediction(folder):
             raise ExportError(f"{folder}: no prediction there; wanted a folder written by predict (*.zarr)")
-        with zarr.config.set({"array.write_empty_chunks": True}):  # an empty chunk says "done, nothing found"
+        with zarr.config.set({"array.write_empty_chunks": True}):  # an empty chunk is a finished block without labels
             try:
                 return cls(folder, zarr.open_group(folder, mode="r+" if write else "r"))
             except (KeyError, TypeError, ValidationError, FileNotFoundError) as error:
                 first = str(error).splitlines()[0]
-                raise ExportError(f"{folder}: half a prediction ({first}); predict again") from error
+                raise ExportError(f"{folder}: incomplete prediction ({first}); predict again") from error
 
     @cached_property
     def scope(self) -> list[shapely.Geometry]:
@@ -177,17 +177,17 @@ class Prediction:
         return [shapely.from_wkt(text) for text in self.card.scope]
 
     def in_scope(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """(h, w): which pixels of a part of the slide lie in the scope."""
+        """Mark the pixels of a part of the slide that lie in the scope: (h, w)."""
         if not self.scope:
             return np.ones(shape, np.bool_)
         return sampled_polygons(self.scope, origin, shape, self.card.mpp)
 
     def to_label(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """(h, w): which pixels of a part of the slide are to be labelled: tissue inside the scope."""
+        """Mark the pixels of a part of the slide to be labelled, the tissue inside the scope: (h, w)."""
         return self.tissue.at(origin, shape, self.card.mpp) & self.in_scope(origin, shape)
 
     def scope_box(self) -> Box:
-        """(y0, x0, y1, x1) in pixels around the scope, within the slide."""
+        """Return the box (y0, x0, y1, x1) around the scope, in pixels, within the slide."""
         h, w = self.card.shape
         if not self.scope:
             return 0, 0, h, w
@@ -196,7 +196,7 @@ class Prediction:
         return max(y0, 0), max(x0, 0), min(y1, h), min(x1, w)
 
     def finished_blocks(self) -> set[Block]:
-        """Index (row, column) of every block that is done."""
+        """Return the index (row, column) of every finished block."""
         chunks = self.folder / "labels" / "tissues" / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
 
@@ -218,32 +218,32 @@ class Prediction:
             kept = len(self.finished_blocks())
             raise ExportError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); {kept} blocks are kept:"
-                " make room and run it again to go on"
+                " free some disk space and run it again to resume"
             ) from error
 
     @property
     def finished(self) -> bool:
-        """Whether every block is done."""
+        """Whether every block is finished."""
         return "areas_mm2" in self._group.attrs[KEY]  # type: ignore[operator]
 
     def finish(self) -> None:
-        """Measure areas and list unreadable places: the last step.
+        """Measure areas and list unreadable boxes: the last step.
 
         Raises:
             ExportError: the disk is full or cannot be written.
         """
-        counts, tissue, places = np.zeros(256, np.int64), 0, []
+        counts, tissue, boxes = np.zeros(256, np.int64), 0, []
         for origin, labels in self._blocks(self.finished_blocks()):
             counts += np.bincount(labels.ravel(), minlength=256)
             tissue += int((self.to_label(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
             if (labels == UNREADABLE).any():
-                places += _boxes(labels == UNREADABLE, origin)
+                boxes += _boxes(labels == UNREADABLE, origin)
         pixel_mm2 = (self.card.mpp / 1000) ** 2
         scale = np.tile(self.card.mpp / np.array(self.card.slide_mpp), 2)
         measured = {
             "areas_mm2": {tissue.name: counts[i] * pixel_mm2 for i, tissue in enumerate(self.card.classes, start=1)},
             "tissue_mm2": tissue * pixel_mm2,
-            "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in places],
+            "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in boxes],
         }
         try:
             self._group.attrs[KEY] = {**self._group.attrs[KEY], **measured}  # type: ignore[dict-item]
@@ -256,31 +256,31 @@ class Prediction:
             yield (y * size, x * size), self.labels.levels[0][y * size : (y + 1) * size, x * size : (x + 1) * size]
 
     def area_mm2(self) -> dict[str, float]:
-        """Labelled area per class, in mm², of a finished prediction; {} before."""
+        """Return the labelled area per class, in mm², of a finished prediction; {} before."""
         return dict(self._group.attrs[KEY].get("areas_mm2", {}))  # type: ignore[union-attr]
 
     @property
     def tissue_mm2(self) -> float:
-        """Area that was looked at (readable tissue inside the scope) of a finished prediction, in mm²."""
+        """Area of the readable tissue inside the scope of a finished prediction, in mm²."""
         return float(self._group.attrs[KEY]["tissue_mm2"])  # type: ignore[index,call-overload,arg-type]
 
     @property
     def unreadable(self) -> list[Box]:
-        """(y0, x0, y1, x1) in level-0 pixels of the places of a finished prediction that could not be read."""
+        """Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read for a finished prediction."""
         return [tuple(box) for box in self._group.attrs[KEY]["unreadable"]]  # type: ignore[index,call-overload,union-attr]
 
 
-def _boxes(places: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
+def _boxes(mask: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
     from scipy import ndimage  # type: ignore[import-untyped]
 
-    found = ndimage.find_objects(ndimage.label(places)[0])
+    slices = ndimage.find_objects(ndimage.label(mask)[0])
     return [
         (rows.start + origin[0], columns.start + origin[1], rows.stop + origin[0], columns.stop + origin[1])
-        for rows, columns in found
+        for rows, columns in slices
     ]
 
 
 def is_prediction(folder: Path) -> bool:
-    """Whether `folder` is a zarr group that carries our attribute."""
+    """Return whether `folder` is a zarr group with our attribute."""
     metadata = folder / "zarr.json"
     return metadata.is_file() and f'"{KEY}"' in metadata.read_text(encoding="utf-8")

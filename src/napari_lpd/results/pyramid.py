@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_LEVEL = 2048
-MIN_CHUNK = 256  # larger ones shrink with their level, so that a block is written as chunks of its own
+MIN_CHUNK = 256  # larger ones shrink with their level, so that a block covers whole chunks
 OME_VERSION = "0.5"
 
 
 def level_count(size: int, block: int) -> int:
-    """Levels until an image of `size` fits a screen, as far as blocks can be halved."""
+    """Count the levels until an image of `size` fits a screen, as far as blocks can be halved."""
     count = 1
     while size > MIN_LEVEL and block % 2**count == 0:
         size, count = -(-size // 2), count + 1
@@ -29,7 +29,7 @@ def level_count(size: int, block: int) -> int:
 
 
 class GuardedArray:
-    """A stored array that says in one line where it cannot be read.
+    """Stored array whose read errors are one line that names the folder.
 
     Attributes:
         shape: Of the array.
@@ -53,7 +53,7 @@ class Pyramid:
     """Levels of an image (…, H, W) uint8, biggest first; every level has half the size of the one before.
 
     Labels are halved by taking every second pixel, maps by the mean of the pixels that are not 0 ("not computed").
-    A block is written to the coarser levels first and to level 0 last: a block that level 0 holds is whole everywhere,
+    A block is written to the coarser levels first and to level 0 last: a block in level 0 is complete in all levels,
     and writing it again changes nothing.
     """
 
@@ -74,7 +74,7 @@ class Pyramid:
         levels: int,
         ome: dict[str, Any],
     ) -> Pyramid:
-        """Make an empty pyramid in `group`.
+        """Create an empty pyramid in `group`.
 
         Args:
             group: An empty group.
@@ -82,8 +82,8 @@ class Pyramid:
             block: Edge of the blocks that are written, and of level 0's chunks; even.
             mpp: µm per pixel of level 0.
             corner: (y, x) µm of the outer corner of the first pixel.
-            levels: How many; `block` must be a multiple of 2^(levels - 1).
-            ome: What goes into the ``ome`` attribute besides ``multiscales``.
+            levels: Number of levels; `block` must be a multiple of 2^(levels - 1).
+            ome: Content of the ``ome`` attribute besides ``multiscales``.
         """
         planes, datasets, size = shape[:-2], [], shape[-2:]
         for level in range(levels):
@@ -113,27 +113,27 @@ class Pyramid:
 
     def write(self, origin: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
         """Write `pixels` (…, h, w) at `origin` (y, x), multiples of the block's edge, to all levels."""
-        parts = [(origin, pixels)]
+        pieces = [(origin, pixels)]
         for _ in self.levels[1:]:
-            (y, x), finer = parts[-1]
-            parts.append(((y // 2, x // 2), finer[..., ::2, ::2] if self._is_labels else _halved(finer)))
-        for level, ((y, x), part) in reversed(list(zip(self.levels, parts, strict=True))):
-            h, w = part.shape[-2:]
-            level[..., y : y + h, x : x + w] = part
+            (y, x), finer = pieces[-1]
+            pieces.append(((y // 2, x // 2), finer[..., ::2, ::2] if self._is_labels else _halved(finer)))
+        for level, ((y, x), piece) in reversed(list(zip(self.levels, pieces, strict=True))):
+            h, w = piece.shape[-2:]
+            level[..., y : y + h, x : x + w] = piece
 
     def write_anywhere(self, origin: tuple[int, int], labels: NDArray[np.uint8]) -> None:
         """Write labels (h, w) at any `origin` (y, x) to all levels, level 0 last; chunks may be cut."""
         y, x = origin
         for i, level in reversed(list(enumerate(self.levels))):
             step = 2**i
-            part = labels[-y % step :: step, -x % step :: step]
+            sampled = labels[-y % step :: step, -x % step :: step]
             top, left = -(-y // step), -(-x // step)
-            if part.size:
-                level[top : top + part.shape[0], left : left + part.shape[1]] = part
+            if sampled.size:
+                level[top : top + sampled.shape[0], left : left + sampled.shape[1]] = sampled
 
 
 def _halved(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(…, h, w) → (…, ⌈h / 2⌉, ⌈w / 2⌉): mean of the values of each 2 x 2 that are not 0, rounded; 0 where all are."""
+    """Halve maps (…, h, w): the mean of the values of each 2 x 2 that are not 0, rounded; 0 where all are."""
     h, w = (-(-n // 2) * 2 for n in maps.shape[-2:])
     even = np.zeros((*maps.shape[:-2], h, w), np.uint16)
     even[..., : maps.shape[-2], : maps.shape[-1]] = maps

@@ -218,10 +218,10 @@ def test_what_cannot_be_done_with_a_result_is_said_and_nothing_is_lost(
     assert widget.panel.areas.total.text() == "Half done: areas follow at the end."
     widget.panel.measure()
     waited(widget, qtbot)
-    assert "half predicted; run predict again to go on" in shown_errors.pop()
+    assert "unfinished prediction; run predict again to resume it" in shown_errors.pop()
     widget.panel.export(tmp_path / "half.csv")
     waited(widget, qtbot)
-    assert "half predicted" in shown_errors.pop()
+    assert "unfinished prediction" in shown_errors.pop()
     assert not (tmp_path / "half.csv").exists()
     assert shown_errors == []
 

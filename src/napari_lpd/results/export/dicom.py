@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
-MAX_PIXELS = 2**26  # held in memory; a larger result is written from a coarser level
+MAX_PIXELS = 2**26  # in memory; a larger result is written from a coarser level
 TILE = 512
 NEEDED = "DICOM segmentations need highdicom: pip install 'napari-lpd[dicom]'"
 
@@ -28,12 +28,12 @@ NEEDED = "DICOM segmentations need highdicom: pip install 'napari-lpd[dicom]'"
 def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite: bool = False) -> Path:
     """Write the corrected labels as a binary DICOM segmentation (SEG) that refers to the slide's finest image.
 
-    Each class is a segment of the type "tissue" with the class's name and colour; what a class means in a code system
+    Each class is a segment of the type "tissue" with the class's name and colour; its meaning in a code system
     is not guessed. Of more than 67 megapixels (8192 squared) a coarser level is written.
 
     Raises:
-        ExportError: highdicom is missing, `slide` is not DICOM or another one than was predicted, nothing is labelled,
-            a file is there and `overwrite` is off, or the place cannot be written.
+        ExportError: highdicom is missing, `slide` is not DICOM or not the predicted one, nothing is labelled, the file
+            exists and `overwrite` is off, or it cannot be written.
     """
     refuse_overwrite(path, overwrite)
     try:
@@ -44,7 +44,7 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
     if slide.fingerprint != card.slide_hash:
         raise ExportError(f"{prediction.folder}: is a result of another slide ({card.slide}), not of {slide.name}")
     levels = Corrections(prediction).levels
-    level = next((i for i, own in enumerate(levels) if own.shape[0] * own.shape[1] <= MAX_PIXELS), len(levels) - 1)
+    level = next((i for i, each in enumerate(levels) if each.shape[0] * each.shape[1] <= MAX_PIXELS), len(levels) - 1)
     labels = np.asarray(levels[level])
     labels[labels > len(card.classes)] = 0
     if not labels.any():
@@ -55,7 +55,7 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
 
 
 def _source(slide: Slide) -> Any:
-    """The header of the slide's finest image."""
+    """Read the header of the slide's finest image."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -78,7 +78,7 @@ def _segmentation(highdicom: Any, prediction: Prediction, source: Any, labels: N
     measures = source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     origin = source.TotalPixelMatrixOriginSequence[0]
     along_x, along_y = np.array(source.ImageOrientationSlide, float).reshape(2, 3)
-    # The position is that of the first pixel's middle; the corners are the same, the pixels are not.
+    # The position is the first pixel's centre; corners agree with the slide's, pixel sizes do not.
     shift = [(mpp / 1000 - float(spacing)) / 2 for spacing in measures.PixelSpacing]
     start = np.array([origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem, 0.0], float)
     position = start + shift[1] * along_x + shift[0] * along_y

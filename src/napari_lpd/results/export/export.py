@@ -1,4 +1,4 @@
-"""Results for other programs: the file's name says which form is written, never in place of another file unasked."""
+"""Export results for other programs, in the format of the file's name; overwrite only on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 
 
 def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None = None) -> Job[Path]:
-    """Write a finished prediction, with its corrections, in the form that the name of `path` asks for.
+    """Write a finished prediction, with its corrections, in the format of the name of `path`.
 
     Example:
         >>> import tempfile
@@ -50,25 +50,25 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         >>> from napari_lpd import open_slide, predict_slide, run, samples
         >>> model, settings = load_model(samples.model_path()), PredictSettings(tile=256, overlap=64, threads=1)
         >>> with open_slide(samples.skin_slide_path()) as slide, tempfile.TemporaryDirectory() as folder:
-        ...     place = [box(1000, 1000, 1300, 1300)]  # µm
-        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), place))
+        ...     scope = [box(1000, 1000, 1300, 1300)]  # µm
+        ...     result = run(predict_slide(slide, model, settings, Path(folder, "skin.zarr"), scope))
         ...     run(export(result, Path(folder, "skin.png"), ExportSettings(), slide)).name
         'skin.png'
 
     Args:
-        prediction: What is written.
-        path: Its ending chooses among `FORMS`.
-        settings: What and how.
+        prediction: The prediction to write.
+        path: Its suffix selects one of `FORMS`.
+        settings: Content and options.
         slide: The slide that was predicted; a picture and a DICOM segmentation need it.
 
     Raises:
-        ExportError: an unknown ending, something is there and `overwrite` is off, the prediction is half done or
-            cannot be read, or the place cannot be written. Nothing half-written stays.
+        ExportError: an unknown suffix, the file exists and `overwrite` is off, the prediction is unfinished or cannot
+            be read, or the file cannot be written. No partial file remains.
     """
     suffix = _suffix(path, settings.what)
     refuse_overwrite(path, settings.overwrite)
     if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
-        raise ExportError(f"{prediction.folder}: half predicted; run predict again to go on, then export")
+        raise ExportError(f"{prediction.folder}: unfinished prediction; run predict again to resume it, then export")
     yield Progress(0, 0, f"writing {path.name}")
     if settings.what == "corrections":
         _write_corrections(prediction, path, settings.overwrite)
@@ -92,10 +92,10 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
 
 def _suffix(path: Path, what: What) -> str:
     known = [suffix for suffixes in FORMS[what] for suffix in suffixes]
-    found = next((suffix for suffix in known if path.name.lower().endswith(suffix)), "")
-    if not found:
+    match = next((suffix for suffix in known if path.name.lower().endswith(suffix)), "")
+    if not match:
         raise ExportError(f"{path}: {what} are written as {', '.join(known)}; end the name with one of them")
-    return found
+    return match
 
 
 def _write_corrections(prediction: Prediction, path: Path, overwrite: bool) -> None:

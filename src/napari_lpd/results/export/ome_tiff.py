@@ -30,13 +30,13 @@ MIN_LEVEL = 512
 
 
 class LabelImage(NamedTuple):
-    """Labels read back from a file.
+    """Labels read from a file.
 
     Attributes:
-        levels: (H, W) unsigned integers, biggest first; Zarr arrays that read what is asked for.
+        levels: (H, W) unsigned integers, biggest first; lazily read Zarr arrays.
         mpp: (y, x) µm per pixel of the biggest.
         origin_um: (y, x) of the first pixel on the slide.
-        classes: What the labels 1, 2, … are called, where the file says it.
+        classes: Classes of the labels 1, 2, …, where the file states them.
     """
 
     levels: list[Any]
@@ -46,19 +46,19 @@ class LabelImage(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image lies: (y, x) µm per pixel, and (y, x) µm of its first pixel on the slide."""
+    """Position of an image: (y, x) µm per pixel, and (y, x) µm of its first pixel on the slide."""
 
     mpp: tuple[float, float]
     origin_um: tuple[float, float]
 
 
 def write_ome_tiff(prediction: Prediction, path: Path, overwrite: bool = False) -> Path:
-    """Write the corrected labels of `prediction` as a pyramidal OME-TIFF; of a region, what is around it.
+    """Write the corrected labels of `prediction` as a pyramidal OME-TIFF; of a region, its bounding box.
 
-    Its place on the slide goes in as the position; 255 is the label of unreadable places.
+    Its position on the slide is stored; 255 is the label of unreadable pixels.
 
     Raises:
-        ExportError: wrong suffix, a file is there and `overwrite` is off, or the place cannot be written.
+        ExportError: wrong suffix, the file exists and `overwrite` is off, or cannot be written.
     """
     card, store = prediction.card, Corrections(prediction)
     y0, x0, y1, x1 = store.extent()
@@ -79,14 +79,14 @@ def write_label_tiff(
     classes: Sequence[tuple[str, tuple[int, int, int]]] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write a label image (H, W) as a tiled, zlib-compressed OME-TIFF pyramid, whole or not at all.
+    """Write a label image (H, W) as a tiled, zlib-compressed OME-TIFF pyramid, atomically.
 
     Args:
         labels: Integers; 0 = unlabelled, c + 1 = ``classes[c]``.
         path: ``*.ome.tif`` or ``*.ome.tiff``.
-        place: Resolution and place on the slide.
+        place: Resolution and position on the slide.
         classes: Names and display colours (R, G, B); they go into an OME map annotation ``{"1": name, ...}``.
-        overwrite: Replace a file that is there.
+        overwrite: Replace an existing file.
     """
     levels = [[_Plane(level, (0, 0), (level.shape[0], level.shape[1]))] for level in halvings(labels)]
     return _write_pyramid(levels, path, place, _annotation(classes), overwrite)
@@ -127,7 +127,7 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
 
 
 def read_label_tiff(path: Path) -> LabelImage:
-    """Open the labels of an OME-TIFF, ours or another one.
+    """Open the labels of an OME-TIFF, of this or another program.
 
     Raises:
         DataError: not an OME-TIFF, no 2-d unsigned integers, or no physical size in µm.
@@ -147,7 +147,7 @@ def read_label_tiff(path: Path) -> LabelImage:
     try:
         mpp = float(pixels["PhysicalSizeY"]), float(pixels["PhysicalSizeX"])
     except KeyError as error:
-        raise DataError(f"{path}: says no physical size of its pixels") from error
+        raise DataError(f"{path}: gives no physical size of its pixels") from error
     if {pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"} != {"µm"}:
         raise DataError(f"{path}: its physical size is not in µm")
     planes = pixels.get("Plane", {})
@@ -166,9 +166,9 @@ def _annotation(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> dict[str
 
 
 def _classes_in(path: Path, about: dict[str, Any]) -> tuple[TissueClass, ...]:
-    """The classes of the map annotation that `_annotation` makes, if there is one."""
-    found = about.get("StructuredAnnotations", {}).get("MapAnnotation", [])
-    for annotation in found if isinstance(found, list) else [found]:
+    """Read the classes from a map annotation as made by `_annotation`, if there is one."""
+    annotations = about.get("StructuredAnnotations", {}).get("MapAnnotation", [])
+    for annotation in annotations if isinstance(annotations, list) else [annotations]:
         if annotation.get("Namespace") != NAMESPACE:
             continue
         entries = annotation["Value"]["M"]
@@ -192,11 +192,11 @@ class _Plane(NamedTuple):
     plane: int | None = None
 
     def tiles(self) -> Iterator[NDArray[Any]]:
-        """Its tiles, row by row, the last ones filled up with 0."""
+        """Yield the tiles, row by row, the last ones padded with 0."""
         (top, left), (h, w) = self.origin, self.shape
         for y in range(0, h, ROWS):
-            here = (slice(top + y, top + min(y + ROWS, h)), slice(left, left + w))
-            rows = np.asarray(self.array[here if self.plane is None else (self.plane, *here)])
+            window = (slice(top + y, top + min(y + ROWS, h)), slice(left, left + w))
+            rows = np.asarray(self.array[window if self.plane is None else (self.plane, *window)])
             rows = np.pad(rows, [(0, -n % TILE) for n in rows.shape])
             for i in range(0, rows.shape[0], TILE):
                 for j in range(0, rows.shape[1], TILE):
@@ -206,7 +206,7 @@ class _Plane(NamedTuple):
 def _write_pyramid(
     levels: Sequence[Sequence[_Plane]], path: Path, place: Place, about: dict[str, Any], overwrite: bool
 ) -> Path:
-    """Write levels of planes, whole or not at all."""
+    """Write levels of planes atomically."""
     if not path.name.lower().endswith(SUFFIXES):
         raise ExportError(f"{path}: wanted a name that ends in {' or '.join(SUFFIXES)}")
     mpp, count = place.mpp, len(levels[0])
@@ -247,7 +247,7 @@ def _write_pyramid(
 
 
 def halvings(labels: NDArray[Any]) -> list[NDArray[Any]]:
-    """The label image and its halvings (every second pixel: labels are not averaged) down to one screen."""
+    """Halve a label image (every second pixel: labels are not averaged) down to one screen; return all levels."""
     levels = [np.ascontiguousarray(labels)]
     while max(levels[-1].shape) > MIN_LEVEL:
         levels.append(np.ascontiguousarray(levels[-1][::2, ::2]))

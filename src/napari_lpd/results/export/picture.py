@@ -1,4 +1,4 @@
-"""A picture of a result: the labels over the slide, with a scale bar and a legend."""
+"""Pictures of results: the labels over the slide, with a scale bar and a legend."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ UNREADABLE_RGB = (90, 90, 90)
 
 
 def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: bool = False) -> Path:
-    """Write the corrected labels over the slide as a PNG of at most 2000 pixels; of a region, what is around it.
+    """Write the corrected labels over the slide as a PNG of at most 2000 pixels; of a region, its bounding box.
 
     Raises:
-        ExportError: `slide` is another one than was predicted, a file is there and `overwrite` is off, or the place
-            cannot be written.
+        ExportError: `slide` is not the predicted one, the file exists and `overwrite` is off, or cannot be written.
         SlideError: the slide cannot be read.
     """
     card = prediction.card
@@ -61,7 +60,7 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
 
 
 def _labels_at(prediction: Prediction, box: Box, scale: float) -> NDArray[np.uint8]:
-    """The labels at the middles of the picture's pixels, from the coarsest level that is fine enough."""
+    """Sample the labels at the centres of the picture's pixels, from the coarsest level that is fine enough."""
     levels = Corrections(prediction).levels
     level = min(int(math.log2(scale)), len(levels) - 1)
     step, (h, w) = scale / 2**level, levels[level].shape
@@ -69,16 +68,16 @@ def _labels_at(prediction: Prediction, box: Box, scale: float) -> NDArray[np.uin
         np.floor((np.arange(first, last) + 0.5) * step).astype(np.intp).clip(0, limit - 1)
         for first, last, limit in ((box[0], box[2], h), (box[1], box[3], w))
     )
-    found = np.empty((len(rows), len(columns)), np.uint8)
+    labels = np.empty((len(rows), len(columns)), np.uint8)
     for top in range(0, len(rows), 256):
-        own = rows[top : top + 256]
-        strip = levels[level][own[0] : own[-1] + 1, columns[0] : columns[-1] + 1]
-        found[top : top + 256] = strip[own - own[0]][:, columns - columns[0]]
-    return found
+        strip_rows = rows[top : top + 256]
+        strip = levels[level][strip_rows[0] : strip_rows[-1] + 1, columns[0] : columns[-1] + 1]
+        labels[top : top + 256] = strip[strip_rows - strip_rows[0]][:, columns - columns[0]]
+    return labels
 
 
 def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Image:
-    """The picture with legend, scale bar and notice below it."""
+    """Add legend, scale bar and notice below the picture."""
     font = ImageFont.load_default(TEXT)
     classes = prediction.card.classes
     width = max(image.width, 480)
@@ -110,7 +109,7 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
 
 
 def scale_bar(mpp: float, width: int) -> tuple[int, str]:
-    """Length in pixels and inscription of a scale bar: the longest 1, 2 or 5 of a power of ten within a third."""
+    """Return length in pixels and text of a scale bar: the longest 1, 2 or 5 of a power of ten within a third."""
     longest = width * mpp / 3
     power = 10 ** math.floor(math.log10(longest))
     um = power * max(step for step in (1, 2, 5) if step * power <= longest)
