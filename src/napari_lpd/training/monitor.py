@@ -27,7 +27,6 @@ SHOWN, LOOKED_AT = 8, 24  # tiles in the preview, and tiles on which diversity i
 TEMPERATURE = 0.07  # τ of the divergence
 TINT = 0.45
 BACKGROUND_POWER = 10.0
-PREVIEWS = "previews"  # the run's folder of sheets, one per epoch
 
 
 class TrainingMonitor:

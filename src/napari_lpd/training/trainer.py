@@ -33,8 +33,8 @@ from napari_lpd.training.distributed import (
     wrap_ddp,
 )
 from napari_lpd.training.losses.objective import Objective, StepLosses
-from napari_lpd.training.monitor import PREVIEWS, TrainingMonitor
-from napari_lpd.training.runs.folder import MODEL_NAME
+from napari_lpd.training.monitor import TrainingMonitor
+from napari_lpd.training.runs.folder import HISTORY, LAST_NAME, MODEL_NAME, PREVIEWS
 from napari_lpd.training.runs.state import TrainingPosition, TrainingState, identity_of
 from napari_lpd.training.step import PendingScalars, Step, TakenStep, parameter_groups, poly_factor, set_training
 from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
@@ -225,7 +225,7 @@ class Trainer:
         if self._good:
             self.network.load_state_dict(self._good)
             if is_rank_zero():
-                self._save("last.safetensors", self._card(taken.step))
+                self._save(LAST_NAME, self._card(taken.step))
             kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
         raise LpdError(
             f"loss became {loss:g} (gradient {norm:g}) at step {taken.step + 1} of {self.total}, tiles"
@@ -263,7 +263,7 @@ class Trainer:
         metrics |= self.watch.diversity(self.network)
         intervals = {f"valid {name}": limits for name, limits in figures.intervals.items()}
         card = card.model_copy(update={"metrics": metrics, "intervals": intervals})
-        self._save("last.safetensors", card)
+        self._save(LAST_NAME, card)
         score = figures.values.get("score", float(place.epoch))
         if place.best is None or score > place.best:
             place.best, place.best_epoch = score, place.epoch + 1
@@ -272,7 +272,7 @@ class Trainer:
             self.watch.preview(self.network, card, self.out / PREVIEWS / f"epoch-{place.epoch + 1:04d}.png")
         place.epoch += 1
         place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
-        _write_history(self.out / "history.csv", place.history)
+        _write_history(self.out / HISTORY, place.history)
         place.order, place.taken, place.sums = [], 0, {}
         return card.metrics, place
 

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: the data, curves, tiles with their masks, a log."""
+"""Tabs that follow a training: data, curves, tiles with masks, log, model card."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
 
 from napari_lpd.core.files import read_json
+from napari_lpd.data.training_set import SHEET, SUMMARY
 from napari_lpd.gui.common.layout import WIDTH, note
 from napari_lpd.gui.train.curves import Curves
+from napari_lpd.training.runs.folder import PREVIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 SHEET_WIDTH = WIDTH - 40
 MAX_LINES = 2000
 CARD = 4  # index of the model's tab
-SUMMARY, SHEET, PREVIEWS = "summary.json", "tiles.png", "previews"  # in a run's folder
 
 
 class ProgressTabs(QTabWidget):
@@ -36,9 +37,9 @@ class ProgressTabs(QTabWidget):
         self.sheet, self.preview = QLabel(), QLabel()
         self.epoch = QSlider(Qt.Orientation.Horizontal)
         self.log = QPlainTextEdit()
-        self._epoch_text = note("no epoch is over yet")
+        self._epoch_text = note("no epoch finished yet")
         self._run: Path | None = None
-        self._said = ""
+        self._last_message = ""
         for label in (self.data, self.card):
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -46,45 +47,45 @@ class ProgressTabs(QTabWidget):
         self.log.setMaximumBlockCount(MAX_LINES)
         self.epoch.setVisible(False)
         self.epoch.valueChanged.connect(self._show_preview)
-        for title, parts in {
+        for title, widgets in {
             "Data": (self.data, self.sheet),
             "Curves": (self.curves,),
             "Tiles": (self._epoch_text, self.epoch, self.preview),
             "Log": (self.log,),
             "Model": (self.card,),
         }.items():
-            self.addTab(_page(parts, stretch=title != "Log"), title)
+            self.addTab(_page(widgets, stretch=title != "Log"), title)
         self.setTabVisible(CARD, False)
         self.setVisible(False)
 
-    def start(self, run: Path, classes: Sequence[TissueClass], taken: Sequence[dict[str, float]]) -> None:
-        """Watch a run from its start, or from where it goes on."""
+    def start(self, run: Path, classes: Sequence[TissueClass], history: Sequence[dict[str, float]]) -> None:
+        """Follow a run from its start or from where it resumes."""
         self._run = run
-        self.curves.start(classes, taken)
+        self.curves.start(classes, history)
         self._show_summary()
         self._count_previews()
         self.setTabVisible(CARD, False)
         self.setVisible(True)
         self.setCurrentIndex(1)
 
-    def show_data(self, folder: Path, found: dict[str, Any]) -> None:
+    def show_data(self, folder: Path, summary: dict[str, Any]) -> None:
         """Show a summary of a training set and its sheet of tiles."""
-        self.data.setText(summary_html(found))
+        self.data.setText(summary_html(summary))
         self.sheet.setPixmap(_fitted(folder / SHEET))
         self.setVisible(True)
         self.setCurrentIndex(0)
 
     def show_card(self, html: str) -> None:
-        """Show the card of the model that came out."""
+        """Show the card of the trained model."""
         self.card.setText(html)
         self.setTabVisible(CARD, True)
 
-    def take(self, progress: Progress) -> None:
-        """Take in what the run says."""
+    def add(self, progress: Progress) -> None:
+        """Add a step of the run to curves and log."""
         if progress.metrics:
             self.curves.add(progress.done, progress.metrics)
-        if progress.message and progress.message != self._said:
-            self._said = progress.message
+        if progress.message and progress.message != self._last_message:
+            self._last_message = progress.message
             numbers = {name: value for name, value in progress.metrics.items() if name != "valid score"}
             if progress.message.endswith("validation"):
                 self._count_previews()
@@ -115,25 +116,25 @@ class ProgressTabs(QTabWidget):
         self._show_preview()
 
     def _show_preview(self) -> None:
-        found = self._previews()
-        if found:
-            path = found[min(self.epoch.value(), len(found)) - 1]
+        previews = self._previews()
+        if previews:
+            path = previews[min(self.epoch.value(), len(previews)) - 1]
             self.preview.setPixmap(_fitted(path))
-            self._epoch_text.setText(f"after epoch {int(path.stem.rpartition('-')[2])} of {len(found)} so far")
+            self._epoch_text.setText(f"after epoch {int(path.stem.rpartition('-')[2])} of {len(previews)} so far")
 
 
-def summary_html(found: dict[str, Any]) -> str:
-    """A training set's summary as rich text."""
-    per_class = ", ".join(f"{name} {count}" for name, count in found["tiles per class"].items())
-    slides = found["tiles per slide"]
+def summary_html(summary: dict[str, Any]) -> str:
+    """Format a training set's summary as rich text."""
+    per_class = ", ".join(f"{name} {count}" for name, count in summary["tiles per class"].items())
+    slides = summary["tiles per slide"]
     first = ", ".join(f"{name} {count}" for name, count in list(slides.items())[:6])
     more = f", and {len(slides) - 6} more" if len(slides) > 6 else ""
     lines = [
-        f"<b>{found['tiles']} tiles</b> of {found['tile edge']}",
+        f"<b>{summary['tiles']} tiles</b> of {summary['tile edge']}",
         f"with {per_class}",
         f"from {len(slides)} slide{'s' * (len(slides) > 1)} or patients: {first}{more}" if len(slides) > 1 else "",
-        found["split"],
-        *(f'<span style="color:#ffb454">⚠ {line}</span>' for line in found["warnings"]),
+        summary["split"],
+        *(f'<span style="color:#ffb454">⚠ {line}</span>' for line in summary["warnings"]),
     ]
     return "<br>".join(line for line in lines if line)
 
@@ -143,12 +144,12 @@ def _fitted(path: Path) -> QPixmap:
     return pixmap.scaledToWidth(min(SHEET_WIDTH, pixmap.width()), Qt.TransformationMode.SmoothTransformation)
 
 
-def _page(parts: Sequence[QWidget], stretch: bool) -> QWidget:
+def _page(widgets: Sequence[QWidget], stretch: bool) -> QWidget:
     page = QWidget()
     layout = QVBoxLayout(page)
     layout.setContentsMargins(4, 6, 4, 4)
-    for part in parts:
-        layout.addWidget(part)
+    for widget in widgets:
+        layout.addWidget(widget)
     if stretch:
         layout.addStretch(1)
     return page

@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-ARGUMENTS = "arguments.json"  # of the child process that trains; with them it resumes
-COUNTERPART = "rival"  # file in a counterpart's run folder: the run whose counterpart it is
-MODEL_NAME = "model.safetensors"
+# What a training leaves in its folder, beside `data.training_set.SUMMARY` and `SHEET`, which are written before it starts.
+MODEL_NAME = "model.safetensors"  # the best epoch; its card as .json beside it
+LAST_NAME = "last.safetensors"  # the last epoch, or the last good state before a loss that is no number
+HISTORY = "history.csv"  # a row per epoch
+PREVIEWS = "previews"  # folder of sheets, one per epoch
+STATE_NAME = "training_state.safetensors"  # to resume from; there while the training is not over
+STATE_KEY = "training_state"
+# What the window adds for its child process.
+ARGUMENTS = "arguments.json"  # of the command line; with them it resumes
+SETTINGS, CLASSES = "settings.json", "classes.json"
+COUNTERPART = "rival"  # in a counterpart's folder: the run whose counterpart it is
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
@@ -58,13 +66,13 @@ def write_run(
     Raises:
         DataError: the folder cannot be written.
     """
-    arguments = ["train", *source.arguments(), "--settings", str(run / "settings.json"), "--out", str(run)]
+    arguments = ["train", *source.arguments(), "--settings", str(run / SETTINGS), "--out", str(run)]
     if classes is not None:
-        arguments += ["--classes", str(classes if isinstance(classes, Path) else run / "classes.json")]
+        arguments += ["--classes", str(classes if isinstance(classes, Path) else run / CLASSES)]
     changed = settings.model_dump(exclude_defaults=True) | {"mpp": settings.mpp}
-    texts = {"settings.json": changed, ARGUMENTS: arguments}
+    texts = {SETTINGS: changed, ARGUMENTS: arguments}
     if classes is not None and not isinstance(classes, Path):
-        texts["classes.json"] = {"classes": [tissue.model_dump() for tissue in classes]}
+        texts[CLASSES] = {"classes": [tissue.model_dump() for tissue in classes]}
     for name, content in texts.items():
         write_text(run / name, json.dumps(content, indent=1), error=DataError)
     return arguments
@@ -79,7 +87,7 @@ def counterpart_of(run: Path) -> list[str]:
         DataError: the run's files are gone, or the place cannot be written.
     """
     arguments = read_arguments(run)
-    settings = read_settings(TrainSettings, run / "settings.json", [])
+    settings = read_settings(TrainSettings, run / SETTINGS, [])
     values = settings.model_dump()
     bank = values["model"]["bank"]
     if bank in ("learned", "seeded"):
@@ -97,7 +105,7 @@ def counterpart_of(run: Path) -> list[str]:
     other_settings = TrainSettings.build(values)
     counterpart = new_run_folder(run.parent, f"{run.name}-{other_settings.model.bank}")
     write_text(counterpart / COUNTERPART, str(run), error=DataError)
-    classes = run / "classes.json" if "--classes" in arguments else None
+    classes = run / CLASSES if "--classes" in arguments else None
     return write_run(counterpart, TrainingSource.parse(arguments), other_settings, classes)
 
 
@@ -166,10 +174,6 @@ def out_of(arguments: Sequence[str]) -> Path:
 def as_command(arguments: Sequence[str]) -> str:
     """Arguments as a line for a shell."""
     return "napari-lpd " + shlex.join(arguments)
-
-
-STATE_NAME = "training_state.safetensors"  # in a run's folder while the training is not over
-STATE_KEY = "training_state"
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
