@@ -226,7 +226,7 @@ class Trainer:
             self.network.load_state_dict(self._good)
             if is_rank_zero():
                 self._save(LAST_NAME, self._card(taken.step))
-            kept = f"the last good state is kept in {self.out / 'last.safetensors'}"
+            kept = f"the last good state is kept in {self.out / LAST_NAME}"
         raise LpdError(
             f"loss became {loss:g} (gradient {norm:g}) at step {taken.step + 1} of {self.total}, tiles"
             f" {', '.join(self.tiles.name(i) for i in taken.indices)}; {kept}; look at these tiles, or try a smaller lr"

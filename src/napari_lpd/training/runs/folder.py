@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-# What a training leaves in its folder, beside `data.training_set.SUMMARY` and `SHEET`, which are written before it starts.
+# What a training leaves in its folder, beside `data.training_set.SUMMARY` and `SHEET`, written before it starts.
 MODEL_NAME = "model.safetensors"  # the best epoch; its card as .json beside it
 LAST_NAME = "last.safetensors"  # the last epoch, or the last good state before a loss that is no number
 HISTORY = "history.csv"  # a row per epoch
