@@ -1,4 +1,4 @@
-"""What napari calls to open slides, predictions, masks and regions and to save labels."""
+"""Readers, writer and samples that napari calls: slides, predictions, masks, regions, labels."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LayerData = tuple[Any, dict[str, Any], str]
-WHOLE_LIMIT = 400_000_000  # pixels of a flat TIFF that other readers may load whole
+WHOLE_LIMIT = 400_000_000  # pixels; a flat TIFF up to this size is left to other readers, which load it whole
 MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
 def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for a slide or one of our predictions; None leaves the path to other readers.
+    """Return the reader for a slide, prediction, mask or regions; None leaves the path to other readers.
 
-    Vendor formats and DICOM folders are always ours. A TIFF is ours when it is a pyramid or too large for napari's
-    own reader, which loads an image whole.
+    We always read vendor formats and DICOM folders, and a TIFF if it is a pyramid or too large for napari's reader,
+    which loads an image whole.
     """
     first = Path(path if isinstance(path, str) else path[0])
     if first.is_dir():
@@ -57,18 +57,18 @@ def _is_ours(path: Path) -> bool:
         with open_slide(path) as slide:
             return len(slide.level_shapes) > 1 or math.prod(slide.shape) > WHOLE_LIMIT
     except TooLargeError:
-        return True  # our reader says why; napari's would fill the memory
+        return True  # our reader reports the reason; napari's would fill the memory
     except SlideError:
         return False
 
 
 def read_slide(path: str | list[str]) -> list[LayerData]:
-    """Slides as lazy multiscale layers."""
+    """Read slides as lazy multiscale layers."""
     return [slide_layer_data(Path(p)) for p in ([path] if isinstance(path, str) else path)]
 
 
 def read_prediction(path: str | list[str]) -> list[LayerData]:
-    """Our predictions, finished or not, as labels, heatmaps, uncertainty and tissue."""
+    """Read predictions, finished or not, as labels, heatmaps, uncertainty and tissue."""
     from napari_lpd.gui.layers.results import prediction_layers
 
     folders = [path] if isinstance(path, str) else path
@@ -76,29 +76,29 @@ def read_prediction(path: str | list[str]) -> list[LayerData]:
 
 
 def read_masks(path: str | list[str]) -> list[LayerData]:
-    """Masks that were exported as OME-TIFF, lazily, with names and colours, where they lay on the slide."""
+    """Read exported OME-TIFF masks lazily, with class names and colours, at their position on the slide."""
     from napari_lpd.gui.layers.results import label_colours
 
     layers: list[LayerData] = []
     for file in [Path(p) for p in ([path] if isinstance(path, str) else path)]:
-        found = read_label_tiff(file)
-        many = len(found.levels) > 1
+        mask = read_label_tiff(file)
+        multiscale = len(mask.levels) > 1
         options = {
             "name": file.name.removesuffix(".tiff").removesuffix(".tif").removesuffix(".ome"),
-            "multiscale": many,
-            "scale": found.mpp,
-            "translate": np.array(found.origin_um) + np.array(found.mpp) / 2,
-            **label_colours(found.classes),
+            "multiscale": multiscale,
+            "scale": mask.mpp,
+            "translate": np.array(mask.origin_um) + np.array(mask.mpp) / 2,
+            **label_colours(mask.classes),
         }
-        layers.append((found.levels if many else np.asarray(found.levels[0]), MASK | options, "labels"))
+        layers.append((mask.levels if multiscale else np.asarray(mask.levels[0]), MASK | options, "labels"))
     return layers
 
 
 def read_outlines(path: str | list[str]) -> list[LayerData]:
-    """GeoJSON: a mask that we exported as labels; anything else as regions on the slide that is open.
+    """Read GeoJSON: a mask that we exported as labels, anything else as regions on the open slide.
 
     Raises:
-        DataError: not readable, or regions while no slide or several are open.
+        DataError: the file cannot be read, or it has regions while no slide or several are open.
     """
     from napari_lpd.gui.layers.results import label_colours
 
@@ -119,7 +119,7 @@ def read_outlines(path: str | list[str]) -> list[LayerData]:
 
 
 def _regions_on_slide(path: Path) -> LayerData:
-    """Regions are in pixels of their slide: the open one, or of several the one whose name the file's begins with."""
+    """Read regions onto the open slide, or of several onto the one whose name begins the file's name."""
     import napari
 
     from napari_lpd.gui.layers.regions import add_regions, empty_regions
@@ -130,8 +130,8 @@ def _regions_on_slide(path: Path) -> LayerData:
     named = [layer for layer in slides if path.name.startswith(Path(layer.name).stem)]
     chosen = named if len(slides) > 1 else slides
     if len(chosen) != 1:
-        which = "open that first" if not slides else "name it like the slide, or use Load… in Train"
-        raise DataError(f"{path}: its regions are in pixels of a slide: {which}")
+        remedy = "open that first" if not slides else "name it like the slide, or use Load… in Train"
+        raise DataError(f"{path}: its regions are in pixels of a slide: {remedy}")
     layer = empty_regions(chosen[0])
     add_regions(layer, read_regions(path), classes_in(path))
     layer.name = path.stem
@@ -142,33 +142,33 @@ def _regions_on_slide(path: Path) -> LayerData:
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size, class names and colours.
 
-    A large prediction is written from its folder, piece by piece; anything else as the layer shows it.
+    A multiscale prediction is written block by block from its folder; any other layer as it is shown.
 
     Raises:
-        ExportError: not a TIFF's name, not 2-d, no micrometres, or the place cannot be written.
+        ExportError: wrong suffix, not 2-d, no micrometres, or the file cannot be written.
     """
     target = Path(path)
     if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
         target = target.with_suffix(".ome.tif")
-    asked = target == Path(path)  # napari asked before replacing a file, but not under a name of our own
+    confirmed = target == Path(path)  # napari asked before replacing `path`, not before replacing another target
     name = attributes.get("name", "labels")
-    large = attributes.get("multiscale", isinstance(data, list | tuple))
-    about = attributes.get("metadata", {}).get("napari_lpd", {})
-    prediction: Prediction | None = about.get("prediction") if about.get("kind") == "labels" else None
-    if large and prediction is not None:
-        return [str(write_ome_tiff(prediction, target, overwrite=asked))]
-    labels = np.asarray(data[0] if large else data)
+    multiscale = attributes.get("multiscale", isinstance(data, list | tuple))
+    metadata = attributes.get("metadata", {}).get("napari_lpd", {})
+    prediction: Prediction | None = metadata.get("prediction") if metadata.get("kind") == "labels" else None
+    if multiscale and prediction is not None:
+        return [str(write_ome_tiff(prediction, target, overwrite=confirmed))]
+    labels = np.asarray(data[0] if multiscale else data)
     if labels.ndim != 2:
         raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
     if labels.dtype.itemsize > 4 or labels.dtype == bool:
         labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
     mpp = _mpp(name, attributes)
     if prediction is None:
-        return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=asked))]
+        return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=confirmed))]
     card, (y0, x0, _, _) = prediction.card, prediction.scope_box()
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
     origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
-    return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, asked))]
+    return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, confirmed))]
 
 
 def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
 
 
 def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
-    """A slide as napari layer data: lazy pyramid, scale in µm where the resolution is known, else in pixels.
+    """Return a slide as layer data: lazy pyramid, scale in µm if the resolution is known, else in pixels.
 
     Raises:
         SlideError: the file cannot be opened.
@@ -201,10 +201,10 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
 
 
 def skin() -> list[tuple[Any, dict[str, Any], str]]:
-    """Layer data of the skin slide."""
+    """Return layer data of the skin slide."""
     return [slide_layer_data(skin_slide_path())]
 
 
 def small_region() -> list[tuple[Any, dict[str, Any], str]]:
-    """Layer data of CMU-1-Small-Region."""
+    """Return layer data of CMU-1-Small-Region."""
     return [slide_layer_data(small_region_path())]

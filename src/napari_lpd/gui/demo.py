@@ -1,4 +1,4 @@
-"""Show a slide with its prediction in napari, with the widgets docked; or take pictures of that and leave.
+"""Show a slide with its prediction in napari, with the widgets docked; or save screenshots and exit.
 
 ``python -m napari_lpd.gui.demo --slide SLIDE --prediction NAME.zarr [--screenshot PNG]``
 
@@ -25,16 +25,16 @@ from napari_lpd.gui.predict.widget import PredictWidget
 from napari_lpd.results.prediction import Prediction
 
 SIZE = (1500, 940)
-PATIENCE_S = 60.0
-REST_S = 0.4
+TIMEOUT_S = 60.0
+SETTLE_S = 0.4
 
 
 def main() -> int:
-    """Parse the arguments and show; returns the exit code."""
+    """Parse the arguments, show the window and return the exit code."""
     parser = argparse.ArgumentParser(prog="napari_lpd.gui.demo", description="Show a slide with its prediction.")
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--prediction", type=Path, required=True, metavar="NAME.zarr")
-    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save pictures of the window and close it")
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save screenshots of the window and close it")
     options = parser.parse_args()
     try:
         slide, prediction = read_slide(str(options.slide))[0], Prediction.open(options.prediction)
@@ -61,11 +61,11 @@ def main() -> int:
 
 
 def take_picture(viewer: napari.Viewer, path: Path) -> None:
-    """Save the whole window as PNG once the canvas has come to rest (four equal pictures in a row)."""
-    until = time.monotonic() + PATIENCE_S
+    """Save the whole window as PNG when the canvas has settled (four equal screenshots in a row)."""
+    deadline = time.monotonic() + TIMEOUT_S
     last, equal = np.empty(0), 0
-    while equal < 3 and time.monotonic() < until:
-        rest = time.monotonic() + REST_S
+    while equal < 3 and time.monotonic() < deadline:
+        rest = time.monotonic() + SETTLE_S
         while time.monotonic() < rest:
             QApplication.processEvents()
         now = viewer.window.screenshot(flash=False, canvas_only=True)

@@ -124,4 +124,4 @@ def test_a_second_job_is_refused(bar, qtbot, shown_errors):
     with bar.reporting():
         bar.start(job)
     go_on.set()
-    assert shown_errors == ["a job is already running here: stop it first"]
+    assert shown_errors == ["a job is already running: stop it first"]

@@ -192,7 +192,7 @@ def test_a_resolution_is_asked_for_and_not_guessed(viewer, tiny_image):
 
 def test_a_turned_layer_is_refused(tiny_layer):
     tiny_layer.rotate = 30
-    with pytest.raises(SlideError, match=r"tiny\.tiff is turned"):
+    with pytest.raises(SlideError, match=r"tiny\.tiff is rotated"):
         slide_of(tiny_layer)
 
 
@@ -205,7 +205,7 @@ def test_the_view_is_what_the_canvas_shows_of_the_slide(viewer, tiny_layer):
 
 def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
     viewer.scene.camera.center = (0, 1e5, 1e5)
-    with pytest.raises(SlideError, match=r"nothing of tiny\.tiff is in view"):
+    with pytest.raises(SlideError, match=r"tiny\.tiff is out of view"):
         visible_box_um(viewer, tiny_layer)
 
 

@@ -52,7 +52,7 @@ def test_a_line_is_refused(viewer, tiny_layer):
     layer = new_regions_layer(viewer, tiny_layer)
     layer.add_lines([[0, 0], [9, 9]])
     layer.features = {"tissues": ["dark"]}
-    with pytest.raises(DataError, match="shape 1 is a line; wanted a closed outline"):
+    with pytest.raises(DataError, match="shape 1 is a line, not a closed outline"):
         regions_of(layer, tiny_layer)
 
 
@@ -73,7 +73,7 @@ def test_a_tissue_is_given_to_and_taken_from_the_selected_shapes(layer, classes)
     assert use_tissue(layer, "dark", classes) == "1 region marked as dark."
     assert tissues_of(layer) == [("dark",), ("pink", "dark")]
     layer.selected_data = {0, 1}
-    assert use_tissue(layer, "dark", classes) == "dark taken from 2 regions."
+    assert use_tissue(layer, "dark", classes) == "dark removed from 2 regions."
     assert tissues_of(layer) == [(), ("pink",)]
 
 

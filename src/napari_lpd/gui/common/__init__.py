@@ -1,1 +1,1 @@
-"""What the three widgets share: jobs, forms, layout, pickers."""
+"""Parts shared by the three widgets: jobs, forms, layout, pickers."""

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 S = TypeVar("S", bound=Settings)
-BIGGEST = 10**9
+MAX_INTEGER = 10**9
 
 
 class SettingsForm(QWidget, Generic[S]):
-    """One row per field; nested settings are laid out in place, their names joined by dots.
+    """A form with one row per field; names of nested settings are joined by dots.
 
     Args:
-        settings: What the form shows at first; its class gives rows, help and limits.
+        settings: The initial values; their class gives rows, help and limits.
         only: Names of the rows to show; empty means all.
-        without: Names of rows that are shown elsewhere.
+        without: Names of the rows to leave out.
     """
 
     def __init__(self, settings: S, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> None:
@@ -41,20 +41,20 @@ class SettingsForm(QWidget, Generic[S]):
                 continue
             editor = self._rows[name] = _editor(field, value)
             layout.addRow(field.title or name.rpartition(".")[2].replace("_", " "), editor)
-            for part in (editor, layout.labelForField(editor)):
-                part.setToolTip(_help(field))
+            for widget in (editor, layout.labelForField(editor)):
+                widget.setToolTip(_help(field))
 
     def show_rows(self, names: Sequence[str], visible: bool) -> None:
-        """Show or hide rows; hidden ones keep their values."""
+        """Show or hide rows; hidden rows keep their values."""
         layout = self.layout()
         assert isinstance(layout, QFormLayout)
         for name in names:
             editor = self._rows[name]
-            for part in (editor, layout.labelForField(editor)):
-                part.setVisible(visible)
+            for widget in (editor, layout.labelForField(editor)):
+                widget.setVisible(visible)
 
     def changes(self) -> dict[str, Any]:
-        """The rows' values, nested like the settings."""
+        """Return the values of all rows, nested like the settings."""
         values: dict[str, Any] = {}
         for name, editor in self._rows.items():
             target = values
@@ -65,7 +65,7 @@ class SettingsForm(QWidget, Generic[S]):
         return values
 
     def value(self) -> S:
-        """The settings as the form stands.
+        """Return the settings in the form.
 
         Raises:
             SettingsError: a value is out of its limits.
@@ -81,7 +81,7 @@ class SettingsForm(QWidget, Generic[S]):
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top, nested dictionaries too."""
+    """Return a copy of `base` updated with `changes`, nested dictionaries too."""
     result = dict(base)
     for name, value in changes.items():
         result[name] = merged(result[name], value) if isinstance(value, dict) else value
@@ -98,7 +98,7 @@ def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, FieldIn
 
 
 def _limits(field: FieldInfo) -> dict[str, float]:
-    """Limits of a field: some of ge, gt, le, lt."""
+    """Return the limits of a field: some of ge, gt, le, lt."""
     return {
         name: getattr(limit, name)
         for limit in field.metadata
@@ -122,8 +122,8 @@ def _editor(field: FieldInfo, value: Any) -> QWidget:
     elif isinstance(value, int):
         editor = QSpinBox()
         limits = _limits(field)
-        editor.setRange(int(limits.get("ge", 0)), int(limits.get("le", BIGGEST)))
-    else:  # numbers as text: learning rates need 5e-5, and lists fit too
+        editor.setRange(int(limits.get("ge", 0)), int(limits.get("le", MAX_INTEGER)))
+    else:  # numbers as text, for learning rates such as 5e-5, and lists
         editor = QLineEdit()
         editor.setProperty("is_text", isinstance(value, str))
     _write(editor, value)
@@ -139,7 +139,7 @@ def _write(editor: QWidget, value: Any) -> None:
         editor.setValue(value)
     elif isinstance(editor, QLineEdit):
         editor.setText(value if isinstance(value, str) else json.dumps(value))
-        editor.setCursorPosition(0)  # so that a long text is cut at its end
+        editor.setCursorPosition(0)  # show the start of a long text
 
 
 def _read(editor: QWidget) -> Any:
@@ -155,4 +155,4 @@ def _read(editor: QWidget) -> Any:
     try:
         return json.loads(editor.text())
     except (ValueError, RecursionError):
-        return editor.text()  # Settings.build says what is wrong with it
+        return editor.text()  # Settings.build reports what is wrong

@@ -1,7 +1,7 @@
-"""Run a job beside the GUI: its progress, its result and EVERY error come back to the GUI thread as signals.
+"""Run a job in a thread; its progress, its result and every error reach the GUI thread as signals.
 
 The thread never touches Qt: it fills a queue that a timer of the GUI thread empties, so a widget may be closed at any
-time. Whatever still runs when Python ends is stopped then.
+time. Jobs that still run when Python exits are stopped.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 POLL_MS = 50
-PAUSE, GO_ON = "Pause", "Go on"
+PAUSE, RESUME = "Pause", "Resume"
 _running: dict[threading.Thread, threading.Event] = {}
 
 
 def _work(make_job: Callable[[], Job[Any]], outbox: SimpleQueue[Message], stop: threading.Event) -> None:
-    if sys.platform == "linux":  # elsewhere threads have no priority of their own
+    if sys.platform == "linux":  # other systems have no priority per thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
     try:
         job = make_job()
@@ -49,7 +49,7 @@ def _work(make_job: Callable[[], Job[Any]], outbox: SimpleQueue[Message], stop: 
             outbox.put(("succeeded", finished.value))
         finally:
             job.close()
-    except BaseException as error:  # noqa: BLE001  whatever it is, the user must see it
+    except BaseException as error:  # noqa: BLE001  the user must see every error
         outbox.put(("raised", error))
     finally:
         outbox.put(("ended", None))
@@ -58,7 +58,7 @@ def _work(make_job: Callable[[], Job[Any]], outbox: SimpleQueue[Message], stop: 
 
 @atexit.register
 def stop_all() -> None:
-    """Stop every job and wait until it has cleaned up (ten seconds at most)."""
+    """Stop all jobs and wait until they have cleaned up (at most ten seconds each)."""
     jobs = dict(_running)
     for stop in jobs.values():
         stop.set()
@@ -67,12 +67,12 @@ def stop_all() -> None:
 
 
 class JobRunner(QObject):
-    """Runs one job at a time in a thread; signals arrive on the GUI thread.
+    """Runner of one job at a time in a thread; signals arrive on the GUI thread.
 
     Signals:
         progressed: each new Progress.
         succeeded: the job's result.
-        failed: one line that says what went wrong (already shown as a notification).
+        failed: one line with the error (already shown as a notification).
         ended: always last: after success, failure or stop.
     """
 
@@ -86,17 +86,17 @@ class JobRunner(QObject):
         self.running = False
         self._outbox: SimpleQueue[Message] = SimpleQueue()
         self._stop = threading.Event()
-        self.paused = threading.Event()  # for jobs that look at it
+        self.paused = threading.Event()  # for jobs that can pause
         self._latest: Progress | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._deliver)
-        self.destroyed.connect(self._stop.set)  # closing the window ends the job
+        self.destroyed.connect(self._stop.set)  # closing the window stops the job
 
     def start(self, make_job: Callable[[], Job[Any]]) -> None:
-        """Start the job that `make_job` returns; it is called in the thread and may import and load what it needs."""
+        """Start the job that `make_job` returns; it is called in the thread and may import and load models."""
         if self.running:
-            raise LpdError("a job is already running here: stop it first")
+            raise LpdError("a job is already running: stop it first")
         self._stop.clear()
         self.paused.clear()
         self._latest = None
@@ -141,12 +141,12 @@ class JobRunner(QObject):
 
 
 class CloseGuard(QObject):
-    """Asks before a window is closed while a job runs.
+    """Event filter that asks before a window is closed while a job runs.
 
     Args:
         window: The window; the guard is its child.
         runner: Runs the job.
-        question: What to ask.
+        question: The question to ask.
     """
 
     def __init__(self, window: QWidget, runner: JobRunner, question: str) -> None:
@@ -156,7 +156,7 @@ class CloseGuard(QObject):
         runner.destroyed.connect(self.deleteLater)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Keep the window open if the user says so."""
+        """Keep the window open if the user cancels."""
         if event.type() != QEvent.Type.Close or not self._runner.running:
             return super().eventFilter(watched, event)
         buttons = QMessageBox.StandardButton
@@ -168,10 +168,10 @@ class CloseGuard(QObject):
 
 
 class JobBar(QWidget):
-    """Run/Stop button, progress bar with time left, and a line that says how things stand.
+    """Run/Stop button, progress bar with the time left, and a status line.
 
     Signals:
-        asked: the run button was pressed; the owner answers with `start`.
+        asked: the run button was pressed; the owner calls `start`.
     """
 
     asked = Signal()
@@ -183,7 +183,7 @@ class JobBar(QWidget):
         self._began: tuple[float, int] | None = None
         self.button = QPushButton(run_text)
         self.pause = QPushButton(PAUSE)
-        self.pause.setToolTip("Let the job wait, with all it holds in memory; the computer is free for other work")
+        self.pause.setToolTip("Pause the job and keep its data in memory; the processor is free for other work")
         self.pause.setVisible(False)
         self.bar = QProgressBar()
         self.status = QLabel()
@@ -194,8 +194,8 @@ class JobBar(QWidget):
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (in_row([self.button, self.pause]), self.bar, self.status):
-            layout.addWidget(part)
+        for widget in (in_row([self.button, self.pause]), self.bar, self.status):
+            layout.addWidget(widget)
 
         self.pause.clicked.connect(self._on_pause)
         self.button.clicked.connect(self._on_clicked)
@@ -204,7 +204,7 @@ class JobBar(QWidget):
         self.runner.ended.connect(self._on_ended)
 
     def start(self, make_job: Callable[[], Job[Any]]) -> None:
-        """Run a job; the button now stops it."""
+        """Start a job; the button then stops it."""
         self.runner.start(make_job)
         self._began = None
         self.button.setText("Stop")
@@ -221,7 +221,7 @@ class JobBar(QWidget):
         self.say("Stopping…")
 
     def say(self, text: str) -> None:
-        """Show a line of text."""
+        """Show a line of text as status."""
         self.status.setText(text)
         self.status.setVisible(bool(text))
 
@@ -241,11 +241,11 @@ class JobBar(QWidget):
             self.asked.emit()
 
     def _on_pause(self) -> None:
-        waits = not self.runner.paused.is_set()
-        (self.runner.paused.set if waits else self.runner.paused.clear)()
-        self.pause.setText(GO_ON if waits else PAUSE)
-        self._began = None  # the time left is counted anew
-        if waits:
+        paused = not self.runner.paused.is_set()
+        (self.runner.paused.set if paused else self.runner.paused.clear)()
+        self.pause.setText(RESUME if paused else PAUSE)
+        self._began = None  # restart the estimate of the time left
+        if paused:
             self.say("Paused.")
 
     def _on_progressed(self, progress: Progress) -> None:
@@ -254,7 +254,7 @@ class JobBar(QWidget):
         self.bar.setRange(0, progress.total)
         self.bar.setValue(progress.done)
         count = f"{progress.done} of {progress.total}" if progress.total else ""
-        self.say(" · ".join(part for part in (progress.message, count, self._time_left(progress)) if part))
+        self.say(" · ".join(text for text in (progress.message, count, self._time_left(progress)) if text))
 
     def _time_left(self, progress: Progress) -> str:
         now = time.monotonic()

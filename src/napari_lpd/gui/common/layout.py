@@ -1,4 +1,4 @@
-"""What every widget of the plugin looks like: titled parts in a column that scrolls."""
+"""Layout that all widgets share: titled sections in a scrolling column, rows of buttons, notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REVEAL_MS = 50
 
 
 class Column(QScrollArea):
-    """A column of parts that scrolls when the window is low."""
+    """Scrolling column of widgets in titled sections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,26 +33,26 @@ class Column(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(WIDTH)
-        self._part: QWidget | None = None
+        self._target: QWidget | None = None
         self._revealer = QTimer(self)
         self._revealer.setSingleShot(True)
         self._revealer.setInterval(REVEAL_MS)
         self._revealer.timeout.connect(self._on_reveal)
 
-    def reveal(self, part: QWidget) -> None:
-        """Scroll, once all is laid out, until a part is in view."""
-        self._part = part
+    def reveal(self, widget: QWidget) -> None:
+        """Scroll to a widget after the layout is done."""
+        self._target = widget
         self._revealer.start()
 
     def _on_reveal(self) -> None:
-        if self._part is not None:
-            self.ensureWidgetVisible(self._part, 0, 8)
+        if self._target is not None:
+            self.ensureWidgetVisible(self._target, 0, 8)
 
-    def add(self, *parts: QWidget, title: str = "") -> None:
-        """Put parts below those that are there, with a title in bold."""
+    def add(self, *widgets: QWidget, title: str = "") -> None:
+        """Add widgets at the bottom, under a bold title if one is given."""
         heading = [_heading(title)] if title else []
-        for part in [*heading, *parts]:
-            self._column.insertWidget(self._column.count() - 1, part)
+        for widget in [*heading, *widgets]:
+            self._column.insertWidget(self._column.count() - 1, widget)
 
 
 def _heading(title: str) -> QLabel:
@@ -62,51 +62,51 @@ def _heading(title: str) -> QLabel:
 
 
 def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
-    """A row of buttons: (text, help, what it does)."""
-    made: list[QWidget] = []
+    """Make a row of buttons from (text, tooltip, action)."""
+    row: list[QWidget] = []
     for text, help_text, action in entries:
         button = QPushButton(text)
         button.setToolTip(help_text)
         button.clicked.connect(lambda _=False, action=action: action())
-        made.append(button)
-    return in_row(made)
+        row.append(button)
+    return in_row(row)
 
 
-def in_row(parts: Sequence[QWidget]) -> QWidget:
-    """Parts side by side."""
-    return _together(parts, QHBoxLayout)
+def in_row(widgets: Sequence[QWidget]) -> QWidget:
+    """Arrange widgets in a row."""
+    return _arranged(widgets, QHBoxLayout)
 
 
-def in_column(parts: Sequence[QWidget]) -> QWidget:
-    """Parts below each other."""
-    return _together(parts, QVBoxLayout)
+def in_column(widgets: Sequence[QWidget]) -> QWidget:
+    """Arrange widgets in a column."""
+    return _arranged(widgets, QVBoxLayout)
 
 
-def _together(parts: Sequence[QWidget], how: type[QHBoxLayout | QVBoxLayout]) -> QWidget:
-    whole = QWidget()
-    layout = how(whole)
+def _arranged(widgets: Sequence[QWidget], layout_type: type[QHBoxLayout | QVBoxLayout]) -> QWidget:
+    container = QWidget()
+    layout = layout_type(container)
     layout.setContentsMargins(0, 0, 0, 0)
-    for part in parts:
-        layout.addWidget(part)
-    return whole
+    for widget in widgets:
+        layout.addWidget(widget)
+    return container
 
 
-def advanced(part: QWidget) -> QCollapsible:
-    """Settings that are folded away at first."""
-    return folded("Advanced", part)
+def advanced(widget: QWidget) -> QCollapsible:
+    """Put settings into a section "Advanced", collapsed at first."""
+    return folded("Advanced", widget)
 
 
-def folded(title: str, part: QWidget) -> QCollapsible:
-    """A part that is folded away at first."""
+def folded(title: str, widget: QWidget) -> QCollapsible:
+    """Put a widget into a section that is collapsed at first."""
     fold = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     inner: QLayout = fold.content().layout()
     inner.setContentsMargins(10, 0, 0, 0)
-    fold.addWidget(part)
+    fold.addWidget(widget)
     return fold
 
 
 def chooser(entries: Sequence[str] = ()) -> QComboBox:
-    """A combo box that takes the width it is given, however long its entries are."""
+    """Make a combo box whose width does not depend on its entries."""
     box = QComboBox()
     box.addItems(entries)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -115,7 +115,7 @@ def chooser(entries: Sequence[str] = ()) -> QComboBox:
 
 
 def note(text: str) -> QLabel:
-    """A line of small print."""
+    """Make a label in small print."""
     label = QLabel(text)
     label.setWordWrap(True)
     label.setStyleSheet("font-size: 11px; color: #9aa0a8;")
@@ -123,7 +123,7 @@ def note(text: str) -> QLabel:
 
 
 def warning_note() -> QLabel:
-    """A line for a warning, hidden until there is one."""
+    """Make a label for a warning, hidden at first."""
     label = note("")
     label.setStyleSheet("font-size: 11px; color: #ffb454;")
     label.setVisible(False)
@@ -134,7 +134,7 @@ SWATCH = 14
 
 
 def swatch(color: str) -> QIcon:
-    """A square of a colour."""
+    """Make a square icon of one colour."""
     pixmap = QPixmap(SWATCH, SWATCH)
     pixmap.fill(QColor(color))
     return QIcon(pixmap)

@@ -1,4 +1,4 @@
-"""Prediction inside napari's process: torch is imported late, and the model stays loaded."""
+"""Prediction inside napari's process, where torch is imported late and the model stays loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keep_triton_out() -> None:
     """Make ``import triton`` fail softly where it would kill the process; call this before torch is imported.
 
     Mesa's OpenGL drivers (llvmpipe, radeonsi) load the system's LLVM once napari draws. libtriton holds an LLVM of
-    its own whose symbols then clash: the import, which torchvision sets off, ends in a segmentation fault. torch works
+    its own whose symbols then clash: the import, which torchvision triggers, ends in a segmentation fault. torch works
     without triton; only torch.compile, which is not used here, needs it.
     """
     if MAPS.exists() and "libLLVM" in MAPS.read_text(encoding="utf-8", errors="replace"):
@@ -42,10 +42,10 @@ def keep_triton_out() -> None:
 
 
 def loaded_model(path: Path, device: str) -> LoadedModel:
-    """Load a model inside napari's process, or return it as loaded before; torch is imported here.
+    """Load a model inside napari's process, or return it from the cache; torch is imported here.
 
     Raises:
-        ModelError: missing, foreign or damaged file.
+        ModelError: the file is missing, damaged or not one of our models.
     """
     with _no_garbage_collection():
         keep_triton_out()
@@ -56,7 +56,7 @@ def loaded_model(path: Path, device: str) -> LoadedModel:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """While torch is imported, nearly all that is made stays; looking for garbage in it would hold the window."""
+    """Disable garbage collection while torch is imported: it would block the window and free nearly nothing."""
     gc.disable()
     try:
         yield
@@ -65,15 +65,15 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 class PredictionRun:
-    """One press of Predict; `job` does everything that takes time, in a thread of its own.
+    """Prediction of one slide; `job` does all slow work and runs in a thread.
 
     Args:
-        slide: What is predicted; closed at the end.
+        slide: The slide; closed at the end.
         model: Model file.
-        settings: How.
+        settings: Prediction settings.
         scope: Polygons, (x, y) in µm from the slide's corner; empty: the whole slide.
-        tissue: Makes the tissue mask, or None where it is to be found.
-        place: Says where a prediction goes.
+        tissue: Makes the tissue mask, or None for automatic detection.
+        place: Returns the folder for a prediction.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PredictionRun:
         self._scope, self._tissue, self._place = scope, tissue, place
 
     def job(self) -> Job[Prediction]:
-        """Load the model if need be and predict; torch is imported here, not when the widget is made."""
+        """Load the model if necessary and predict; torch is imported here, not when the widget is made."""
         with self._slide as slide:
             yield Progress(0, 0, "loading the model")
             model = loaded_model(self._model, self._settings.device)
@@ -99,21 +99,21 @@ class PredictionRun:
             mask = self._tissue(slide)
             folder = self._place(prediction_card(slide, model, self._settings, self._scope, mask))
             job = predict_slide(slide, model, self._settings, folder, self._scope, mask)
-            prediction = yield from self._made(job, folder)
+            prediction = yield from self._predicted(job, folder)
         return prediction
 
-    def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
-        """Run the job that predicts into `folder`; whoever shows it meanwhile looks on here."""
+    def _predicted(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        """Follow the job that predicts into `folder`; overridden to show the prediction while it is made."""
         return (yield from job)
 
 
 def compile_label_colours() -> None:
-    """Let napari compile what colours labels, for a second or so, here instead of in the GUI thread."""
+    """Let napari compile its colouring of labels, about one second, in this thread, not in the GUI thread."""
     DirectLabelColormap(color_dict={None: "black", 1: "white"}).map(np.ones((1, 1), np.uint8))
 
 
-def tissue_job(slide: Slide, make: MakeMask, all_of_it: bool) -> Job[TissueMask]:
-    """The tissue mask that a prediction would take."""
+def tissue_job(slide: Slide, make: MakeMask, full: bool) -> Job[TissueMask]:
+    """Make the tissue mask that a prediction would use."""
     with slide:
-        yield Progress(0, 0, "looking for tissue")
-        return make(slide) or (full_mask(slide) if all_of_it else find_tissue(slide))
+        yield Progress(0, 0, "detecting tissue")
+        return make(slide) or (full_mask(slide) if full else find_tissue(slide))

@@ -1,4 +1,4 @@
-"""The models that this user has trained or opened, newest first; shared by the widgets."""
+"""The models that the user has trained or opened, newest first; shared by the widgets."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ MAX_MODELS = 10
 
 
 class RecentModels(QObject):
-    """A list of model files that is kept between sessions. `changed` carries the newest path."""
+    """List of model files that is stored between sessions; `changed` carries the newest path."""
 
     changed = Signal(str)
 
     def paths(self) -> list[Path]:
-        """Existing model files, newest first; the embedded sample model is always among them."""
+        """Return existing model files, newest first; the embedded sample model is always among them."""
         stored = _store().value("recent_models", []) or []
-        found = [Path(path) for path in ([stored] if isinstance(stored, str) else stored)]
-        return [path for path in dict.fromkeys([*found, samples.model_path()]) if path.is_file()]
+        paths = [Path(path) for path in ([stored] if isinstance(stored, str) else stored)]
+        return [path for path in dict.fromkeys([*paths, samples.model_path()]) if path.is_file()]
 
     def add(self, path: Path) -> None:
-        """Put `path` first."""
+        """Put `path` at the top of the list."""
         newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MAX_MODELS]
         _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
 
 
 def kept_roles(names: Sequence[str]) -> Roles:
-    """The roles that the user gave to classes of these names; none at first."""
+    """Return the stored roles of classes with these names; none at first."""
     text = _store().value(f"roles/{'|'.join(names)}", "")
     return Roles.model_validate_json(text) if text else Roles()
 
 
 def remember_roles(names: Sequence[str], roles: Roles) -> None:
-    """Keep the roles for models with classes of these names."""
+    """Store the roles for models with classes of these names."""
     _store().setValue(f"roles/{'|'.join(names)}", roles.model_dump_json())
 
 
 def describe(card: Card) -> str:
-    """A model's card as rich text: data, classes, counts, resolution, figures with intervals, settings, versions."""
+    """Format a model's card as rich text: data, classes, counts, resolution, metrics, settings, versions."""
     classes = ", ".join(
         f'<span style="color:{tissue.color}">■</span> {tissue.name} {card.tiles_per_class.get(tissue.name, "?")}'
         for tissue in card.classes

@@ -1,4 +1,4 @@
-"""Choose the slide: a list of the viewer's RGB layers, with the resolution and where it comes from."""
+"""Choice of the slide: a list of the viewer's RGB layers, with the resolution and its source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SlidePicker(QWidget):
-    """Slide combobox; where the resolution is missing, a box to enter it.
+    """Combo box of slides; where the resolution is missing, a field to enter it.
 
     Signals:
         changed: another slide was chosen, or its resolution was set.
@@ -37,7 +37,7 @@ class SlidePicker(QWidget):
         self.resolution = note("")
         self._entry = QWidget()
         self.mpp = QLineEdit()
-        self.mpp.setPlaceholderText("µm per pixel: not known")
+        self.mpp.setPlaceholderText("µm per pixel: unknown")
         use = QPushButton("Use")
 
         row = QHBoxLayout(self._entry)
@@ -47,13 +47,11 @@ class SlidePicker(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        browse = buttons(
-            ("Open…", "Open a slide file with napari-lpd, without napari asking which reader", self._on_open)
-        )
+        browse = buttons(("Open…", "Open a slide file with napari-lpd's reader", self._on_open))
         chosen = in_row([self.combo, browse])
         chosen.layout().setStretch(0, 1)
-        for part in (chosen, self.resolution, self._entry):
-            layout.addWidget(part)
+        for widget in (chosen, self.resolution, self._entry):
+            layout.addWidget(widget)
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
         use.clicked.connect(self._on_use)
@@ -63,24 +61,24 @@ class SlidePicker(QWidget):
         self.refresh()
 
     def find(self) -> Image | None:
-        """The chosen slide layer, if there is one."""
+        """Return the chosen slide layer, if there is one."""
         layers = slide_layers(self._viewer)
         index = self.combo.currentIndex()
         return layers[index] if 0 <= index < len(layers) else None
 
     def layer(self) -> Image:
-        """The chosen slide layer.
+        """Return the chosen slide layer.
 
         Raises:
             SlideError: no slide is open.
         """
         layer = self.find()
         if layer is None:
-            raise SlideError("no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd")
+            raise SlideError("no slide is open: press Open…, or choose File ▸ Open Sample ▸ napari-lpd")
         return layer
 
     def refresh(self) -> None:
-        """Fill the list anew and keep the choice."""
+        """Refill the list and keep the choice."""
         chosen = self.combo.currentText()
         self.combo.blockSignals(True)
         self.combo.clear()
@@ -90,7 +88,7 @@ class SlidePicker(QWidget):
         self._on_chosen()
 
     def open(self, path: Path) -> None:
-        """Open a slide file as a layer and choose it; an error is shown."""
+        """Open a slide file as a layer and choose it; show an error as a notification."""
         try:
             data, options, _ = read_slide(str(path))[0]
         except LpdError as error:
@@ -110,11 +108,11 @@ class SlidePicker(QWidget):
         missing = layer is not None and any(str(unit) != UM for unit in layer.units)
         self._entry.setVisible(missing)
         if layer is None:
-            self.resolution.setText("Press Open…, or take File ▸ Open Sample ▸ napari-lpd")
+            self.resolution.setText("Press Open…, or choose File ▸ Open Sample ▸ napari-lpd")
         else:
             source = layer.metadata.get(KEY, {}).get("mpp_source", "scale of the layer")
-            found = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
-            self.resolution.setText(f"Resolution missing ({source}): enter it" if missing else found)
+            known = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
+            self.resolution.setText(f"Resolution missing ({source}): enter it" if missing else known)
         self.changed.emit()
 
     def _on_use(self) -> None:
@@ -126,5 +124,5 @@ class SlidePicker(QWidget):
         except LpdError as error:
             show_error(str(error))
             return
-        self.mpp.clear()  # it is this slide's, not the next one's
+        self.mpp.clear()  # the next slide has a resolution of its own
         self._on_chosen()

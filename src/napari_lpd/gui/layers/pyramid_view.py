@@ -1,7 +1,7 @@
-"""What is shown of a prediction's pyramids: what is not large is held in memory, and filled block by block.
+"""Views of a prediction's pyramids for napari: all but large levels are in memory and filled block by block.
 
-napari reads what it draws again and again, in the window's thread, and zarr takes a while each time. So all but the
-finest levels of a large prediction are arrays, which whoever makes the prediction fills in a thread of its own.
+napari reads visible data again for every frame, in the GUI thread, where zarr is slow. So all but the finest levels of
+a large prediction are arrays, which the thread that predicts fills.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from napari_lpd.results.corrections import Corrections
     from napari_lpd.results.pyramid import Pyramid
 
-SMALL = 2048  # pixels; what is not larger is shown without levels
-MAX_HELD = 2**25  # bytes of a level that is held in memory
+SMALL = 2048  # pixels; a view up to this edge is shown without levels
+MAX_HELD = 2**25  # bytes of a level in memory
 
 
 class View:
-    """The part of a pyramid that is shown: a small one as one array, a large one with its levels. Empty at first.
+    """A box of a pyramid for display: a small one as one array, a large one with its levels. Empty at first.
 
     Args:
-        pyramid: What is shown.
-        box: (y0, x0, y1, x1), the part, in pixels of the finest level.
-        edge: Of a block (chunk) of every level, in pixels.
+        pyramid: The pyramid.
+        box: (y0, x0, y1, x1) in pixels of the finest level.
+        edge: Edge of a block (chunk) of every level, in pixels.
 
     Attributes:
-        levels: (…, h, w) uint8 each, biggest first; arrays where they are held.
-        highest: The highest value that was filled into the coarsest level.
+        levels: (…, h, w) uint8 each, finest first; NumPy arrays where they are in memory.
+        highest: The highest value in the coarsest level.
     """
 
     def __init__(self, pyramid: Pyramid | Corrections, box: Box, edge: int) -> None:
         y0, x0, y1, x1 = box
-        cut = max(y1 - y0, x1 - x0) <= SMALL
+        small = max(y1 - y0, x1 - x0) <= SMALL
         self._edge = edge
-        self._sources = pyramid.levels[:1] if cut else pyramid.levels
-        self._boxes = [box if cut else (0, 0, *level.shape[-2:]) for level in self._sources]
+        self._sources = pyramid.levels[:1] if small else pyramid.levels
+        self._boxes = [box if small else (0, 0, *level.shape[-2:]) for level in self._sources]
         self.highest = 0
         self.levels: list[Any] = []
         for source, (top, left, bottom, right) in zip(self._sources, self._boxes, strict=True):
             shape = (*source.shape[:-2], bottom - top, right - left)
-            held = math.prod(shape) <= MAX_HELD or source is self._sources[-1]
-            self.levels.append(np.zeros(shape, np.uint8) if held else source)
+            in_memory = math.prod(shape) <= MAX_HELD or source is self._sources[-1]
+            self.levels.append(np.zeros(shape, np.uint8) if in_memory else source)
 
     @property
     def data(self) -> Any:
-        """What napari takes as a layer's data."""
+        """The data of a napari layer: a list of levels, or one array."""
         return self.levels if len(self.levels) > 1 else self.levels[0]
 
     def fill(self, blocks: Iterable[Block]) -> None:
-        """Read blocks, by (row, column), into what is held; from any thread."""
-        wanted = set(blocks)
+        """Read blocks (row, column) into the levels in memory; any thread may call it."""
+        blocks = set(blocks)
         for i, (level, source) in enumerate(zip(self.levels, self._sources, strict=True)):
             if isinstance(level, np.ndarray):
-                for row, column in {(y >> i, x >> i) for y, x in wanted}:
+                for row, column in {(y >> i, x >> i) for y, x in blocks}:
                     self._read(level, source, self._boxes[i], (row, column))
         self.highest = int(self.levels[-1].max())
 

@@ -1,4 +1,4 @@
-"""Regions with tissue names as a napari Shapes layer, and back."""
+"""Conversion of regions with tissue names to a napari Shapes layer, and back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACE_ALPHA = "38"
 
 
 def regions_layers(viewer: napari.Viewer) -> list[Shapes]:
-    """Shapes layers in the viewer, ours first."""
+    """List the Shapes layers in the viewer, our regions layers first."""
     shapes = [layer for layer in viewer.layers if isinstance(layer, Shapes)]
     return sorted(shapes, key=lambda layer: layer.metadata.get(KEY, {}).get("kind") != "regions")
 
@@ -45,7 +45,7 @@ def new_regions_layer(viewer: napari.Viewer, slide_layer: Image) -> Shapes:
 
 
 def empty_regions(slide_layer: Image) -> Shapes:
-    """An empty Shapes layer that lies on the slide; each shape carries its tissues as text ("a + b")."""
+    """Make an empty Shapes layer aligned with the slide; each shape shows its tissues as text ("a + b")."""
     layer = Shapes(
         ndim=2,
         name=f"tissue regions ({slide_layer.name})",
@@ -65,7 +65,7 @@ def empty_regions(slide_layer: Image) -> Shapes:
 
 
 def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
-    """The tissue names of each shape."""
+    """Return the tissue names of each shape."""
     if COLUMN not in layer.features:
         return [()] * len(layer.data)
     return [tuple(name.strip() for name in str(text).split("+") if name.strip()) for text in layer.features[COLUMN]]
@@ -82,10 +82,10 @@ def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[Tiss
 
 
 def use_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
-    """Give the selected shapes a tissue, or take it from them if all have it; without a selection, draw it next.
+    """Add a tissue to the selected shapes, or remove it if all have it; without a selection, draw it next.
 
     Returns:
-        What was done, for the status line.
+        A line for the status.
     """
     chosen = sorted(layer.selected_data)
     if not chosen:
@@ -94,19 +94,19 @@ def use_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
         layer.current_edge_color, layer.current_face_color = color, color + FACE_ALPHA
         if layer.mode == "pan_zoom":
             layer.mode = "add_polygon"
-        return f"Shapes drawn now are {name}."
+        return f"New shapes are marked as {name}."
     tissues = tissues_of(layer)
-    take = all(name in tissues[i] for i in chosen)
+    remove = all(name in tissues[i] for i in chosen)
     for i in chosen:
         others = () if name == NONE else tuple(tissue for tissue in tissues[i] if tissue not in (name, NONE))
-        tissues[i] = others if take else (*others, name)
+        tissues[i] = others if remove else (*others, name)
     _write(layer, tissues, classes)
     shapes = f"{len(chosen)} region" + "s" * (len(chosen) > 1)
-    return f"{name} taken from {shapes}." if take else f"{shapes} marked as {name}."
+    return f"{name} removed from {shapes}." if remove else f"{shapes} marked as {name}."
 
 
 def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueClass]) -> bool:
-    """Give regions of one tissue its new name; returns whether there were any."""
+    """Rename a tissue in all regions; return whether any region has it."""
     tissues = tissues_of(layer)
     if layer.feature_defaults.get(COLUMN, pd.Series([""])).iloc[0] == old:
         layer.feature_defaults = {COLUMN: new}
@@ -117,7 +117,7 @@ def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueCla
 
 
 def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
-    """Draw every region in its tissue's colour."""
+    """Draw every region in the colour of its tissue."""
     _write(layer, tissues_of(layer), classes)
 
 
@@ -134,24 +134,24 @@ def _color(tissues: Sequence[str], classes: Sequence[TissueClass]) -> str:
 
 
 def area_mm2(layer: Shapes) -> dict[str, tuple[int, float]]:
-    """Per tissue name: number of regions and their area in mm² (a layer in µm)."""
-    found: dict[str, tuple[int, float]] = {}
+    """Return the number of regions per tissue and their area in mm² (a layer in µm)."""
+    counts: dict[str, tuple[int, float]] = {}
     for i, names in enumerate(tissues_of(layer)):
         outline = _outline(layer, i)
         area = (
             0.0 if outline is None else Region(outline, names).polygon().area * float(np.prod(layer.scale[-2:])) / 1e6
         )
         for name in names:
-            count, total = found.get(name, (0, 0.0))
-            found[name] = (count + 1, total + area)
-    return found
+            count, total = counts.get(name, (0, 0.0))
+            counts[name] = (count + 1, total + area)
+    return counts
 
 
 def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
-    """The shapes of a layer as regions in level-0 pixels of the slide.
+    """Convert the shapes of a layer to regions in level-0 pixels of the slide.
 
     Raises:
-        DataError: no shapes, shapes without tissue names, or a line that encloses nothing.
+        DataError: there are no shapes, shapes without tissue names, or open lines.
     """
     if not len(layer.data):
         raise DataError(f"{layer.name} is empty: outline at least one region per tissue")
@@ -166,7 +166,7 @@ def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
 
 
 def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
-    """`regions_of`, with those of which nothing is said yet."""
+    """Convert the shapes of a layer as `regions_of` does, including those without a tissue."""
     return [
         Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
         for i, names in enumerate(tissues_of(layer))
@@ -174,13 +174,13 @@ def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
 
 
 def bind_numbers(layer: Shapes, use: Callable[[Shapes, int], None]) -> None:
-    """Make the keys 1 to 9 call `use` with the layer and 0 to 8, and 0 with -1, while it is the active one."""
+    """Bind keys 1 to 9 of a layer to `use(layer, 0)` to `use(layer, 8)`, and key 0 to `use(layer, -1)`."""
     for key in range(10):
         layer.bind_key(str(key), lambda active, index=key - 1: use(active, index), overwrite=True)
 
 
 def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:
-    """The view, the selected regions, or nothing for the whole slide: polygons, (x, y) in µm from the slide's corner.
+    """Return the area to segment as polygons, (x, y) in µm from the slide's corner; [] for the whole slide.
 
     Raises:
         SlideError: nothing of the slide is in view.
@@ -194,14 +194,14 @@ def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[
     for shapes in regions_layers(viewer):
         if shapes.selected_data:
             return polygons_um(shapes, slide_layer, selected=True)
-    raise DataError("no region is selected: select a shape in a Shapes layer, or take this view")
+    raise DataError("no region is selected: select a shape in a Shapes layer, or choose this view")
 
 
 def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:
-    """The shapes of a layer, or those that are selected, as polygons: (x, y) in µm from the slide's corner.
+    """Convert the shapes of a layer, or the selected ones, to polygons, (x, y) in µm from the slide's corner.
 
     Raises:
-        DataError: no shapes, or a line that encloses nothing.
+        DataError: there are no shapes, or open lines.
     """
     chosen = sorted(layer.selected_data) if selected else range(len(layer.data))
     if not chosen:
@@ -213,13 +213,13 @@ def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> li
 def _on_slide(layer: Shapes, index: int, slide_layer: Image) -> NDArray[np.float64]:
     outline = _outline(layer, index)
     if outline is None:
-        raise DataError(f"{layer.name}: shape {index + 1} is a {layer.shape_type[index]}; wanted a closed outline")
+        raise DataError(f"{layer.name}: shape {index + 1} is a {layer.shape_type[index]}, not a closed outline")
     world = np.array([layer.data_to_world(vertex) for vertex in outline])[:, -2:]
     return np.asarray((world - corner(slide_layer)) / slide_layer.scale[-2:])
 
 
 def _outline(layer: Shapes, index: int) -> NDArray[np.float64] | None:
-    """Vertices (n, 2) of a shape in the layer's pixels; None for lines and paths."""
+    """Return the vertices (n, 2) of a shape in the layer's pixels; None for lines and paths."""
     shape_type: Any = str(layer.shape_type[index])
     vertices = np.asarray(layer.data[index], dtype=float)[:, -2:]
     if shape_type in ("line", "path"):

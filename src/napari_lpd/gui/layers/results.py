@@ -1,4 +1,4 @@
-"""A prediction as layers: labels, heatmaps, uncertainty, tissue; they may be shown while it is being predicted."""
+"""A prediction as layers: labels, heatmaps, uncertainty, tissue; also while it is being made."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 
 def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
-    """Layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
+    """Return layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
 
     Args:
-        prediction: Finished or not.
-        slide_corner: World position (y, x) of the slide's outer corner; default: the slide's first pixel lies at 0.
+        prediction: A prediction, finished or not.
+        slide_corner: World position (y, x) of the slide's outer corner (default: the first pixel's centre is at 0).
     """
     card = prediction.card
     start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
@@ -54,7 +54,7 @@ def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[
 
 
 def _box(prediction: Prediction) -> Box:
-    """What is shown, in pixels of the labels: whole pixels of the maps; all, where it is not small."""
+    """Return the box to show, in pixels of the labels: whole pixels of the maps, or everything if it is large."""
     (h, w), stride = prediction.card.shape, prediction.card.stride
     y0, x0, y1, x1 = prediction.scope_box()
     if max(y1 - y0, x1 - x0) > SMALL - 2 * stride:
@@ -65,8 +65,8 @@ def _box(prediction: Prediction) -> Box:
 
 def _view_of_maps(prediction: Prediction, maps: Pyramid, box: Box) -> View:
     (y0, x0, y1, x1), stride = box, prediction.card.stride
-    of_maps = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
-    view = View(maps, of_maps, prediction.card.block // stride)
+    map_box = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
+    view = View(maps, map_box, prediction.card.block // stride)
     view.fill(prediction.finished_blocks())
     return view
 
@@ -94,11 +94,11 @@ def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> La
 
 
 def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Colours and names of labels, as options of a Labels layer.
+    """Return colours and names of labels, as options of a Labels layer.
 
     Args:
-        classes: c + 1 is class c.
-        strength: Opacity of classes, 0..1; 1 where it is not given.
+        classes: The classes; label c + 1 is class c.
+        strength: Opacity per class name, 0..1; default 1.
     """
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
     for i, tissue in enumerate(classes, start=1):
@@ -112,7 +112,7 @@ def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] 
 
 
 def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> None:
-    """Show what was corrected inside a box, in pixels of the labels."""
+    """Redraw the labels inside a box, in pixels of the labels, after a correction."""
     edge = prediction.card.block
     rows, columns = (range(box[i] // edge, -(-box[i + 2] // edge)) for i in (0, 1))
     for layer in our_layers(viewer, prediction.card.slide, "labels"):
@@ -141,7 +141,7 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
 
 
 def _limits(view: View) -> tuple[int, int]:
-    """Contrast of a heatmap: from a cosine of 0, to 0.5 or the highest."""
+    """Return the contrast limits of a heatmap: cosine 0 to 0.5, or to the maximum if that is higher."""
     return 128, max(192, view.highest)
 
 
@@ -160,7 +160,7 @@ def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) 
 
 
 def tissue_layer(mask: TissueMask, slide: str, slide_corner: Any) -> LayerData:
-    """Layer data of a tissue mask, hidden."""
+    """Return layer data of a tissue mask, hidden."""
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
     options = {
         "name": f"tissue mask ({slide})",
@@ -170,19 +170,19 @@ def tissue_layer(mask: TissueMask, slide: str, slide_corner: Any) -> LayerData:
         "opacity": 0.35,
         "visible": False,
         "colormap": DirectLabelColormap(color_dict=colors),
-        "features": pd.DataFrame({"index": [0, 1], "class": ["not looked at", "tissue"]}),
+        "features": pd.DataFrame({"index": [0, 1], "class": ["no tissue", "tissue"]}),
         "metadata": {KEY: {"kind": "tissue", "slide": slide}},
     }
     return mask.array.astype(np.uint8), options, "labels"
 
 
 def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
-    """The layers of a prediction of `slide` that are of one of `kinds`."""
+    """List the layers of `slide` that are of one of `kinds`."""
     return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
 
 
 def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
-    """The uppermost prediction in the viewer, of `slide` if given."""
+    """Return the uppermost prediction in the viewer, of `slide` if a name is given."""
     for layer in reversed(viewer.layers):
         if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
             return layer.metadata[KEY].get("prediction")
@@ -190,31 +190,31 @@ def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Predict
 
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Show a prediction's layers, in place of an older prediction of the same slide; returns the Labels layer."""
-    made = prediction_layers(prediction, None if slide_layer is None else corner(slide_layer))
-    for _ in showing(viewer, prediction.card.slide, made):
+    """Show a prediction's layers, replacing an older prediction of the slide, and return the Labels layer."""
+    layers = prediction_layers(prediction, None if slide_layer is None else corner(slide_layer))
+    for _ in showing(viewer, prediction.card.slide, layers):
         pass
     (labels,) = our_layers(viewer, prediction.card.slide, "labels")
     assert isinstance(labels, Labels)
     return labels
 
 
-def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Iterator[None]:
-    """`show_prediction` layer by layer: making one takes napari a tenth of a second, and taking one away far longer.
+def showing(viewer: napari.Viewer, slide: str, layers: Sequence[LayerData]) -> Iterator[None]:
+    """Show a prediction's layers one per step: napari takes 0.1 s to add a layer, and far longer to remove one.
 
-    So the layers of an older prediction of the slide are filled anew where they fit: what a user chose to see of them
-    stays. So does the view, which napari would fit to all layers when their number of dimensions changes.
+    Layers of an older prediction of the slide are therefore reused where the data fit, with the visibility that the
+    user chose. The camera is kept as well; napari would reset it when the number of dimensions changes.
     """
     older = {_role(layer): layer for layer in our_layers(viewer, slide, *KINDS)}
-    kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in made)
+    kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in layers)
             if role in older and _fits(older[role], data)}  # fmt: skip
-    unfit = [layer for layer in older.values() if layer not in kept.values()]
-    if unfit:
-        with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
-            for layer in unfit:
+    unused = [layer for layer in older.values() if layer not in kept.values()]
+    if unused:
+        with viewer.layers.batched_update():  # so that napari collects garbage once, not after each layer
+            for layer in unused:
                 viewer.layers.remove(layer)
         yield
-    for data, options, layer_type in made:
+    for data, options, layer_type in layers:
         old = kept.get(_role_of(options))
         if old is not None and old in viewer.layers:
             _fill(old, data, options)
@@ -230,8 +230,8 @@ def showing(viewer: napari.Viewer, slide: str, made: Sequence[LayerData]) -> Ite
 
 
 def _role_of(options: dict[str, Any]) -> tuple[str, str]:
-    about = options["metadata"][KEY]
-    return about["kind"], about.get("class", "")
+    metadata = options["metadata"][KEY]
+    return metadata["kind"], metadata.get("class", "")
 
 
 def _role(layer: Layer) -> tuple[str, str]:
@@ -239,16 +239,16 @@ def _role(layer: Layer) -> tuple[str, str]:
 
 
 def _fits(layer: Layer, data: Any) -> bool:
-    """Whether a layer can take the data: as many levels and dimensions."""
-    levels, held = (
+    """Return whether data have as many levels and dimensions as a layer."""
+    levels, layer_levels = (
         list(data) if isinstance(data, list) else [data],
         list(layer.data) if layer.multiscale else [layer.data],
     )
-    return len(levels) == len(held) and levels[0].ndim == layer.ndim
+    return len(levels) == len(layer_levels) and levels[0].ndim == layer.ndim
 
 
 def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
-    """Put another prediction into a layer; how it is looked at stays as the user chose it."""
+    """Put another prediction into a layer, keeping visibility and opacity."""
     layer.metadata.update(options["metadata"])
     for name in ("scale", "translate", "colormap" if isinstance(layer, Labels) else "contrast_limits", "features"):
         if name in options:
@@ -257,7 +257,7 @@ def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
 
 
 def show_tissue(viewer: napari.Viewer, mask: TissueMask, slide_layer: Image) -> Labels:
-    """Show a tissue mask on a slide, in place of an older one; returns its layer."""
+    """Show a tissue mask on a slide, replacing an older one, and return its layer."""
     for layer in our_layers(viewer, slide_layer.name, "tissue"):
         viewer.layers.remove(layer)
     data, options, _ = tissue_layer(mask, slide_layer.name, corner(slide_layer))
@@ -265,7 +265,7 @@ def show_tissue(viewer: napari.Viewer, mask: TissueMask, slide_layer: Image) -> 
 
 
 def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
-    """Draw what was filled in since, of the layers that are visible, one by one."""
+    """Redraw the visible layers of a prediction, one per step."""
     for layer in _layers_of(viewer, prediction):
         if layer.visible:
             layer.refresh(thumbnail=False, highlight=False, extent=False)
@@ -273,7 +273,7 @@ def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
 
 
 def completing(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> Iterator[None]:
-    """Draw all that was filled in, layer by layer, and put the finished prediction in the place of the growing one."""
+    """Redraw all layers of a prediction, one per step, and attach the finished prediction to them."""
     for layer in _layers_of(viewer, prediction):
         layer.metadata[KEY]["prediction"] = finished
         if kind(layer) == "heatmap":
@@ -283,5 +283,5 @@ def completing(viewer: napari.Viewer, prediction: Prediction, finished: Predicti
 
 
 def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
-    found = our_layers(viewer, prediction.card.slide, *KINDS)
-    return [layer for layer in found if layer.metadata[KEY].get("prediction") is prediction]
+    layers = our_layers(viewer, prediction.card.slide, *KINDS)
+    return [layer for layer in layers if layer.metadata[KEY].get("prediction") is prediction]

@@ -1,7 +1,7 @@
-"""Slides as layers: a napari layer as a Slide, where it lies, what of it is in view.
+"""Slides as napari layers: their files, position, resolution and visible part.
 
 napari puts the CENTRE of a layer's first pixel at `translate`. A slide's corner therefore lies half a pixel before
-its translate, and a coarser layer that starts at the same corner has a larger translate.
+its translate, and a coarser layer with the same corner has a larger translate.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UM = "micrometer"
-COMPARED = "compared"  # kind of the layers that stand side by side for a while; every other part leaves them alone
+COMPARED = "compared"  # kind of temporary layers in the side-by-side view, ignored by all other modules
 
 
 def kind(layer: Layer) -> str:
-    """What a layer is to us: slide, labels, heatmap, regions, compared, or nothing."""
+    """Return the kind of one of our layers: slide, labels, heatmap, regions, compared, …; "" for other layers."""
     return str(layer.metadata.get(KEY, {}).get("kind", ""))
 
 
 def slide_layers(viewer: napari.Viewer) -> list[Image]:
-    """Layers that can serve as a slide: RGB images, ours first."""
+    """List the layers that can serve as a slide: RGB images, those from our reader first."""
     images = [layer for layer in viewer.layers if isinstance(layer, Image) and layer.rgb and kind(layer) != COMPARED]
     return sorted(images, key=lambda layer: kind(layer) != "slide")
 
 
 def slide_of(layer: Image) -> Slide:
-    """Open the slide that `layer` shows: its file when it came from our reader, else its arrays.
+    """Open the slide of `layer`: its file if it came from our reader, else its arrays.
 
     Raises:
-        SlideError: the file is gone, the resolution is unknown, or the layer is turned.
+        SlideError: the file is missing, the resolution is unknown, or the layer is rotated.
     """
     if not np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1)) or not np.allclose(
         layer.rotate, np.eye(layer.ndim)
     ):
-        raise SlideError(f"{layer.name} is turned or has an affine transform: take it away first")
-    path, given = slide_path(layer), layer.metadata.get(KEY, {}).get("mpp")
+        raise SlideError(f"{layer.name} is rotated or has an affine transform: remove it first")
+    path, mpp = slide_path(layer), layer.metadata.get(KEY, {}).get("mpp")
     if path is not None:
-        slide = open_slide(path, given)
+        slide = open_slide(path, mpp)
     else:
         in_um = all(str(unit) == UM for unit in layer.units)
         scale = (float(layer.scale[-2]), float(layer.scale[-1]))
@@ -62,51 +62,51 @@ def slide_of(layer: Image) -> Slide:
 
 
 def slide_path(layer: Image) -> Path | None:
-    """The file that a slide layer shows, if our reader opened it."""
+    """Return the file of a slide layer, if our reader opened it."""
     path = layer.metadata.get(KEY, {}).get("path")
     return None if path is None else Path(path)
 
 
 def entered_mpp(text: str, whose: str) -> float:
-    """µm per pixel as somebody entered them.
+    """Parse µm per pixel as entered by the user.
 
     Raises:
-        DataError: nothing is entered, or no number that can be one.
+        DataError: the field is empty, not a number, or out of the plausible range.
     """
     text, (least, most) = text.strip().replace(",", "."), PLAUSIBLE_MPP
     try:
         value = float(text)
-        said = f"{value:g} is not between {least:g} and {most:g}"
+        reason = f"{value:g} is not between {least:g} and {most:g}"
     except ValueError:
-        value, said = 0.0, f"{text!r} is no number" if text else "the files do not say it"
+        value, reason = 0.0, f"{text!r} is not a number" if text else "the files do not contain it"
     if not least <= value <= most:
-        raise DataError(f"{whose} µm per pixel is wanted: {said} (0.5 is usual at 20x, 1 at 10x)")
+        raise DataError(f"enter {whose} µm per pixel: {reason} (0.5 is usual at 20x, 1 at 10x)")
     return value
 
 
 def set_resolution(layer: Image, mpp: float) -> None:
-    """Give a slide layer its resolution, in µm per pixel, where the file says none."""
+    """Set the resolution of a slide layer in µm per pixel, if its file has none."""
     layer.units = (UM,) * layer.ndim
     layer.scale = (mpp,) * layer.ndim
     layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), "mpp": mpp, "mpp_source": "given by the user"}
 
 
 def corner(layer: Image) -> NDArray[np.float64]:
-    """World position (y, x) of the outer corner of a slide layer's first pixel."""
+    """Return the world position (y, x) of the outer corner of a slide layer's first pixel."""
     return np.asarray(layer.translate[-2:] - layer.scale[-2:] / 2, dtype=float)
 
 
 def visible_box_um(viewer: napari.Viewer, layer: Image) -> tuple[float, float, float, float]:
-    """(y0, x0, y1, x1) of the part of a slide layer that the canvas shows, in µm from the slide's corner.
+    """Return the visible box (y0, x0, y1, x1) of a slide layer, in µm from the slide's corner.
 
     Raises:
-        SlideError: nothing of it is in view.
+        SlideError: the slide is out of view.
     """
-    boxes = viewer.canvas.grid.actual_shape(viewer.layers)  # napari's grid shares the canvas out
+    boxes = viewer.canvas.grid.actual_shape(viewer.layers)  # napari's grid divides the canvas
     half = np.array(viewer.canvas.size) / boxes / viewer.scene.camera.zoom / 2
     middle = np.array(viewer.scene.camera.center[-2:]) - corner(layer)
     size = np.array((layer.data[0] if layer.multiscale else layer.data).shape[:2]) * layer.scale[-2:]
     low, high = np.clip(middle - half, 0, size), np.clip(middle + half, 0, size)
     if (high <= low).any():
-        raise SlideError(f"nothing of {layer.name} is in view: move to it, or predict the whole slide")
+        raise SlideError(f"{layer.name} is out of view: move to it, or predict the whole slide")
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
