@@ -39,7 +39,7 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
 def stopped_after(widget, steps, qtbot):
     """Press the button, wait for some steps, and press it again."""
     widget.job.button.click()
-    qtbot.waitUntil(lambda: len(widget.watching.curves.points("loss")[0]) >= steps, timeout=120_000)
+    qtbot.waitUntil(lambda: len(widget.tabs.curves.points("loss")[0]) >= steps, timeout=120_000)
     widget.job.button.click()
     qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=3000)
     return unfinished_run(widget._models_folder())
@@ -52,7 +52,7 @@ def test_a_stopped_training_goes_on_in_the_next_napari_and_its_curve_too(make_wi
     run = stopped_after(widget, 3, qtbot)
     taken = read_state(run)["place"]["step"]
     assert taken >= 3
-    assert "Resume goes on there" in widget.job.status.text()
+    assert "Press Resume to continue" in widget.job.status.text()
 
     again = make_widget()
     again.data.classes.set_classes(CLASSES["luad"])  # as a new napari knows nothing of the run's
@@ -60,15 +60,15 @@ def test_a_stopped_training_goes_on_in_the_next_napari_and_its_curve_too(make_wi
     assert again.resume.text() == f"Resume {run.name}"
     again.resume.click()
     assert again.resume.isHidden()
-    assert again.watching.curves.points("loss")[0] == list(range(1, taken + 1))
+    assert again.tabs.curves.points("loss")[0] == list(range(1, taken + 1))
     qtbot.waitUntil(lambda: not again.job.runner.running, timeout=180_000)
     assert shown_errors == []
-    assert again.watching.curves.points("loss")[0] == list(range(1, STEPS + 1))
+    assert again.tabs.curves.points("loss")[0] == list(range(1, STEPS + 1))
     assert read_card(run / "model.safetensors").steps <= STEPS
     assert not (run / STATE_NAME).exists()
     assert again.resume.isHidden()
-    again.watching.curves.page.setCurrentText("effective number of prototypes")
-    assert "dark" in again.watching.curves._legend.text()
+    again.tabs.curves.page.setCurrentText("effective number of prototypes")
+    assert "dark" in again.tabs.curves._legend.text()
     assert again.device.text().startswith("Computing on cpu (")
 
 
@@ -83,7 +83,7 @@ def test_what_a_stopped_training_has_learned_can_be_used_at_once(make_widget, tm
     widget.job.stop()
     widget.job.runner.ended.emit()
     assert widget.job.status.text() == (
-        "Stopped; what was learned is kept. Resume goes on there. The best model so far is ready in Predict."
+        "Stopped; what was learned is kept. Press Resume to continue. The best model so far is ready in Predict."
     )
     assert not widget.predict.isHidden()
     assert run / "model.safetensors" in recent_models.paths()

@@ -45,7 +45,7 @@ def test_a_file_is_drawn_into_the_slides_own_layer_and_once(train, viewer, tiny_
     path = write_regions(tmp_path / "more.geojson", [box(0, 200, 64, "pink"), box(80, 0, 64, "dark")], classes)
     drawn.load(path)
     drawn.load(path)
-    assert train.job.status.text() == "2 regions from more.geojson. 2 were there already."
+    assert train.job.status.text() == "2 regions from more.geojson. 2 were already drawn."
     assert region_layers(viewer) == [layer]
     drawn.files.save()
     assert names_in(regions_beside(tiny_tiff)) == [("dark",), ("pink",), ("dark",)]
@@ -84,7 +84,7 @@ def test_a_damaged_file_beside_the_slide_is_not_replaced(train, viewer, tiny_tif
     [layer] = region_layers(viewer)
     add_regions(layer, [box(0, 0, 64, "dark")], classes)
     train.data.drawn.files.save()
-    assert "it is not replaced: mend it, or move it away" in shown_errors[1]
+    assert "it is not replaced: fix it, or move it" in shown_errors[1]
     assert regions_beside(tiny_tiff).read_text() == '{"features": ['
     regions_beside(tiny_tiff).unlink()
     train.data.drawn.files.change(layer)
@@ -108,7 +108,7 @@ def test_labelled_tiles_are_asked_for_their_resolution_and_their_slides(
         assert train.chosen.form._rows[row].isHidden()
     assert all(row.use.isHidden() for row in train.data.classes._rows)
     train.job.button.click()
-    assert "the tiles' µm per pixel is wanted: the files do not say it" in shown_errors[0]
+    assert "enter the tiles' µm per pixel: the files do not contain it" in shown_errors[0]
     train.data.tiles.resolution.setText("0,5")
     train.data.tiles.pattern.setText("^(.)")
     train.job.button.click()

@@ -63,10 +63,10 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     train._on_check()
     qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)
     assert shown_errors == []
-    assert "tiles</b> of 128 pixels" in train.watching.data.text()
+    assert "tiles</b> of 128 pixels" in train.tabs.data.text()
     picture(viewer, "train_check")
 
-    loss = lambda: train.watching.curves.points("loss")  # noqa: E731
+    loss = lambda: train.tabs.curves.points("loss")  # noqa: E731
     train.job.button.click()
     qtbot.waitUntil(lambda: len(loss()[0]) >= 4, timeout=600_000)
     picture(viewer, "train_running")
@@ -80,12 +80,12 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     assert shown_errors == []
     assert loss()[0] == list(range(1, loss()[0][-1] + 1))
     assert len(loss()[0]) > taken
-    assert "computing on cpu" in train.watching.log.toPlainText()
+    assert "computing on cpu" in train.tabs.log.toPlainText()
     assert train.device.text().startswith("Computing on cpu (")
-    assert len(train.watching._previews()) == train.watching.epoch.maximum() >= 2
-    assert "3 per class" in train.watching.card.text()
-    assert "from CMU-1_skin.tiff" in train.watching.card.text()
-    train.watching.setCurrentIndex(2)
+    assert len(train.tabs._previews()) == train.tabs.epoch.maximum() >= 2
+    assert "3 per class" in train.tabs.card.text()
+    assert "from CMU-1_skin.tiff" in train.tabs.card.text()
+    train.tabs.setCurrentIndex(2)
     picture(viewer, "train_done")
 
     viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 2500, 1200)

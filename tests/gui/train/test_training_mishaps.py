@@ -141,13 +141,13 @@ def test_another_slides_regions_are_said_to_be_so_when_they_are_loaded_and_stay(
     write_regions(path, [inside, *foreign], classes)
     train.data.drawn.load(path)
     assert train.job.status.text() == (
-        "⚠ 2 of 3 regions outside the slide (384 x 256 pixels): are they another slide's? 3 regions from other.geojson."
+        "⚠ 2 of 3 regions are outside the slide (384 x 256 pixels): is it the right one? 3 regions from other.geojson."
     )
     layer = next(layer for layer in viewer.layers if kind(layer) == "regions")
     assert len(layer.data) == 3
     write_regions(path, [inside, box(0, 200, 64, "pink"), *foreign], classes)
     train.data.drawn.load(path)
-    assert train.job.status.text() == "4 regions from other.geojson. 3 were there already."
+    assert train.job.status.text() == "4 regions from other.geojson. 3 were already drawn."
 
 
 @pytest.mark.parametrize("text", ["{", '{"features": [{"geometry": {"type": "Polygon"}}]}', "[]"])
@@ -211,7 +211,7 @@ def test_two_slides_in_a_project_are_trained_on(train, draw, viewer, tiny_tiff, 
     train.job.button.click()
     qtbot.waitUntil(lambda: not train.job.runner.running, timeout=120_000)
     assert shown_errors == []
-    assert "2 slides" in train.watching.data.text()
+    assert "2 slides" in train.tabs.data.text()
     assert (tmp_path / "models" / "set-001" / "model.safetensors").exists()
 
 
@@ -240,11 +240,11 @@ def test_pause_waits_and_says_so(train, draw, qtbot, shown_errors):
     draw(box(0, 0, 190, "dark"), box(0, 194, 190, "pink"))
     train.chosen.show_value(QUICK.model_copy(update={"epochs": 200, "max_steps": 500}))
     train.job.button.click()
-    steps = lambda: len(train.watching.curves.points("loss")[0])  # noqa: E731
+    steps = lambda: len(train.tabs.curves.points("loss")[0])  # noqa: E731
     qtbot.waitUntil(lambda: steps() >= 2, timeout=120_000)
     train.job.pause.click()
     assert train.job.status.text() == "Paused."
-    assert train.job.pause.text() == "Go on"
+    assert train.job.pause.text() == "Resume"
     qtbot.wait(1500)
     taken = steps()
     qtbot.wait(1500)
@@ -278,7 +278,7 @@ widget.chosen.show_value(TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99
 while widget.job.runner.running:
     QApplication.processEvents()
     time.sleep(0.01)
-steps = widget.watching.curves.points("loss")[0]
+steps = widget.tabs.curves.points("loss")[0]
 print("OVER", steps == list(range(1, 61)), widget.job.status.text(), flush=True)
 viewer.close()
 """

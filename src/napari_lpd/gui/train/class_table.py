@@ -1,4 +1,4 @@
-"""The table of tissue classes: colour, name, what is there of it, and a button that gives it to regions."""
+"""Table of tissue classes: colour, name, marked area, and a button that marks regions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Row:
 
     def __init__(self, tissue: TissueClass) -> None:
         self.color = tissue.color
-        self.known_as = tissue.name  # to the regions
+        self.known_as = tissue.name  # in the regions
         self.button = QToolButton()
         self.button.setIcon(swatch(tissue.color))
         self.button.setIconSize(QSize(SWATCH, SWATCH))
@@ -30,14 +30,14 @@ class _Row:
         self.count = QLabel("–")
         self.use = QPushButton("Mark")
         self.use.setToolTip(
-            "Give this tissue to the selected regions, or take it away again; with nothing selected: draw it next"
+            "Mark the selected regions as this tissue, or unmark them; with nothing selected: draw it next"
         )
         self.remove = QToolButton()
         self.remove.setText("✕")
         self.remove.setToolTip("Remove this class")
 
     @property
-    def parts(self) -> tuple[QWidget, ...]:
+    def widgets(self) -> tuple[QWidget, ...]:
         return self.button, self.name, self.count, self.use, self.remove
 
 
@@ -68,7 +68,7 @@ class ClassTable(QWidget):
         self.set_classes(classes)
 
     def classes(self) -> tuple[TissueClass, ...]:
-        """The classes as they stand.
+        """Return the classes in the table.
 
         Raises:
             SettingsError: a name is empty.
@@ -79,46 +79,46 @@ class ClassTable(QWidget):
         return classes
 
     def drafts(self) -> tuple[TissueClass, ...]:
-        """The classes that have a name, checked no further."""
+        """Return the classes that have a name, without further checks."""
         return tuple(
             TissueClass(name=row.name.text().strip(), color=row.color) for row in self._rows if row.name.text().strip()
         )
 
     def set_classes(self, classes: Sequence[TissueClass]) -> None:
-        """Show other classes."""
+        """Replace the classes."""
         for row in self._rows:
-            for part in row.parts:
-                self._grid.removeWidget(part)
-                part.deleteLater()
+            for widget in row.widgets:
+                self._grid.removeWidget(widget)
+                widget.deleteLater()
         self._rows = []
         for tissue in classes:
             self._add(tissue)
         self.changed.emit()
 
     def add(self) -> None:
-        """Add a class with a free colour."""
-        taken = {row.color for row in self._rows}
-        color = next((color for color in COLORS if color not in taken), COLORS[0])
+        """Add a class with an unused colour."""
+        used = {row.color for row in self._rows}
+        color = next((color for color in COLORS if color not in used), COLORS[0])
         self._add(TissueClass(name=f"tissue {len(self._rows) + 1}", color=color))
         self.changed.emit()
 
     def set_markable(self, markable: bool) -> None:
-        """Show or hide what is about regions: counts and Mark buttons."""
+        """Show or hide counts and Mark buttons, which apply to regions only."""
         self._markable = markable
         for row in self._rows:
             row.count.setVisible(markable)
             row.use.setVisible(markable)
 
     def set_counts(self, counts: Mapping[str, str]) -> None:
-        """Say beside each class what there is of it."""
+        """Show a text beside each class: how much of it is marked."""
         for row in self._rows:
-            row.count.setText(counts.get(row.name.text().strip(), "none yet"))
+            row.count.setText(counts.get(row.name.text().strip(), "none"))
 
     def _add(self, tissue: TissueClass) -> None:
         row = _Row(tissue)
         line = len(self._rows) and self._grid.rowCount()
-        for column, part in enumerate(row.parts):
-            self._grid.addWidget(part, line, column)
+        for column, widget in enumerate(row.widgets):
+            self._grid.addWidget(widget, line, column)
         number = len(self._rows) + 1
         if number < 10:
             row.use.setText(f"Mark {number}")

@@ -1,4 +1,4 @@
-"""Live curves of a training: losses over the steps; per class, over the epochs, validation and the prototypes."""
+"""Live curves of a training: losses per step; validation and prototypes per class and epoch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ PAGES = {
     "effective number of prototypes": "effective prototypes ",
     "diversity of the prototypes' maps": "diversity ",
 }
-"""Page → how the names of its metrics begin."""
+"""Page → prefix of the names of its metrics."""
 HELP = {
-    "losses": "What is minimised; each term unweighted, the loss with its weights.",
-    "validation": "On held-out data: IoU per class where there are masks, else how often a class's presence is said"
-    " right. 1 is perfect.",
-    "effective number of prototypes": "How many different directions a class's prototypes amount to: 1 means that they"
+    "losses": "The weighted loss, which is minimised, and its terms without weights.",
+    "validation": "On held-out data: IoU per class where there are masks, else how often the presence of a class is"
+    " predicted correctly. 1 is perfect.",
+    "effective number of prototypes": "Number of different directions among a class's prototypes: 1 means that all"
     " have collapsed into one.",
-    "diversity of the prototypes' maps": "Jensen-Shannon divergence of a class's prototype maps on tiles that hold it:"
-    " 0 same places, 1 disjoint places.",
+    "diversity of the prototypes' maps": "Jensen-Shannon divergence of a class's prototype maps on tiles with the"
+    " class: 0 same locations, 1 disjoint locations.",
 }
 Points = tuple[list[int], list[float]]
 
 
 class Curves(QWidget):
-    """Curves of one training, a page at a time; drawn at most five times a second."""
+    """Curves of one training, one page at a time, drawn at most five times a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,21 +63,21 @@ class Curves(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        for part in (self.page, self._legend, self._plot):
-            layout.addWidget(part)
+        for widget in (self.page, self._legend, self._plot):
+            layout.addWidget(widget)
         self._on_page(self.page.currentText())
 
-    def start(self, classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()) -> None:
-        """Begin anew, with the steps that were taken before, if any: ``step`` and the metrics of each."""
+    def start(self, classes: Sequence[TissueClass], history: Sequence[dict[str, float]] = ()) -> None:
+        """Clear the curves and draw earlier steps, if any: ``step`` and the metrics of each."""
         self._points = {}
         self._colors = dict(LOSSES)
         for tissue in classes:
             self._colors[tissue.name] = tissue.color
-        for row in taken:
+        for row in history:
             self.add(int(row["step"]), row)
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
-        """Add what was said at a step."""
+        """Add the metrics of a step."""
         for name, value in metrics.items():
             steps, values = self._points.setdefault(name, ([], []))
             if not steps or step > steps[-1]:
@@ -87,21 +87,21 @@ class Curves(QWidget):
             self._timer.start()
 
     def points(self, name: str) -> Points:
-        """The steps and values of a metric so far."""
+        """Return the steps and values of a metric so far."""
         return self._points.get(name, ([], []))
 
     def _shown(self) -> dict[str, tuple[str, Points]]:
-        """Title → colour and points of the current page's curves."""
+        """Return title → (colour, points) of the curves of the current page."""
         prefix = PAGES[self.page.currentText()]
         if not prefix:
             return {name: (color, self._points[name]) for name, color in LOSSES.items() if name in self._points}
-        found = {}
+        curves = {}
         for name, points in self._points.items():
-            about = name.removeprefix(prefix)
-            tissue = about.removeprefix("IoU ").removeprefix("right about ")
-            if name.startswith(prefix) and (tissue in self._colors or about == "mIoU"):
-                found[about] = (self._colors.get(tissue, OVERALL), points)
-        return found
+            title = name.removeprefix(prefix)
+            tissue = title.removeprefix("IoU ").removeprefix("right about ")
+            if name.startswith(prefix) and (tissue in self._colors or title == "mIoU"):
+                curves[title] = (self._colors.get(tissue, OVERALL), points)
+        return curves
 
     def _on_page(self, name: str) -> None:
         self.page.setToolTip(HELP[name])
@@ -121,6 +121,6 @@ class Curves(QWidget):
             self._drawn[name].setData(steps, values)
         for name in [name for name in self._drawn if name not in shown]:
             self._plot.removeItem(self._drawn.pop(name))
-        nothing = "nothing held out, so nothing to validate on" if "valid" in self.page.currentText() else "nothing yet"
+        empty = "no held-out data to validate on" if "valid" in self.page.currentText() else "no values yet"
         marks = (f'<span style="color:{color}">●</span> {name}' for name, (color, _) in shown.items())
-        self._legend.setText(" ".join(marks) or nothing)
+        self._legend.setText(" ".join(marks) or empty)

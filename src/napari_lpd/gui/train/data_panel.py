@@ -1,4 +1,4 @@
-"""What a model is trained on: regions drawn on slides, one or several, or labelled tiles; and the tissue classes."""
+"""Training data of a model: regions drawn on one or several slides, or labelled tiles; and the tissue classes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from napari_lpd.data.regions import Region
 
 DRAWN, TILES = "regions drawn on slides", "labelled tiles: a folder or a table"
-ALONE = "Project: none; trains on this slide alone"
+ALONE = "Project: none; trains on this slide only"
 
 
 class TrainingData(QWidget):
-    """Choose and annotate the data; regions are saved beside their slide as they are drawn.
+    """Panel to choose and annotate the data; regions are saved beside their slide while they are drawn.
 
     Signals:
-        said: a line for the status.
-        failed: an error's line.
+        message: a line for the status.
+        failed: an error message.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
@@ -49,14 +49,14 @@ class TrainingData(QWidget):
         self.source = chooser([DRAWN, TILES])
         self.used = note(ALONE)
         self.patient = QLineEdit()
-        self.patient.setPlaceholderText("patient, if several slides are of one")
-        self.patient.setToolTip("Kept in the project: slides of one patient are never split for validation")
+        self.patient.setPlaceholderText("patient, if several slides are of the same")
+        self.patient.setToolTip("Saved in the project: slides of one patient are never split for validation")
         self.tiles = LabelledTiles()
         self.classes = ClassTable(read_classes(samples.classes_path()))
         self.drawn = SlideRegions(viewer, self.classes)
         self._pages = (QWidget(), self.tiles)
         self._lay_out()
-        self.drawn.said.connect(self.said)
+        self.drawn.message.connect(self.message)
         self.drawn.failed.connect(self.failed)
         self.source.currentIndexChanged.connect(self._on_source)
         self.drawn.slides.changed.connect(self._show_patient)
@@ -65,7 +65,7 @@ class TrainingData(QWidget):
     def _lay_out(self) -> None:
         page = QVBoxLayout(self._pages[0])
         page.setSpacing(4)
-        for part in (
+        for widget in (
             self.drawn,
             self.used,
             self.patient,
@@ -76,38 +76,38 @@ class TrainingData(QWidget):
                     self._on_add,
                 ),
                 ("Open project…", "Train on the slides of a project file", self._on_open),
-                ("Leave", "Train on the open slide alone", lambda: self.use_project(None)),
+                ("Close", "Close the project and train on the open slide only", lambda: self.use_project(None)),
             ),
         ):
-            page.addWidget(part)
+            page.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.setSpacing(4)
-        for whole in (layout, page):
-            whole.setContentsMargins(0, 0, 0, 0)
-        glass = "Mark the selected regions as glass or anything that is none of the classes (key 0)"
-        self._mark_none = buttons(("Mark none", glass, lambda: self.drawn.use(NONE)))
+        for column in (layout, page):
+            column.setContentsMargins(0, 0, 0, 0)
+        other = "Mark the selected regions as none of the classes, for example glass (key 0)"
+        self._mark_none = buttons(("Other, glass", other, lambda: self.drawn.use(NONE)))
         add = buttons(("Add class", "One more tissue class", self.classes.add))
         class_buttons = in_row([self._mark_none, add, self._class_lists()])
-        for part in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
-            layout.addWidget(part)
+        for widget in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
+            layout.addWidget(widget)
 
     def _class_lists(self) -> QPushButton:
-        """A button that opens ready lists of classes, and those in a file."""
+        """Make the button with presets of classes and classes from a file."""
         menu = QMenu(self)
         lists = {"Skin sample": read_classes(samples.classes_path())}
-        lists |= {f"{name.upper()}: {', '.join(t.name for t in held)}": held for name, held in CLASSES.items()}
-        for title, held in lists.items():
-            menu.addAction(title, lambda held=held: self.classes.set_classes(held))
+        lists |= {f"{name.upper()}: {', '.join(t.name for t in classes)}": classes for name, classes in CLASSES.items()}
+        for title, classes in lists.items():
+            menu.addAction(title, lambda classes=classes: self.classes.set_classes(classes))
         menu.addAction("From a file (JSON)…", self._on_load_classes)
-        button = QPushButton("Lists")
-        button.setToolTip("Take the names and colours of a ready list, or of a file")
+        button = QPushButton("Presets")
+        button.setToolTip("Load the names and colours of a preset or a file")
         button.setMenu(menu)
         return button
 
-    # What is chosen
+    # Chosen data
 
     def name(self) -> str:
-        """A short name for models trained on this."""
+        """Return a short name for models trained on this data."""
         if self.source.currentText() == TILES:
             return self.tiles.name()
         if self.project is not None:
@@ -115,15 +115,15 @@ class TrainingData(QWidget):
         return self.drawn.file().stem
 
     def tiles_mpp(self) -> float | None:
-        """µm per pixel of labelled tiles; None where tiles are cut from slides, at any resolution.
+        """Return the µm per pixel of labelled tiles; None for slides, which are read at any resolution.
 
         Raises:
-            DataError: it is not given.
+            DataError: the resolution is missing.
         """
         return self.tiles.mpp() if self.source.currentText() == TILES else None
 
     def tissue_classes(self) -> tuple[TissueClass, ...]:
-        """The classes as they stand.
+        """Return the classes in the table.
 
         Raises:
             LpdError: fewer than two, or a name that is empty or occurs twice.
@@ -131,10 +131,10 @@ class TrainingData(QWidget):
         return self.classes.classes()
 
     def training_source(self, make_run: Callable[[], Path]) -> tuple[Path, TrainingSource]:
-        """Check the data and make the run's folder; returns it and what is trained on.
+        """Check the data, make the run's folder, and return the folder and the training source.
 
         Raises:
-            LpdError: something is missing; then no folder was made.
+            LpdError: data are missing; then no folder is made.
         """
         if self.source.currentText() == TILES:
             source = self.tiles.training_source()
@@ -143,24 +143,24 @@ class TrainingData(QWidget):
             self.drawn.files.save()
             project = self._project_now()
             names = [tissue.name for tissue in project.classes]
-            regions_of_slides = [read_regions(held.regions, names) for held in project.slides]
+            regions_of_slides = [read_regions(slide.regions, names) for slide in project.slides]
             write_project(self.project, project)
             run = make_run()
-            kept = write_project(run / f"project{SUFFIX}", _copied(project, regions_of_slides, run))
-            return run, TrainingSource(project=kept)
-        slide, regions = self.drawn.file(), self.drawn.checked()
+            copy = write_project(run / f"project{SUFFIX}", _copied(project, regions_of_slides, run))
+            return run, TrainingSource(project=copy)
+        path, regions = self.drawn.file(), self.drawn.checked()
         run = make_run()
         write_regions(run / "regions.geojson", regions, self.tissue_classes())
-        return run, TrainingSource(slide=slide, regions=run / "regions.geojson", slide_mpp=self.drawn.mpp())
+        return run, TrainingSource(slide=path, regions=run / "regions.geojson", slide_mpp=self.drawn.mpp())
 
     def has_own_classes(self) -> bool:
-        """Whether the classes come with the data: a project's do."""
+        """Return whether the data bring their own classes, as a project does."""
         return self.source.currentText() == DRAWN and self.project is not None
 
     # Several slides
 
     def use_project(self, path: Path | None) -> None:
-        """Train on the slides of a project file, or with None on the open slide alone."""
+        """Train on the slides of a project file, or with None on the open slide only."""
         try:
             if path is not None:
                 project = read_project(path)
@@ -172,7 +172,7 @@ class TrainingData(QWidget):
         if path is None:
             self.used.setText(ALONE)
         else:
-            names = ", ".join(held.slide.name for held in project.slides)
+            names = ", ".join(annotated.slide.name for annotated in project.slides)
             count = f"{len(project.slides)} slide{'s' * (len(project.slides) > 1)}"
             self.used.setText(f"Project {path.name}: {count} ({names})")
             self._show_patient()
@@ -194,15 +194,15 @@ class TrainingData(QWidget):
             self.add_to_project(Path(path if path.endswith(SUFFIX) else f"{path}{SUFFIX}"))
 
     def add_to_project(self, path: Path) -> None:
-        """Keep the open slide and its regions in a project file, new or old, and train on that."""
+        """Save the open slide and its regions in a project file, new or existing, and train on the project."""
         try:
-            own = self.drawn.annotated().model_copy(update={"patient": self.patient.text().strip()})
+            annotated = self.drawn.annotated().model_copy(update={"patient": self.patient.text().strip()})
             slides = list(read_project(path).slides) if path.exists() else []
-            places = [number for number, held in enumerate(slides) if held.slide == own.slide]
-            if places:
-                slides[places[0]] = own
+            indices = [index for index, other in enumerate(slides) if other.slide == annotated.slide]
+            if indices:
+                slides[indices[0]] = annotated
             else:
-                slides.append(own)
+                slides.append(annotated)
             write_project(path, Project(classes=self.tissue_classes(), slides=tuple(slides)))
         except LpdError as error:
             self.failed.emit(str(error))
@@ -214,7 +214,7 @@ class TrainingData(QWidget):
         return read_project(self.project).model_copy(update={"classes": self.tissue_classes()})
 
     def _show_patient(self) -> None:
-        """Whose the open slide is, as the project says."""
+        """Show the patient of the open slide, as saved in the project."""
         layer = self.drawn.slides.find()
         path = None if layer is None else slide_path(layer)
         if self.project is not None and self.project.exists():
@@ -223,7 +223,7 @@ class TrainingData(QWidget):
             except LpdError as error:
                 self.failed.emit(str(error))
                 return
-            self.patient.setText(next((held.patient for held in slides if held.slide == path), ""))
+            self.patient.setText(next((annotated.patient for annotated in slides if annotated.slide == path), ""))
 
     # Source and classes
 
@@ -244,9 +244,9 @@ class TrainingData(QWidget):
 
 
 def _copied(project: Project, regions_of_slides: Sequence[Sequence[Region]], run: Path) -> Project:
-    """The project with its regions copied into a run's folder, so that the run can be repeated."""
+    """Copy a project's regions into a run's folder, so that the run can be repeated."""
     slides = []
-    for number, (held, regions) in enumerate(zip(project.slides, regions_of_slides, strict=True), start=1):
+    for number, (annotated, regions) in enumerate(zip(project.slides, regions_of_slides, strict=True), start=1):
         copied = write_regions(run / f"regions-{number:03d}.geojson", regions, project.classes)
-        slides.append(held.model_copy(update={"regions": copied}))
+        slides.append(annotated.model_copy(update={"regions": copied}))
     return project.model_copy(update={"slides": tuple(slides)})

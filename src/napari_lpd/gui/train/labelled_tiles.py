@@ -1,4 +1,4 @@
-"""Labelled tiles as what a model is trained on: where they are, their resolution, and how they name their slide."""
+"""Form for labelled tiles as training data: path, resolution, and the slide in their names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FORMS = (
     " CLASS/NAME.png, or a table (CSV, TSV) with a column path and one of 0 and 1 per class."
 )
 PATTERN_HELP = (
-    "A regular expression whose first group, in a tile's name, is its slide or patient; empty: what stands before + or"
-    " [, or the table's column source. Tiles of one slide are never split between training and validation."
+    "A regular expression whose first group, in a tile's name, is its slide or patient; empty: the name before + or [,"
+    " or the table's column source. Tiles of one slide are never split between training and validation."
 )
 
 
 class LabelledTiles(QWidget):
-    """Choose a folder or a table of tiles, and say what the files do not."""
+    """Form to choose a folder or table of tiles and enter what the files do not contain."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder, self.resolution, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
         self.folder.setPlaceholderText("folder or table")
-        self.resolution.setPlaceholderText("wanted; the files do not say it")
+        self.resolution.setPlaceholderText("required; the files do not contain it")
         self.pattern.setPlaceholderText("optional: a regular expression")
         self.pattern.setToolTip(PATTERN_HELP)
         browse = ("Folder…", "Choose the folder of tiles", self._on_folder)
@@ -45,25 +45,25 @@ class LabelledTiles(QWidget):
         layout.addLayout(form)
 
     def name(self) -> str:
-        """A short name for models trained on these."""
+        """Return a short name for models trained on these tiles."""
         return Path(self.folder.text()).expanduser().stem or "tiles"
 
     def mpp(self) -> float:
-        """The tiles' resolution, in µm per pixel.
+        """Return the resolution of the tiles in µm per pixel.
 
         Raises:
-            DataError: it is not given, or cannot be.
+            DataError: the resolution is missing or not plausible.
         """
         return entered_mpp(self.resolution.text(), "the tiles'")
 
     def training_source(self) -> TrainingSource:
-        """Check the form and return what is trained on.
+        """Check the form and return the training source.
 
         Raises:
-            DataError: no folder or table is given, or it is not there.
+            DataError: no folder or table is chosen, or it does not exist.
         """
         if not self.folder.text().strip():
-            raise DataError("no labelled tiles given: choose a folder or a table")
+            raise DataError("no labelled tiles: choose a folder or a table")
         data = Path(self.folder.text()).expanduser()
         if not data.exists():
             raise DataError(f"{data}: no such folder or table")

@@ -1,4 +1,4 @@
-"""Regions are kept in a file beside their slide, as they are drawn."""
+"""Automatic saving of regions in a file beside their slide."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from napari_lpd.gui.train.class_table import ClassTable
 
 SAVE_MS = 1500  # after the last change of a region
-SAMPLE = "A sample's regions are not kept by themselves: Save as… keeps them."
+SAMPLE = "Regions of a sample are not saved automatically: use Save as…."
 
 
 class RegionFiles(QWidget):
-    """Saves every changed regions layer beside its slide, a moment after the change; a line says so.
+    """Status line that saves every changed regions layer beside its slide, shortly after the change.
 
     Args:
         viewer: The viewer.
         classes: The tissue classes, for the colours in the files.
 
     Signals:
-        failed: a slide's regions cannot be saved; said once until it changes.
+        failed: a slide's regions cannot be saved; emitted once until the message changes.
     """
 
     failed = Signal(str)
@@ -45,7 +45,7 @@ class RegionFiles(QWidget):
         super().__init__()
         self._viewer, self._classes = viewer, classes
         self._changed: dict[Shapes, Image] = {}
-        self._ours: set[Path] = set()  # written here, so that they can be replaced
+        self._ours: set[Path] = set()  # files that we wrote, which may be replaced
         self.line: QLabel = note("")
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -57,7 +57,7 @@ class RegionFiles(QWidget):
         self.setVisible(False)
 
     def change(self, layer: Shapes) -> None:
-        """Note that regions changed; layers that are not ours are left alone."""
+        """Schedule saving of a changed regions layer; layers that are not ours are ignored."""
         name = layer.metadata.get(KEY, {}).get("slide")
         slide = next((image for image in slide_layers(self._viewer) if image.name == name), None)
         if slide is not None:
@@ -65,7 +65,7 @@ class RegionFiles(QWidget):
             self._timer.start()
 
     def save(self) -> None:
-        """Save what has changed now; where that cannot be done, say so."""
+        """Save all changed layers now; show an error where that fails."""
         self._timer.stop()
         changed, self._changed = self._changed, {}
         for layer, slide in changed.items():
@@ -78,32 +78,32 @@ class RegionFiles(QWidget):
             try:
                 self._say(f"Regions saved: {self.write(layer, slide).name}")
             except LpdError as error:
-                line = f"Regions are not saved: {error}. Save as… keeps them elsewhere."
+                line = f"Regions are not saved: {error}. Use Save as… to save them elsewhere."
                 if self._say(line):
                     self.failed.emit(line)
 
     def write(self, layer: Shapes, slide: Image) -> Path:
-        """Write a layer's regions beside the slide's file; returns where they are.
+        """Write a layer's regions beside the slide's file and return their path.
 
         Raises:
-            DataError: the slide is no file or a sample, or what is there cannot be read and is not to be lost.
-            ExportError: the place cannot be written.
+            DataError: the slide has no file or is a sample, or the existing regions cannot be read and are kept.
+            ExportError: the file cannot be written.
         """
         path = slide_path(slide)
         if path is None or samples.is_sample(path):
-            raise DataError(f"{slide.name}: regions are kept beside slide files of yours; copy it to a folder of yours")
+            raise DataError(f"{slide.name}: regions are saved beside your own slides; copy it to your own folder")
         beside = regions_beside(path)
         if beside not in self._ours and beside.exists():
             try:
                 classes_in(beside)
             except DataError as error:
-                raise DataError(f"{error}; it is not replaced: mend it, or move it away") from error
+                raise DataError(f"{error}; it is not replaced: fix it, or move it") from error
         write_regions(beside, outlines_of(layer, slide), self._classes.drafts())
         self._ours.add(beside)
         return beside
 
     def _say(self, line: str) -> bool:
-        """Show a line; returns whether it is a new one."""
+        """Show a line and return whether it is new."""
         new = line != self.line.text()
         self.line.setText(line)
         self.setVisible(True)

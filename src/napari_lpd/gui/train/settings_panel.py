@@ -1,4 +1,4 @@
-"""How a model is trained: a preset, the few settings that matter first, and all others folded away."""
+"""Training settings: a preset, the most important settings, and all others under Advanced."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
-OF_TILES = ("mpp", "tile")  # which labelled tiles bring with them
+OF_TILES = ("mpp", "tile")  # fixed for labelled tiles
 
 
 class TrainingSettings(QWidget):
-    """Choose a preset and change what is to be different.
+    """Panel to choose a preset and change its settings.
 
     Args:
         on_copy: Copies the whole command to the clipboard.
 
     Signals:
-        said: a line for the status.
-        failed: an error's line.
+        message: a line for the status.
+        failed: an error message.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
 
     def __init__(self, on_copy: Callable[[], None]) -> None:
@@ -44,22 +44,22 @@ class TrainingSettings(QWidget):
         self.more = SettingsForm(TrainSettings(), without=MAIN)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (
+        for widget in (
             in_row([QLabel("Preset"), self.preset]),
             self.about,
             self.form,
             advanced(self.more),
             buttons(
                 ("Load…", "Settings from a JSON file", self._on_load),
-                ("Save…", "Settings as a JSON file, for the command line too", self._on_save),
-                ("Copy as command", "The command that trains this, to the clipboard", on_copy),
+                ("Save…", "Settings as a JSON file, also for the command line", self._on_save),
+                ("Copy as command", "Copy the command for this training to the clipboard", on_copy),
             ),
         ):
-            layout.addWidget(part)
+            layout.addWidget(widget)
         self.preset.currentTextChanged.connect(self._on_preset)
 
     def value(self, mpp: float | None = None) -> TrainSettings:
-        """The settings as they stand, with another resolution if one is given.
+        """Return the settings in the forms, with another resolution if one is given.
 
         Raises:
             SettingsError: a value is out of its limits.
@@ -68,12 +68,12 @@ class TrainingSettings(QWidget):
         return TrainSettings.build(values if mpp is None else values | {"mpp": mpp})
 
     def show_value(self, settings: TrainSettings) -> None:
-        """Put settings into both forms."""
+        """Show settings in both forms."""
         self.form.set_value(settings)
         self.more.set_value(settings)
 
     def ask_for_resolution(self, asked: bool) -> None:
-        """Show or hide what labelled tiles bring with them."""
+        """Show or hide resolution and tile size, which are fixed for labelled tiles."""
         self.form.show_rows(OF_TILES, asked)
 
     def load(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class TrainingSettings(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self.said.emit(f"Settings from {path.name}.")
+        self.message.emit(f"Settings from {path.name}.")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, for ``napari-lpd train --settings``."""
@@ -92,7 +92,7 @@ class TrainingSettings(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self.said.emit(f"Settings written: {path}")
+        self.message.emit(f"Settings written: {path}")
 
     def _on_preset(self, name: str) -> None:
         self.about.setText(ABOUT[name])

@@ -1,4 +1,4 @@
-"""Regions with tissue names on the open slide: drawn, loaded, saved beside it as they are drawn."""
+"""Panel for regions with tissue names on the open slide: draw, load and save them."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 
 class SlideRegions(QWidget):
-    """Choose a slide and outline regions on it.
+    """Panel to choose a slide and outline regions on it.
 
     Args:
         viewer: The viewer.
-        classes: The tissue classes that regions are marked with; regions that bring others add them.
+        classes: The tissue classes to mark regions with; loaded regions may add classes.
 
     Signals:
-        said: a line for the status.
-        failed: an error's line.
+        message: a line for the status.
+        failed: an error message.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
 
     def __init__(self, viewer: napari.viewer.Viewer, classes: ClassTable) -> None:
@@ -65,17 +65,17 @@ class SlideRegions(QWidget):
         self.regions = chooser()
         self.files = RegionFiles(viewer, classes)
         self._watched: WeakSet[Shapes] = WeakSet()
-        self._seen: WeakSet[Image] = WeakSet()
+        self._loaded: WeakSet[Image] = WeakSet()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        made = buttons(
-            ("Draw regions", "A layer on the slide to outline regions in", self._on_draw),
-            ("Load…", "Regions from GeoJSON, QuPath's too", self._on_load_regions),
-            ("Save as…", "Regions as GeoJSON, which QuPath opens too", self._on_save_regions),
+        actions = buttons(
+            ("Draw regions", "Add a layer to outline regions on the slide", self._on_draw),
+            ("Load…", "Load regions from GeoJSON, also from QuPath", self._on_load_regions),
+            ("Save as…", "Save regions as GeoJSON, which QuPath can open", self._on_save_regions),
         )
-        for part in (self.slides, self.regions, made, self.files):
-            layout.addWidget(part)
+        for widget in (self.slides, self.regions, actions, self.files):
+            layout.addWidget(widget)
         self.files.failed.connect(self.failed)
         self.slides.changed.connect(self._reload)
         classes.used.connect(self.use)
@@ -88,55 +88,55 @@ class SlideRegions(QWidget):
         self._reload()
 
     def file(self) -> Path:
-        """The chosen slide's file.
+        """Return the chosen slide's file.
 
         Raises:
-            LpdError: no slide, no resolution, no file, or it is gone.
+            LpdError: there is no slide, no resolution or no file, or the file is missing.
         """
         layer = self.slides.layer()
         slide_of(layer).close()
         path = slide_path(layer)
         if path is None:
-            raise DataError(f"{layer.name} is no slide file: save it as OME-TIFF and open that, then train on it")
+            raise DataError(f"{layer.name} is not a slide file: save it as OME-TIFF and open that to train on it")
         if not path.exists():
-            raise DataError(f"{path}: is gone; put it back where it was, or open it from where it is now")
+            raise DataError(f"{path} is missing: move it back, or open it from its new folder")
         return path
 
     def mpp(self) -> float | None:
-        """µm per pixel of the slide where the user gave it."""
-        found: float | None = self.slides.layer().metadata[KEY].get("mpp")
-        return found
+        """Return the µm per pixel of the slide, if the user entered it."""
+        mpp: float | None = self.slides.layer().metadata[KEY].get("mpp")
+        return mpp
 
     def checked(self) -> list[Region]:
-        """The regions, each with one of the classes or marked as none.
+        """Return the regions after checking that each has tissues of the classes or is marked as none.
 
         Raises:
-            DataError: there are none, or some carry no tissue or one that is no class.
+            DataError: there are no regions, or a region has no tissue or one that is not a class.
         """
         regions = regions_of(self.layer(), self.slides.layer())
         names = {tissue.name for tissue in self.classes.classes()}
-        strange = sorted({name for region in regions for name in region.tissues} - names)
-        if strange:
+        unknown = sorted({name for region in regions for name in region.tissues} - names)
+        if unknown:
             raise DataError(
-                f"regions are marked {', '.join(strange)}, which is no tissue class here: add it, or mark them anew"
+                f"regions are marked {', '.join(unknown)}, which is not a tissue class: add it, or mark them again"
             )
         return regions
 
     def annotated(self) -> AnnotatedSlide:
-        """The slide with its regions, saved beside it.
+        """Save the regions beside the slide and return both.
 
         Raises:
-            LpdError: as `file` and `checked`, or the regions cannot be saved there.
+            LpdError: as `file` and `checked`, or the regions cannot be saved.
         """
         path = self.file()
         self.checked()
         return AnnotatedSlide(slide=path, regions=self.files.write(self.layer(), self.slides.layer()), mpp=self.mpp())
 
     def layer(self) -> Shapes:
-        """The chosen regions layer.
+        """Return the chosen regions layer.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no regions layer.
         """
         layers = regions_layers(self._viewer)
         index = self.regions.currentIndex()
@@ -162,9 +162,9 @@ class SlideRegions(QWidget):
         self.count()
 
     def count(self) -> None:
-        """Say beside each class how many regions it has and how large they are."""
-        found = area_mm2(self.layer()) if self.regions.count() else {}
-        self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in found.items()})
+        """Show beside each class the number of its regions and their area."""
+        areas = area_mm2(self.layer()) if self.regions.count() else {}
+        self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in areas.items()})
 
     def _on_data(self, event: Event) -> None:
         self._on_drawn(event.source)
@@ -174,42 +174,42 @@ class SlideRegions(QWidget):
         self.files.change(layer)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """What was drawn last is saved before the window goes."""
+        """Save the latest changes before the window closes."""
         self.files.save()
         super().hideEvent(event)
 
     def _reload(self) -> None:
-        """Choose the regions of the chosen slide; where it has none, draw those that were saved beside it."""
+        """Choose the regions layer of the chosen slide; if it has none, load the regions saved beside it."""
         layer = self.slides.find()
         if layer is None:
             return
-        own, path = self._of(layer), slide_path(layer)
-        if own is not None:
-            self.regions.setCurrentText(own.name)
-        elif path is not None and layer not in self._seen and regions_beside(path).exists():
-            self._seen.add(layer)
+        shapes, path = self._layer_of(layer), slide_path(layer)
+        if shapes is not None:
+            self.regions.setCurrentText(shapes.name)
+        elif path is not None and layer not in self._loaded and regions_beside(path).exists():
+            self._loaded.add(layer)
             self.load(regions_beside(path))
-        self._seen.add(layer)  # regions that are deleted do not come back by themselves
+        self._loaded.add(layer)  # so that deleted regions are not loaded again
 
     def _on_draw(self) -> None:
         try:
-            layer = self._own_layer()
+            layer = self._ensure_layer()
         except LpdError as error:
             self.failed.emit(str(error))
             return
         self._viewer.layers.selection.active = layer
-        self.said.emit("Press a tissue's Mark button, or its number on the keyboard, and outline what holds it.")
+        self.message.emit("Press a tissue's Mark button or its number key, then outline regions with that tissue.")
 
-    def _of(self, slide: Image) -> Shapes | None:
-        """The regions layer of a slide: it has one at most."""
-        ours = (shapes for shapes in regions_layers(self._viewer) if kind(shapes) == "regions")
-        return next((shapes for shapes in ours if shapes.metadata[KEY]["slide"] == slide.name), None)
+    def _layer_of(self, slide: Image) -> Shapes | None:
+        """Return the regions layer of a slide, which has at most one."""
+        layers = (shapes for shapes in regions_layers(self._viewer) if kind(shapes) == "regions")
+        return next((shapes for shapes in layers if shapes.metadata[KEY]["slide"] == slide.name), None)
 
-    def _own_layer(self) -> Shapes:
-        """The chosen slide's regions layer, a new one if it has none; it is chosen."""
+    def _ensure_layer(self) -> Shapes:
+        """Return the regions layer of the chosen slide, a new one if it has none, and choose it."""
         slide = self.slides.layer()
-        slide_of(slide).close()  # refuses a slide without resolution
-        layer = self._of(slide) or new_regions_layer(self._viewer, slide)
+        slide_of(slide).close()  # raises for a slide without resolution
+        layer = self._layer_of(slide) or new_regions_layer(self._viewer, slide)
         self.regions.setCurrentText(layer.name)
         return layer
 
@@ -218,7 +218,7 @@ class SlideRegions(QWidget):
         if path:
             try:
                 write_regions(Path(path), outlines_of(self.layer(), self.slides.layer()), self.classes.drafts())
-                self.said.emit(f"Regions written: {path}")
+                self.message.emit(f"Regions written: {path}")
             except LpdError as error:
                 self.failed.emit(str(error))
 
@@ -228,35 +228,35 @@ class SlideRegions(QWidget):
             self.load(Path(path))
 
     def load(self, path: Path) -> None:
-        """Draw the regions of a GeoJSON file on the chosen slide; tissues that are no class yet become one.
+        """Draw the regions of a GeoJSON file on the chosen slide; unknown tissues become classes.
 
-        Regions that are there already are not drawn twice.
+        Regions that are already on the slide are not drawn twice.
         """
         try:
-            regions, found = read_regions(path), classes_in(path)
-            layer = self._own_layer()
+            regions, classes = read_regions(path), classes_in(path)
+            layer = self._ensure_layer()
             with slide_of(self.slides.layer()) as slide:
                 warning = _foreign(regions, slide.shape)
-            there = {_identity(region) for region in outlines_of(layer, self.slides.layer())}
-            fresh = [region for region in regions if _identity(region) not in there]
-            new = self._add_classes(found)
-            add_regions(layer, fresh, self.classes.drafts())
+            drawn = {_identity(region) for region in outlines_of(layer, self.slides.layer())}
+            added = [region for region in regions if _identity(region) not in drawn]
+            new = self._add_classes(classes)
+            add_regions(layer, added, self.classes.drafts())
         except LpdError as error:
             self.failed.emit(str(error))
             return
         self.count()
-        added = f" New classes: {', '.join(tissue.name for tissue in new)}." if new else ""
-        bare = sum(not region.named for region in fresh)
-        unnamed = f" {bare} of them carry no tissue yet." if bare else ""
-        known = f" {len(regions) - len(fresh)} were there already." if len(fresh) < len(regions) else ""
-        count = f"{len(regions)} region{'s' * (len(regions) != 1)}"
-        self.said.emit(f"{warning}{count} from {path.name}.{known}{added}{unnamed}")
+        new_classes = f" New classes: {', '.join(tissue.name for tissue in new)}." if new else ""
+        count = sum(not region.named for region in added)
+        unnamed = f" {count} of them carry no tissue yet." if count else ""
+        known = f" {len(regions) - len(added)} were already drawn." if len(added) < len(regions) else ""
+        loaded = f"{len(regions)} region{'s' * (len(regions) != 1)}"
+        self.message.emit(f"{warning}{loaded} from {path.name}.{known}{new_classes}{unnamed}")
 
-    def _add_classes(self, found: Sequence[TissueClass]) -> list[TissueClass]:
-        """Make tissues classes; where none of them is one yet, in place of those there are. Returns the new ones."""
+    def _add_classes(self, classes: Sequence[TissueClass]) -> list[TissueClass]:
+        """Add unknown classes, replacing the present ones if none of these occurs, and return the new ones."""
         known = {tissue.name for tissue in self.classes.drafts()}
-        new = [tissue for tissue in found if tissue.name not in known]
-        unused = not {tissue.name for tissue in found} & known
+        new = [tissue for tissue in classes if tissue.name not in known]
+        unused = not {tissue.name for tissue in classes} & known
         if new:
             self.classes.set_classes([*(() if unused else self.classes.drafts()), *new])
         return new
@@ -267,7 +267,7 @@ class SlideRegions(QWidget):
             self._mark(layer, NONE if index < 0 else drafts[index].name)
 
     def use(self, name: str) -> None:
-        """Mark the selected regions with a tissue, or draw it next."""
+        """Mark the selected regions with a tissue; without a selection, draw it next."""
         try:
             layer = self.layer()
         except LpdError as error:
@@ -276,11 +276,11 @@ class SlideRegions(QWidget):
         self._mark(layer, name)
 
     def _mark(self, layer: Shapes, name: str) -> None:
-        self.said.emit(use_tissue(layer, name, self.classes.drafts()))
+        self.message.emit(use_tissue(layer, name, self.classes.drafts()))
         self._on_drawn(layer)
 
     def _on_renamed(self, old: str, new: str) -> None:
-        """Regions keep their tissue when its name changes."""
+        """Rename a tissue in all regions when its class is renamed."""
         for layer in regions_layers(self._viewer):
             if rename_tissue(layer, old, new, self.classes.drafts()):
                 self.files.change(layer)
@@ -292,15 +292,15 @@ class SlideRegions(QWidget):
 
 
 def _foreign(regions: Sequence[Region], shape: tuple[int, int]) -> str:
-    """What to say where most regions lie outside a slide of `shape` (h, w)."""
-    found = len(outside(regions, shape))
-    if 2 * found <= len(regions):
+    """Return a warning if most regions are outside a slide of `shape` (h, w), else ""."""
+    count = len(outside(regions, shape))
+    if 2 * count <= len(regions):
         return ""
     size = f"{shape[1]} x {shape[0]} pixels"
-    return f"⚠ {found} of {len(regions)} regions outside the slide ({size}): are they another slide's? "
+    return f"⚠ {count} of {len(regions)} regions are outside the slide ({size}): is it the right one? "
 
 
 def _identity(region: Region) -> tuple[object, ...]:
-    """What two regions have in common that are one: tissues, and corners to half a pixel."""
+    """Return a key that is equal for equal regions: tissues, and corners to half a pixel."""
     corners = {(round(2 * y), round(2 * x)) for y, x in region.vertices.tolist()}
     return region.tissues, region.named, frozenset(corners)

@@ -1,4 +1,4 @@
-"""The Train widget: regions with tissue names on slides, or labelled tiles, become a model."""
+"""The Train widget: train a model on regions of slides or on labelled tiles."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from napari_lpd.core.jobs import Progress
     from napari_lpd.core.settings.training import TrainSettings
 
-CLOSING = "A model is being trained. Close all the same? What was learned is kept, and Resume goes on there."
+CLOSING = "A model is being trained. Close anyway? What was learned is kept; Resume continues from there."
 
 
 class TrainWidget(QWidget):
-    """Choose data and classes, train in a child process, watch it learn."""
+    """Widget to choose data and classes, train in a child process and follow the training."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._looked_at = tempfile.TemporaryDirectory(prefix="napari-lpd-")
+        self._checks = tempfile.TemporaryDirectory(prefix="napari-lpd-")
         self._guarded = False
         self._run: Path | None = None
         self._trained = False
@@ -57,20 +57,19 @@ class TrainWidget(QWidget):
         self.data = TrainingData(viewer)
         self.chosen = TrainingSettings(self._on_copy)
         self.out = QLineEdit(str(Path.home() / "napari-lpd"))
-        self.counterpart = QCheckBox("Then train the counterpart, to compare in Explore")
+        self.counterpart = QCheckBox("Also train the counterpart for Explore")
         self.counterpart.setToolTip(
-            "On the same data and seed: clustered prototypes (PBIP) after learned ones, or the other way round;"
-            " Explore compares the two"
+            "Then train on the same data and seed clustered prototypes (PBIP) if these are learned, else learned ones"
         )
         self.job = JobBar("Train", pausable=True)
         self.resume = QPushButton("Resume")
-        self.resume.setToolTip("Go on with the training that was stopped last, where it was")
-        self.predict = QPushButton("Predict with it")
-        self.predict.setToolTip("Open Predict and segment what is in view with the new model")
+        self.resume.setToolTip("Continue the training that was stopped last")
+        self.predict = QPushButton("Segment this view")
+        self.predict.setToolTip("Open Predict and segment the view with the new model")
         self.predict.setVisible(False)
         self.device = note("")
         self.device.setVisible(False)
-        self.watching = ProgressTabs()
+        self.tabs = ProgressTabs()
         self.checker = JobRunner(self)
 
         self._lay_out()
@@ -85,24 +84,24 @@ class TrainWidget(QWidget):
         column.add(in_row([self.out, browse_out]), title="Models folder")
         check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
         column.add(buttons(check), self.counterpart, self.job, title="Train")
-        column.add(self.device, self.resume, self.predict, self.watching)
+        column.add(self.device, self.resume, self.predict, self.tabs)
         column.add(note(NOTICE))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
 
     def _connect(self) -> None:
-        self.data.said.connect(self.job.say)
+        self.data.message.connect(self.job.say)
         self.data.failed.connect(self._on_failed)
         self.data.source.currentTextChanged.connect(lambda source: self.chosen.ask_for_resolution(source != TILES))
-        self.chosen.said.connect(self.job.say)
+        self.chosen.message.connect(self.job.say)
         self.chosen.failed.connect(self._on_failed)
         self.job.asked.connect(self._on_train)
         self.job.runner.progressed.connect(self._on_progress)
         self.job.runner.succeeded.connect(self._on_trained)
-        self.job.runner.failed.connect(self.watching.write)
+        self.job.runner.failed.connect(self.tabs.write)
         self.job.runner.ended.connect(self._on_ended)
-        self.checker.progressed.connect(lambda progress: self.job.say(f"{progress.message or 'looking at the data'}…"))
+        self.checker.progressed.connect(lambda progress: self.job.say(f"{progress.message or 'checking the data'}…"))
         self.checker.succeeded.connect(self._on_checked)
         self.checker.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
         self.resume.clicked.connect(self._on_resume)
@@ -114,10 +113,10 @@ class TrainWidget(QWidget):
             raise DataError(message)
 
     def settings(self) -> TrainSettings:
-        """The settings as they stand, with the resolution of labelled tiles where these are trained on.
+        """Return the settings in the forms, with the resolution of labelled tiles, if these are chosen.
 
         Raises:
-            LpdError: a value is out of its limits, or the tiles' resolution is not given.
+            LpdError: a value is out of its limits, or the tiles' resolution is missing.
         """
         return self.chosen.value(self.data.tiles_mpp())
 
@@ -125,22 +124,22 @@ class TrainWidget(QWidget):
         with self.job.reporting():
             command = as_command(self._arguments())
             QGuiApplication.clipboard().setText(command)
-            self.job.say(f"Copied; what it needs lies in {self._run}")
+            self.job.say(f"Copied; the files that it needs are in {self._run}")
 
     # Data
 
     def _on_check(self) -> None:
         with self.job.reporting():
-            folder = tempfile.mkdtemp(dir=self._looked_at.name)
+            folder = tempfile.mkdtemp(dir=self._checks.name)
             arguments = self._arguments(lambda: Path(folder))
             self.checker.start(lambda: in_subprocess([*arguments, "--summary"]))
-            self.job.say("Looking at the data…")
+            self.job.say("Checking the data…")
 
-    def _on_checked(self, found: dict[str, Any]) -> None:
-        self.watching.show_data(Path(found["sheet"]).parent, found)
-        self._column.reveal(self.watching)
-        count = len(found["warnings"])
-        self.job.say(f"{found['tiles']} tiles; {count or 'no'} warning{'s' * (count != 1)}: see Data below.")
+    def _on_checked(self, summary: dict[str, Any]) -> None:
+        self.tabs.show_data(Path(summary["sheet"]).parent, summary)
+        self._column.reveal(self.tabs)
+        count = len(summary["warnings"])
+        self.job.say(f"{summary['tiles']} tiles; {count or 'no'} warning{'s' * (count != 1)}: see Data below.")
 
     # Train
 
@@ -150,9 +149,9 @@ class TrainWidget(QWidget):
             self._start(self._arguments(), classes)
 
     def _arguments(self, make_run: Any = None) -> list[str]:
-        """Write what the child needs into a new run folder; returns the child's arguments."""
+        """Write the files of a run into a new folder and return the arguments of the child process."""
         if self.data.source.currentText() == TILES:
-            self.data.tiles.training_source()  # first, so that what is missing is said in the form's order
+            self.data.tiles.training_source()  # first, to report missing entries in the form's order
         settings = self.settings()
         classes = None if self.data.has_own_classes() else self.data.tissue_classes()
         make = make_run or (lambda: new_run_folder(self._models_folder(), self.data.name()))
@@ -161,7 +160,7 @@ class TrainWidget(QWidget):
         return write_run(run, source, settings, classes)
 
     def _start(
-        self, arguments: list[str], classes: Sequence[TissueClass], taken: Sequence[dict[str, float]] = ()
+        self, arguments: list[str], classes: Sequence[TissueClass], history: Sequence[dict[str, float]] = ()
     ) -> None:
         self._guard()
         self._run, self._trained = out_of(arguments), False
@@ -170,17 +169,17 @@ class TrainWidget(QWidget):
         self.resume.setVisible(False)
         self.predict.setVisible(False)
         self.device.setVisible(False)
-        self.watching.start(self._run, classes, taken)
-        self._column.reveal(self.watching)
+        self.tabs.start(self._run, classes, history)
+        self._column.reveal(self.tabs)
 
     def _guard(self) -> None:
-        """Ask before napari is closed while a model is trained."""
+        """Install the question before napari is closed during a training."""
         if not self._guarded:
             CloseGuard(self.window(), self.job.runner, CLOSING)
             self._guarded = True
 
     def _on_progress(self, progress: Progress) -> None:
-        self.watching.take(progress)
+        self.tabs.add(progress)
         if progress.message.startswith(COMPUTING):
             self.device.setText(progress.message[0].upper() + progress.message[1:])
             self.device.setVisible(True)
@@ -188,17 +187,16 @@ class TrainWidget(QWidget):
     def _on_trained(self, result: dict[str, Any]) -> None:
         self._trained = True
         tiles = ", ".join(f"{name} {count}" for name, count in result.get("tiles per class", {}).items())
-        said = (
+        self.job.say(
             f"Trained on {result.get('tiles', '?')} tiles ({tiles}). The model is ready in Predict:\n{result['model']}"
         )
-        self.job.say(said)
 
     def _on_ended(self) -> None:
         self._offer_resume()
         ready = self._offer_model()
         if self.job.status.text() == "Stopped." and not self.resume.isHidden():
             best = " The best model so far is ready in Predict." if ready else ""
-            self.job.say(f"Stopped; what was learned is kept. Resume goes on there.{best}")
+            self.job.say(f"Stopped; what was learned is kept. Press Resume to continue.{best}")
         elif self._trained and self.counterpart.isChecked():
             self.counterpart.setChecked(False)
             with self.job.reporting():
@@ -206,12 +204,12 @@ class TrainWidget(QWidget):
                 self._start(counterpart_of(self._run), run_classes(read_arguments(self._run)))
 
     def _offer_model(self) -> bool:
-        """Offer what the run has learned, be it over or not, for Predict; returns whether there is a model yet."""
+        """Offer the run's model, finished or not, to Predict; return whether there is a model yet."""
         model = None if self._run is None else self._run / MODEL_NAME
         if model is None or not model.exists():
             return False
         with self.job.reporting():
-            self.watching.show_card(describe(read_card(model)))
+            self.tabs.show_card(describe(read_card(model)))
             recent_models.add(model)
             self.predict.setVisible(True)
         return True
@@ -223,7 +221,7 @@ class TrainWidget(QWidget):
         self.out.setText(QFileDialog.getExistingDirectory(self, "Models folder") or self.out.text())
 
     def _offer_resume(self) -> None:
-        """Show the Resume button where a training was stopped or killed."""
+        """Show the Resume button if a training was stopped or killed."""
         run = unfinished_run(self._models_folder())
         self.resume.setVisible(run is not None and not self.job.runner.running)
         self.resume.setText(f"Resume {run.name}" if run else "Resume")
@@ -233,9 +231,9 @@ class TrainWidget(QWidget):
             run = unfinished_run(self._models_folder())
             state = None if run is None else read_state(run)
             if run is None or state is None:
-                raise DataError(f"{self._models_folder()}: holds no training that was stopped")
-            arguments, place = read_arguments(run), state["place"]
-            self._start(arguments, run_classes(arguments), place["curve"] + place["history"])
+                raise DataError(f"{self._models_folder()}: no stopped training")
+            arguments, position = read_arguments(run), state["place"]
+            self._start(arguments, run_classes(arguments), position["curve"] + position["history"])
 
     def _on_predict(self) -> None:
         with self.job.reporting():
