@@ -27,7 +27,7 @@ from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import KINDS, our_layers, show_prediction
 from napari_lpd.gui.layers.slides import kind
-from napari_lpd.gui.predict.widget import EVERYTHING, PredictWidget
+from napari_lpd.gui.predict.widget import WHOLE_AREA, PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.prediction import Prediction
 
@@ -55,7 +55,7 @@ def test_opening_the_widgets_imports_no_torch():
 
 def test_train_without_a_slide_says_what_is_missing(train, shown_errors):
     train.job.button.click()
-    assert shown_errors == ["no slide is open: press Open…, or take one from File ▸ Open Sample ▸ napari-lpd"]
+    assert shown_errors == ["no slide is open: press Open…, or choose File ▸ Open Sample ▸ napari-lpd"]
 
 
 def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_errors):
@@ -66,13 +66,13 @@ def test_train_without_regions_says_what_is_missing(train, tiny_layer, shown_err
 def test_train_without_a_folder_of_tiles_says_what_is_missing(train, shown_errors):
     train.data.source.setCurrentIndex(1)
     train.job.button.click()
-    assert shown_errors == ["no labelled tiles given: choose a folder or a table"]
+    assert shown_errors == ["no labelled tiles: choose a folder or a table"]
 
 
 def test_a_region_with_a_tissue_that_is_no_class_is_refused(ready, tmp_path, shown_errors):
     ready.data.classes.set_classes(read_classes(samples.classes_path()))
     ready.job.button.click()
-    assert shown_errors == ["regions are marked dark, pink, which is no tissue class here: add it, or mark them anew"]
+    assert shown_errors == ["regions are marked dark, pink, which is not a tissue class: add it, or mark them again"]
     assert not (tmp_path / "models").exists()
 
 
@@ -150,10 +150,14 @@ def test_a_slide_without_resolution_asks_for_it(use_widget, viewer, tiny_image, 
     widget.job.button.click()
     assert "picture has no resolution" in shown_errors[0]
     assert widget.slides.mpp.text() == ""
-    for entered, message in (("", "the files do not say it"), ("x", "'x' is no number"), ("40", "40 is not between")):
+    for entered, message in (
+        ("", "the files do not contain it"),
+        ("x", "'x' is not a number"),
+        ("40", "40 is not between"),
+    ):
         widget.slides.mpp.setText(entered)
         widget.slides._on_use()
-        assert f"picture's µm per pixel is wanted: {message}" in shown_errors[-1]
+        assert f"enter picture's µm per pixel: {message}" in shown_errors[-1]
         assert "Resolution missing" in widget.slides.resolution.text()
     widget.slides.mpp.setText("0,25")
     widget.slides._on_use()
@@ -241,9 +245,10 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
     half = predict.panel.shown()
     assert not half.finished
     assert (
-        predict.job.status.text() == f"Stopped: {len(half.finished_blocks())} blocks are kept; press Predict to go on."
+        predict.job.status.text()
+        == f"Stopped: {len(half.finished_blocks())} blocks are kept; press Predict to continue."
     )
-    assert "Half done" in predict.panel.areas.total.text()
+    assert "Unfinished" in predict.panel.areas.total.text()
     kept = {path: path.stat().st_mtime_ns for path in half.folder.glob("labels/tissues/0/c/*/*")}
     whole = pressed()
     assert whole.folder == half.folder
@@ -330,7 +335,7 @@ def test_the_tissue_is_previewed_without_predicting(predict, viewer, qtbot, tmp_
 
 
 def test_glass_is_predicted_where_everything_is_asked_for(predict, pressed):
-    predict.tissue.setCurrentText(EVERYTHING)
+    predict.tissue.setCurrentText(WHOLE_AREA)
     assert pressed().tissue_mm2 == pytest.approx(256 * 384 / 1e6, rel=0.01)
 
 
@@ -350,7 +355,7 @@ def test_results_that_cannot_be_written_are_said_in_one_line(predict, pressed, s
 
 def test_export_before_predict_says_what_is_missing(use_widget, shown_errors):
     use_widget(PredictWidget).panel._on_export("labels")
-    assert shown_errors == ["nothing is predicted yet: press Predict first"]
+    assert shown_errors == ["no prediction yet: press Predict first"]
 
 
 def test_a_foreign_model_file_is_refused(use_widget, tmp_path, shown_errors):
@@ -418,7 +423,7 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     trained = tmp_path / "models" / "CMU-1_skin-001" / "model.safetensors"
     assert recent_models.paths()[0] == trained.resolve()
     assert Path(predict.model.combo.currentData()) == trained.resolve()
-    assert train.watching.curves.points("loss")[0] == [1, 2, 3, 4, 5, 6]
+    assert train.tabs.curves.points("loss")[0] == [1, 2, 3, 4, 5, 6]
 
     viewer.canvas.size, viewer.scene.camera.zoom, viewer.scene.camera.center = (400, 500), 0.5, (0, 2500, 1000)
     predict.form.set_value(PredictSettings(threads=1, tile=128, overlap=32))

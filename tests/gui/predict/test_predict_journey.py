@@ -57,7 +57,7 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
 
     press(panel, "Measure")
     before = measured()
-    press(panel, "Edit view")
+    press(panel, "Correct mask")
     layer = panel.correct.layer()
     areas = panel.areas.table
     areas.setCurrentCell(FAT, 0)
@@ -76,7 +76,7 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
 
     widget.form.set_value(widget.settings().model_copy(update={"presence": 0.4}))
     predict()
-    assert "Your corrections were taken over" in widget.job.status.text()
+    assert "Your corrections were copied" in widget.job.status.text()
     prediction = panel.shown()
     y, x = (round(um / prediction.card.mpp) for um in (2500, 1900))
     assert Corrections(prediction).levels[0][y : y + 1, x : x + 1] == FAT + 1
@@ -95,7 +95,7 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
     rows, columns = (slice(start, start + n) for start, n in zip(mask.origin, mask.labels.shape, strict=True))
     assert np.array_equal(mask.labels, whole[rows, columns])
 
-    press(panel, "To Train")
+    press(panel, "Learn from corrections")
     [regions] = [layer for layer in viewer.layers if kind(layer) == "regions"]
     assert "fat" in set(regions.features["tissues"])
     QApplication.processEvents()

@@ -99,7 +99,7 @@ def test_a_label_that_is_no_class_is_refused_and_the_layer_stays(shown, shown_er
 
 def test_editing_without_a_prediction_says_what_to_do(use_widget, tiny_layer, shown_errors):
     use_widget(PredictWidget).panel.correct.edit.click()
-    assert shown_errors == ["nothing is predicted yet: press Predict first"]
+    assert shown_errors == ["no prediction yet: press Predict first"]
 
 
 def test_the_legend_switches_and_fades_classes(shown, viewer):
@@ -149,7 +149,7 @@ def test_corrections_survive_another_prediction_of_the_slide(shown, viewer, make
     _, old = shown
     Corrections(old).apply_crop(0, 0, np.full((20, 20), 2, np.uint8))
     new = make_prediction(box=None)
-    assert "taken over" in carried_over(new, old)
+    assert "copied" in carried_over(new, old)
     assert (Corrections(Prediction.open(new.folder)).read_crop(0, 0, (20, 20)) == 2).all()
     assert carried_over(new, new) == ""
 
@@ -164,9 +164,9 @@ def test_a_new_slide_with_an_old_result_shows_its_corrections(viewer, tiny_layer
 def test_corrections_join_the_regions_to_train_on_with_one_press(shown, viewer, use_widget, shown_errors, tiny_tiff):
     widget, prediction = shown
     say = widget.job.status.text
-    to_train = next(b for b in widget.panel.findChildren(QPushButton) if b.text() == "To Train")
+    to_train = next(b for b in widget.panel.findChildren(QPushButton) if b.text() == "Learn from corrections")
     to_train.click()
-    assert shown_errors == ["nothing is corrected yet: press Edit view, paint, and Apply"]
+    assert shown_errors == ["no corrections yet: press Correct mask, paint, and press Apply"]
     pink = TissueClass(name="pink", color="#ff8c1a")
     saved = Region(np.array([[100.0, 100], [100, 140], [140, 140]]), ("pink",))
     write_regions(regions_beside(tiny_tiff), [saved], [pink])
@@ -175,7 +175,7 @@ def test_corrections_join_the_regions_to_train_on_with_one_press(shown, viewer, 
     Corrections(prediction).apply_crop(0, 0, np.full((10, 20), 1, np.uint8))  # the upper half, as the model had it
     Corrections(prediction).apply_crop(60, 60, np.full((10, 20), 2, np.uint8))
     to_train.click()
-    assert say().startswith("2 corrected regions put into 'tissue regions (tiny.tiff)'")
+    assert say().startswith("2 corrected regions added to 'tissue regions (tiny.tiff)'")
     train = use_widget(TrainWidget)
     regions = train.data.drawn.checked()  # what was saved beside the slide is kept, what was corrected anew replaced
     assert sorted((region.tissues, round(region.polygon().area)) for region in regions) == [
@@ -215,7 +215,7 @@ def test_what_cannot_be_done_with_a_result_is_said_and_nothing_is_lost(
     half = make_prediction(box=None, finish=False)
     show_prediction(viewer, half, tiny_layer)
     widget.panel.refresh()
-    assert widget.panel.areas.total.text() == "Half done: areas follow at the end."
+    assert widget.panel.areas.total.text() == "Unfinished: areas are shown at the end."
     widget.panel.measure()
     waited(widget, qtbot)
     assert "unfinished prediction; run predict again to resume it" in shown_errors.pop()
@@ -259,7 +259,7 @@ def test_nothing_is_replaced_that_nobody_was_asked_about(shown, qtbot, tmp_path,
 
 def test_outlines_are_simplified_as_far_as_is_said(shown, qtbot, tmp_path):
     widget, _ = shown
-    assert widget.panel.simplify.text() == "GeoJSON outlines follow every pixel"
+    assert widget.panel.simplify.text() == "GeoJSON outlines not simplified"
     for um in (0, 3):
         widget.panel.simplify.setValue(um)
         widget.panel.export(tmp_path / f"{um}.geojson")
@@ -287,7 +287,7 @@ def test_what_is_being_painted_is_not_lost_to_another_prediction(shown, shown_er
     widget.panel.correct.edit.click()
     layer = widget.panel.correct.layer()
     widget.job.button.click()
-    assert "being edited: press Apply or Discard first" in shown_errors[0]
+    assert "being corrected: press Apply or Discard first" in shown_errors[0]
     assert widget.panel.correct.layer() is layer
     assert not widget.job.runner.running
 
@@ -297,7 +297,7 @@ def test_what_is_being_painted_is_not_missing_from_measures_and_files(shown, tmp
     widget.panel.correct.edit.click()
     for press in (widget.panel.measure, widget.panel.to_train, lambda: widget.panel.export(tmp_path / "a.csv")):
         press()
-        assert "being edited: press Apply or Discard first" in shown_errors.pop()
+        assert "being corrected: press Apply or Discard first" in shown_errors.pop()
         assert not widget.panel.runner.running
     assert not (tmp_path / "a.csv").exists()
 

@@ -1,4 +1,4 @@
-"""Legend and areas of a mask: mm², share and expected area per class, ratios; how strongly each class is painted."""
+"""Legend and areas of a mask: mm², share, expected area and opacity per class; ratios."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 COLUMNS = {
-    "tissue": "Tick to show the class in the mask; click its name and move the slider for its opacity",
-    "mm²": "Area of the pixels labelled with this tissue, corrections included, from the resolution of the slide",
-    "%": "Share of the area that was looked at (tissue inside the predicted part); the rest is unlabelled",
-    "expected mm²": "Sum of the class's probabilities over the pixels: what the area is if the model is as sure as it"
-    " says; 95 % interval in the tooltip",
+    "tissue": "Tick to show the class in the mask; click its name to change its opacity with the slider",
+    "mm²": "Area of the pixels labelled with this tissue, including corrections",
+    "%": "Share of the tissue inside the predicted area; the rest is unlabelled",
+    "expected mm²": "Area by probability: sum of the class's probability over all pixels; 95 % interval in the tooltip",
 }
 EXPECTED = list(COLUMNS).index("expected mm²")
 NOT_MEASURED = "press Measure for expected areas"
@@ -48,7 +47,7 @@ class AreaTable(QWidget):
     """Legend and areas of one prediction.
 
     Signals:
-        painted: opacity 0..1 per class name, after a tick or the slider.
+        painted: opacity 0..1 per class name; emitted after a tick or a move of the slider.
     """
 
     painted = Signal(dict)
@@ -80,11 +79,11 @@ class AreaTable(QWidget):
         self.ratios.setVisible(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.table, self.opacity, self.total, self.ratios):
-            layout.addWidget(part)
+        for widget in (self.table, self.opacity, self.total, self.ratios):
+            layout.addWidget(widget)
 
     def show_prediction(self, prediction: Prediction | None) -> None:
-        """Show the legend and the model's own areas; of a half-done prediction, what is missing."""
+        """Show the legend and the model's areas; areas of an unfinished prediction are missing."""
         areas = {} if prediction is None else prediction.area_mm2()
         classes = () if prediction is None else prediction.card.classes
         self.table.blockSignals(True)
@@ -110,35 +109,35 @@ class AreaTable(QWidget):
         if prediction is None:
             self.total.setText("Nothing predicted yet.")
         elif not areas:
-            self.total.setText("Half done: areas follow at the end.")
+            self.total.setText("Unfinished: areas are shown at the end.")
         else:
-            total = f"of {prediction.tissue_mm2:.3f} mm² tissue in what was predicted"
+            total = f"of {prediction.tissue_mm2:.3f} mm² tissue in the predicted area"
             self.total.setText(f"{total}; {NOT_MEASURED}")
 
     def show_measures(self, rows: Sequence[MeasureRow]) -> None:
-        """Show measured areas, with corrections, and the ratios below the table."""
-        found = {self.table.item(row, 0).text(): row for row in range(self.table.rowCount())}
+        """Show measured areas, including corrections, and ratios below the table."""
+        index = {self.table.item(row, 0).text(): row for row in range(self.table.rowCount())}
         whole = rows[0].region if rows else ""
         self.table.blockSignals(True)
         for row in rows:
-            if row.region == whole and row.what in found:
-                self._write(found[row.what], row.area_mm2, row.percent or 0.0)
+            if row.region == whole and row.what in index:
+                self._write(index[row.what], row.area_mm2, row.percent or 0.0)
                 if row.expected_mm2 is not None:
-                    item = self.table.item(found[row.what], EXPECTED)
+                    item = self.table.item(index[row.what], EXPECTED)
                     item.setText(f"{row.expected_mm2:.3f}")
                     low, high = row.expected_low_mm2, row.expected_high_mm2
-                    item.setToolTip(f"95 % interval {low:.3f} to {high:.3f} mm²; {row.corrected_mm2:.3f} by hand")
+                    item.setToolTip(f"95 % interval {low:.3f} to {high:.3f} mm²; {row.corrected_mm2:.3f} mm² corrected")
         self.table.blockSignals(False)
         tissue = next((row for row in rows if row.region == whole and row.what == "tissue"), None)
         if tissue is not None:
-            self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in what was predicted")
+            self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in the predicted area")
         lines = []
         for row in rows:
-            if row.what not in found and row.what != "tissue":
-                share = "no such area" if row.percent is None else f"{row.percent:.1f} % of {row.percent_of}"
+            if row.what not in index and row.what != "tissue":
+                share = "not defined" if row.percent is None else f"{row.percent:.1f} % of {row.percent_of}"
                 reported = "" if row.percent_reported is None else f", reported as {row.percent_reported} %"
                 lines.append(f"{row.region}: {row.what} {share}{reported}")
-            elif row.region != whole and row.what in found:
+            elif row.region != whole and row.what in index:
                 share = "" if row.percent is None else f", {row.percent:.1f} % of tissue"
                 lines.append(f"{row.region}: {row.what} {row.area_mm2:.3f} mm²{share}")
         self.ratios.setText("\n".join(lines))
@@ -162,31 +161,29 @@ class AreaTable(QWidget):
 
     def _paint(self) -> None:
         items = (self.table.item(row, 0) for row in range(self.table.rowCount()))
-        shown = {item.text(): item.checkState() == Qt.CheckState.Checked for item in items}
-        self.painted.emit({name: self._strength[name] / 100 * on for name, on in shown.items()})
+        ticked = {item.text(): item.checkState() == Qt.CheckState.Checked for item in items}
+        self.painted.emit({name: self._strength[name] / 100 * on for name, on in ticked.items()})
 
 
 class RolesDialog(QDialog):
-    """Ask which class is tumour, stroma, lymphocyte-rich stroma.
+    """Dialog that asks which class is tumour, stroma and lymphocyte-rich stroma.
 
     Args:
-        parent: Above which widget it opens.
+        parent: The parent widget.
         classes: The classes.
-        roles: As they were.
+        roles: The present roles.
     """
 
     def __init__(self, parent: QWidget, classes: Sequence[TissueClass], roles: Roles) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Roles of the classes")
+        self.setWindowTitle("Tumour and stroma")
         self._choices = {}
         layout = QFormLayout(self)
-        layout.addRow(note("Ratios need to know which class is what; nothing is guessed from names."))
+        layout.addRow(note("Choose which classes are tumour and stroma, for ratios; nothing is guessed from names."))
         for tissue in classes:
             choice = self._choices[tissue.name] = chooser(list(ROLES))
-            held = next(
-                (label for label, role in ROLES.items() if role and tissue.name in getattr(roles, role)), "none"
-            )
-            choice.setCurrentText(held)
+            role = next((label for label, key in ROLES.items() if key and tissue.name in getattr(roles, key)), "none")
+            choice.setCurrentText(role)
             layout.addRow(tissue.name, choice)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel)
         buttons.accepted.connect(self.accept)
@@ -194,9 +191,9 @@ class RolesDialog(QDialog):
         layout.addRow(buttons)
 
     def roles(self) -> Roles:
-        """As they were chosen."""
-        found: dict[str, list[str]] = {}
+        """Return the chosen roles."""
+        classes: dict[str, list[str]] = {}
         for name, choice in self._choices.items():
             if role := ROLES[choice.currentText()]:
-                found.setdefault(role, []).append(name)
-        return Roles.build(found)
+                classes.setdefault(role, []).append(name)
+        return Roles.build(classes)

@@ -1,4 +1,4 @@
-"""Correct a mask: a crop becomes a Labels layer for napari's brush; Apply writes it back; Train can learn from it."""
+"""Correction of a mask: a crop becomes a Labels layer for napari's brush; Apply writes it back."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
 
     from napari_lpd.results.prediction import Prediction
 
-MAX_EDGE = 4096  # pixels; edge of a crop that is edited
+MAX_EDGE = 4096  # pixels; edge of the crop
 EDIT = "edit"
-SUPERSEDED = 0.99  # of a region's area; where so much of it is corrected, it came from an earlier correction
+SUPERSEDED = 0.99  # share of a region's area; a region corrected to this share came from an earlier correction
 
 
 class CorrectBar(QWidget):
-    """Edit what is in view, apply or discard it.
+    """Buttons to edit the visible part of the mask and to apply or discard the changes.
 
     Args:
         viewer: The viewer.
-        target: Gives the slide's layer and the prediction that is corrected.
+        target: Returns the slide's layer and the prediction to correct.
 
     Signals:
-        said: a line for the status.
-        failed: an error's line.
+        message: a line for the status.
+        failed: an error message.
         applied: the prediction that was corrected.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
     applied = Signal(object)
 
     def __init__(self, viewer: napari.Viewer, target: Callable[[], tuple[Image, Prediction]]) -> None:
         super().__init__()
         self._viewer, self._target = viewer, target
-        self.edit = QPushButton("Edit view")
+        self.edit = QPushButton("Correct mask")
         self.apply = QPushButton("Apply")
         self.discard = QPushButton("Discard")
-        self.edit.setToolTip("Make what is in view a layer that napari's brush, fill and undo work on")
-        self.apply.setToolTip("Write the edited part into the corrections; the model's own output stays as it is")
-        self.discard.setToolTip("Drop what was painted since")
+        self.edit.setToolTip("Copy the visible mask to a layer for napari's brush, fill and undo")
+        self.apply.setToolTip("Save the changes as corrections; the model's output is kept")
+        self.discard.setToolTip("Discard the changes")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for button, action in ((self.edit, self.start), (self.apply, self.finish), (self.discard, self.drop)):
@@ -67,19 +67,19 @@ class CorrectBar(QWidget):
         self._show_buttons()
 
     def layer(self) -> Labels | None:
-        """The layer that is being edited, if any."""
+        """Return the layer that is being edited, if any."""
         return next((layer for layer in self._viewer.layers if kind(layer) == EDIT and isinstance(layer, Labels)), None)
 
     def check_applied(self) -> None:
-        """Raise DataError while something is painted that is neither applied nor discarded."""
+        """Raise DataError while there are changes that are neither applied nor discarded."""
         if self.layer() is not None:
-            raise DataError("a part of the mask is being edited: press Apply or Discard first")
+            raise DataError("the mask is being corrected: press Apply or Discard first")
 
     def start(self) -> None:
-        """Make what is in view a layer that can be painted on.
+        """Copy the visible mask to a layer to paint on.
 
         Raises:
-            LpdError: nothing is predicted in view, or the view is too large.
+            LpdError: nothing is predicted in the view, or the view is too large.
         """
         self.check_applied()
         slide_layer, prediction = self._target()
@@ -89,11 +89,11 @@ class CorrectBar(QWidget):
         y0, x0 = max(int(y0), top), max(int(x0), left)
         h, w = min(int(y1) + 1, bottom) - y0, min(int(x1) + 1, right) - x0
         if h < 1 or w < 1:
-            raise DataError("nothing in view was predicted: move to the mask, or predict this view first")
+            raise DataError("nothing is predicted in this view: move to the mask, or predict this view first")
         if max(h, w) > MAX_EDGE:
-            raise DataError(f"the view is {w} x {h} pixels of the mask; up to {MAX_EDGE} are edited at once: zoom in")
+            raise DataError(f"the view has {w} x {h} pixels; at most {MAX_EDGE} are corrected at once: zoom in")
         labels = Corrections(prediction).read_crop(y0, x0, (h, w))
-        made = self._viewer.add_labels(
+        layer = self._viewer.add_labels(
             labels,
             name=f"edit ({card.slide})",
             scale=(card.mpp, card.mpp),
@@ -103,44 +103,44 @@ class CorrectBar(QWidget):
             metadata={KEY: {"kind": EDIT, "slide": card.slide, "prediction": prediction, "origin": (y0, x0)}},
             **label_colours(card.classes),
         )
-        made.brush_size = max(5, min(h, w) // 40)
-        made.selected_label = 1
-        made.mode = "paint"
-        for layer in our_layers(self._viewer, card.slide, "labels"):
-            layer.visible = False
+        layer.brush_size = max(5, min(h, w) // 40)
+        layer.selected_label = 1
+        layer.mode = "paint"
+        for mask in our_layers(self._viewer, card.slide, "labels"):
+            mask.visible = False
         self._show_buttons()
-        self.said.emit("Click a tissue in the table and paint it on the layer 'edit' (label 0 erases); then Apply.")
+        self.message.emit("Click a tissue in the table, paint on the layer 'edit' (label 0 erases), then press Apply.")
 
     def finish(self) -> None:
-        """Write the edited part into the corrections.
+        """Save the changes as corrections.
 
         Raises:
-            LpdError: a label is none of the classes, or the result cannot be written; the layer stays.
+            LpdError: a label is not a class, or the result cannot be written; the layer is kept.
         """
         layer = self._edited()
-        about = layer.metadata[KEY]
-        prediction: Prediction = about["prediction"]
-        y, x = about["origin"]
+        metadata = layer.metadata[KEY]
+        prediction: Prediction = metadata["prediction"]
+        y, x = metadata["origin"]
         changed = Corrections(prediction).apply_crop(y, x, np.asarray(layer.data))
         self.drop()
         h, w = layer.data.shape
         refresh_labels(self._viewer, prediction, (y, x, y + h, x + w))
-        self.said.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
+        self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
         self.applied.emit(prediction)
 
     def drop(self) -> None:
         """Remove the edited layer and show the mask again."""
         layer = self._edited()
         self._viewer.layers.remove(layer)
-        for shown in our_layers(self._viewer, layer.metadata[KEY]["slide"], "labels"):
-            shown.visible = True
-            self._viewer.layers.selection.active = shown
+        for mask in our_layers(self._viewer, layer.metadata[KEY]["slide"], "labels"):
+            mask.visible = True
+            self._viewer.layers.selection.active = mask
         self._show_buttons()
 
     def _edited(self) -> Labels:
         layer = self.layer()
         if layer is None:
-            raise DataError("nothing is being edited: press Edit view")
+            raise DataError("nothing is being corrected: press Correct mask")
         return layer
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -157,41 +157,41 @@ class CorrectBar(QWidget):
 
 
 def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:
-    """Put what is corrected among the regions to train on, in place of what was put there before; what to say of it.
+    """Add corrections to the training regions, replacing earlier ones, and return a line for the status.
 
     Raises:
-        LpdError: nothing is corrected, or regions saved beside the slide cannot be read.
+        LpdError: there are no corrections, or the regions beside the slide cannot be read.
     """
-    card, found = prediction.card, Corrections(prediction).regions()
-    if not found:
-        raise DataError("nothing is corrected yet: press Edit view, paint, and Apply")
-    own = [s for s in regions_layers(viewer) if kind(s) == "regions" and s.metadata[KEY]["slide"] == slide_layer.name]
-    layer = own[0] if own else empty_regions(slide_layer)
+    card, regions = prediction.card, Corrections(prediction).regions()
+    if not regions:
+        raise DataError("no corrections yet: press Correct mask, paint, and press Apply")
+    ours = [s for s in regions_layers(viewer) if kind(s) == "regions" and s.metadata[KEY]["slide"] == slide_layer.name]
+    layer = ours[0] if ours else empty_regions(slide_layer)
     path = slide_path(slide_layer)
-    if not own and path is not None and regions_beside(path).exists():
+    if not ours and path is not None and regions_beside(path).exists():
         add_regions(layer, read_regions(regions_beside(path)), (*card.classes, *classes_in(regions_beside(path))))
-    outlines = [region.polygon() for region in found]
+    outlines = [region.polygon() for region in regions]
     corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
     layer.selected_data = {
         i
         for i, old in enumerate(region.polygon() for region in outlines_of(layer, slide_layer))
-        if any(old.equals_exact(each, 1.0) for each in before)
+        if any(old.equals_exact(outline, 1.0) for outline in before)
         or corrected.intersection(old).area > SUPERSEDED * old.area
     }
     layer.remove_selected()
-    add_regions(layer, found, card.classes)
+    add_regions(layer, regions, card.classes)
     layer.metadata[KEY] |= {"classes": card.classes, "corrected": outlines}
-    if not own:
+    if not ours:
         viewer.add_layer(layer)
-    return f"{len(found)} corrected region{'s' * (len(found) > 1)} put into '{layer.name}': train on them in Train."
+    return f"{len(regions)} corrected region{'s' * (len(regions) > 1)} added to '{layer.name}': train on them in Train."
 
 
 def carried_over(new: Prediction, old: Prediction | None) -> str:
-    """Take an older prediction's corrections over into a new one of the same slide; what is to be said of that."""
+    """Copy an older prediction's corrections to a new one of the slide and return a line for the status."""
     if old is None or old.folder == new.folder or not Corrections(old).blocks():
         return ""
     try:
         Corrections(new).copy_from(old)
     except LpdError as error:
-        return f" Corrections stay with the older result: {error}."
-    return " Your corrections were taken over."
+        return f" Corrections remain in the older result: {error}."
+    return " Your corrections were copied to it."

@@ -1,9 +1,9 @@
-"""A prediction that is shown while it is made: its thread prepares and fills the layers, the window's only draws.
+"""A prediction that is shown while it is made: a worker thread fills the layers, the GUI thread only draws.
 
-Python's full garbage collection holds every thread: over all objects of napari and torch, half a million, for 0.3 s or
-more. It comes when they have grown by a quarter, and napari asks for it whenever a layer goes. So the objects that are
-there when a run begins are set aside (`gc.freeze`) until a layer goes and none runs (`gc.unfreeze` in the widget), or
-until the run is stopped or fails.
+Python's full garbage collection blocks every thread: with half a million objects of napari and torch, for 0.3 s or
+more. It runs when the objects have grown by a quarter, and napari starts it whenever a layer is removed. So existing
+objects are frozen (`gc.freeze`) at the start of a run until a layer is removed while nothing runs (`gc.unfreeze` in
+the widget), or until the run is stopped or fails.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
     from napari_lpd.gui.layers.pyramid_view import View
 
-FILL_S = 0.4  # between looks at what is done since
+FILL_S = 0.4  # between two updates of the layers
 POLL_S = 0.02
 
 
 class LiveLayers:
-    """The layers of a prediction that is being made.
+    """Layers of a prediction that is being made.
 
     Args:
-        prediction: Finished or not.
+        prediction: The prediction, finished or not.
         slide_corner: World position (y, x) of the slide's outer corner.
 
     Attributes:
-        prediction: What is shown.
-        layers: Its layers' data, to be given to napari.
-        version: How often something was filled in.
+        prediction: The prediction.
+        layers: Layer data for napari.
+        version: Number of updates.
     """
 
     def __init__(self, prediction: Prediction, slide_corner: Any) -> None:
@@ -53,7 +53,7 @@ class LiveLayers:
         self.layers = prediction_layers(prediction, slide_corner)
 
     def fill(self) -> None:
-        """Fill in the blocks that are done since."""
+        """Read the blocks that are new since the last call."""
         new = self.prediction.finished_blocks() - self._filled
         if new:
             for view in self._views():
@@ -62,27 +62,27 @@ class LiveLayers:
             self.version += 1
 
     def fill_corrections(self) -> None:
-        """Fill in what is corrected."""
+        """Read the corrected blocks."""
         blocks = Corrections(self.prediction).blocks()
         for view in self._views("labels"):
             view.fill(blocks)
 
     def _views(self, *kinds: str) -> list[View]:
-        about = [options["metadata"][KEY] for _, options, _ in self.layers]
-        return [each["view"] for each in about if "view" in each and (not kinds or each["kind"] in kinds)]
+        metadata = [options["metadata"][KEY] for _, options, _ in self.layers]
+        return [m["view"] for m in metadata if "view" in m and (not kinds or m["kind"] in kinds)]
 
 
 class LivePrediction(PredictionRun):
-    """A press of Predict whose result is drawn while it grows; it ends when all of it is drawn.
+    """Prediction that is drawn while it is made; the job ends when everything is drawn.
 
     Attributes:
-        slide_corner: World position (y, x) of the slide's outer corner; to be set before it starts.
-        older: The result whose corrections are taken over, if any; to be set before it starts.
-        growing: The layers, once there are some.
-        finished: The prediction, once it is.
-        carried: What is to be said of the corrections that were taken over.
-        filled: Set when nothing more will be filled in.
-        drawn: To be set by the window when all is drawn.
+        slide_corner: World position (y, x) of the slide's outer corner; set before the start.
+        older: The result whose corrections are copied, if any; set before the start.
+        growing: The layers, once there are any.
+        finished: The prediction, once it is finished.
+        carried: A line for the status about copied corrections.
+        filled: Set by the job after the last update of the layers.
+        drawn: Set by the GUI thread when everything is drawn.
     """
 
     slide_corner: Any = None
@@ -96,7 +96,7 @@ class LivePrediction(PredictionRun):
         self.filled, self.drawn = threading.Event(), threading.Event()
 
     def job(self) -> Job[Prediction]:
-        """As in `PredictionRun`, with napari's objects set aside; not after an early end: its widget may be gone."""
+        """Predict as `PredictionRun` does, with existing objects frozen; unfreeze them if it ends early."""
         gc.freeze()
         try:
             return (yield from super().job())
@@ -104,8 +104,8 @@ class LivePrediction(PredictionRun):
             gc.unfreeze()
             raise
 
-    def _made(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
-        gc.freeze()  # what torch brought, too
+    def _predicted(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
+        gc.freeze()  # also the objects of torch
         try:
             prediction = yield from self._followed(job, folder)
             self.carried = carried_over(prediction, self.older)
@@ -120,13 +120,13 @@ class LivePrediction(PredictionRun):
         return prediction
 
     def _followed(self, job: Job[Prediction], folder: Path) -> Job[Prediction]:
-        looked = -FILL_S
+        updated = -FILL_S
         try:
             while True:
                 progress = next(job)
-                if progress.total and time.monotonic() - looked >= FILL_S:
+                if progress.total and time.monotonic() - updated >= FILL_S:
                     self._fill(folder)
-                    looked = time.monotonic()
+                    updated = time.monotonic()
                 yield progress
         except StopIteration as end:
             prediction: Prediction = end.value
@@ -143,9 +143,9 @@ class LivePrediction(PredictionRun):
 
 
 def drawing(viewer: napari.Viewer, run: LivePrediction) -> Iterator[None]:
-    """Draw a run's layers, in steps that hold the window's thread for as long as one layer takes, until all is filled.
+    """Draw a run's layers until all are filled, one layer per step, so that the GUI thread is never blocked for long.
 
-    Steps that have nothing to draw do nothing.
+    Steps without new data do nothing.
     """
     growing = run.growing
     assert growing is not None

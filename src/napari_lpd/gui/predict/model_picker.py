@@ -1,4 +1,4 @@
-"""Choose the model: those trained or opened lately, with what they are and how they fit the slide."""
+"""Choice of the model: recent models, their cards, and whether they fit the slide."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
     from napari_lpd.models.card import Card
 
-COARSER = 1.25  # times the model's µm per pixel: from here on a slide lacks detail that the model was trained on
+COARSER = 1.25  # times the model's µm per pixel; a coarser slide lacks detail that the model was trained on
 
 
 class ModelPicker(QWidget):
-    """A list of models, the chosen one's card, and at which resolution it reads the slide.
+    """List of models, with the card of the chosen one and a warning about the slide's resolution.
 
     Args:
-        slide_layer: Gives the chosen slide's layer, or None.
+        slide_layer: Returns the chosen slide's layer, or None.
 
     Signals:
-        failed: an error's line.
+        failed: an error message.
     """
 
     failed = Signal(str)
@@ -51,33 +51,33 @@ class ModelPicker(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for part in (row, self.card, self.reading, self._more):
-            layout.addWidget(part)
+        for widget in (row, self.card, self.reading, self._more):
+            layout.addWidget(widget)
         self.combo.currentIndexChanged.connect(self.refresh)
         recent_models.changed.connect(self._fill)
         self._fill()
 
     def path(self) -> Path:
-        """The chosen model's file.
+        """Return the chosen model's file.
 
         Raises:
-            ModelError: there is none.
+            ModelError: there is no model.
         """
         if self.combo.currentIndex() < 0:
             raise ModelError("no model yet: train one, or press Browse…")
         return Path(self.combo.currentData())
 
     def use(self, path: Path) -> None:
-        """Choose a model file and remember it.
+        """Choose a model file and add it to the recent models.
 
         Raises:
-            ModelError: it is no model of ours.
+            ModelError: the file is not one of our models.
         """
         read_card(path)
         recent_models.add(path)
 
     def refresh(self) -> None:
-        """Show the chosen model's card, and how it fits the slide."""
+        """Show the chosen model's card, and a warning if it does not fit the slide."""
         try:
             card = read_card(self.path())
         except LpdError as error:
@@ -117,15 +117,15 @@ class ModelPicker(QWidget):
 
 
 def reading_line(card: Card, layer: Image) -> str:
-    """What is to be said before a slide is predicted whose resolution is missing or not the model's."""
-    wanted, found = card.settings.mpp, float(max(layer.scale[-2:]))
+    """Return a warning if the slide's resolution is missing or not the model's, else ""."""
+    model_mpp, slide_mpp = card.settings.mpp, float(max(layer.scale[-2:]))
     if any(str(unit) != UM for unit in layer.units):
         return "⚠ This slide has no resolution yet: enter its µm per pixel above."
-    if found > COARSER * wanted:
+    if slide_mpp > COARSER * model_mpp:
         return (
-            f"⚠ The slide has {found:.4g} µm per pixel and is enlarged to the model's {wanted:g}: detail that the model"
-            " was trained on is missing, so expect a worse mask."
+            f"⚠ The slide has {slide_mpp:.4g} µm per pixel and is enlarged to the model's {model_mpp:g}: it"
+            " lacks detail that the model was trained on, so expect a worse mask."
         )
-    if found < wanted / COARSER:
-        return f"The slide's {found:.4g} µm per pixel are resampled to the model's {wanted:g}."
+    if slide_mpp < model_mpp / COARSER:
+        return f"The slide's {slide_mpp:.4g} µm per pixel are resampled to the model's {model_mpp:g}."
     return ""

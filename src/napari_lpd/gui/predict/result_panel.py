@@ -1,4 +1,4 @@
-"""What is done with a prediction: legend and areas, corrections, measures, export."""
+"""Panel for a prediction: legend and areas, corrections, measures, export."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ FIELD_COLOR = "#ffffff"
 
 
 class ResultPanel(QWidget):
-    """Everything below the mask.
+    """Panel for the prediction of the chosen slide.
 
     Args:
         viewer: The viewer.
-        slide_layer: Gives the chosen slide's layer; raises LpdError where there is none.
+        slide_layer: Returns the chosen slide's layer; raises LpdError if there is none.
 
     Signals:
-        said: a line for the status.
-        failed: an error's line.
+        message: a line for the status.
+        failed: an error message.
     """
 
-    said = Signal(str)
+    message = Signal(str)
     failed = Signal(str)
 
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image]) -> None:
         super().__init__()
         self._viewer, self._slide_layer = viewer, slide_layer
         self.areas = AreaTable()
-        self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._needed()))
+        self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._require_prediction()))
         self.simplify = QDoubleSpinBox()
         self.runner = JobRunner(self)
         self.rows: list[MeasureRow] = []
@@ -67,38 +67,38 @@ class ResultPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         measures = buttons(
-            ("Measure", "Areas with corrections, expected areas, ratios; also of selected shapes", self.measure),
-            ("Roles…", "Say which class is tumour and which is stroma", self._on_roles),
-            ("TSR field", "Place a field of 3.1 mm² for the tumour-stroma ratio; move it where it belongs", self.place),
+            ("Measure", "Measure corrected and expected areas and ratios, also of selected shapes", self.measure),
+            ("Tumour and stroma…", "Choose which classes are tumour and stroma", self._on_roles),
+            ("TSR circle", "Add a circle of 3.1 mm² for the tumour-stroma ratio, then move it", self.place),
         )
         exports = buttons(
             (
                 "Export…",
-                "OME-TIFF, GeoJSON for QuPath, PNG, CSV, DICOM, or everything (.zarr)",
+                "Export as OME-TIFF, GeoJSON for QuPath, PNG, CSV, DICOM, or everything (.zarr)",
                 lambda: self._on_export("labels"),
             ),
-            ("Maps…", "Prototype maps as OME-TIFF", lambda: self._on_export("prototypes")),
-            ("To Train", "Put the corrections among the regions of this slide to train on", self.to_train),
+            ("Export heatmaps…", "Export the prototypes' heatmaps as OME-TIFF", lambda: self._on_export("prototypes")),
         )
+        learn = buttons(("Learn from corrections", "Add them to this slide's training regions in Train", self.to_train))
         self.simplify.setRange(0, 1000)
         self.simplify.setDecimals(1)
-        self.simplify.setPrefix("GeoJSON outlines simplified by ")
+        self.simplify.setPrefix("Simplify GeoJSON outlines by ")
         self.simplify.setSuffix(" µm")
-        self.simplify.setSpecialValueText("GeoJSON outlines follow every pixel")
-        self.simplify.setToolTip("Corners that span a triangle of less than this squared are left out, without gaps")
-        for part in (self.areas, self.correct, measures, exports, self.simplify):
-            layout.addWidget(part)
+        self.simplify.setSpecialValueText("GeoJSON outlines not simplified")
+        self.simplify.setToolTip("Remove corners that span a triangle smaller than this length squared, without gaps")
+        for widget in (self.areas, self.correct, learn, measures, exports, self.simplify):
+            layout.addWidget(widget)
         self.areas.painted.connect(self._on_painted)
         self.areas.table.itemSelectionChanged.connect(self._on_selected)
-        self.correct.said.connect(self.said)
+        self.correct.message.connect(self.message)
         self.correct.failed.connect(self.failed)
         self.correct.applied.connect(lambda _: self.measure())
-        self.runner.progressed.connect(lambda progress: self.said.emit(f"{progress.message}…"))
+        self.runner.progressed.connect(lambda progress: self.message.emit(f"{progress.message}…"))
         self.runner.succeeded.connect(self._on_done)
-        self.runner.failed.connect(lambda message: self.said.emit(f"⚠ {message}"))
+        self.runner.failed.connect(lambda message: self.message.emit(f"⚠ {message}"))
 
     def shown(self) -> Prediction | None:
-        """The prediction that is shown on the chosen slide, else on any."""
+        """Return the prediction that is shown on the chosen slide, else on any slide."""
         try:
             name = self._slide_layer().name
         except LpdError:
@@ -106,28 +106,28 @@ class ResultPanel(QWidget):
         return shown_prediction(self._viewer, name) or shown_prediction(self._viewer)
 
     def refresh(self) -> None:
-        """Show what there is now; what is shown already stays, with its measures."""
+        """Show the current prediction; if it is already shown, keep its measures."""
         prediction = self.shown()
         key = None if prediction is None else (prediction.folder, prediction.finished)
         if key is None or key != self._listed:
             self.areas.show_prediction(prediction)
         self._listed = key
 
-    def _needed(self) -> Prediction:
+    def _require_prediction(self) -> Prediction:
         prediction = self.shown()
         if prediction is None:
-            raise ExportError("nothing is predicted yet: press Predict first")
+            raise ExportError("no prediction yet: press Predict first")
         try:
             layer = self._slide_layer()
-        except LpdError:  # the result alone is open
+        except LpdError:  # a result without its slide is open
             return prediction
         _check_slide(prediction, layer)
         return prediction
 
-    def _settled(self) -> Prediction:
-        """The prediction as it is measured and written: with everything applied that was painted."""
+    def _checked_prediction(self) -> Prediction:
+        """Return the prediction to measure or export; raise DataError while it is being corrected."""
         self.correct.check_applied()
-        return self._needed()
+        return self._require_prediction()
 
     def _on_painted(self, strength: dict[str, float]) -> None:
         prediction = self.shown()
@@ -136,7 +136,7 @@ class ResultPanel(QWidget):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
 
     def _on_selected(self) -> None:
-        """Paint with the class that was clicked, while a part is edited."""
+        """Paint with the selected class while the mask is being corrected."""
         layer = self.correct.layer()
         if layer is not None:
             layer.selected_label = self.areas.table.currentRow() + 1
@@ -144,23 +144,23 @@ class ResultPanel(QWidget):
     # Measure
 
     def measure(self) -> None:
-        """Measure the prediction, its fields and the selected shapes, beside the GUI."""
+        """Measure the prediction, its TSR circles and the selected shapes in a thread."""
         try:
-            prediction = self._settled()
-            how = self._how_to_measure(prediction)
-            self.runner.start(lambda: measure(prediction, *how))
+            prediction = self._checked_prediction()
+            arguments = self._measure_arguments(prediction)
+            self.runner.start(lambda: measure(prediction, *arguments))
         except LpdError as error:
             self.failed.emit(str(error))
 
-    def _how_to_measure(self, prediction: Prediction) -> tuple[MeasureSettings, list[Site]]:
+    def _measure_arguments(self, prediction: Prediction) -> tuple[MeasureSettings, list[Site]]:
         names = [tissue.name for tissue in prediction.card.classes]
         return MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
 
     def _sites(self, prediction: Prediction) -> list[Site]:
-        """The whole, the fields, and the shapes that are selected."""
+        """List the sites to measure: the whole, TSR circles, and selected shapes."""
         layer = self._slide_layer()
         mpp = np.array(prediction.card.slide_mpp)
-        sites = [Site("what was predicted" if prediction.card.scope else WHOLE)]
+        sites = [Site("predicted area" if prediction.card.scope else WHOLE)]
         for fields in self._field_layers():
             for polygon in polygons_um(fields, layer):
                 y, x = np.array([polygon.centroid.y, polygon.centroid.x]) / mpp
@@ -177,9 +177,9 @@ class ResultPanel(QWidget):
         return [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS and len(layer.data)]
 
     def place(self) -> None:
-        """Put a field of 3.1 mm² in the middle of the view, as a shape that can be moved."""
+        """Add a TSR circle of 3.1 mm² in the middle of the view, as a shape that can be moved."""
         try:
-            layer, prediction = self._slide_layer(), self._needed()
+            layer, prediction = self._slide_layer(), self._require_prediction()
             y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
             mpp = prediction.card.slide_mpp
             field = field_around((x0 + x1) / 2 / mpp[1], (y0 + y1) / 2 / mpp[0], mpp)
@@ -187,8 +187,8 @@ class ResultPanel(QWidget):
             self.failed.emit(str(error))
             return
         edge = shapely.get_coordinates(field.geometry)[:-1, ::-1] * np.array(mpp) + corner(layer)
-        found = [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS]
-        fields = found[0] if found else self._viewer.add_shapes(
+        layers = [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS]
+        fields = layers[0] if layers else self._viewer.add_shapes(
             ndim=2,
             name=f"fields of 3.1 mm² ({layer.name})",
             units=(UM, UM),
@@ -196,11 +196,11 @@ class ResultPanel(QWidget):
         )  # fmt: skip
         fields.add_polygons([edge[::12]], edge_color=FIELD_COLOR, face_color="#ffffff00", edge_width=8)
         fields.mode = "select"
-        self.said.emit("Move the circle to where tumour is seen on all its sides, then press Measure.")
+        self.message.emit("Move the circle so that there is tumour on all its sides, then press Measure.")
 
     def _on_roles(self) -> None:
         try:
-            classes = self._needed().card.classes
+            classes = self._require_prediction().card.classes
         except LpdError as error:
             self.failed.emit(str(error))
             return
@@ -210,14 +210,14 @@ class ResultPanel(QWidget):
             self.use_roles(dialog.roles())
 
     def use_roles(self, roles: Roles) -> None:
-        """Remember which class is what, for models with these classes, and measure."""
-        remember_roles([tissue.name for tissue in self._needed().card.classes], roles)
+        """Store the roles for models with these classes, and measure."""
+        remember_roles([tissue.name for tissue in self._require_prediction().card.classes], roles)
         self.measure()
 
     def to_train(self) -> None:
-        """Put the corrections among the regions to train on."""
+        """Add the corrections to the training regions."""
         try:
-            self.said.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._settled()))
+            self.message.emit(corrections_to_regions(self._viewer, self._slide_layer(), self._checked_prediction()))
         except LpdError as error:
             self.failed.emit(str(error))
 
@@ -225,7 +225,7 @@ class ResultPanel(QWidget):
 
     def _on_export(self, what: What) -> None:
         try:
-            prediction = self._settled()
+            prediction = self._checked_prediction()
         except LpdError as error:
             self.failed.emit(str(error))
             return
@@ -238,8 +238,8 @@ class ResultPanel(QWidget):
         suffix = chosen.rpartition("*")[2].rstrip(")")
         known = tuple(ending for endings in FORMS[what] for ending in endings)
         target = Path(path if path.lower().endswith(known) else f"{path}{suffix}")
-        asked = target == Path(path) and not target.is_dir()  # by the dialog, and under this name
-        if asked or not target.exists() or self._may_replace(target):
+        confirmed = target == Path(path) and not target.is_dir()  # by the dialog, for this name
+        if confirmed or not target.exists() or self._may_replace(target):
             self.export(target, what, overwrite=True)
 
     def _may_replace(self, path: Path) -> bool:
@@ -248,14 +248,14 @@ class ResultPanel(QWidget):
         return QMessageBox.question(self, "Export", question, buttons.Yes | buttons.No) == buttons.Yes
 
     def export(self, path: Path, what: What = "labels", overwrite: bool = False) -> None:
-        """Write the prediction, as the name's ending says, beside the GUI; `overwrite`: the user agreed to replace."""
+        """Export the prediction in the format of the suffix, in a thread; `overwrite`: replace an existing file."""
         try:
-            prediction = self._settled()
+            prediction = self._checked_prediction()
             simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
             settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
             if path.suffix == ".csv":
-                how = self._how_to_measure(prediction)
-                self.runner.start(lambda: _csv_job(prediction, path, overwrite, *how))
+                arguments = self._measure_arguments(prediction)
+                self.runner.start(lambda: _csv_job(prediction, path, overwrite, *arguments))
             elif path.suffix in ON_SLIDE:
                 layer = self._slide_layer()
                 self.runner.start(lambda: _export_on_slide(prediction, path, settings, layer))
@@ -264,23 +264,23 @@ class ResultPanel(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
 
-    def _on_done(self, found: Path | Sequence[MeasureRow]) -> None:
-        if isinstance(found, Path):
-            self.said.emit(f"Written: {found}")
+    def _on_done(self, result: Path | Sequence[MeasureRow]) -> None:
+        if isinstance(result, Path):
+            self.message.emit(f"Written: {result}")
             return
-        self.rows = list(found)
+        self.rows = list(result)
         self.areas.show_measures(self.rows)
-        self.said.emit("Measured.")
+        self.message.emit("Measured.")
 
 
 def _check_slide(prediction: Prediction, layer: Image) -> None:
-    """Raise DataError where a result is that of another slide than a layer shows."""
+    """Raise DataError if a result belongs to another slide than a layer."""
     card = prediction.card
-    same = tuple((layer.data[0] if layer.multiscale else layer.data).shape[:2]) == card.slide_shape
-    if same and layer.name != card.slide:
+    matches = tuple((layer.data[0] if layer.multiscale else layer.data).shape[:2]) == card.slide_shape
+    if matches and layer.name != card.slide:
         with slide_of(layer) as slide:
-            same = slide.fingerprint == card.slide_hash
-    if not same:
+            matches = slide.fingerprint == card.slide_hash
+    if not matches:
         raise DataError(
             f"{prediction.folder.name} is a result of {card.slide}, not of {layer.name}: choose that slide above"
         )

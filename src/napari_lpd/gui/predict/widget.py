@@ -1,4 +1,4 @@
-"""The Predict widget: a model, a slide, this view or regions or all of it: masks, heatmaps and areas."""
+"""The Predict widget: segment a view, regions or a whole slide; show masks, heatmaps and areas."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction, PredictionCard
     from napari_lpd.slides.tissue import TissueMask
 
-FOUND, EVERYTHING = "tissue, found by itself", "everything, glass too"
+TISSUE_ONLY, WHOLE_AREA = "tissue only (automatic)", "whole area, including glass"
 RESULTS = "napari-lpd-results"
-DRAW_MS = 40  # between two steps of drawing: napari stays alive meanwhile
-DRAWN = object()  # what comes after the last step
+DRAW_MS = 40  # between two steps of drawing, so that napari stays responsive
+DRAWN = object()  # marks the end of the drawing
 
 
 class PredictWidget(QWidget):
-    """Predict a view, regions or a whole slide; show areas; export."""
+    """Widget to segment a view, regions or a whole slide, show areas and export."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class PredictWidget(QWidget):
         self._drawing: Iterator[None] | None = None
         self._drawer = QTimer(self)
         self._target: Any = None
-        self._seen: Any = ()  # the slide that the texts are about
+        self._shown_slide: Any = ()  # layer, scale and units that the texts describe
         self._out: Path | None = None
-        self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
+        self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # deleted with the widget or when Python exits
 
         self.slides = SlidePicker(viewer)
         self.model = ModelPicker(self.slides.find)
@@ -68,7 +68,7 @@ class PredictWidget(QWidget):
         self.warning = warning_note()
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
         self.job = JobBar("Predict")
-        self.aside = JobRunner(self)
+        self.previewer = JobRunner(self)
         self.panel = ResultPanel(viewer, self.slides.layer)
 
         self._lay_out()
@@ -77,15 +77,15 @@ class PredictWidget(QWidget):
         self._on_slide()
 
     def _lay_out(self) -> None:
-        preview = buttons(("Preview", "Show what counts as tissue, without predicting", self._on_preview))
+        preview = buttons(("Preview", "Show the tissue mask without predicting", self._on_preview))
         tissue = in_row([self.tissue, preview])
-        choose = ("Choose…", "Another folder for the results of whole slides", self._on_choose)
+        choose = ("Choose…", "Choose another folder for the results of whole slides", self._on_choose)
         results = in_row([self.results, buttons(choose)])
         for row in (tissue, results):
             row.layout().setStretch(0, 1)
         settings = buttons(
             ("Load…", "Settings from a JSON file", self._on_load),
-            ("Save…", "Settings as a JSON file: the command line gives the same mask with it", self._on_save),
+            ("Save…", "Settings as a JSON file, with which the command line gives the same mask", self._on_save),
         )
         column = Column()
         column.add(self.slides, title="Slide")
@@ -97,16 +97,16 @@ class PredictWidget(QWidget):
             advanced(in_column([self.form, settings])),
             self.job,
             self.warning,
-            title="Where",
+            title="Area to segment",
         )
-        column.add(self.panel, note(NOTICE), title="Areas, corrections, files")
+        column.add(self.panel, note(NOTICE), title="Areas, corrections, export")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
 
     def _connect(self) -> None:
         self.slides.changed.connect(self._on_slide)
-        self.panel.said.connect(self.job.say)
+        self.panel.message.connect(self.job.say)
         self.panel.failed.connect(self._on_panel_failed)
         self.model.failed.connect(self._on_panel_failed)
         self.scope.currentIndexChanged.connect(self._show_results)
@@ -116,32 +116,32 @@ class PredictWidget(QWidget):
         self.job.runner.ended.connect(self._on_ended)
         self._drawer.setInterval(DRAW_MS)
         self._drawer.timeout.connect(self._draw)
-        self.aside.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
-        self.aside.succeeded.connect(self._on_aside)
-        self.aside.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
+        self.previewer.progressed.connect(lambda progress: self.job.say(f"{progress.message}…"))
+        self.previewer.succeeded.connect(self._on_preview_made)
+        self.previewer.failed.connect(lambda message: self.job.say(f"⚠ {message}"))
         for event in ("inserted", "removed", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._fill_tissue)
         self._viewer.layers.events.removing.connect(self._on_removing)
         self.destroyed.connect(gc.unfreeze)
 
     def predict_view_with(self, model: Path) -> None:
-        """Choose a model and segment what is in view."""
+        """Choose a model and segment the view."""
         self.model.use(model)
         self.scope.setCurrentText(VIEW)
         self._on_predict()
 
     def _on_removing(self) -> None:
-        """Let napari, which is about to collect garbage, see what runs have set aside (`_growing`)."""
+        """Unfreeze objects before napari collects garbage (see `live_prediction`)."""
         if not self.job.runner.running:
             gc.unfreeze()
 
-    # What is predicted, and where it goes
+    # Slide, tissue mask and results folder
 
     def _on_slide(self) -> None:
         layer = self.slides.find()
-        seen = None if layer is None else (layer, tuple(layer.scale), tuple(layer.units))
-        if seen != self._seen:  # it is also called for every layer that comes or goes
-            self._seen = seen
+        slide = None if layer is None else (layer, tuple(layer.scale), tuple(layer.units))
+        if slide != self._shown_slide:  # this is also called for every layer that is added or removed
+            self._shown_slide = slide
             self.model.refresh()
             self._show_results()
         self.panel.refresh()
@@ -151,26 +151,26 @@ class PredictWidget(QWidget):
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Shapes)]
         names = [layer.name for layer in layers if kind(layer) not in ("labels", "regions")]
         self.tissue.clear()
-        self.tissue.addItems([FOUND, EVERYTHING, *names])
+        self.tissue.addItems([TISSUE_ONLY, WHOLE_AREA, *names])
         self.tissue.setCurrentText(chosen)
 
     def _make_mask(self, slide_layer: Image) -> MakeMask:
-        """What makes the chosen tissue mask, in the thread."""
+        """Return the function that makes the chosen tissue mask in the thread."""
         chosen = self.tissue.currentText()
-        if chosen in (FOUND, EVERYTHING):
+        if chosen in (TISSUE_ONLY, WHOLE_AREA):
             return lambda _: None
         layer = self._viewer.layers[chosen]
         if isinstance(layer, Shapes):
             polygons = polygons_um(layer, slide_layer)
             return lambda slide: mask_of_polygons(polygons, slide)
         if any(str(unit) != UM for unit in layer.units) or layer.ndim != 2:
-            raise DataError(f"{chosen}: a tissue mask is 2-d and lies on the slide in micrometres")
+            raise DataError(f"{chosen}: a tissue mask must be 2-d, on the slide, and in micrometres")
         labels = layer.data[0] if layer.multiscale else layer.data.copy()
         mpp, start = (float(layer.scale[0]), float(layer.scale[1])), corner(layer) - corner(slide_layer)
         return lambda slide: mask_of_labels(labels, mpp, (float(start[0]), float(start[1])), slide)
 
     def _results_folder(self) -> Path:
-        """Where whole slides go: what the user chose, else beside the slide, a sample's in the home folder."""
+        """Return the results folder: the user's choice, else beside the slide, for samples in the home folder."""
         layer = self.slides.find()
         path = None if layer is None else slide_path(layer)
         beside = path is not None and not samples.is_sample(path) and os.access(path.parent, os.W_OK)
@@ -181,8 +181,8 @@ class PredictWidget(QWidget):
         return folder / f"{Path(card.slide).stem}-{card.digest}.zarr"
 
     def _show_results(self) -> None:
-        kept = "kept until napari is closed, or exported" if self.scope.currentText() != WHOLE else ""
-        self.results.setText(f"Results: {kept or self._results_folder()}")
+        temporary = self.scope.currentText() != WHOLE
+        self.results.setText(f"Results: {'temporary; export to keep' if temporary else self._results_folder()}")
 
     def _on_choose(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder for results", str(self._results_folder().parent))
@@ -191,8 +191,8 @@ class PredictWidget(QWidget):
             self._show_results()
 
     def settings(self) -> PredictSettings:
-        """The settings as the form and the choice of tissue stand."""
-        return self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != EVERYTHING})
+        """Return the settings in the form, with the choice of tissue."""
+        return self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != WHOLE_AREA})
 
     def _on_load(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
@@ -200,7 +200,7 @@ class PredictWidget(QWidget):
             with self.job.reporting():
                 settings = read_settings(PredictSettings, Path(path), [])
                 self.form.set_value(settings)
-                self.tissue.setCurrentText(FOUND if settings.tissue_only else EVERYTHING)
+                self.tissue.setCurrentText(TISSUE_ONLY if settings.tissue_only else WHOLE_AREA)
 
     def _on_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Settings", "predict_settings.json", "Settings (*.json)")
@@ -219,7 +219,7 @@ class PredictWidget(QWidget):
             if settings.refiner == "pydensecrf":
                 raise SettingsError(
                     "refiner pydensecrf would freeze this window (it holds Python's lock): choose lattice, which gives"
-                    " the same labels, or use it on the command line"
+                    " the same labels, or use the command line"
                 )
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
@@ -230,7 +230,7 @@ class PredictWidget(QWidget):
             self._run, self._drawing = run, None
 
     def _on_progressed(self, progress: Progress) -> None:
-        """Begin to draw when there is something; keep warnings in sight."""
+        """Start drawing when the first layers exist, and show warnings."""
         if progress.message.startswith(WARNING):
             self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
             self.warning.setVisible(True)
@@ -238,7 +238,7 @@ class PredictWidget(QWidget):
             self._drawer.start()
 
     def _begin_drawing(self) -> bool:
-        """Whether there is something to draw that is not being drawn yet."""
+        """Begin to draw the run's layers, if they exist and are not being drawn; return whether it began."""
         begun = self._drawing is None and self._run is not None and self._run.growing is not None
         if begun:
             assert self._run is not None
@@ -246,7 +246,7 @@ class PredictWidget(QWidget):
         return begun
 
     def _draw(self) -> None:
-        """Draw a step more, and the next when what waits has been seen to."""
+        """Draw one step; the timer triggers the next after pending events."""
         assert self._run is not None
         assert self._drawing is not None
         if next(self._drawing, DRAWN) is DRAWN:
@@ -255,8 +255,8 @@ class PredictWidget(QWidget):
 
     def _on_predicted(self, prediction: Prediction) -> None:
         assert self._run is not None
-        card, places = prediction.card, len(prediction.unreadable)
-        lost = f" {places} place{'s' * (places > 1)} could not be read: grey." if places else ""
+        card, count = prediction.card, len(prediction.unreadable)
+        lost = f" {count} location{'s' * (count > 1)} could not be read and are grey." if count else ""
         resolution = f"read at {card.mpp:g} µm per pixel"
         if f"{card.mpp:.4g}" != f"{card.slide_mpp[1]:.4g}":
             resolution += f"; the slide has {card.slide_mpp[1]:.4g}"
@@ -266,12 +266,12 @@ class PredictWidget(QWidget):
     def _on_ended(self) -> None:
         self._drawer.stop()
         self._begin_drawing()
-        for _ in self._drawing or ():  # of a run that was stopped or failed, what there is
+        for _ in self._drawing or ():  # draw the rest of a run that was stopped or failed
             pass
         growing = None if self._run is None else self._run.growing
         if self.job.status.text() == "Stopped." and growing is not None:
-            kept = len(growing.prediction.finished_blocks())
-            self.job.say(f"Stopped: {kept} block{'s' * (kept != 1)} are kept; press Predict to go on.")
+            count = len(growing.prediction.finished_blocks())
+            self.job.say(f"Stopped: {count} block{'s' * (count != 1)} are kept; press Predict to continue.")
             self.panel.refresh()
 
     def _on_panel_failed(self, message: str) -> None:
@@ -281,13 +281,13 @@ class PredictWidget(QWidget):
     def _on_preview(self) -> None:
         with self.job.reporting():
             layer = self.slides.layer()
-            make, everything = self._make_mask(layer), self.tissue.currentText() == EVERYTHING
+            make_mask, full = self._make_mask(layer), self.tissue.currentText() == WHOLE_AREA
             slide = slide_of(layer)
             self._target = layer
-            self.aside.start(lambda: tissue_job(slide, make, everything))
+            self.previewer.start(lambda: tissue_job(slide, make_mask, full))
 
-    def _on_aside(self, found: TissueMask) -> None:
+    def _on_preview_made(self, mask: TissueMask) -> None:
         if self._target in self._viewer.layers:
-            show_tissue(self._viewer, found, self._target)
-            share = 100 * float(found.array.mean())
-            self.job.say(f"{share:.0f} % of the slide is tissue. Wrong? Correct that layer and choose it above.")
+            show_tissue(self._viewer, mask, self._target)
+            share = 100 * float(mask.array.mean())
+            self.job.say(f"{share:.0f} % of the slide is tissue. If wrong, correct that layer and choose it above.")
