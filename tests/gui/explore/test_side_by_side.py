@@ -247,4 +247,4 @@ def test_a_picture_that_cannot_be_written_says_so(use_widget, tiny_layer, two, t
 
 def test_every_prototype_before_both_are_shown_says_what_to_press(use_widget, shown_errors):
     use_widget(ExploreWidget).both.show_all(0)
-    assert shown_errors == ["nothing stands side by side yet: press Show both side by side first"]
+    assert shown_errors == ["no models are side by side: press Show both side by side first"]

@@ -1,4 +1,4 @@
-"""Compare two models' prototypes on the open slide or a folder: figures, a card per prototype, jumps to its places."""
+"""Panel to compare two models' prototypes on a slide or a folder: metrics, figures and a card per prototype."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 SLIDE, FOLDER = "the open slide", "a folder with img and mask"
-QUICK_TILES = 60  # of a slide, looked at from the window; the command line takes more
+QUICK_TILES = 60  # tiles of a slide; fewer than on the command line
 HEATMAPS, SCROLL_BAR = 250, 24  # pixels
 WITHOUT_MASKS = "compared where both agree; choose a folder with img and mask to see which is right"
 QUICK_TRAINING = 120  # training tiles
@@ -55,10 +55,10 @@ WITHOUT, OF_MODEL, CHOSEN = (
     "with training tiles from a folder",
 )
 TRAINING = (
-    "Training tiles give each prototype's nearest training patches, and one control more: clusters of the tiles'"
-    " features, as PBIP makes its bank"
+    "Training tiles add each prototype's nearest training patches and a second control: clusters of the tiles'"
+    " features, as in PBIP's bank"
 )
-MEANING = "Click a figure to see what it means."
+MEANING = "Click a metric to see what it means."
 
 
 class ComparisonRequest(NamedTuple):
@@ -70,12 +70,12 @@ class ComparisonRequest(NamedTuple):
 
 
 class ComparePanel(QWidget):
-    """Two models, the same places, and what the numbers allow to say.
+    """Panel to compare two models at the same locations and show metrics and conclusions.
 
     Args:
         viewer: The viewer.
-        slide_layer: Gives the slide's layer; raises LpdError where there is none.
-        pair: Gives the models.
+        slide_layer: Returns the slide's layer; raises LpdError if there is none.
+        pair: The panel with the two models.
     """
 
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
@@ -110,24 +110,24 @@ class ComparePanel(QWidget):
         result = QVBoxLayout(self._result)
         result.setContentsMargins(0, 0, 0, 0)
         files = buttons(
-            ("Heatmaps…", "Of all classes, as in the paper's figure 3: PNG, SVG or PDF", self._on_heatmaps),
-            ("Scatter…", "Coverage against overlap: PNG, SVG or PDF", self._on_scatter),
-            ("CSV…", "All figures of the table, and per class", self._on_csv),
-            ("Report…", "HTML, Markdown, CSV, JSON and both figures, into a folder", self._on_report),
+            ("Heatmaps…", "Save heatmaps of all classes (figure 3 of the paper)", self._on_heatmaps),
+            ("Scatter…", "Save the scatter plot of coverage against overlap", self._on_scatter),
+            ("CSV…", "Save all metrics of the table, also per class", self._on_csv),
+            ("Report…", "Save HTML, Markdown, CSV, JSON and both figures in a folder", self._on_report),
         )
-        for part in (
+        for widget in (
             self.verdicts,
             self.table,
             self.meaning,
             files,
             note("<b>One prototype</b>"),
             self.card,
-            note("<b>The same tile, both models</b>"),
+            note("<b>Heatmaps of one tile, both models</b>"),
             self._heatmaps_area,
             note("<b>Coverage against overlap</b>: right and low is good"),
             self.scatter,
         ):
-            result.addWidget(part)
+            result.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
@@ -135,8 +135,8 @@ class ComparePanel(QWidget):
         self._heatmaps_area.setWidget(self.heatmaps)
         self._heatmaps_area.setWidgetResizable(True)
         self._result.setVisible(False)
-        for part in (self.data, self.training, self.job, self._result):
-            layout.addWidget(part)
+        for widget in (self.data, self.training, self.job, self._result):
+            layout.addWidget(widget)
 
     def _on_data(self, text: str) -> None:
         if text == FOLDER:
@@ -153,7 +153,7 @@ class ComparePanel(QWidget):
                 self.training.setCurrentText(WITHOUT)
 
     def _on_model(self) -> None:
-        """Take the first model's training tiles where they are still at hand; a folder that was chosen stays."""
+        """Choose the first model's training tiles if they are available; keep a folder that the user chose."""
         path = self.pair.boxes[0].currentData()
         if path and self.training.currentText() != CHOSEN:
             with self.job.reporting():
@@ -170,10 +170,10 @@ class ComparePanel(QWidget):
             )
             self.job.start(lambda: compare_job(request, settings))
 
-    # What came out
+    # Results
 
     def show_comparison(self, comparison: Comparison) -> None:
-        """Show figures, verdicts and cards."""
+        """Show metrics, conclusions and cards."""
         from napari_lpd.comparison.report.figures import scatter_figure
         from napari_lpd.comparison.report.tables import verdicts_of
 
@@ -187,7 +187,7 @@ class ComparePanel(QWidget):
         smooth = Qt.TransformationMode.SmoothTransformation
         scatter = scatter_figure(comparison)
         picture = pixmap_of(scatter, (WIDTH - 30) / scatter.get_figwidth())
-        self.scatter.setPixmap(picture.scaledToWidth(WIDTH - 30, smooth))  # narrower still where names are long
+        self.scatter.setPixmap(picture.scaledToWidth(WIDTH - 30, smooth))  # a figure with long names is wider
         self._result.setVisible(True)
         self._show_heatmaps()
         sources = f"{comparison.sources} slides or patients" if comparison.sources > 1 else "one slide or patient"
@@ -223,17 +223,17 @@ class ComparePanel(QWidget):
             return
         from napari_lpd.comparison.report.figures import heatmap_figure
 
-        own = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]
-        if own:
-            figure = heatmap_figure(replace(self.comparison, examples=tuple(own)))
+        examples = [e for e in self.comparison.examples if e.class_index == self.card.tissue.currentIndex()]
+        if examples:
+            figure = heatmap_figure(replace(self.comparison, examples=tuple(examples)))
             self.heatmaps.setPixmap(pixmap_of(figure, HEATMAPS / figure.get_figheight()))
         else:
             self.heatmaps.setText(f"{self.card.tissue.currentText()}: {NOWHERE}")
-        self._heatmaps_area.setFixedHeight((HEATMAPS if own else 0) + SCROLL_BAR)
+        self._heatmaps_area.setFixedHeight((HEATMAPS if examples else 0) + SCROLL_BAR)
 
-    def _compared_now(self) -> Comparison:
+    def _require_comparison(self) -> Comparison:
         if self.comparison is None:
-            raise DataError("nothing is compared yet: press Compare first")
+            raise DataError("no comparison yet: press Compare first")
         return self.comparison
 
     def _on_heatmaps(self) -> None:
@@ -252,7 +252,7 @@ class ComparePanel(QWidget):
         path = chosen_picture(self, name)
         if path:
             with self.job.reporting():
-                write_figure(draw(self._compared_now()), path)
+                write_figure(draw(self._require_comparison()), path)
                 self.job.say(f"Written: {path}")
 
     def _on_csv(self) -> None:
@@ -261,7 +261,7 @@ class ComparePanel(QWidget):
         path, _ = QFileDialog.getSaveFileName(self, "Figures", "figures.csv", "Tables (*.csv)")
         if path:
             with self.job.reporting(), atomic_write(Path(path), overwrite=True) as partial:
-                partial.write_bytes(figures_csv(self._compared_now()))
+                partial.write_bytes(figures_csv(self._require_comparison()))
                 self.job.say(f"Written: {path}")
 
     def _on_report(self) -> None:
@@ -270,11 +270,11 @@ class ComparePanel(QWidget):
             self.write_report(Path(folder))
 
     def write_report(self, folder: Path) -> None:
-        """Write report, tables and figures into a folder."""
+        """Write report, tables and figures to a folder."""
         from napari_lpd.comparison.report.writer import write_comparison
 
         with self.job.reporting():
-            comparison = self._compared_now()
+            comparison = self._require_comparison()
             paths = [f"{name}: {path}" for name, path in zip(comparison.models, self._compared.paths, strict=True)]
             self.job.say(f"Written: {write_comparison(folder, comparison, paths)}")
 
@@ -293,7 +293,7 @@ def compare_job(request: ComparisonRequest, settings: CompareSettings) -> Job[Co
 
 
 def _value(figure: Figure | None) -> str:
-    """A figure with its interval, to two places."""
+    """Format a metric with its interval, to two decimals."""
     if figure is None or np.isnan(figure.value):
         return "–"
     value, *limits = (f"{round(number, 2) + 0.0:.2f}" for number in figure[:3])  # no -0.00

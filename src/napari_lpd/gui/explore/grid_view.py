@@ -1,9 +1,9 @@
-"""Two predictions side by side in napari's own grid, which has one camera; closing leaves the viewer as it was.
+"""Two predictions side by side in napari's grid, which has one camera; closing restores the viewer.
 
-The grid gives every group of `stride` layers a place of its own, counted from the top of the layer list where the
-stride is negative. Each model brings a group: the slide once more, a heatmap and its mask. One heatmap layer serves
-all classes: the list of layers stays short, and napari has less to arrange anew. What the user had is hidden meanwhile.
-Any layer that comes, goes or moves would break the groups, and therefore ends this.
+The grid gives every group of `stride` layers a cell, counted from the top of the layer list if the stride is negative.
+Each model has a group: a copy of the slide, a heatmap and a mask. One heatmap layer serves all classes, so that the
+layer list stays short and napari has less to rearrange. The user's layers are hidden meanwhile. Adding, removing or
+moving a layer would break the groups and therefore closes the view.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 SPACING = 6  # pixels between the two
-PARTS = ("slide", "heatmap", "labels")  # of a group, from below
+PARTS = ("slide", "heatmap", "labels")  # layers of a group, from below
 
 
 class _Before(NamedTuple):
-    """What is put back."""
+    """State of the viewer to restore."""
 
     visible: dict[Layer, bool]
     selected: set[Layer]
@@ -42,11 +42,11 @@ class _Before(NamedTuple):
 
 
 class SideBySide:
-    """Shows predictions next to each other until it is closed, or the layer list or the grid is changed.
+    """Side-by-side view of predictions; a change of the layer list or the grid closes it.
 
     Attributes:
-        on_change: Called after it was opened or closed.
-        changing: It is being opened or closed: layers come and go that are no concern of others.
+        on_change: Called after the view was opened or closed.
+        changing: The view is being opened or closed; others ignore changes of layers meanwhile.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -60,7 +60,7 @@ class SideBySide:
 
     @property
     def is_open(self) -> bool:
-        """Whether predictions stand side by side now."""
+        """Whether the view is open."""
         return self._before is not None
 
     def show(self, predictions: Sequence[tuple[str, Prediction]], slide_layer: Image) -> None:
@@ -68,29 +68,29 @@ class SideBySide:
         models = [_heatmaps_and_mask(name, prediction, slide_layer) for name, prediction in predictions]
         self.close()
         self._heatmaps, self._index = [heatmaps for *heatmaps, _ in models], 0
-        _same_scale(self._heatmaps)
+        _equalise_contrast(self._heatmaps)
         groups = [
             [_slide(name, slide_layer), heatmap, mask]
             for (name, _), (heatmap, *_, mask) in zip(predictions, models, strict=True)
         ]
         with self._change():
-            self._before = self._put_in_place(groups)
+            self._before = self._arrange(groups)
         for event in self._watched():
             event.connect(self._on_changed_by_others)
         self.on_change()
 
     def close(self) -> None:
-        """Take everything away and put back what was there; the camera stays where it is."""
+        """Remove the view's layers and restore the viewer, except for the camera."""
         if self._before is None:
             return
         for event in self._watched():
             event.disconnect(self._on_changed_by_others)
         with self._change():
             before, self._before = self._before, None
-            self._put_back(before)
+            self._restore(before)
         self.on_change()
 
-    def _put_in_place(self, groups: Sequence[Sequence[LayerData]]) -> _Before:
+    def _arrange(self, groups: Sequence[Sequence[LayerData]]) -> _Before:
         viewer, grid = self._viewer, self._viewer.canvas.grid
         before = _Before(
             visible={layer: layer.visible for layer in viewer.layers},
@@ -102,7 +102,7 @@ class SideBySide:
         camera = self._camera()
         for layer in viewer.layers:
             layer.visible = False
-        for data, options, layer_type in (part for group in reversed(groups) for part in group):
+        for data, options, layer_type in (layer for group in reversed(groups) for layer in group):
             self._layers.insert(0, getattr(viewer, f"add_{layer_type}")(data, **options))
         for layer in self._of_kind("slide"):
             layer.name_overlay.visible = True
@@ -112,11 +112,11 @@ class SideBySide:
         viewer.scene.camera.update(camera)
         return before
 
-    def _put_back(self, before: _Before) -> None:
+    def _restore(self, before: _Before) -> None:
         viewer, grid = self._viewer, self._viewer.canvas.grid
         camera = self._camera()
         grid.enabled = False
-        with viewer.layers.batched_update():  # napari collects all garbage once, not after each layer
+        with viewer.layers.batched_update():  # so that napari collects garbage once, not after each layer
             for layer in self._layers:
                 if layer in viewer.layers:
                     viewer.layers.remove(layer)
@@ -145,22 +145,22 @@ class SideBySide:
         return [of_layers.inserted, of_layers.removed, of_layers.reordered, self._viewer.canvas.grid.events.enabled]
 
     def classes(self) -> list[str]:
-        """Names of the classes that there are heatmaps of; [] when closed."""
+        """List the names of the classes with heatmaps; [] when closed."""
         return [options["metadata"][KEY]["class"] for _, options, _ in self._heatmaps[0]] if self._heatmaps else []
 
     def heatmaps(self, index: int | None = None) -> list[Image]:
-        """The heatmap of every model, left first; of class `index`, from 0, if given."""
+        """Return the heatmap of every model from left to right, after a change to class `index` if given."""
         layers = self._of_kind("heatmap")
         if index is not None and index != self._index:
             self._index = index
-            for layer, own in zip(layers, self._heatmaps, strict=True):
-                data, options, _ = own[index]
+            for layer, class_maps in zip(layers, self._heatmaps, strict=True):
+                data, options, _ = class_maps[index]
                 layer.data, layer.name = data, options["name"]
                 layer.metadata, layer.contrast_limits = options["metadata"], options["contrast_limits"]
         return layers
 
     def masks(self) -> list[Labels]:
-        """The mask of every model, left first."""
+        """Return the mask of every model from left to right."""
         return self._of_kind("labels")
 
     def _of_kind(self, part: str) -> list[Layer]:
@@ -171,11 +171,11 @@ class SideBySide:
         return {"center": camera.center, "zoom": camera.zoom}
 
     def _on_changed_by_others(self) -> None:
-        QTimer.singleShot(0, self.close)  # not while napari still works on its list
+        QTimer.singleShot(0, self.close)  # later, when napari has finished changing its list
 
 
 def _slide(name: str, layer: Image) -> LayerData:
-    """The slide once more, under a model's name."""
+    """Return layer data of a copy of the slide, named after a model."""
     options = {
         "name": f"{name} · {layer.name}",
         "rgb": True,
@@ -189,20 +189,20 @@ def _slide(name: str, layer: Image) -> LayerData:
 
 
 def _heatmaps_and_mask(name: str, prediction: Prediction, slide_layer: Image) -> list[LayerData]:
-    """A heatmap per class, then the mask, marked so that every other part of the plugin leaves the layers alone."""
-    found = []
+    """Return layer data of a heatmap per class and the mask, marked so that other modules ignore the layers."""
+    layers = []
     for data, options, layer_type in prediction_layers(prediction, corner(slide_layer)):
-        about = options["metadata"][KEY]
-        if about["kind"] in PARTS:
-            options["metadata"] = {KEY: about | {"kind": COMPARED, "part": about["kind"]}}
-            options["name"] = f"{name} · {options['name'] if about['kind'] == 'heatmap' else 'tissues'}"
-            found.append((data, options, layer_type))
-    return found
+        metadata = options["metadata"][KEY]
+        if metadata["kind"] in PARTS:
+            options["metadata"] = {KEY: metadata | {"kind": COMPARED, "part": metadata["kind"]}}
+            options["name"] = f"{name} · {options['name'] if metadata['kind'] == 'heatmap' else 'tissues'}"
+            layers.append((data, options, layer_type))
+    return layers
 
 
-def _same_scale(heatmaps: Sequence[Sequence[LayerData]]) -> None:
-    """Give the heatmaps of a class one contrast for all models."""
-    for same in zip(*heatmaps, strict=True):
-        limits = np.array([options["contrast_limits"] for _, options, _ in same])
-        for _, options, _ in same:
+def _equalise_contrast(heatmaps: Sequence[Sequence[LayerData]]) -> None:
+    """Set the same contrast limits for the heatmaps of a class in all models."""
+    for class_maps in zip(*heatmaps, strict=True):
+        limits = np.array([options["contrast_limits"] for _, options, _ in class_maps])
+        for _, options, _ in class_maps:
             options["contrast_limits"] = (int(limits[:, 0].min()), int(limits[:, 1].max()))

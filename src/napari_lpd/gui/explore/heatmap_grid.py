@@ -1,4 +1,4 @@
-"""Every prototype of a class at a glance: small heatmaps of one or more models on one colour scale."""
+"""Figure of every prototype of a class: small heatmaps of one or more models on one colour scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.pyramid import Pyramid
     from napari_lpd.slides.slide import Slide
 
-FINE = 400  # pixels; what is larger is read from a coarser level
+FINE = 400  # pixels; larger areas are read from a coarser level
 CELL, GAP, LINE = 164, 8, 22  # points, and pixels of the screen
 ACROSS = 5  # heatmaps in a line
 MIN_COLUMNS = 5  # columns, to hold the colour bar and the legend
@@ -36,11 +36,11 @@ NOT_COMPUTED = np.uint8(226)  # grey
 
 
 class ModelView(NamedTuple):
-    """What one model says of a place.
+    """Mask and heatmaps of one model.
 
     Attributes:
-        name: Of the model.
-        mask: (H, W): 0..C-1 class, more: none.
+        name: Name of the model.
+        mask: (H, W): 0..C-1 class, larger values: unlabelled.
         heatmaps: (k, h, w) cosines of a class's prototypes; NaN where nothing was computed.
     """
 
@@ -50,7 +50,7 @@ class ModelView(NamedTuple):
 
 
 class GridCell(NamedTuple):
-    """Where a prototype's heatmap lies in the picture: pixels x0, y0, x1, y1 of model and prototype, from 0."""
+    """Position of a heatmap in the figure: pixels x0, y0, x1, y1; model and prototype, from 0."""
 
     box: tuple[int, int, int, int]
     model: int
@@ -58,7 +58,7 @@ class GridCell(NamedTuple):
 
 
 class HeatmapGrid(NamedTuple):
-    """The figure, and where which prototype is in it."""
+    """The figure, and the positions of the prototypes in it."""
 
     figure: Figure
     slots: tuple[GridCell, ...]
@@ -69,7 +69,7 @@ class HeatmapGrid(NamedTuple):
 
 
 def seen_by(name: str, prediction: Prediction, index: int) -> ModelView:
-    """What a prediction says of class `index` inside its scope, small enough for a picture."""
+    """Read a prediction's mask and heatmaps of class `index`, small enough for a figure."""
     box, stride = prediction.scope_box(), prediction.card.stride
     values = _small(prediction.prototypes[index], box, stride)
     cosines = np.where(values > 0, (values.astype(np.float32) - 1) / 127 - 1, np.float32(np.nan))
@@ -78,7 +78,7 @@ def seen_by(name: str, prediction: Prediction, index: int) -> ModelView:
 
 
 def _small(pyramid: Pyramid, box: Box, pixel: int) -> NDArray[np.uint8]:
-    """A part of the finest level in which it is no larger than `FINE`, or of the coarsest."""
+    """Read a box from the finest level where it is at most `FINE` pixels wide, or from the coarsest."""
     size = max(box[2] - box[0], box[3] - box[1]) / pixel
     level = min(int(np.ceil(np.log2(max(size / FINE, 1)))), len(pyramid.levels) - 1)
     step = pixel * 2**level
@@ -87,7 +87,7 @@ def _small(pyramid: Pyramid, box: Box, pixel: int) -> NDArray[np.uint8]:
 
 
 def tissue_of(slide: Slide, prediction: Prediction) -> NDArray[np.uint8]:
-    """The slide inside a prediction's scope, (H, W, 3), small enough for a picture."""
+    """Read the slide inside a prediction's scope, (H, W, 3), small enough for a figure."""
     y0, x0, y1, x1 = prediction.scope_box()
     coarser = max(max(y1 - y0, x1 - x0) / FINE, 1)
     origin, shape = (round(y0 / coarser), round(x0 / coarser)), (round((y1 - y0) / coarser), round((x1 - x0) / coarser))
@@ -98,40 +98,40 @@ def tissue_of(slide: Slide, prediction: Prediction) -> NDArray[np.uint8]:
 def heatmap_grid(
     tissue: NDArray[np.uint8],
     width_um: float,
-    seen: Sequence[ModelView],
+    views: Sequence[ModelView],
     index: int,
     classes: Sequence[TissueClass],
 ) -> HeatmapGrid:
-    """Draw tissue, colour bar, and per model its mask and a numbered heatmap per prototype; one scale for all.
+    """Draw the tissue, a colour bar, and per model its mask and numbered heatmaps, all on one scale.
 
     Args:
-        tissue: (H, W, 3) of the place.
-        width_um: Its width.
-        seen: What the models say of it.
-        index: The class whose prototypes these are.
-        classes: Of the masks.
+        tissue: Image (H, W, 3) of the area.
+        width_um: Width of the area in µm.
+        views: Masks and heatmaps of the models.
+        index: The class of the prototypes.
+        classes: Classes of the masks.
     """
-    k = len(seen[0].heatmaps)
+    k = len(views[0].heatmaps)
     cell = _fitted(tissue.shape[:2], CELL)
-    low, high = scale_of(seen)
+    low, high = scale_of(views)
     lines = -(-k // ACROSS)
     tall = max(cell[1], MIN_HEAD)
     head = LINE + tall + 2 * GAP
     block = LINE + lines * (cell[1] + LINE) + GAP
     columns = max(min(k, ACROSS) + 1, MIN_COLUMNS)
-    figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(seen) * block)
+    figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(views) * block)
     paste(axes, tissue, (GAP, LINE), cell)
     bar = _scale_bar(axes, (GAP, LINE), cell, width_um)
     axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model; bar: {bar:g} mm", size="x-large")
     _colour_bar(axes, (2 * GAP + CELL, LINE + 26), low, high)
     _legend(axes, (3 * GAP + 3 * CELL, LINE), tall, classes)
     slots = []
-    for m, each in enumerate(seen):
+    for m, view in enumerate(views):
         top = head + m * block
-        axes.text(GAP, top + LINE - 6, each.name, size="x-large")
+        axes.text(GAP, top + LINE - 6, view.name, size="x-large")
         axes.text(GAP, top + LINE + cell[1] + 4, "mask", size="large", va="top")
-        paste(axes, over_tile(tissue, *mask_colours(each.mask, classes)), (GAP, top + LINE), cell)
-        for u, heatmap in enumerate(each.heatmaps):
+        paste(axes, over_tile(tissue, *mask_colours(view.mask, classes)), (GAP, top + LINE), cell)
+        for u, heatmap in enumerate(view.heatmaps):
             x = GAP + (1 + u % ACROSS) * (CELL + GAP)
             y = top + LINE + u // ACROSS * (cell[1] + LINE)
             paste(axes, _coloured(heatmap, low, high), (x, y), cell)
@@ -140,9 +140,9 @@ def heatmap_grid(
     return HeatmapGrid(figure, tuple(slots))
 
 
-def scale_of(seen: Sequence[ModelView]) -> tuple[float, float]:
-    """Smallest and largest cosine of all heatmaps; NaN where nothing was computed."""
-    values = np.concatenate([each.heatmaps[np.isfinite(each.heatmaps)] for each in seen])
+def scale_of(views: Sequence[ModelView]) -> tuple[float, float]:
+    """Return the smallest and largest cosine of all heatmaps, or NaN if nothing was computed."""
+    values = np.concatenate([view.heatmaps[np.isfinite(view.heatmaps)] for view in views])
     return (float(values.min()), float(values.max())) if len(values) else (float("nan"), float("nan"))
 
 
@@ -153,13 +153,13 @@ def _coloured(heatmap: NDArray[np.float32], low: float, high: float) -> NDArray[
 
 
 def _fitted(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
-    """Width and height of an image (H, W) that fits a square."""
+    """Return the width and height of an image (H, W) scaled to fit a square."""
     share = edge / max(shape)
     return max(round(shape[1] * share), 1), max(round(shape[0] * share), 1)
 
 
 def _scale_bar(axes: Axes, at: tuple[int, int], size: tuple[int, int], width_um: float) -> float:
-    """Draw a bar in the lower left corner, and return its length in mm: round, at most half the width."""
+    """Draw a scale bar in the lower left corner and return its length in mm, at most half the width."""
     length = max((mm for mm in BARS_MM if 1000 * mm <= width_um / 2), default=BARS_MM[0])
     x, y = at[0] + 6, at[1] + size[1] - 8
     for colour, width in (("white", 5), ("black", 3)):
@@ -187,7 +187,7 @@ def _colour_bar(axes: Axes, at: tuple[int, int], low: float, high: float) -> Non
     """Show the scale of the heatmaps."""
     (left, top), (width, height) = at, BAR
     if not np.isfinite(low):
-        axes.text(left, top, "nothing was computed here: no tissue", size="large", va="top")
+        axes.text(left, top, "not computed: no tissue", size="large", va="top")
         return
     axes.text(left, top - 8, "cosine to the prototype, one scale for all", size="large")
     paste(axes, heat_colours(np.linspace(0, 1, width)[None]), at, BAR)

@@ -1,4 +1,4 @@
-"""A window with every prototype of a class, of both models, on one colour scale."""
+"""Window with every prototype of a class, of both models, on one colour scale."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ PICTURES = "Pictures (*.png *.svg *.pdf)"
 
 
 class _Picture(QLabel):
-    """A picture that says where it was pressed."""
+    """Label that emits where it was pressed."""
 
     pressed = Signal(int, int)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        place = event.position().toPoint()
-        self.pressed.emit(place.x(), place.y())
+        point = event.position().toPoint()
+        self.pressed.emit(point.x(), point.y())
 
 
 class AllHeatmaps(QDialog):
-    """Choose a class; a click on a heatmap shows it in the viewer.
+    """Window with all heatmaps of a chosen class; a click on one shows it in the viewer.
 
     Signals:
         picked: a heatmap was clicked: class and prototype, from 0.
 
     Args:
-        parent: The window that it belongs to.
-        predictions: (name of the model, prediction) of one place.
-        image: (H, W, 3) of that place.
-        reporting: Shows errors that are raised inside.
+        parent: The parent window.
+        predictions: (name of the model, prediction) of one area.
+        image: Image (H, W, 3) of that area.
+        reporting: Context that shows errors raised inside.
     """
 
     picked = Signal(int, int)
@@ -71,12 +71,12 @@ class AllHeatmaps(QDialog):
         area.setWidget(self.picture)
         area.setWidgetResizable(True)
         area.setStyleSheet("background: white;")
-        save = buttons(("Save…", "This picture as PNG, SVG or PDF", self._on_save))
+        save = buttons(("Save…", "Save this figure as PNG, SVG or PDF", self._on_save))
         layout = QVBoxLayout(self)
         top = in_row([self.tissue, save])
         top.layout().setStretch(0, 1)
-        for part in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. " + NOTICE)):
-            layout.addWidget(part)
+        for widget in (top, area, note("Click a heatmap to see it on the slide. Grey: not computed. " + NOTICE)):
+            layout.addWidget(widget)
         self.tissue.currentIndexChanged.connect(self._draw)
         self.picture.pressed.connect(self._on_pressed)
         self._draw()
@@ -84,23 +84,23 @@ class AllHeatmaps(QDialog):
         wide, high = shown.width() + RIM, shown.height() + FRAME
         self.resize(min(wide, space.width() - RIM), min(high, HIGHEST, space.height() - RIM))
 
-    def _made(self) -> HeatmapGrid:
+    def _make_grid(self) -> HeatmapGrid:
         from napari_lpd.gui.explore.heatmap_grid import heatmap_grid, seen_by
 
         index = self.tissue.currentIndex()
-        seen = [seen_by(name, prediction, index) for name, prediction in self._predictions]
+        views = [seen_by(name, prediction, index) for name, prediction in self._predictions]
         first = self._predictions[0][1]
         _, x0, _, x1 = first.scope_box()
-        return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, seen, index, first.card.classes)
+        return heatmap_grid(self._image, (x1 - x0) * first.card.mpp, views, index, first.card.classes)
 
     def _draw(self) -> None:
-        self.grid = self._made()
+        self.grid = self._make_grid()
         self.picture.setPixmap(pixmap_of(self.grid.figure, SCREEN_DPI))
 
     def _on_pressed(self, x: int, y: int) -> None:
-        slot = self.grid.at(x, y)
-        if slot:
-            self.picked.emit(self.tissue.currentIndex(), slot.prototype)
+        cell = self.grid.at(x, y)
+        if cell:
+            self.picked.emit(self.tissue.currentIndex(), cell.prototype)
 
     def _on_save(self) -> None:
         from napari_lpd.comparison.report.figures import write_figure
@@ -112,14 +112,14 @@ class AllHeatmaps(QDialog):
 
 
 def chosen_picture(parent: QWidget, name: str) -> Path | None:
-    """Ask where a figure goes; a name without an ending gets ``.png``."""
+    """Ask for a figure's path; add ``.png`` to a name without a suffix."""
     chosen, _ = QFileDialog.getSaveFileName(parent, name, f"{name}.png", PICTURES)
     path = Path(chosen)
     return (path if path.suffix else path.with_suffix(".png")) if chosen else None
 
 
 def pixmap_of(figure: Figure, dpi: float) -> QPixmap:
-    """Draw a figure for Qt."""
+    """Render a figure as a Qt pixmap."""
     from napari_lpd.comparison.report.figures import encoded
 
     pixmap = QPixmap()

@@ -1,4 +1,4 @@
-"""Choose two models to compare; one click trains the second, the counterpart of the first."""
+"""Choice of two models to compare, and training of the counterpart of the first."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from napari_lpd.models.card import Card
 
 CLOSING = (
-    "The counterpart is being trained. Close all the same? What was learned is kept; the same button goes on there."
+    "The counterpart is being trained. Close anyway? What was learned is kept; the same button resumes the training."
 )
 TOOLTIP = (
-    "On the same data, seed and settings as the first model: clustered prototypes (PBIP) after learned ones, or the"
-    " other way round"
+    "Train on the data, seed and settings of the first model: clustered prototypes (PBIP) if its own are learned, else"
+    " learned ones"
 )
 
 
 class ModelPair(QWidget):
-    """Two choosers of models, and the training of a counterpart."""
+    """Panel to choose two models and to train a counterpart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,38 +41,38 @@ class ModelPair(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         open_button = buttons(
-            ("Open models…", "Model files: one becomes the second model, two become both", self._on_open)
+            ("Open models…", "Open model files: one is used as the second model, two as both", self._on_open)
         )
-        for part in (*self.boxes, open_button, self.job):
-            layout.addWidget(part)
+        for widget in (*self.boxes, open_button, self.job):
+            layout.addWidget(widget)
         self.job.asked.connect(self._on_counterpart)
         self.job.runner.succeeded.connect(self._on_trained)
         recent_models.changed.connect(self._fill)
         self._fill()
 
     def paths(self) -> list[Path]:
-        """The two models' files.
+        """Return the files of the two models.
 
         Raises:
-            ModelError: they are not two, or a comparison would say nothing of them.
+            ModelError: there are not two models, or they cannot be compared.
         """
         paths = [Path(box.currentData()) for box in self.boxes if box.currentData()]
         if len(set(paths)) < 2:
             raise ModelError(
-                "two different models are compared: choose another one, or train the counterpart of the first"
+                "a comparison needs two different models: choose another one, or train the counterpart of the first"
             )
         check_comparable([(_called(path), read_card(path)) for path in paths])
         return paths
 
     def card(self) -> Card:
-        """The card of the first model."""
+        """Read the card of the first model."""
         return read_card(Path(self.boxes[0].currentData()))
 
     def choose(self, *paths: Path) -> None:
-        """Choose models and remember them.
+        """Choose models and add them to the recent models.
 
         Raises:
-            ModelError: a file is missing or no model.
+            ModelError: a file is missing or not a model.
         """
         for path in reversed(paths):
             read_card(path)
@@ -104,7 +104,7 @@ class ModelPair(QWidget):
             counterpart = trained_counterpart(run)
             if counterpart is not None:
                 self.choose(counterpart)
-                self.job.say(f"It was trained already, and is chosen: {counterpart}")
+                self.job.say(f"The counterpart is already trained and is now chosen: {counterpart}")
                 return
             arguments = counterpart_arguments(run)
             if not self._guarded:
@@ -115,7 +115,7 @@ class ModelPair(QWidget):
     def _on_trained(self, result: dict[str, Any]) -> None:
         with self.job.reporting():
             self.choose(Path(result["model"]))
-            self.job.say("The counterpart is trained, and chosen as second model.")
+            self.job.say("The counterpart is trained and chosen as the second model.")
 
 
 def _called(path: Path) -> str:

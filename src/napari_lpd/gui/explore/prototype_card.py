@@ -1,4 +1,4 @@
-"""One prototype of a comparison: its figures in words, its nearest places, and the way there in the viewer."""
+"""Card of one prototype of a comparison: metrics and nearest locations, which the viewer can move to."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 PATCH = 52  # pixels
 ZOOM = 2.0  # pixels of the screen per µm
 TILE = "tile"  # part of the layer that shows a training tile
-NOWHERE = "no place of it in what was compared; take images, or a slide, where both models find it"
-OF_TRAINING, OF_COMPARED = "nearest training patches", "nearest places in what was compared"
+NOWHERE = "no location of this class in the compared tiles; choose images or a slide where both models find it"
+OF_TRAINING, OF_COMPARED = "nearest training patches", "nearest locations in the compared tiles"
 
 
 class CardView(QWidget):
-    """Choose a bank, a class and a prototype; see its card; click a patch.
+    """Panel with the card of a chosen bank, class and prototype, and its patches.
 
     Signals:
         asked: a patch was clicked.
@@ -48,14 +48,14 @@ class CardView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         QVBoxLayout(self.patches).setContentsMargins(0, 0, 0, 0)
-        for part in (in_row([self.bank, self.tissue]), self.prototype, self.text, self.where, self.patches):
-            layout.addWidget(part)
+        for widget in (in_row([self.bank, self.tissue]), self.prototype, self.text, self.where, self.patches):
+            layout.addWidget(widget)
         for box in (self.bank, self.tissue, self.where):
             box.currentIndexChanged.connect(self._show)
         self.prototype.valueChanged.connect(self._show)
 
     def set_comparison(self, comparison: Comparison) -> None:
-        """Show the cards of a comparison; the choice of the last one is given up."""
+        """Show the cards of a comparison and reset the choice."""
         self.comparison = comparison
         for box, names in (
             (self.bank, [bank.name for bank in comparison.banks]),
@@ -66,19 +66,19 @@ class CardView(QWidget):
             box.addItems(names)
             box.blockSignals(False)
         self.prototype.setRange(0, comparison.k - 1)
-        cards = [card for bank in comparison.banks for own in bank.cards for card in own]
+        cards = [card for bank in comparison.banks for class_cards in bank.cards for card in class_cards]
         self.where.setVisible(any(card.places for card in cards))
         self.where.setCurrentText(OF_TRAINING)
         self._show()
 
     def chosen(self) -> PrototypeCard | None:
-        """The card that is shown."""
+        """Return the card that is shown."""
         if self.comparison is None or self.bank.currentIndex() < 0 or self.tissue.currentIndex() < 0:
             return None
         return self.comparison.banks[self.bank.currentIndex()].cards[self.tissue.currentIndex()][self.prototype.value()]
 
     def shown_patches(self) -> tuple[Patch, ...]:
-        """The patches that are shown, the nearest first."""
+        """Return the patches that are shown, the nearest first."""
         card = self.chosen()
         if card is None:
             return ()
@@ -87,8 +87,8 @@ class CardView(QWidget):
     def _show(self) -> None:
         card = self.chosen()
         title = f"Prototype {self.prototype.value() + 1} of {self.prototype.maximum() + 1}"
-        said = NOWHERE if card is None or np.isnan(card.usage) else card_text(card)
-        self.text.setText(f"{title}: {said}")
+        text = NOWHERE if card is None or np.isnan(card.usage) else card_text(card)
+        self.text.setText(f"{title}: {text}")
         outer = self.patches.layout()
         while outer.count():
             old = outer.takeAt(0).widget()
@@ -105,13 +105,13 @@ class CardView(QWidget):
         pixels = QImage(image.data, width, height, 3 * width, QImage.Format.Format_RGB888)
         button.setIcon(QIcon(QPixmap.fromImage(pixels.copy())))
         button.setIconSize(QSize(PATCH, PATCH))
-        button.setToolTip(f"{patch.tile}, cosine {patch.cosine:.2f}: click to go there")
+        button.setToolTip(f"{patch.tile}, cosine {patch.cosine:.2f}: click to move there")
         button.clicked.connect(lambda: self.asked.emit(patch))
         return button
 
 
 def card_text(card: PrototypeCard) -> str:
-    """A prototype's card in words."""
+    """Format a prototype's card as text."""
     flags = "".join(f" <b>{name}</b>" for name, on in (("dead", card.dead), ("redundant", card.redundant)) if on)
     parts = {
         "reaches": card.own,
@@ -127,12 +127,12 @@ def card_text(card: PrototypeCard) -> str:
 
 
 def jump(viewer: napari.Viewer, patch: Patch, mpp: float) -> None:
-    """Move the viewer to a patch: on its slide, or, where its tile is a file, to the tile, which is opened for it.
+    """Move the viewer to a patch: on its slide, or in its tile, which is opened if it is a file.
 
     Args:
         viewer: The viewer.
-        patch: Where to.
-        mpp: µm per pixel of its place.
+        patch: The patch.
+        mpp: µm per pixel of the patch.
 
     Raises:
         DataError: the slide is not open, or the tile cannot be read.
@@ -142,7 +142,7 @@ def jump(viewer: napari.Viewer, patch: Patch, mpp: float) -> None:
     else:
         layer = next((layer for layer in slide_layers(viewer) if layer.name == patch.slide), None)
         if layer is None:
-            raise DataError(f"{patch.tile}: {patch.slide} is not open; open it to go there")
+            raise DataError(f"{patch.tile}: {patch.slide} is not open; open it to move there")
         start = corner(layer)
     y, x = start + np.array(patch.place) * mpp
     viewer.scene.camera.center = (0, float(y), float(x))
@@ -150,7 +150,7 @@ def jump(viewer: napari.Viewer, patch: Patch, mpp: float) -> None:
 
 
 def _show_tile(viewer: napari.Viewer, patch: Patch, mpp: float) -> NDArray[np.float64]:
-    """Show a tile's file, in place of the last one, left of all else; returns where its corner lies."""
+    """Show a tile's file left of all layers, replacing the last tile, and return the position of its corner."""
     assert patch.file is not None
     image = read_image(patch.file)
     for old in [layer for layer in viewer.layers if layer.metadata.get(KEY, {}).get("part") == TILE]:

@@ -1,4 +1,4 @@
-"""Both models on the same view or region: masks side by side, heatmaps on a slider and all at once."""
+"""Panel to show two models on one view or region: masks and heatmaps side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.prediction_run import PredictionRun
 from napari_lpd.gui.explore.grid_view import SideBySide
 from napari_lpd.gui.explore.heatmap_window import AllHeatmaps
-from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, chosen_scope
 from napari_lpd.gui.layers.slides import slide_of
 
@@ -29,21 +28,22 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Image
 
+    from napari_lpd.gui.explore.model_pair import ModelPair
     from napari_lpd.results.prediction import Prediction, PredictionCard
 
 
 class BothModels(QWidget):
-    """Predict a place with two models and show them next to each other.
+    """Panel to predict one area with two models and show the results side by side.
 
     Signals:
-        changed: they stand side by side now, or no longer.
-        asked_for_all: the button for every prototype was pressed; the owner answers with `show_all`.
-        picked: a heatmap among all of them was clicked: class and prototype, from 0.
+        changed: the side-by-side view was opened or closed.
+        asked_for_all: the button for every prototype was pressed; the owner calls `show_all`.
+        picked: a heatmap in the window of all was clicked: class and prototype, from 0.
 
     Args:
         viewer: The viewer.
-        slide_layer: Gives the slide's layer; raises LpdError where there is none.
-        pair: Gives the models.
+        slide_layer: Returns the slide's layer; raises LpdError if there is none.
+        pair: The panel with the two models.
     """
 
     changed = Signal()
@@ -53,7 +53,7 @@ class BothModels(QWidget):
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image], pair: ModelPair) -> None:
         super().__init__()
         self._viewer, self._slide_layer, self._pair = viewer, slide_layer, pair
-        self._folder = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # goes when the widget or Python ends
+        self._folder = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # deleted with the widget or when Python exits
         self._target: Image | None = None
         self.predictions: list[tuple[str, Prediction]] = []
         self.side = SideBySide(viewer)
@@ -61,18 +61,18 @@ class BothModels(QWidget):
         self.job = JobBar("Show both side by side")
         self.window_of_all: AllHeatmaps | None = None
         self._after = buttons(
-            ("Every prototype…", "All heatmaps of a class, of both models, in a window", self.asked_for_all.emit),
-            ("Back to one view", "Take both away; the viewer is as it was", self.side.close),
+            ("Every prototype…", "Show all heatmaps of a class, of both models, in a window", self.asked_for_all.emit),
+            ("Back to one view", "Close the side-by-side view and restore the viewer", self.side.close),
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.scope, self.job, self._after):
-            layout.addWidget(part)
+        for widget in (self.scope, self.job, self._after):
+            layout.addWidget(widget)
         self._after.setVisible(False)
         self.job.asked.connect(self._on_show)
         self.job.runner.succeeded.connect(self._on_predicted)
         self.side.on_change = self._on_side
-        self.destroyed.connect(partial(_leave, self.side))
+        self.destroyed.connect(partial(_restore, self.side))
 
     def _on_show(self) -> None:
         with self.job.reporting():
@@ -92,13 +92,13 @@ class BothModels(QWidget):
         with self.job.reporting():
             if self._target not in self._viewer.layers:
                 raise DataError(
-                    f"{predictions[0][1].card.slide} was closed meanwhile: open it and press the button again"
+                    f"{predictions[0][1].card.slide} was closed in the meantime: open it and press the button again"
                 )
             self.predictions = predictions
             self.side.show(predictions, self._target)
             left, right = (name for name, _ in predictions)
             self.job.say(
-                f"Left {left}, right {right}. Choose a class above for its heatmaps; moved on, show them again."
+                f"Left {left}, right {right}. Choose a class above for its heatmaps; press again after moving."
             )
 
     def _on_side(self) -> None:
@@ -110,12 +110,12 @@ class BothModels(QWidget):
         self.changed.emit()
 
     def show_all(self, index: int) -> None:
-        """Open the window with every prototype of a class, from 0."""
+        """Open the window with every prototype of class `index`, from 0."""
         from napari_lpd.gui.explore.heatmap_grid import tissue_of
 
         with self.job.reporting():
             if self._target is None or not self.predictions:
-                raise DataError("nothing stands side by side yet: press Show both side by side first")
+                raise DataError("no models are side by side: press Show both side by side first")
             with slide_of(self._target) as slide:
                 image = tissue_of(slide, self.predictions[0][1])
             self.window_of_all = AllHeatmaps(self, self.predictions, image, self.job.reporting)
@@ -125,23 +125,23 @@ class BothModels(QWidget):
 
 
 def both_job(runs: Sequence[tuple[str, PredictionRun]]) -> Job[list[tuple[str, Prediction]]]:
-    """Predict with one model after the other, (name, run) each; returns (name, prediction)."""
-    found = []
+    """Predict with one model after the other, (name, run) each; return (name, prediction) of each."""
+    predictions = []
     for name, run in runs:
         job = run.job()
         try:
             while True:
                 progress = next(job)
-                said = f"{name}: {progress.message}" if progress.message else name
-                yield Progress(progress.done, progress.total, said, progress.metrics)
+                message = f"{name}: {progress.message}" if progress.message else name
+                yield Progress(progress.done, progress.total, message, progress.metrics)
         except StopIteration as finished:
-            found.append((name, finished.value))
+            predictions.append((name, finished.value))
         finally:
             job.close()
-    return found
+    return predictions
 
 
-def _leave(side: SideBySide) -> None:
-    """The widget is gone: put the viewer back without telling it."""
+def _restore(side: SideBySide) -> None:
+    """Restore the viewer without notifying the widget, which is deleted."""
     side.on_change = lambda: None
     side.close()

@@ -1,4 +1,4 @@
-"""The Explore widget: where each prototype of a class responds on the slide, and which model's cover more."""
+"""The Explore widget: heatmaps of the prototypes on the slide, and comparison of two models."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
 ABOUT = (
-    "Each class is described by several prototypes, which the model has learned. A heatmap shows the cosine between "
-    "one prototype and the tissue: bright is similar."
+    "Each class has several prototypes, which the model has learned. A heatmap shows the cosine between one prototype "
+    "and the tissue: bright is similar."
 )
 FAIR = (
-    "Both models are looked at in the same places: the masks' truth, or where both agree. Controls: random directions, "
-    "and, with training tiles, clusters. " + NOTICE
+    "Both models are compared at the same locations: by ground-truth masks, or where both agree. Controls: random "
+    "directions and, with training tiles, clusters. " + NOTICE
 )
-NONE = "none: the mask alone"
+NONE = "Mask (no heatmap)"
 
 
 class _Controls(NamedTuple):
-    """What the controls of the prototypes say."""
+    """State of the controls for prototypes."""
 
     tissue: str
     prototype: int
@@ -41,7 +41,7 @@ class _Controls(NamedTuple):
 
 
 class ExploreWidget(QWidget):
-    """Choose a class, slide through its prototypes. Until a class is chosen, no layer is touched."""
+    """Widget to browse the prototypes of a class; layers are unchanged until a class is chosen."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
@@ -80,8 +80,8 @@ class ExploreWidget(QWidget):
         column = self.column = Column()
         column.add(self._controls, self.missing, note(ABOUT), title="Prototypes")
         column.add(self.slides, self.pair, title="Two models")
-        column.add(self.both, title="On the same place")
-        column.add(self.compare, note(FAIR), title="What the numbers say")
+        column.add(self.both, title="Side by side")
+        column.add(self.compare, note(FAIR), title="Statistics")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
@@ -108,7 +108,7 @@ class ExploreWidget(QWidget):
         return [layer for layer in self._viewer.layers if kind(layer) == "heatmap"]
 
     def _chosen(self) -> list[Image]:
-        """What the controls act on: the class's layer, or both models' where these stand side by side."""
+        """Return the heatmaps that the controls act on: the layer of the class, or both models' side by side."""
         index = self.tissue.currentIndex() - 1
         if index < 0:
             return []
@@ -117,9 +117,9 @@ class ExploreWidget(QWidget):
     def _names(self) -> list[str]:
         if self.both.side.is_open:
             return self.both.side.classes()
-        found = [layer.metadata[KEY] for layer in self._heatmaps()]
-        several = len({about["slide"] for about in found}) > 1
-        return [f"{about['class']} ({about['slide']})" if several else about["class"] for about in found]
+        metadata = [layer.metadata[KEY] for layer in self._heatmaps()]
+        several = len({m["slide"] for m in metadata}) > 1
+        return [f"{m['class']} ({m['slide']})" if several else m["class"] for m in metadata]
 
     def _axis(self) -> int:
         return int(self._viewer.dims.ndim) - 3
@@ -131,7 +131,7 @@ class ExploreWidget(QWidget):
                 self._on_tissue()
 
     def _on_both(self) -> None:
-        """The controls go over to both models, or back to what they showed before, whose layers are untouched."""
+        """Switch the controls to both models, or back to their previous state and layers."""
         if self.both.side.is_open:
             self._alone = _Controls(self.tissue.currentText(), self.slider.value(), self.slider.maximum())
             self._list_classes(NONE)
@@ -172,11 +172,11 @@ class ExploreWidget(QWidget):
             self.slider.setValue(int(self._viewer.dims.current_step[self._axis()]))
 
     def _name_prototype(self) -> None:
-        shown = f"Prototype {self.slider.value() + 1} of {self.slider.maximum() + 1}"
-        self.which.setText(shown if self._chosen() else "Prototype")
+        text = f"Prototype {self.slider.value() + 1} of {self.slider.maximum() + 1}"
+        self.which.setText(text if self._chosen() else "Prototype")
 
     def _on_look(self) -> None:
-        """Show the chosen class's heatmaps alone, as the controls say."""
+        """Show only the heatmaps of the chosen class, with the opacity and colours of the controls."""
         chosen, side = self._chosen(), self.both.side
         labels = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
         for layer in side.heatmaps() if side.is_open else self._heatmaps():
