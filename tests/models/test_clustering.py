@@ -11,7 +11,15 @@ from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.region_tiles import tiles_from_regions
-from napari_lpd.models.clustering import clustered_bank, is_mostly_white, prototypes_of, spherical_kmeans, unit_rows
+from napari_lpd.models.clustering import (
+    Clusters,
+    clustered_bank,
+    is_mostly_white,
+    prototypes_of,
+    refine_centres,
+    spherical_kmeans,
+    unit_rows,
+)
 from napari_lpd.models.encoder import build_region_encoder
 
 CPU = torch.device("cpu")
@@ -90,3 +98,27 @@ def test_the_best_of_ten_starts_is_kept(seed):
     clusters = spherical_kmeans(np.stack([np.cos(angles), np.sin(angles)], 1), 3, seed)
     assert np.bincount(clusters.labels).tolist() == [3, 3, 3]
     assert clusters.similarity.sum() == pytest.approx(3 + 6 * np.cos(2 * np.pi / 9))
+
+
+def test_a_centre_without_members_stays_where_it_is():
+    vectors = np.array([[1.0, 0.0], [0.6, 0.8]])
+    clusters = refine_centres(vectors, np.array([[1.0, 0.0], [-1.0, 0.0]]))
+    assert clusters.centres == pytest.approx(np.array([[2.0, 1.0] / np.sqrt(5), [-1.0, 0.0]]))
+    assert clusters.labels.tolist() == [0, 0]
+    assert clusters.similarity == pytest.approx(np.full(2, 2 / np.sqrt(5)))
+
+
+@pytest.mark.parametrize(
+    ("white", "limit", "expected"), [(2, 0.5, False), (3, 0.5, True), (2, 0.4, True), (0, 0.0, False)]
+)
+def test_white_is_a_share_of_pixels_above_220_in_every_channel(white, limit, expected):
+    image = torch.full((3, 2, 2), 221, dtype=torch.uint8)
+    image[1].view(-1)[white:] = 220
+    assert is_mostly_white(image, limit) == expected
+
+
+def test_a_prototype_of_some_members_is_that_of_the_nearest_of_its_own_cluster():
+    vectors = np.array([[1.0, 0.0], [0.8, 0.6], [0.96, 0.28], [0.0, -2.0]])
+    clusters = Clusters(np.array([[1.0, 0.0], [0.0, -1.0]]), np.array([0, 0, 0, 1]), np.array([1.0, 0.8, 0.96, 1.0]))
+    middle = np.array([1.96, 0.28]) / np.hypot(1.96, 0.28)
+    assert prototypes_of(vectors, clusters, 2) == pytest.approx(np.array([middle, [0.0, -1.0]]))

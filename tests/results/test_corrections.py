@@ -181,3 +181,11 @@ def test_half_written_labels_and_corrections_are_one_line(prediction):
     shutil.rmtree(prediction.folder / "labels" / "corrections" / "1")
     with pytest.raises(ExportError, match="half-written corrections"):
         Corrections(prediction).read_crop(1024, 0, (50, 50))
+
+
+def test_they_lie_where_the_models_labels_lie_at_every_level(prediction):
+    corrected(prediction)
+    labels = zarr.open_group(prediction.folder / "labels", mode="r")
+    ours, models = (labels[name].attrs["ome"]["multiscales"][0] for name in ("corrections", "tissues"))
+    assert ours["datasets"] == models["datasets"]
+    assert labels["corrections/0"].chunks == labels["tissues/0"].chunks
