@@ -1,6 +1,5 @@
 """Errors that a user can fix: one line that names the object, the value and what was expected."""
 
-
 NOTICE = "Research use only; not for diagnosis."  # stands in every result, report and window
 
 
