@@ -23,6 +23,7 @@ from napari_lpd.gui.common import prediction_run
 from napari_lpd.gui.common.job import _running
 from napari_lpd.gui.common.layout import WIDTH, Column
 from napari_lpd.gui.common.recent_models import recent_models
+from napari_lpd.gui.contributions import skin
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import KINDS, our_layers, show_prediction
@@ -289,7 +290,7 @@ def test_what_a_run_sets_aside_comes_back_though_its_widget_is_closed_meanwhile(
 
 
 def test_a_samples_results_do_not_go_into_the_package(use_widget, viewer):
-    [(data, options, _)] = samples.skin()
+    [(data, options, _)] = skin()
     viewer.add_image(data, **options)
     widget = use_widget(PredictWidget)
     widget.scope.setCurrentText(WHOLE)
