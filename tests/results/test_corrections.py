@@ -189,3 +189,13 @@ def test_they_lie_where_the_models_labels_lie_at_every_level(prediction):
     ours, models = (labels[name].attrs["ome"]["multiscales"][0] for name in ("corrections", "tissues"))
     assert ours["datasets"] == models["datasets"]
     assert labels["corrections/0"].chunks == labels["tissues/0"].chunks
+
+
+def test_the_extent_is_around_what_is_predicted_and_what_is_corrected(classes, tmp_path):
+    scope = ("POLYGON ((300 600, 300 650, 400 650, 400 600, 300 600))",)  # µm of 0.5: x 600 to 800, y 1200 to 1300
+    part = predicted(tmp_path / "a.zarr", np.ones((2000, 1800), np.uint8), classes, scope=scope)
+    store = Corrections(part)
+    assert store.extent() == (1200, 600, 1300, 800)
+    store.apply_crop(100, 1700, np.full((5, 5), 2, np.uint8))  # in the block of y 0 to 512, x 1536 to the rim
+    assert store.bounds() == (0, 1536, 512, 1800)
+    assert store.extent() == (0, 600, 1300, 1800)
