@@ -176,7 +176,7 @@ class Corrections:
         names = labels.attrs["ome"]["labels"]  # type: ignore[index,call-overload]
         labels.attrs["ome"] = {"version": OME_VERSION, "labels": [*(n for n in names if n != NAME), NAME]}  # type: ignore[union-attr]
 
-    def crops(self) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
+    def corrected_blocks(self) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
         """Yield origin (y, x) and stored values of every block with corrections."""
         edge, (h, w) = self.prediction.card.block, self.prediction.card.shape
         for row, column in sorted(self.blocks()):
@@ -233,7 +233,7 @@ class Corrections:
             )
         codes = self._codes(theirs)
         ratio = card.mpp / older.card.mpp
-        for (y, x), values in theirs.crops():
+        for (y, x), values in theirs.corrected_blocks():
             rows, columns = (
                 _sampled(first, n, ratio, limit)
                 for first, n, limit in zip((y, x), values.shape, card.shape, strict=True)
@@ -251,7 +251,7 @@ class Corrections:
     def _codes(self, theirs: Corrections) -> NDArray[np.uint8]:
         """Map the values stored in `theirs` to values of this prediction: (256,)."""
         used = np.zeros(256, bool)
-        for _, values in theirs.crops():
+        for _, values in theirs.corrected_blocks():
             used |= np.bincount(values.ravel(), minlength=256) > 0
         names = [tissue.name for tissue in self.prediction.card.classes]
         codes = np.zeros(256, np.uint8)
