@@ -18,7 +18,7 @@ CHANGED = 0.2  # least share of the canvas that the heatmap changes
 
 
 def canvas(path: Path) -> np.ndarray:
-    """The middle of a picture of the window, where the slide is: (H, W, 3) uint8 RGB."""
+    """Cut out the middle of a picture of the window, where the slide is: (H, W, 3) uint8 RGB."""
     if not path.is_file():
         raise SystemExit(f"{path}: there is no such picture")
     pixels = np.asarray(Image.open(path).convert("RGB"))
@@ -30,7 +30,7 @@ def canvas(path: Path) -> np.ndarray:
 
 
 def masked_share(pixels: np.ndarray) -> float:
-    """Share of the coloured pixels whose hue is none of the stain's."""
+    """Compute the share of the coloured pixels whose hue is none of the stain's."""
     hue, saturation, value = (np.asarray(band) for band in Image.fromarray(pixels).convert("HSV").split())
     coloured = (saturation > 64) & (value > 64)
     return float(np.mean(~np.isin(hue[coloured], STAINED))) if coloured.any() else 0.0

@@ -168,7 +168,7 @@ def test_a_lack_of_memory_while_maps_are_blended_says_how_to_go_on(tiny_slide, t
 
     monkeypatch.setattr(Stitcher, "add", add_or_fail)
     job = predict_slide(tiny_slide, tiny_model, SMALL, tmp_path / "a.zarr")
-    with pytest.raises(ModelError, match=r"not enough memory; what is done is kept: continue with batch=1, or device=cpu"):
+    with pytest.raises(ModelError, match="what is done is kept: continue with batch=1, or device=cpu"):
         run(job)
     assert run(predict_slide(tiny_slide, tiny_model, SMALL, tmp_path / "a.zarr")).finished
 
