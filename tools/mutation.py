@@ -55,7 +55,7 @@ class Mutant(NamedTuple):
 
 
 def skipped(tree: ast.Module, functions: list[str]) -> list[tuple[Position, Position]]:
-    """Spans (first, end), each (line, column), that are not changed: annotations, imports, other functions."""
+    """List the spans (first, end), each (line, column), not to be changed: annotations, imports, other functions."""
     nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         nodes += [part for name in ("annotation", "returns") if (part := getattr(node, name, None))]
@@ -68,11 +68,17 @@ def skipped(tree: ast.Module, functions: list[str]) -> list[tuple[Position, Posi
         named = [("", node) for node in tree.body if node not in classes]
         named += [(f"{outer.name}.", node) for outer in classes for node in outer.body]
         nodes += [node for prefix, node in named if prefix + getattr(node, "name", "") not in functions]
-    return [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in nodes]  # type: ignore[attr-defined]
+    return [span(node) for node in nodes]
+
+
+def span(node: Any) -> tuple[Position, Position]:
+    """Return where a node begins, its decorators included, and where it ends."""
+    first = min((each.lineno, 0) for each in node.decorator_list) if getattr(node, "decorator_list", None) else None
+    return first or (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
 def places_of(entry: dict[str, Any], source: str) -> dict[Position, list[Mutant]]:
-    """What can be changed in a module, by place."""
+    """List what can be changed in a module, by place."""
     spans = skipped(ast.parse(source), entry.get("functions", []))
     parsed, found = get_ast(source), defaultdict(list)
     for name in operator_names():
@@ -88,7 +94,7 @@ def places_of(entry: dict[str, Any], source: str) -> dict[Position, list[Mutant]
 
 
 def drawn(entries: list[dict[str, Any]], sources: dict[str, str], count: int, seed: int) -> list[Mutant]:
-    """A sample of `count` changes, as many of every module as there are, at places drawn at random."""
+    """Draw `count` changes at random places, as many of every module as there are."""
     generator, queues = random.Random(seed), []
     for entry in entries:
         places = places_of(entry, sources[entry["path"]])
@@ -110,7 +116,7 @@ def copied(folder: Path) -> Path:
 
 
 def notices(tests: list[str], tree: Path, limit_s: int, keep_bytecode: bool = False) -> bool:
-    """Whether the tests fail, or take more of a processor's time than the limit, in a fork of this process."""
+    """Tell whether the tests fail, or take more of a processor's time than the limit, in a fork of this process."""
     child = os.fork()
     if not child:
         os.setsid()
@@ -133,7 +139,7 @@ def notices(tests: list[str], tree: Path, limit_s: int, keep_bytecode: bool = Fa
 
 
 def tried(mutant: Mutant, tests: list[str], tree: Path, limit_s: int) -> tuple[bool, str]:
-    """Whether tests notice a change, and the change as a diff."""
+    """Tell whether tests notice a change, and show the change as a diff."""
     path = tree / "src" / "napari_lpd" / mutant.module
     source = path.read_text(encoding="utf-8")
     stat = path.stat()
@@ -148,7 +154,7 @@ def tried(mutant: Mutant, tests: list[str], tree: Path, limit_s: int) -> tuple[b
 
 
 def table(results: dict[Mutant, bool], names: list[str]) -> str:
-    """Changes, noticed and survived, per module and in all."""
+    """Count changes, noticed and survived, per module and in all."""
     rows = [("module", "changes", "noticed", "survived")]
     for name in [*names, "all"]:
         own = [noticed for mutant, noticed in results.items() if name in (mutant.module, "all")]

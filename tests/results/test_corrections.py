@@ -195,6 +195,8 @@ def test_the_extent_is_around_what_is_predicted_and_what_is_corrected(classes, t
     scope = ("POLYGON ((300 600, 300 650, 400 650, 400 600, 300 600))",)  # µm of 0.5: x 600 to 800, y 1200 to 1300
     part = predicted(tmp_path / "a.zarr", np.ones((2000, 1800), np.uint8), classes, scope=scope)
     store = Corrections(part)
+    level = store.levels[0]
+    assert (level.ndim, level.shape, level.size, level.dtype) == (2, (2000, 1800), 3_600_000, np.uint8)
     assert store.extent() == (1200, 600, 1300, 800)
     store.apply_crop(100, 1700, np.full((5, 5), 2, np.uint8))  # in the block of y 0 to 512, x 1536 to the rim
     assert store.bounds() == (0, 1536, 512, 1800)

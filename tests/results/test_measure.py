@@ -241,3 +241,12 @@ def test_the_command_writes_one_table_for_many_results(prediction, tmp_path, cap
     assert "belong to one slide" in capsys.readouterr().err
     assert main([*command[:2], *command[3:], "--overwrite", "--field", "here"]) == 2
     assert "--field here is not X,Y" in capsys.readouterr().err
+
+
+def test_a_field_lies_inside_of_a_slide_that_is_wider_than_high(tmp_path):
+    labels = np.ones((1500, 2500), np.uint8)
+    wide = predicted(tmp_path / "a.zarr", labels, CLASSES, mpp=2.0, slide_shape=(12000, 20000))
+    site = field_around(15500, 6000, (0.25, 0.25))
+    assert measured(wide, [site])[site.name, "TUM"].area_mm2 == pytest.approx(3.1, rel=1e-3)
+    with pytest.raises(DataError, match=r"a field of 3\.1 mm² there reaches outside a\.svs"):
+        measured(wide, [field_around(6000, 8500, (0.25, 0.25))])

@@ -111,5 +111,5 @@ def test_the_first_resolution_that_is_there_counts(candidates, expected):
 
 def test_a_resolution_that_a_user_gives_must_be_plausible():
     with pytest.raises(SlideError) as caught:
-        choose_resolution("a.svs", [((30.0, 30.0), "given by the user"), ((0.5, 0.5), "aperio metadata")])
+        choose_resolution("a.svs", [((30.0, 40.0), "given by the user"), ((0.5, 0.5), "aperio metadata")])
     assert str(caught.value) == "a.svs: mpp=30 is not plausible; wanted 0.05 to 20 µm per pixel"
