@@ -7,9 +7,9 @@ import pytest
 import shapely
 
 from napari_lpd import samples
-from napari_lpd.core.classes import TissueClass, read_classes
+from napari_lpd.core.classes import COLORS, TissueClass, read_classes
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.data.regions import Region, classes_in, read_regions, write_regions
+from napari_lpd.data.regions import Region, classes_in, outside, read_regions, write_regions
 
 
 def test_regions_come_back_as_written(tmp_path, classes):
@@ -138,3 +138,28 @@ def test_regions_are_written_whole_or_not_at_all(tmp_path, classes):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot be written"):
         write_regions(tmp_path / "file" / "r.geojson", [], classes)
+
+
+def test_regions_outside_of_a_slide_are_numbered_from_1():
+    square = np.array([[0, 0], [0, 10], [10, 10], [10, 0]], float)
+    places = [(0, 0), (0, 190), (0, 201), (95, 0), (101, 0), (150, 150), (-11, 0), (-9, 0)]
+    regions = [Region(square + place, ("dark",)) for place in places]
+    assert outside(regions, (100, 200)) == [3, 5, 6, 7]
+
+
+def test_regions_have_the_colour_of_their_first_tissue_or_grey(tmp_path, classes):
+    square = np.array([[0, 0], [0, 9], [9, 9], [9, 0]], float)
+    regions = [Region(square, tissues) for tissues in (("pink", "dark"), ("bone",), ())]
+    document = json.loads(write_regions(tmp_path / "r.geojson", regions, classes).read_text())
+    assert [feature["properties"]["classification"] for feature in document["features"]] == [
+        {"name": "pink + dark", "color": [255, 140, 26]},
+        {"name": "bone", "color": [128, 128, 128]},
+        {"name": "none", "color": [128, 128, 128]},
+    ]
+
+
+def test_tissues_without_a_colour_get_ours_in_turn(tmp_path):
+    square = np.array([[0, 0], [0, 9], [9, 9], [9, 0]], float)
+    names = [f"t{i}" for i in range(len(COLORS) + 2)]
+    path = write_regions(tmp_path / "r.geojson", [Region(square, tuple(names))], [])
+    assert [tissue.color for tissue in classes_in(path)] == [*COLORS, *COLORS[:2]]

@@ -130,6 +130,6 @@ def test_regions_are_cut_by_their_own_maps_in_each_form(form, foreground, backgr
     """Maps -4, 4 and 2, 1: as units 0, 1 and 1, 0.5, each cut at 0.6; raw, at 0.6 of the image's highest, 4."""
     maps = torch.tensor([[[[-4.0, 4.0]], [[2.0, 1.0]]]])
     regions = Regions(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.eye(2) > 0, torch.eye(2) < 1)
-    found = cut_regions(torch.full((1, 3, 1, 2), 8.0), maps, regions, 0.6, form)
+    found = cut_regions(torch.full((1, 3, 4, 2), 8.0), maps, regions, 0.6, form)
     for part, expected in zip(found, (foreground, background), strict=True):
         assert torch.allclose(part[:, :, 0], torch.tensor(expected)[:, None].expand(2, 3, 2), atol=1e-6)
