@@ -163,3 +163,10 @@ def test_tissues_without_a_colour_get_ours_in_turn(tmp_path):
     names = [f"t{i}" for i in range(len(COLORS) + 2)]
     path = write_regions(tmp_path / "r.geojson", [Region(square, tuple(names))], [])
     assert [tissue.color for tissue in classes_in(path)] == [*COLORS, *COLORS[:2]]
+
+
+def test_a_region_that_is_small_or_crosses_itself_comes_back_as_it_was_drawn(tmp_path, classes):
+    small = np.array([[0, 0], [0, 1], [1, 0]], float)
+    crossing = np.array([[0, 0], [10, 10], [0, 10], [10, 0]], float)
+    path = write_regions(tmp_path / "r.geojson", [Region(small, ("dark",)), Region(crossing, ("pink",))], classes)
+    assert [region.vertices.tolist() for region in read_regions(path)] == [small.tolist(), crossing.tolist()]
