@@ -1,81 +1,87 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
-import numpy as np
 import pytest
 
-from napari_lpd.models.crf.threads import Crew, Shift, compiled, take, take_next
+from napari_lpd.models.crf.threads import SlicePool
 
 
-def test_each_gives_the_results_in_the_order_of_the_items():
-    assert Crew(3).each(lambda a, b: a - b, range(50), range(0, 100, 2)) == [-i for i in range(50)]
-    assert Crew(3).each(abs, []) == []
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("count", "smallest"), [(1, 1), (3, 1), (40, 1), (40, 7), (40, 100)])
+def test_slices_cover_every_item_once_and_none_is_too_small(threads, count, smallest):
+    seen = []
+    with SlicePool(threads) as pool:
+        pool.map_slices(lambda *given: seen.append(given), count, "argument", smallest=smallest)
+    assert sorted(item for begin, end, _ in seen for item in range(begin, end)) == list(range(count))
+    assert all(end - begin >= min(smallest, count) and given == "argument" for begin, end, given in seen)
+    if threads == 1:
+        assert len(seen) == 1
+
+
+def test_two_threads_work_at_the_same_time():
+    meeting = threading.Barrier(2)
+    with SlicePool(2) as pool:
+        pool.map_slices(lambda begin, end: meeting.wait(60), 2)
 
 
 def test_an_error_of_any_thread_reaches_the_caller():
     meeting = threading.Barrier(2)
 
-    def fail(item: int) -> None:
-        meeting.wait()  # both threads have an item
+    def fail(begin: int, end: int) -> None:
+        meeting.wait(60)  # both threads have a slice
         if threading.current_thread() is not threading.main_thread():
-            raise ValueError(item)
+            raise ValueError(begin)
 
-    with pytest.raises(ValueError, match="[01]"):
-        Crew(2).each(fail, range(2))
-
-
-@compiled
-def log_stages(shift, log, early):
-    """Note in `log` what is taken of which stage, and in `early` whether that was before the last stage was done."""
-    for stage in range(len(log)):
-        item = take(shift, stage)
-        while item >= 0:
-            log[stage, item] += 1
-            if stage > 0 and log[stage - 1].min() == 0:
-                early[0] = 1
-            item = take_next(shift, stage)
+    with SlicePool(2) as pool, pytest.raises(ValueError, match="[01]"):
+        pool.map_slices(fail, 2)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("items", [1, 3, 40])
-def test_every_item_is_taken_once_and_stages_wait_for_each_other(threads, items):
-    log, early = np.zeros((2000, items), np.int64), np.zeros(1, np.int64)
-    Crew(threads).together(log_stages, [items] * len(log), log, early)
-    assert (log == 1).all()
-    assert early == 0
+def test_nobody_waits_for_a_thread_that_has_not_begun():
+    released, seen = threading.Event(), []
+    with SlicePool(2) as pool:
+        pool.submit(released.wait, 60)
+        pool.map_slices(lambda begin, end: seen.append(threading.current_thread()), 100)
+        assert not released.is_set()
+        released.set()
+    assert set(seen) == {threading.current_thread()}
 
 
-def shifts(counts: list[int], threads: int) -> list[Shift]:
-    """What so many threads are given."""
-    seen: list[Shift] = []
-    Crew(threads).together(lambda shift: seen.append(shift), counts)
-    return sorted(seen, key=lambda shift: shift.thread)
+# The GIL goes to whoever asks within 10 µs, so that a thread that counts gets hardly any where it is not released.
+COUNT_WHILE_IT_COMPUTES = """
+import sys, threading, time
+import numpy as np
+from napari_lpd.core.settings.prediction import CrfSettings
+from napari_lpd.models.crf import dense_crf as module
+
+module.PIECE = 1024  # so few calls that what Python does between them hardly counts
+image, probability = np.zeros((1024, 1024, 3), np.uint8), np.full((2, 1024, 1024), 0.5, np.float32)
+module.dense_crf(image[:16, :16], probability[:, :16, :16], CrfSettings())  # compiles
+sys.setswitchinterval(1e-5)
+computed = []
+
+def compute():
+    begin = time.thread_time()
+    module.dense_crf(image, probability, CrfSettings(iterations=30))
+    computed.append(time.thread_time() - begin)
+
+thread = threading.Thread(target=compute)
+thread.start()
+begin = time.thread_time()
+while thread.is_alive():
+    pass
+print((time.thread_time() - begin) / computed[0])
+"""
 
 
-def test_a_thread_takes_its_own_part_then_what_others_have_left():
-    first, second = shifts([5], 2)
-    assert [take(second, 0), take(first, 0)] == [2, 0]
-    assert [take_next(second, 0) for _ in range(5)] == [3, 4, 1, -1, -1]
-    assert take_next(first, 0) == -1
-
-
-def test_threads_that_take_from_the_same_part_never_take_the_same_item():
-    (shift,) = shifts([1_000_000], 1)
-    log, early = np.zeros((1, 1_000_000), np.int64), np.zeros(1, np.int64)
-    Crew(2).each(log_stages, [shift, shift], [log, log], [early, early])
-    assert (log == 1).all()
-
-
-def test_a_thread_that_waits_long_goes_on_when_the_stage_is_done():
-    first, second = shifts([1, 1], 2)
-    assert take(first, 0) == 0
-    found: list[int] = []
-    waiting = threading.Thread(target=lambda: found.append(take(second, 1)))
-    waiting.start()
-    for _ in range(20):  # long enough for it to pause
-        waiting.join(0.01)
-    assert not found
-    assert take_next(first, 0) == -1
-    waiting.join()
-    assert found == [0]
+@pytest.mark.slow
+def test_python_code_runs_while_it_computes(tmp_path):
+    """In a process that compiles anew: a cache on disk would hide that the source no longer releases the GIL."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COUNT_WHILE_IT_COMPUTES]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    assert list(tmp_path.rglob("*.nbc"))
+    assert float(found.stdout) > 0.3  # of the CRF's processor time

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from napari_lpd.core.settings.prediction import CrfSettings
 from napari_lpd.evaluation.masks import predicted_labels
 from napari_lpd.models.crf import lattice, lattice_torch
 from napari_lpd.models.crf.dense_crf import dense_crf
-from napari_lpd.models.crf.lattice import Filter, Kernel, build_lattices
-from napari_lpd.models.crf.threads import Crew, compiled
+from napari_lpd.models.crf.lattice import Filter, build_lattice
+from napari_lpd.models.crf.threads import SlicePool, compiled
 
 
 def soft_classes(shape: tuple[int, int], count: int = 5, seed: int = 0, width: float = 8) -> np.ndarray:
@@ -93,21 +94,18 @@ def test_a_label_without_probability_stays_without(two_colours):
 
 def lattice_of(points: np.ndarray, cuts: list[int]) -> lattice.Lattice:
     """The lattice of points (n, d) that are cut into pieces."""
-    pieces = np.split(np.ascontiguousarray(points.T), cuts, axis=1)
-    kernel = Kernel(points.shape[1], lambda piece: np.ascontiguousarray(pieces[piece]))
-    return build_lattices([kernel], [*cuts, len(points)], Crew())[0]
+    return build_lattice([np.ascontiguousarray(piece.T) for piece in np.split(points, cuts)], SlicePool())
 
 
 def gaussian_of_lattice(points: np.ndarray, values: np.ndarray, cuts: list[int]) -> np.ndarray:
     """Filter values (n, L) over points (n, d) that are cut into pieces."""
-    lanes = (0,) * values.shape[1]
-    found = Filter.over(lattice_of(points, cuts), lanes)
+    found = Filter.over(lattice_of(points, cuts), values.shape[1])
     results = [np.zeros_like(part) for part in np.split(values, cuts)]
     for piece, part in enumerate(np.split(values, cuts)):
-        lattice.splat(found, piece, part, lanes)
-    Crew().together(lattice.blur, found.blur_counts, 0, found, lanes)
+        lattice.splat(found, piece, part)
+    found.blur(SlicePool())
     for piece, result in enumerate(results):
-        lattice.read_back(found, piece, result, lanes)
+        lattice.read_back(found, piece, result)
     return np.concatenate(results)
 
 
@@ -143,6 +141,20 @@ def test_several_calls_at_once_do_not_disturb_each_other(two_colours):
         assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_gets_the_same_bits(two_colours):
+    probability = soft_classes((24, 28), 3)
+    ours = dense_crf(two_colours, probability, CrfSettings(), threads=2)
+
+    def compare() -> None:
+        sys.exit(not np.array_equal(dense_crf(two_colours, probability, CrfSettings(), threads=2), ours))
+
+    child = multiprocessing.get_context("fork").Process(target=compare, daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
 def test_at_half_the_size_nearly_all_labels_are_the_same(skin):
     image, probability = skin.read((1000, 1000), (225, 224), 1.0), soft_classes((225, 224), width=16)
     full, half = (dense_crf(image, probability, CrfSettings(half_size=on)) for on in (False, True))
@@ -153,7 +165,7 @@ def test_at_half_the_size_nearly_all_labels_are_the_same(skin):
 
 def test_evaluating_honours_half_size(two_colours):
     probability = soft_classes((24, 28), 3)
-    settings = EvaluateSettings(crf=CrfSettings(half_size=True))
+    settings = EvaluateSettings(background="predict", crf=CrfSettings(half_size=True))
     labels = predicted_labels(two_colours, torch.from_numpy(probability), "lattice", settings)
     assert np.array_equal(labels, dense_crf(two_colours, probability, settings.crf).argmax(0))
 
@@ -195,18 +207,6 @@ def test_compiled_code_is_kept_on_disk_where_there_is_a_place(two_colours, monke
     with caplog.at_level(logging.WARNING):
         assert compiled(double)(21) == 42
     assert "double: compiled anew at every start" in caplog.text
-
-
-def test_other_threads_run_while_it_works(two_colours):
-    image, probability = np.tile(two_colours, (12, 12, 1)), soft_classes((288, 336))
-    dense_crf(two_colours, soft_classes((24, 28)), CrfSettings())  # compiled
-    worker = threading.Thread(target=dense_crf, args=(image, probability, CrfSettings()))
-    turns = 0
-    worker.start()
-    while worker.is_alive():
-        worker.join(0.001)
-        turns += 1
-    assert turns > 20
 
 
 def test_bad_input_and_a_missing_package_are_named(two_colours, monkeypatch):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.models.crf.lattice import SMALLEST_MASS, Filter, Kernel, blur, build_lattices, read_back, splat
-from napari_lpd.models.crf.threads import Crew, compiled, take, take_next
+from napari_lpd.models.crf.lattice import SMALLEST_MASS, Filter, build_lattice, read_back, splat
+from napari_lpd.models.crf.threads import SlicePool, compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.settings.prediction import CrfSettings
-    from napari_lpd.models.crf.lattice import Lanes, Lattice
-    from napari_lpd.models.crf.threads import Shift
+    from napari_lpd.models.crf.lattice import Lattice
 
     Solver = Callable[[NDArray[np.uint8], NDArray[np.float32], CrfSettings], NDArray[np.float32]]
 
 SMALLEST_PROBABILITY = 1e-5
-PIECE = 128  # edge, about, of what one thread works on at a time
+PIECE = 128  # edge, about, of the pieces that an image is worked on in
 LOWEST = -60.0  # exponents below it count as minus infinity
 
 
@@ -76,15 +75,15 @@ def dense_crf(
             from napari_lpd.models.crf.lattice_torch import mean_field
 
             return mean_field(image, unary, settings, device)
-        return _lattice_mean_field(image, unary, settings, crew)
+        return _lattice_mean_field(image, unary, settings, pool)
 
-    crew = Crew(threads)
     unary = _energies(probability if len(used) == len(probability) else probability[used])
+    with SlicePool(threads) as pool:
+        q = _at_half_size(image, unary, settings, solve, pool) if settings.half_size else solve(image, unary, settings)
+    if len(q) == len(probability):
+        return q
     result = np.zeros(probability.shape, np.float32)
-    if settings.half_size:
-        result[used] = _at_half_size(image, unary, settings, solve, crew)
-    else:
-        result[used] = solve(image, unary, settings)
+    result[used] = q
     return result
 
 
@@ -95,25 +94,26 @@ def _energies(probability: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _at_half_size(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, crew: Crew
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, solve: Solver, pool: SlicePool
 ) -> NDArray[np.float32]:
-    """Q from what pixels tell each other at half the size; their own energies keep the full one."""
+    """Find Q from the messages of an image of half the size; the pixels' own energies keep the full one."""
     reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
     small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0).copy()
     energies = _energies(_halved(np.exp(-unary)))
     q = solve(small, energies, settings.model_copy(update=reaches))
-    told = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
-    told = told.transpose(1, 2, 0).copy()
-    result = np.empty_like(unary)
+    messages = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
+    messages = messages.transpose(1, 2, 0).copy()
+    pieces, result = pieces_of(*image.shape[:2]), np.empty_like(unary)
 
-    def finish(piece: tuple[slice, slice]) -> None:
-        rows, columns = piece
-        scores = -unary[:, rows, columns].transpose(1, 2, 0).copy()
-        _interpolate(told, small, image[piece], (rows.start, columns.start), settings.colour_sigma, scores)
-        _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
-        result[:, rows, columns] = scores.transpose(2, 0, 1)
+    def finish(begin: int, end: int) -> None:
+        for rows, columns in pieces[begin:end]:
+            scores = -unary[:, rows, columns].transpose(1, 2, 0).copy()
+            corner = (rows.start, columns.start)
+            _interpolate(messages, small, image[rows, columns], corner, settings.colour_sigma, scores)
+            _softmax(scores.reshape(-1, len(unary)), (0,) * len(unary))
+            result[:, rows, columns] = scores.transpose(2, 0, 1)
 
-    crew.each(finish, pieces_of(*image.shape[:2]))
+    pool.map_slices(finish, len(pieces))
     return result
 
 
@@ -126,7 +126,7 @@ def _interpolate(
     sigma: float,
     result: NDArray[np.float32],
 ) -> None:
-    """Add values (h, w, L) of an image of half the size: of the four nearest pixels, by place and likeness of colour.
+    """Add values (h, w, L) of an image of half the size: the four nearest pixels', by place and likeness of colour.
 
     Args:
         values: What is interpolated.
@@ -161,13 +161,13 @@ def _interpolate(
 
 @compiled
 def _beside(place: int, near: bool, length: int) -> int:
-    """The place at half the size that a place lies in, or the next nearest."""
+    """Find the place at half the size that a place lies in, or the next nearest."""
     step = 0 if near else 1 if place % 2 else -1
     return min(max(place // 2 + step, 0), length - 1)
 
 
 def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Means (L, ⌈H / 2⌉, ⌈W / 2⌉) of 2 x 2 values (L, H, W); an odd edge is repeated."""
+    """Average 2 x 2 values (L, H, W) into (L, ⌈H / 2⌉, ⌈W / 2⌉); an odd edge is repeated."""
     even = np.pad(values, [(0, 0), *((0, n % 2) for n in values.shape[1:])], "edge")
     total = np.zeros((len(even), even.shape[1] // 2, even.shape[2] // 2), np.float32)
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -177,99 +177,63 @@ def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, crew: Crew
+    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, pool: SlicePool
 ) -> NDArray[np.float32]:
-    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W)."""
-    pieces, lanes = pieces_of(*image.shape[:2]), (0,) * len(unary)
-    kernels = (
-        Kernel(5, lambda i: _features(image, pieces[i], settings.bilateral_sigma, settings.colour_sigma)),
-        Kernel(2, lambda i: _features(image, pieces[i], settings.gaussian_sigma)),
-    )
-    sizes = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in pieces]
-    lattices = build_lattices(kernels, np.cumsum(sizes).tolist(), crew)
-    _normalise_all(lattices, (settings.bilateral_weight, settings.gaussian_weight), crew)
-    filters = tuple(Filter.over(lattice, lanes) for lattice in lattices)
-    counts = [len(pieces), *(count for found in filters for count in found.blur_counts)] * settings.iterations
-    places = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in pieces])
-    values = unary.copy()
-    crew.together(_mean_field, [*counts, len(pieces)], values, places, filters, settings.iterations, lanes)
-    return values
+    """Find Q (L, H, W) from an image (H, W, 3) and energies (L, H, W)."""
+    pieces, labels = pieces_of(*image.shape[:2]), len(unary)
+    sigmas = ((settings.bilateral_sigma, settings.colour_sigma), (settings.gaussian_sigma,))
+    lattices = [build_lattice([_features(image, piece, *own) for piece in pieces], pool) for own in sigmas]
+    _normalise(lattices, (settings.bilateral_weight, settings.gaussian_weight), pool)
+    filters = tuple(Filter.over(lattice, labels) for lattice in lattices)
+    values = np.empty((unary[0].size, labels), np.float32)  # of the pixels, one piece after the other
+    parts = np.split(values, lattices[0].ends[1:-1, 0])
+    for (rows, columns), part in zip(pieces, parts, strict=True):
+        part[:] = unary[:, rows, columns].reshape(labels, -1).T
+    for iteration in range(settings.iterations + 1):
+        if iteration > 0:
+            for found in filters:
+                found.blur(pool)
+        pool.map_slices(_update, len(pieces), filters, values, iteration > 0, iteration < settings.iterations)
+    result = np.empty_like(unary)
+    for (rows, columns), part in zip(pieces, parts, strict=True):
+        result[:, rows, columns] = part.T.reshape(result[:, rows, columns].shape)
+    return result
 
 
 @compiled
-def _mean_field(
-    shift: Shift,
-    values: NDArray[np.float32],
-    places: NDArray[np.int64],
-    filters: tuple[Filter, ...],
-    iterations: int,
-    lanes: Lanes,
+def _update(
+    begin: int, end: int, filters: tuple[Filter, ...], values: NDArray[np.float32], receive: bool, send: bool
 ) -> None:
-    """Make Q from energies, in their place.
+    """Find the Q of pieces from their energies and the messages of other pixels, and send it as messages or keep it.
+
+    All steps of a piece follow on one another, while its Q is in the cache.
 
     Args:
-        shift: Its stages are, in turn, the pieces and those of the filters' blurs, and at last the pieces.
-        values: (L, H, W).
-        places: (pieces, 4) where a piece's rows begin and end, and its columns.
+        begin: The first piece.
+        end: The one after the last.
         filters: Those of the kernels.
-        iterations: How often pixels tell each other.
-        lanes: A tuple of L.
+        values: (n, L) energies; become Q where it is not sent.
+        receive: Whether there are messages yet: read what was filtered back.
+        send: Whether another iteration follows: splat Q.
     """
-    room, stage = _room(filters[0], lanes), 0
-    for iteration in range(iterations + 1):
-        piece = take(shift, stage)
-        while piece >= 0:
-            top, bottom, left, right = places[piece]
-            part = values[:, top:bottom, left:right]
-            q = room[: (bottom - top) * (right - left)]
-            _take_out(part, q, lanes)
-            if iteration > 0:
-                for found in filters:
-                    read_back(found, piece, q, lanes)
-            _softmax(q, lanes)
-            if iteration < iterations:
-                for found in filters:
-                    splat(found, piece, q, lanes)
-            else:
-                _put_back(part, q, lanes)
-            piece = take_next(shift, stage)
-        stage += 1
-        if iteration < iterations:
-            for found in filters:
-                stage = blur(shift, stage, found, lanes)
-
-
-@compiled
-def _room(found: Filter, lanes: Lanes) -> NDArray[np.float32]:
-    """Room for the values of any piece; made before a thread takes one, for which others would wait if it failed."""
-    ends, largest = found.lattice.ends, 0
-    for piece in range(len(ends) - 1):
-        largest = max(largest, ends[piece + 1, 0] - ends[piece, 0])
-    return np.empty((largest, len(lanes)), np.float32)
-
-
-@compiled
-def _take_out(energies: NDArray[np.float32], scores: NDArray[np.float32], lanes: Lanes) -> None:
-    """Set pixels' own scores (h w, L) from their energies (L, h, w)."""
-    height, width = energies.shape[1:]
-    for y in range(height):
-        for x in range(width):
+    ends, lanes = filters[0].lattice.ends[:, 0], filters[0].lanes
+    for piece in range(begin, end):
+        own = values[ends[piece] : ends[piece + 1]]
+        q = np.empty(own.shape, np.float32) if send else own
+        for p in range(len(own)):
             for lane in range(len(lanes)):
-                scores[y * width + x, lane] = -energies[lane, y, x]
-
-
-@compiled
-def _put_back(values: NDArray[np.float32], q: NDArray[np.float32], lanes: Lanes) -> None:
-    """Set values (L, h, w) from Q (h w, L)."""
-    height, width = values.shape[1:]
-    for lane in range(len(lanes)):  # as an assignment of arrays it takes 2 s to compile
-        for y in range(height):
-            for x in range(width):
-                values[lane, y, x] = q[y * width + x, lane]
+                q[p, lane] = -own[p, lane]
+        if receive:
+            for found in filters:
+                read_back(found, piece, q)
+        _softmax(q, lanes)
+        if send:
+            for found in filters:
+                splat(found, piece, q)
 
 
 def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
-    """The pieces of an image that are worked on one at a time, about `PIECE` pixels high and wide, at least 2 x 2."""
+    """Cut an image into pieces, about `PIECE` pixels high and wide, at least 2 x 2."""
 
     def spans(length: int) -> list[slice]:
         count = max(round(length / PIECE), min(length, 2))
@@ -281,7 +245,7 @@ def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
 def _features(
     image: NDArray[np.uint8], piece: tuple[slice, slice], sigma: float, colour_sigma: float | None = None
 ) -> NDArray[np.float32]:
-    """Features (2 or 5, n) of a piece's pixels: place and, where it has a sigma, colour, in standard deviations."""
+    """Make features (2 or 5, n) of a piece's pixels: place and perhaps colour, in standard deviations."""
     y, x = (np.arange(span.start, span.stop, dtype=np.float32) / np.float32(sigma) for span in piece)
     found = np.empty((5 if colour_sigma else 2, len(y), len(x)), np.float32)
     found[0], found[1] = x, y[:, None]
@@ -290,44 +254,41 @@ def _features(
     return found.reshape(len(found), -1)
 
 
-def _normalise_all(lattices: Sequence[Lattice], strengths: Sequence[float], crew: Crew) -> None:
-    """Make the lattices those of w D^-½ K D^-½: their weights, which act twice, take half of each factor."""
-    masses = tuple(Filter.over(lattice, (0,)) for lattice in lattices)
-    pieces = len(lattices[0].ends) - 1
-    counts = [pieces, *(count for mass in masses for count in mass.blur_counts), pieces]
-    crew.together(_normalise, counts, masses, np.array(strengths, np.float32))
+def _normalise(lattices: Sequence[Lattice], strengths: Sequence[float], pool: SlicePool) -> None:
+    """Make the lattices those of w D^-½ K D^-½: their weights, which act twice, get half of each factor."""
+    masses, ends = [Filter.over(lattice, 1) for lattice in lattices], lattices[0].ends[:, 0]
+    ones = np.ones((ends[-1], 1), np.float32)
+
+    def splat_ones(begin: int, end: int) -> None:
+        for piece in range(begin, end):
+            for mass in masses:
+                splat(mass, piece, ones[ends[piece] : ends[piece + 1]])
+
+    def scale(begin: int, end: int) -> None:
+        for piece in range(begin, end):
+            own = slice(ends[piece], ends[piece + 1])
+            for mass, strength in zip(masses, strengths, strict=True):
+                total = np.full_like(ones[own], SMALLEST_MASS)
+                read_back(mass, piece, total)
+                _scale(mass.lattice.weights[own], total, np.float32(strength))
+
+    pool.map_slices(splat_ones, len(ends) - 1)
+    for mass in masses:
+        mass.blur(pool)
+    pool.map_slices(scale, len(ends) - 1)
 
 
 @compiled
-def _normalise(shift: Shift, masses: tuple[Filter, ...], strengths: NDArray[np.float32]) -> None:
-    lanes = (0,)
-    ends, room, stage = masses[0].lattice.ends[:, 0], _room(masses[0], lanes), 0
-    piece = take(shift, stage)
-    while piece >= 0:
-        ones = room[: ends[piece + 1] - ends[piece]]
-        ones[:] = 1
-        for mass in masses:
-            splat(mass, piece, ones, lanes)
-        piece = take_next(shift, stage)
-    stage += 1
-    for mass in masses:
-        stage = blur(shift, stage, mass, lanes)
-    piece = take(shift, stage)
-    while piece >= 0:
-        for i, mass in enumerate(masses):
-            total, weights = room[: ends[piece + 1] - ends[piece]], mass.lattice.weights[ends[piece] : ends[piece + 1]]
-            total[:] = SMALLEST_MASS
-            read_back(mass, piece, total, lanes)
-            for p in range(len(total)):
-                factor = np.sqrt(strengths[i] / total[p, 0])
-                for c in range(weights.shape[1]):
-                    weights[p, c] *= factor
-        piece = take_next(shift, stage)
+def _scale(weights: NDArray[np.float32], total: NDArray[np.float32], strength: float) -> None:
+    for p in range(len(weights)):
+        factor = np.sqrt(strength / total[p, 0])
+        for c in range(weights.shape[1]):
+            weights[p, c] *= factor
 
 
 @compiled
 def _exponential(x: Any) -> Any:
-    """e^x of a float32 from `LOWEST` to 0; 0 below. 2^n e^r with |r| ≤ log(2) / 2: numba's own is no vector code."""
+    """Find e^x of a float32 from `LOWEST` to 0; 0 below. 2^n e^r with |r| ≤ log(2) / 2: numba's is no vector code."""
     n = np.rint(x * np.float32(1.4426950408889634))
     r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)  # log(2) in two parts
     series = np.float32(1 / 120) + r * np.float32(1 / 720)
@@ -340,7 +301,7 @@ def _exponential(x: Any) -> Any:
 
 @compiled
 def _softmax(scores: NDArray[np.float32], lanes: tuple[int, ...]) -> None:
-    """Softmax of each row of scores (n, L), in their place; `lanes`: a tuple of L."""
+    """Apply softmax to every row of scores (n, L), in their place; `lanes`: a tuple of L."""
     for p in range(len(scores)):
         highest = scores[p, 0]
         for lane in range(1, len(lanes)):

@@ -14,29 +14,27 @@ the points read it back (Adams, Baek & Davis 2010). Ours is made for the CRF's m
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_lpd.models.crf.threads import compiled, take, take_next
+from napari_lpd.models.crf.threads import compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import NDArray
 
-    from napari_lpd.models.crf.threads import Crew, Shift
+    from napari_lpd.models.crf.threads import SlicePool
 
     Ints = NDArray[np.int32]
     Numbers = NDArray[np.int64]
     Floats = NDArray[np.float32]
-    Lanes = tuple[int, ...]
 
-BLOCK = 256  # points embedded together: what is computed for them stays in the first cache
-SPAN = 1024  # vertices that one thread works on at a time
+BLOCK = 256  # points embedded at a time: what is computed for them stays in the first cache
 FIRST_SLOTS = 1024
+SEARCHED, BLURRED = 1024, 16384  # the fewest vertices worth a thread of their own, for their neighbours and for a blur
 SMALLEST_MASS = np.float32(1e-20)  # keeps a kernel's sum at a point above zero
 FACTORS = np.cumprod(np.full(16, -7046029254386353131, np.int64))  # powers of an odd number; they wrap around
 
@@ -65,93 +63,68 @@ class Lattice(NamedTuple):
     copies: Ints
 
 
-class Kernel(NamedTuple):
-    """A Gaussian kernel.
-
-    Attributes:
-        dimensions: d.
-        points: Gives the points (d, n) of a piece, by its number, in units of the standard deviation; points that
-            follow each other should be alike, which makes it fast.
-    """
-
-    dimensions: int
-    points: Callable[[int], Floats]
-
-
-def build_lattices(kernels: Sequence[Kernel], ends: Sequence[int], crew: Crew) -> list[Lattice]:
-    """The lattices of kernels over the same points.
+def build_lattice(points: Sequence[Floats], pool: SlicePool) -> Lattice:
+    """Build the lattice of a Gaussian kernel.
 
     Args:
-        kernels: That of most dimensions first, so that threads end at the same time.
-        ends: Where each piece ends, as numbers of points.
-        crew: The threads that build them.
+        points: (d, n) of every piece, in units of the kernel's standard deviation; points that follow each other should
+            be alike, which makes it fast.
+        pool: The threads.
     """
-    corners = [np.empty((ends[-1], kernel.dimensions + 1), np.int32) for kernel in kernels]
-    weights = [np.empty(places.shape, np.float32) for places in corners]
-    starts, pieces = [0, *ends], range(len(ends))
+    starts = np.cumsum([0, *(piece.shape[1] for piece in points)])
+    corners = np.empty((starts[-1], len(points[0]) + 1), np.int32)
+    weights = np.empty(corners.shape, np.float32)
+    numbers: list[Any] = [None] * len(points)
 
-    def embed(which: int, piece: int) -> Numbers:
-        own = slice(starts[piece], starts[piece + 1])
-        numbers: Numbers = _embed(kernels[which].points(piece), corners[which][own], weights[which][own])
-        return numbers
+    def embed(begin: int, end: int) -> None:
+        for piece in range(begin, end):
+            own = slice(starts[piece], starts[piece + 1])
+            numbers[piece] = _embed(points[piece], corners[own], weights[own])
 
-    numbers = iter(crew.each(embed, *zip(*product(range(len(kernels)), pieces), strict=True)))
-    found: list[Lattice] = []
-    spans: list[tuple[Any, ...]] = []
-    for places, shares in zip(corners, weights, strict=True):
-        own = [next(numbers) for _ in pieces]
-        vertices, keys, table = _enter_all(np.concatenate(own))
-        neighbours = np.zeros((places.shape[1], len(keys), 2), np.int32)
-        spans.extend((keys, table, neighbours, span) for span in range(spans_of(len(keys) - 1)))
-        both = np.stack([starts, np.cumsum([0, *map(len, own)])], axis=1)
-        found.append(Lattice(both, places, shares, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1)))
-    crew.each(_find_neighbours, *zip(*spans, strict=True))
-    return found
+    pool.map_slices(embed, len(points))
+    vertices, keys, table = _enter_all(np.concatenate(numbers))
+    neighbours = np.zeros((corners.shape[1], len(keys), 2), np.int32)
+    pool.map_slices(_find_neighbours, len(keys) - 1, keys, table, neighbours, smallest=SEARCHED)
+    ends = np.stack([starts, np.cumsum([0, *map(len, numbers)])], axis=1)
+    return Lattice(ends, corners, weights, vertices, neighbours, *_sort_copies(vertices, len(keys) - 1))
 
 
 class Filter(NamedTuple):
-    """The Gaussian filter of L values per point over a lattice, to be used again and again.
-
-    In turn: `splat` every piece, `blur`, `read_back` every piece. Pieces may come at the same time.
+    """The Gaussian filter of L values per point over a lattice: `splat` every piece, `blur`, `read_back` every piece.
 
     Attributes:
         lattice: Over the points.
+        lanes: A tuple of L.
         copies: (k, L) values at the lattice's `vertices`.
-        values: (2, m + 1, L) values at the vertices, before and after a step of the blur.
+        blurred: (m + 1, L) values at the vertices.
+        room: As many, for the steps in between.
     """
 
     lattice: Lattice
+    lanes: tuple[int, ...]
     copies: Floats
-    values: Floats
+    blurred: Floats
+    room: Floats
 
     @classmethod
-    def over(cls, lattice: Lattice, lanes: Lanes) -> Filter:
-        """A filter with room for values."""
-        copies = np.empty((len(lattice.vertices), len(lanes)), np.float32)
-        return cls(lattice, copies, np.zeros((2, lattice.neighbours.shape[1], len(lanes)), np.float32))
+    def over(cls, lattice: Lattice, labels: int) -> Filter:
+        """Make a filter of so many values per point."""
+        blurred, room = np.zeros((2, lattice.neighbours.shape[1], labels), np.float32)
+        return cls(lattice, (0,) * labels, np.empty((len(lattice.vertices), labels), np.float32), blurred, room)
 
-    @property
-    def blur_counts(self) -> list[int]:
-        """Items of each stage that `blur` takes."""
-        directions, vertices, _ = self.lattice.neighbours.shape
-        return [spans_of(vertices - 1)] * (1 + directions)
-
-
-@compiled
-def spans_of(vertices: int) -> int:
-    """How many spans, for threads to share, so many vertices are."""
-    return (vertices + SPAN - 1) // SPAN
+    def blur(self, pool: SlicePool) -> None:
+        """Add up the pieces' copies of every vertex, then blur along every direction."""
+        vertices, first, copies = len(self.blurred) - 1, self.lattice.first, self.lattice.copies
+        old, new = (self.room, self.blurred) if len(self.lattice.neighbours) % 2 else (self.blurred, self.room)
+        pool.map_slices(_gather, vertices, first, copies, self.copies, old, self.lanes, smallest=BLURRED)
+        for neighbours in self.lattice.neighbours:
+            pool.map_slices(_blur_along, vertices, neighbours, old, new, self.lanes, smallest=BLURRED)
+            old, new = new, old
 
 
 @compiled
-def _begin_and_end(span: int, vertices: int) -> tuple[int, int]:
-    begin = 1 + span * SPAN
-    return begin, min(begin + SPAN, vertices + 1)
-
-
-@compiled
-def splat(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
-    """Take in the values (n, L) of a piece: add them up at its own copies of the vertices."""
+def splat(found: Filter, piece: int, values: Floats) -> None:
+    """Add up the values (n, L) of a piece at its own copies of the vertices."""
     (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
     corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
     copies = found.copies[first:last]
@@ -159,48 +132,29 @@ def splat(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
     for p in range(len(values)):
         for c in range(corners.shape[1]):
             vertex, weight = corners[p, c], weights[p, c]
-            for lane in range(len(lanes)):
+            for lane in range(len(found.lanes)):
                 copies[vertex, lane] += weight * values[p, lane]
 
 
 @compiled
-def blur(shift: Shift, stage: int, found: Filter, lanes: Lanes) -> int:
-    """Add the pieces' copies up and blur along every direction; takes so many stages, returns the one after them."""
-    neighbours, vertices = found.lattice.neighbours, found.values.shape[1] - 1
-    for step in range(1 + len(neighbours)):
-        span = take(shift, stage)
-        while span >= 0:
-            begin, end = _begin_and_end(span, vertices)
-            if step == 0:
-                _gather(found.lattice, found.copies, found.values[0], begin, end, lanes)
-            else:
-                old, new = found.values[(step - 1) % 2], found.values[step % 2]
-                _blur_along(neighbours[step - 1], old, new, begin, end, lanes)
-            span = take_next(shift, stage)
-        stage += 1
-    return stage
-
-
-@compiled
-def read_back(found: Filter, piece: int, values: Floats, lanes: Lanes) -> None:
+def read_back(found: Filter, piece: int, values: Floats) -> None:
     """Add what was filtered to the values (n, L) of a piece: Σ_j exp(-‖f_i - f_j‖² / 2) v_j, up to a constant."""
     (start, first), (stop, last) = found.lattice.ends[piece], found.lattice.ends[piece + 1]
     corners, weights = found.lattice.corners[start:stop], found.lattice.weights[start:stop]
     vertices, copies = found.lattice.vertices[first:last], found.copies[first:last]
-    blurred = found.values[len(found.lattice.neighbours) % 2]
     for i in range(len(copies)):
-        for lane in range(len(lanes)):
-            copies[i, lane] = blurred[vertices[i], lane]
+        for lane in range(len(found.lanes)):
+            copies[i, lane] = found.blurred[vertices[i], lane]
     for p in range(len(values)):
         for c in range(corners.shape[1]):
             vertex, weight = corners[p, c], weights[p, c]
-            for lane in range(len(lanes)):
+            for lane in range(len(found.lanes)):
                 values[p, lane] += weight * copies[vertex, lane]
 
 
 @compiled
 def _find(table: Numbers, key: int) -> Any:
-    """Slot of a key in the open-addressed table of (key, vertex), or the free slot where it would stand."""
+    """Find the slot of a key in the open-addressed table of (key, vertex), or the free slot where it would stand."""
     last = len(table) - 1
     slot = (key >> 32) & last
     while table[slot, 1] != 0 and table[slot, 0] != key:
@@ -210,7 +164,7 @@ def _find(table: Numbers, key: int) -> Any:
 
 @compiled
 def _grown(table: Numbers) -> Numbers:
-    """The same table with twice the slots."""
+    """Copy a table into one of twice the slots."""
     larger = np.zeros((2 * len(table), 2), np.int64)
     for i in range(len(table)):
         if table[i, 1] != 0:
@@ -221,7 +175,7 @@ def _grown(table: Numbers) -> Numbers:
 
 @compiled
 def _enter_all(numbers: Numbers) -> tuple[Ints, Numbers, Numbers]:
-    """Count the vertices that numbers (k,) name: which one each is, the number of each, and the table of both."""
+    """Count the vertices that numbers (k,) name: which one every number is, their keys, and the table of both."""
     slots = FIRST_SLOTS
     while slots < 2 * len(numbers):
         slots *= 2
@@ -238,14 +192,14 @@ def _enter_all(numbers: Numbers) -> tuple[Ints, Numbers, Numbers]:
 
 
 @compiled
-def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: int) -> None:
+def _find_neighbours(begin: int, end: int, keys: Numbers, table: Numbers, neighbours: Ints) -> None:
+    """Look up the neighbours of vertices along every direction; begin and end count from 0."""
     d = len(neighbours) - 1
-    begin, end = _begin_and_end(span, len(keys) - 1)
     for direction in range(d + 1):
         step = FACTORS[:d].sum()
         if direction < d:
             step -= (d + 1) * FACTORS[direction]
-        for vertex in range(begin, end):
+        for vertex in range(begin + 1, end + 1):
             found = table[_find(table, keys[vertex] + step), 1]
             if found:
                 neighbours[direction, vertex, 0] = found
@@ -254,6 +208,7 @@ def _find_neighbours(keys: Numbers, table: Numbers, neighbours: Ints, span: int)
 
 @compiled
 def _sort_copies(vertices: Ints, count: int) -> tuple[Ints, Ints]:
+    """Sort the copies by vertex: where those of a vertex begin, and the place of every copy."""
     first = np.zeros(count + 2, np.int32)
     for vertex in vertices:
         first[vertex + 1] += 1
@@ -280,10 +235,9 @@ def _embed(features: Floats, corners: Ints, weights: Floats) -> Numbers:
         size = min(BLOCK, n - start)
         _order(_lift(features[:, start : start + size]), ordered, moves, numbers[0])
         _weigh(ordered, weights[start : start + size])
-        for corner in range(d + 1):
+        for corner in range(1, d + 1):
             for p in range(size):
-                if corner:
-                    numbers[corner, p] = numbers[corner - 1, p] + moves[d + 1 - corner, p]
+                numbers[corner, p] = numbers[corner - 1, p] + moves[d + 1 - corner, p]
         for p in range(size):
             for corner in range(d + 1):
                 number = numbers[corner, p]
@@ -299,12 +253,12 @@ def _embed(features: Floats, corners: Ints, weights: Floats) -> Numbers:
                         table = _grown(table)
                         slot = _find(table, number)
                 corners[start + p, corner] = table[slot, 1] - 1
-    return own[:count].copy()
+    return own[:count]
 
 
 @compiled
 def _lift(features: Floats) -> Floats:
-    """Coordinates (d + 1, n) of points (d, n) on the plane Σ x = 0, where the lattice lies.
+    """Lift points (d, n) onto the plane Σ x = 0, where the lattice lies: their coordinates (d + 1, n).
 
     Its vertices are the points whose coordinates are integers with the same remainder modulo d + 1.
     """
@@ -324,7 +278,7 @@ def _lift(features: Floats) -> Floats:
 
 @compiled
 def _round(x: Floats, numbers: Numbers) -> Ints:
-    """Take the nearest multiples of d + 1 from coordinates (d + 1, n); set their number, return their sum / (d + 1)."""
+    """Subtract the nearest multiples of d + 1 from coordinates (d + 1, n); set their number, return sum / (d + 1)."""
     c, n = x.shape
     surplus = np.zeros(n, np.int32)
     numbers[:n] = 0
@@ -370,7 +324,7 @@ def _order(x: Floats, ordered: Floats, moves: Numbers, numbers: Numbers) -> None
 
 @compiled
 def _weigh(ordered: Floats, weights: Floats) -> None:
-    """Barycentric weights (n, d + 1) from the ordered coordinates."""
+    """Set barycentric weights (n, d + 1) from the ordered coordinates."""
     c = len(ordered)
     share = np.float32(1.0 / c)
     for p in range(len(weights)):
@@ -380,18 +334,22 @@ def _weigh(ordered: Floats, weights: Floats) -> None:
 
 
 @compiled
-def _gather(lattice: Lattice, copies: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
-    for vertex in range(begin, end):
+def _gather(
+    begin: int, end: int, first: Ints, copies: Ints, values: Floats, new: Floats, lanes: tuple[int, ...]
+) -> None:
+    """Add up the copies' values at vertices."""
+    for vertex in range(begin + 1, end + 1):
         for lane in range(len(lanes)):
             new[vertex, lane] = 0
-        for i in range(lattice.first[vertex], lattice.first[vertex + 1]):
+        for i in range(first[vertex], first[vertex + 1]):
             for lane in range(len(lanes)):
-                new[vertex, lane] += copies[lattice.copies[i], lane]
+                new[vertex, lane] += values[copies[i], lane]
 
 
 @compiled
-def _blur_along(neighbours: Ints, old: Floats, new: Floats, begin: int, end: int, lanes: Lanes) -> None:
-    for vertex in range(begin, end):
+def _blur_along(begin: int, end: int, neighbours: Ints, old: Floats, new: Floats, lanes: tuple[int, ...]) -> None:
+    """Blur the values at vertices along the direction of these neighbours."""
+    for vertex in range(begin + 1, end + 1):
         before, after = neighbours[vertex, 0], neighbours[vertex, 1]
         for lane in range(len(lanes)):
             new[vertex, lane] = old[vertex, lane] + np.float32(0.5) * (old[before, lane] + old[after, lane])

@@ -41,7 +41,7 @@ class Lattice(NamedTuple):
     neighbours: Tensor
 
     def filtered(self, values: Tensor) -> Tensor:
-        """Gaussian filter of values (n, L), up to a constant."""
+        """Filter values (n, L) with the Gaussian, up to a constant."""
         vertices = embedding_bag(self.points, values, self.first, mode="sum", per_sample_weights=self.point_weights)
         vertices = torch.cat([vertices, vertices.new_zeros(1, values.shape[1])])
         for before, after in self.neighbours:
@@ -49,14 +49,14 @@ class Lattice(NamedTuple):
         return embedding_bag(self.corners, vertices, mode="sum", per_sample_weights=self.weights)
 
     def scaled(self, factor: Tensor) -> Lattice:
-        """The same lattice between points weighted by `factor` (n, 1), on the way in and on the way out."""
+        """Weight the points by `factor` (n, 1), on the way in and on the way out."""
         return self._replace(weights=self.weights * factor, point_weights=self.point_weights * factor[self.points, 0])
 
 
 def mean_field(
     image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, device: str
 ) -> NDArray[np.float32]:
-    """Q (L, H, W) of an image (H, W, 3) and energies (L, H, W), computed on a device of torch's."""
+    """Find Q (L, H, W) from an image (H, W, 3) and energies (L, H, W) on a device of torch's."""
     height, width = image.shape[:2]
     rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
     places = torch.stack([columns.repeat(height), rows.repeat_interleave(width)], 1)
@@ -79,7 +79,7 @@ def mean_field(
 
 
 def build_lattice(features: Tensor) -> Lattice:
-    """The lattice of points (n, d), in units of the kernel's standard deviation."""
+    """Build the lattice of points (n, d), in units of the kernel's standard deviation."""
     c = features.shape[1] + 1
     numbers, weights = _embedded(features)
     vertices, corners = numbers.unique(return_inverse=True)
@@ -99,13 +99,13 @@ def build_lattice(features: Tensor) -> Lattice:
 
 
 def _steps(c: int, device: torch.device) -> Tensor:
-    """What the number of a vertex changes by along each of c directions."""
+    """Find what the number of a vertex changes by along c directions."""
     factors = torch.tensor([*FACTORS[: c - 1].tolist(), 0], device=device)
     return factors.sum() - c * factors
 
 
 def _embedded(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of the vertices of each point's simplex, and the point's weights there, both (n, d + 1)."""
+    """Find the numbers of the vertices of points' simplices, and the points' weights there, both (n, d + 1)."""
     n, d = features.shape
     c = d + 1
     index = torch.arange(1, c, device=features.device, dtype=torch.float32)
