@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -50,38 +51,43 @@ def test_nobody_waits_for_a_thread_that_has_not_begun():
     assert set(seen) == {threading.current_thread()}
 
 
-# The GIL goes to whoever asks within 10 µs, so that a thread that counts gets hardly any where it is not released.
-COUNT_WHILE_IT_COMPUTES = """
-import sys, threading, time
+# Prints the share of the CRF's processor time that went by unseen by a thread that looks at it again and again.
+LOOK_WHILE_IT_COMPUTES = """
+import threading, time
 import numpy as np
 from napari_lpd.core.settings.prediction import CrfSettings
 from napari_lpd.models.crf import dense_crf as module
 
-module.PIECE = 1024  # so few calls that what Python does between them hardly counts
 image, probability = np.zeros((1024, 1024, 3), np.uint8), np.full((2, 1024, 1024), 0.5, np.float32)
 module.dense_crf(image[:16, :16], probability[:, :16, :16], CrfSettings())  # compiles
-sys.setswitchinterval(1e-5)
-computed = []
+module.PIECE = 1024  # few and long calls of what is compiled
+finished, seen = threading.Event(), threading.Event()
 
 def compute():
-    begin = time.thread_time()
-    module.dense_crf(image, probability, CrfSettings(iterations=30))
-    computed.append(time.thread_time() - begin)
+    module.dense_crf(image, probability, CrfSettings())
+    finished.set()
+    seen.wait()
 
 thread = threading.Thread(target=compute)
 thread.start()
-begin = time.thread_time()
-while thread.is_alive():
-    pass
-print((time.thread_time() - begin) / computed[0])
+clock = time.pthread_getcpuclockid(thread.ident)
+before, missed = 0.0, 0.0
+while not finished.is_set():
+    now = time.clock_gettime(clock)
+    if now - before > 0.01:
+        missed += now - before
+    before = now
+seen.set()
+print(missed / before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="needs a clock of other threads' time")
 def test_python_code_runs_while_it_computes(tmp_path):
     """In a process that compiles anew: a cache on disk would hide that the source no longer releases the GIL."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", COUNT_WHILE_IT_COMPUTES]
+    command = [sys.executable, "-c", LOOK_WHILE_IT_COMPUTES]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     assert list(tmp_path.rglob("*.nbc"))
-    assert float(found.stdout) > 0.3  # of the CRF's processor time
+    assert float(found.stdout) < 0.4
