@@ -29,7 +29,8 @@ def test_clusters_of_a_class_are_near_its_own_tiles(tiny_model, training):
     for c in range(2):
         (first, *_) = [i for i in range(len(training)) if training.labels[i].tolist() == [c == 0, c == 1]]
         with torch.inference_mode():
-            features = tiny_model.network(training[first][0][None].float() / 255, (STAGES - 1,)).features
+            image = torch.from_numpy(training[first][0])[None].float() / 255
+            features = tiny_model.network(image, (STAGES - 1,)).features
         cosines = control @ normalize(normalize(features, dim=1).mean((2, 3)), dim=1)[0]
         assert cosines[2 * c : 2 * c + 2].max() > cosines[2 - 2 * c : 4 - 2 * c].max()
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 # Forks what has imported torch: importing it in every process would take most of the time.
 TRAIN = """
 import json, os, signal, socket, sys
+import numpy as np
 from pathlib import Path
 import torch
 from napari_lpd.training import distributed
@@ -93,7 +94,7 @@ def gradients(folder, settings, count):
     frozen = build_region_encoder(settings.region_encoder, "embedded", settings.model.prototype_dim)
     objective = Objective(settings, frozen, torch.Generator().manual_seed(0))
     images = torch.from_numpy(np.stack([tiles[i][0] for i in range(count)])).float() / 255
-    step = distributed.together(Step(network, objective))
+    step = distributed.wrap_ddp(Step(network, objective))
     losses = step(images[distributed.local_slice(count)], torch.ones(count, 2), False)
     losses.total.backward()
     if distributed.is_rank_zero():
@@ -194,12 +195,12 @@ def test_what_the_first_process_refuses_ends_all_with_a_line_that_points_to_its_
 def test_batch_statistics_are_not_learned_apart(monkeypatch):
     from torch import nn
 
-    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(SettingsError, match="cannot train batch normalisation together"):
         distributed.wrap_ddp(Step(nn.BatchNorm2d(3), nn.Identity()))
 
 
 @pytest.mark.parametrize(("processes", "items", "expected"), [(2, 5, [2, 3]), (3, 2, [0, 1, 1]), (1, 4, [4])])
 def test_shares_are_consecutive_and_nearly_equal(processes, items, expected, monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: processes)
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
     assert distributed.shares(items) == expected
