@@ -100,7 +100,7 @@ def _at_half_size(
     reaches = {"gaussian_sigma": settings.gaussian_sigma / 2, "bilateral_sigma": settings.bilateral_sigma / 2}
     small = np.rint(_halved(image.transpose(2, 0, 1))).astype(np.uint8).transpose(1, 2, 0).copy()
     energies = _energies(_halved(np.exp(-unary)))
-    q = solve(small, energies, settings.model_copy(update=reaches))
+    q = solve(small, energies.copy(), settings.model_copy(update=reaches))
     messages = np.log(np.maximum(q, np.float32(np.exp(LOWEST)))) + energies  # but for a constant per pixel
     messages = messages.transpose(1, 2, 0).copy()
     pieces, result = pieces_of(*image.shape[:2]), np.empty_like(unary)
@@ -177,32 +177,33 @@ def _halved(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _lattice_mean_field(
-    image: NDArray[np.uint8], unary: NDArray[np.float32], settings: CrfSettings, pool: SlicePool
+    image: NDArray[np.uint8], values: NDArray[np.float32], settings: CrfSettings, pool: SlicePool
 ) -> NDArray[np.float32]:
-    """Find Q (L, H, W) from an image (H, W, 3) and energies (L, H, W)."""
-    pieces, labels = pieces_of(*image.shape[:2]), len(unary)
+    """Find Q from an image (H, W, 3) and energies (L, H, W), in the place of these."""
+    pieces = pieces_of(*image.shape[:2])
+    places = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in pieces])
     sigmas = ((settings.bilateral_sigma, settings.colour_sigma), (settings.gaussian_sigma,))
     lattices = [build_lattice([_features(image, piece, *own) for piece in pieces], pool) for own in sigmas]
     _normalise(lattices, (settings.bilateral_weight, settings.gaussian_weight), pool)
-    filters = tuple(Filter.over(lattice, labels) for lattice in lattices)
-    values = np.empty((unary[0].size, labels), np.float32)  # of the pixels, one piece after the other
-    parts = np.split(values, lattices[0].ends[1:-1, 0])
-    for (rows, columns), part in zip(pieces, parts, strict=True):
-        part[:] = unary[:, rows, columns].reshape(labels, -1).T
+    filters = tuple(Filter.over(lattice, len(values)) for lattice in lattices)
     for iteration in range(settings.iterations + 1):
-        if iteration > 0:
+        receive, send = iteration > 0, iteration < settings.iterations
+        if receive:
             for found in filters:
                 found.blur(pool)
-        pool.map_slices(_update, len(pieces), filters, values, iteration > 0, iteration < settings.iterations)
-    result = np.empty_like(unary)
-    for (rows, columns), part in zip(pieces, parts, strict=True):
-        result[:, rows, columns] = part.T.reshape(result[:, rows, columns].shape)
-    return result
+        pool.map_slices(_update, len(pieces), values, places, filters, receive, send)
+    return values
 
 
 @compiled
 def _update(
-    begin: int, end: int, filters: tuple[Filter, ...], values: NDArray[np.float32], receive: bool, send: bool
+    begin: int,
+    end: int,
+    values: NDArray[np.float32],
+    places: NDArray[np.int64],
+    filters: tuple[Filter, ...],
+    receive: bool,
+    send: bool,
 ) -> None:
     """Find the Q of pieces from their energies and the messages of other pixels, and send it as messages or keep it.
 
@@ -211,18 +212,17 @@ def _update(
     Args:
         begin: The first piece.
         end: The one after the last.
+        values: (L, H, W) energies; become Q where it is not sent.
+        places: (pieces, 4) where the rows of a piece begin and end, and its columns.
         filters: Those of the kernels.
-        values: (n, L) energies; become Q where it is not sent.
         receive: Whether there are messages yet: read what was filtered back.
         send: Whether another iteration follows: splat Q.
     """
-    ends, lanes = filters[0].lattice.ends[:, 0], filters[0].lanes
+    lanes = filters[0].lanes
     for piece in range(begin, end):
-        own = values[ends[piece] : ends[piece + 1]]
-        q = np.empty(own.shape, np.float32) if send else own
-        for p in range(len(own)):
-            for lane in range(len(lanes)):
-                q[p, lane] = -own[p, lane]
+        top, bottom, left, right = places[piece]
+        own = values[:, top:bottom, left:right]
+        q = _scores(own, lanes)
         if receive:
             for found in filters:
                 read_back(found, piece, q)
@@ -230,6 +230,30 @@ def _update(
         if send:
             for found in filters:
                 splat(found, piece, q)
+        else:
+            _store(q, own, lanes)
+
+
+@compiled
+def _scores(energies: NDArray[np.float32], lanes: tuple[int, ...]) -> NDArray[np.float32]:
+    """Make pixels' own scores (h w, L) from their energies (L, h, w)."""
+    height, width = energies.shape[1:]
+    scores = np.empty((height * width, len(lanes)), np.float32)
+    for y in range(height):
+        for x in range(width):
+            for lane in range(len(lanes)):
+                scores[y * width + x, lane] = -energies[lane, y, x]
+    return scores
+
+
+@compiled
+def _store(q: NDArray[np.float32], values: NDArray[np.float32], lanes: tuple[int, ...]) -> None:
+    """Set values (L, h, w) from Q (h w, L)."""
+    height, width = values.shape[1:]
+    for lane in range(len(lanes)):  # as an assignment of arrays it takes 2 s to compile
+        for y in range(height):
+            for x in range(width):
+                values[lane, y, x] = q[y * width + x, lane]
 
 
 def pieces_of(height: int, width: int) -> list[tuple[slice, slice]]:
