@@ -332,7 +332,6 @@ def run_lines_of(document: str) -> list[Shown]:
     return [line for line in all_lines([document]) if line.text not in EXCEPTIONS]
 
 
-@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # torch, of tiles of a slide
 @pytest.mark.parametrize(
     "document",
     [pytest.param(name, marks=() if name in QUICK_DOCUMENTS else pytest.mark.slow) for name in FEWEST_LINES],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 from contextlib import nullcontext
 from pathlib import Path

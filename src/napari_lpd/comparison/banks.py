@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 from napari_lpd.comparison.statistics import BankRecord
 from napari_lpd.comparison.tiles import spread
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.jobs import Job
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.models.encoder import STAGES
 

@@ -64,7 +64,7 @@ def observe_tile(model: LoadedModel, image: NDArray[np.uint8]) -> TileObservatio
 
 
 def _batch(image: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    return torch.tensor(image).permute(2, 0, 1)[None].float() / 255  # a copy: a slide's pixels may be read-only
 
 
 def fused_class_maps(

@@ -110,7 +110,7 @@ class TrainingSource:
             candidates = [folder / text for folder in folders] or [Path(text)]
             return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=True)
+        parser = argparse.ArgumentParser(add_help=False)
         for name, flag in FLAGS.items():
             read = {"slide_mpp": float, "source_pattern": str}.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))

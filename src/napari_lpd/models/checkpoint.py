@@ -6,7 +6,6 @@ A readable copy of the card is written beside it (``NAME.json``); only the heade
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ModelError

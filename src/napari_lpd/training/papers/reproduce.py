@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job, Progress
-    from napari_lpd.data.images import MaskedImage
     from napari_lpd.evaluation.metrics import ImageResult
 
 """Settings that may differ between the rows of a table."""
