@@ -6,7 +6,8 @@
 cosmic-ray makes the changes, in a copy of the tree: nothing is changed here. Of each module, the places that can be
 changed are drawn at random, and a change at each; the same seed draws the same ones. Every change is tried in a fork of
 a process in which PyTorch and the like are imported already; it needs a system that can fork, and runs on one core.
-What is not changed: annotations, imports, and `==` to `is`, which small numbers and texts do not show.
+What is not changed: annotations, imports, decorators (`frozen=True`), and `==` to `is`, which small numbers and texts do
+not show.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ class Mutant(NamedTuple):
 
 
 def skipped(tree: ast.Module, functions: list[str]) -> list[tuple[Position, Position]]:
-    """List the spans (first, end), each (line, column), not to be changed: annotations, imports, other functions."""
+    """List the spans (first, end), each (line, column), not to be changed: annotations, imports, decorators."""
     nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         nodes += [part for name in ("annotation", "returns") if (part := getattr(node, name, None))]
+        nodes += getattr(node, "decorator_list", [])
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             nodes.append(node)
         if isinstance(node, ast.Import | ast.ImportFrom):

@@ -142,9 +142,9 @@ def test_regions_are_written_whole_or_not_at_all(tmp_path, classes):
 
 def test_regions_outside_of_a_slide_are_numbered_from_1():
     square = np.array([[0, 0], [0, 10], [10, 10], [10, 0]], float)
-    places = [(0, 0), (0, 190), (0, 201), (95, 0), (101, 0), (150, 150), (-11, 0), (-9, 0)]
+    places = [(0, 0), (0, 190), (0, 201), (95, 0), (101, 0), (150, 150), (-11, 0), (-9, 0), (0, -10.5)]
     regions = [Region(square + place, ("dark",)) for place in places]
-    assert outside(regions, (100, 200)) == [3, 5, 6, 7]
+    assert outside(regions, (100, 200)) == [3, 5, 6, 7, 9]
 
 
 def test_regions_have_the_colour_of_their_first_tissue_or_grey(tmp_path, classes):

@@ -44,6 +44,7 @@ def test_presence_is_the_training_score_in_a_window():
     maps = torch.zeros(4, 9, 9)
     maps[:2, 4, 4] = 9.0
     presence = class_presence([maps, maps], k=2, window=3, counted=ALL)
+    assert presence.shape == (2, 9, 9)
     assert presence[0, 4, 4].item() == pytest.approx(torch.tensor(1.0).sigmoid().item())
     assert presence[1, 4, 4].item() == pytest.approx(0.5)
     assert presence[0, 0, 0].item() == pytest.approx(0.5)
@@ -62,6 +63,11 @@ def test_presence_counts_tissue_only():
 def test_an_absent_class_has_no_share():
     scores = torch.tensor([0.5, -torch.inf, 1.5])
     assert probabilities(scores).tolist() == [0.25, 0.0, 0.75]
+
+
+def test_shares_sum_to_1_however_low_the_scores_are():
+    assert probabilities(torch.tensor([0.0625, 0.1875])).tolist() == [0.25, 0.75]
+    assert probabilities(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
 def test_uncertainty_is_the_share_of_the_highest_entropy():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -23,8 +23,8 @@ class TissueClass(Settings):
         (255, 0, 0)
     """
 
-    name: Annotated[str, Field(min_length=1, description="Tissue name, as shown everywhere.")]
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")]
+    name: str = Field(min_length=1, description="Tissue name, as shown everywhere.")
+    color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")
 
     @property
     def rgb(self) -> tuple[int, int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
@@ -19,10 +18,10 @@ KIND = "napari-lpd project"
 class AnnotatedSlide(Settings):
     """A slide with the regions outlined on it."""
 
-    slide: Annotated[Path, Field(description="Slide file; relative to the project file, or absolute.")]
-    regions: Annotated[Path, Field(description="GeoJSON in level-0 pixels.")]
-    mpp: Annotated[float | None, Field(gt=0, description="µm per pixel where the file gives none.")] = None
-    patient: Annotated[str, Field(description="Slides of one patient are never split between training and test.")] = ""
+    slide: Path = Field(description="Slide file; relative to the project file, or absolute.")
+    regions: Path = Field(description="GeoJSON in level-0 pixels.")
+    mpp: float | None = Field(default=None, gt=0, description="µm per pixel where the file gives none.")
+    patient: str = Field(default="", description="Slides of one patient are never split between training and test.")
 
 
 class Project(Settings):
@@ -31,7 +30,9 @@ class Project(Settings):
     kind: str = KIND
     format: int = 1
     classes: tuple[TissueClass, ...]
-    slides: Annotated[tuple[AnnotatedSlide, ...], Field(min_length=1)]
+    slides: tuple[AnnotatedSlide, ...] = Field(
+        min_length=1, description="Slides of one patient are never split between training and test."
+    )
 
 
 def regions_beside(slide: Path) -> Path:

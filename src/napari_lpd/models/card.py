@@ -27,27 +27,25 @@ class Card(Settings):
     settings: TrainSettings
     tiles_per_class: dict[str, int]
     tiles: int
-    data: Annotated[str, Field(description="Origin of the tiles: slides, a folder, or a table.")] = ""
+    data: str = Field(default="", description="Origin of the tiles: slides, a folder, or a table.")
     steps: int
-    map_scale: Annotated[
-        tuple[tuple[float, ...], ...],
-        Field(description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."),
-    ]
-    presence: Annotated[tuple[float, ...], Field(description="Per class: score from which it counts as present.")]
-    temperature: Annotated[
-        float,
-        Field(gt=0, description="Shares of scores are raised to 1 / temperature, which calibrates them."),
-    ] = 1.0
+    map_scale: tuple[tuple[float, ...], ...] = Field(
+        description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."
+    )
+    presence: tuple[float, ...] = Field(description="Per class: score from which it counts as present.")
+    temperature: float = Field(
+        default=1.0, gt=0, description="Shares of scores are raised to 1 / temperature, which calibrates them."
+    )
     metrics: Annotated[
         dict[str, float],
         BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
     ] = Field(default_factory=dict)
-    intervals: Annotated[
-        dict[str, tuple[float, float]], Field(description="Of some metrics: low and high end of the 95 % interval.")
-    ] = Field(default_factory=dict)
-    colours: Annotated[StainStatistics | None, Field(description="Colours of the training tiles, unmatched.")] = None
+    intervals: dict[str, tuple[float, float]] = Field(
+        default=Field(default_factory=dict), description="Of some metrics: low and high end of the 95 % interval."
+    )
+    colours: StainStatistics | None = Field(default=None, description="Colours of the training tiles, unmatched.")
     command: str = ""
-    folder: Annotated[str, Field(description="Where the command ran: its relative paths start here.")] = ""
+    folder: str = Field(default="", description="Where the command ran: its relative paths start here.")
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = NOTICE

@@ -7,7 +7,7 @@ the amount of stain is linear.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -41,10 +41,10 @@ Four = tuple[float, float, float, float]
 class StainStatistics(Settings):
     """Colours of the stained pixels of tiles; per channel in the order red, green, blue."""
 
-    density: Annotated[Three, Field(description="Mean OD per channel.")]
-    spread: Annotated[Three, Field(description="Standard deviation of the OD over a tile's pixels, per channel.")]
-    look: Annotated[Four, Field(description="Each channel's share of the OD, and ln of the mean OD; means over tiles.")]
-    look_deviation: Annotated[Four, Field(description="Standard deviations of the look over the tiles.")]
+    density: Three = Field(description="Mean OD per channel.")
+    spread: Three = Field(description="Standard deviation of the OD over a tile's pixels, per channel.")
+    look: Four = Field(description="Each channel's share of the OD, and ln of the mean OD; means over tiles.")
+    look_deviation: Four = Field(description="Standard deviations of the look over the tiles.")
 
     def distance(self, other: StainStatistics) -> float:
         """Measure how unusual another look is among these tiles: the largest of four differences, in deviations."""

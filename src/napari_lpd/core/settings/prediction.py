@@ -18,19 +18,19 @@ class CrfSettings(Settings):
         5
     """
 
-    gaussian_sigma: Annotated[
-        float, Field(gt=0, description="Reach of the smoothness kernel: pixels in evaluate, µm in predict.")
-    ] = 15.0
-    gaussian_weight: Annotated[float, Field(ge=0, description="Weight of the smoothness kernel.")] = 30.0
-    bilateral_sigma: Annotated[
-        float, Field(gt=0, description="Reach of the appearance kernel: pixels in evaluate, µm in predict.")
-    ] = 10.0
-    colour_sigma: Annotated[float, Field(gt=0, description="Width of the appearance kernel in colour, 0..255.")] = 20.0
-    bilateral_weight: Annotated[float, Field(ge=0, description="Weight of the appearance kernel.")] = 50.0
-    iterations: Annotated[int, Field(ge=1, le=100, description="Mean-field iterations.")] = 5
-    half_size: Annotated[
-        bool, Field(description="Work on the image at half its size: several times as fast, nearly the same labels.")
-    ] = False
+    gaussian_sigma: float = Field(
+        default=15.0, gt=0, description="Reach of the smoothness kernel: pixels in evaluate, µm in predict."
+    )
+    gaussian_weight: float = Field(default=30.0, ge=0, description="Weight of the smoothness kernel.")
+    bilateral_sigma: float = Field(
+        default=10.0, gt=0, description="Reach of the appearance kernel: pixels in evaluate, µm in predict."
+    )
+    colour_sigma: float = Field(default=20.0, gt=0, description="Width of the appearance kernel in colour, 0..255.")
+    bilateral_weight: float = Field(default=50.0, ge=0, description="Weight of the appearance kernel.")
+    iterations: int = Field(default=5, ge=1, le=100, description="Mean-field iterations.")
+    half_size: bool = Field(
+        default=False, description="Work on the image at half its size: several times as fast, nearly the same labels."
+    )
 
     def in_pixels(self, mpp: float) -> CrfSettings:
         """Convert the kernels' reaches from µm to pixels of `mpp`."""
@@ -64,48 +64,45 @@ class PredictSettings(Settings):
 
     RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "batch", "device", "backend"})
 
-    mpp: Annotated[float, Field(ge=0, le=20, description="Resolution read, in µm per pixel; 0: the model's own.")] = 0.0
-    tile: Annotated[int, Field(ge=64, le=4096, description="Edge of a tile, in pixels at mpp.")] = 768
-    overlap: Annotated[
-        int, Field(ge=0, le=2048, description="Overlap of neighbouring tiles; its outer third is dropped (pixels).")
-    ] = 192
-    batch: Annotated[
-        int, Field(ge=0, le=512, description="Tiles per forward pass; 0: one on a CPU, sixteen on a GPU.")
-    ] = 0
-    flips: Annotated[bool, Field(description="Average with the mirrored tile (twice the time).")] = False
-    normalise: Annotated[
-        Literal["training", "slide", "benchmark"],
-        Field(
-            description="What counts as 1 in the class maps: the training tiles' level, this slide's own, or every"
-            " tile's minimum and maximum without a gate (as published; makes seams; for comparison only)."
-        ),
-    ] = "training"
-    presence: Annotated[
-        float, Field(ge=0, le=1, description="A class scored below this is absent there; 0: the model's own.")
-    ] = 0.0
-    background_power: Annotated[
-        float, Field(gt=0, le=100, description="Exponent of the background score (1 - max)^power.")
-    ] = 10.0
-    tissue_only: Annotated[bool, Field(description="Leave bare glass unlabelled.")] = True
-    refiner: Annotated[
-        Refiner,
-        Field(
-            description="none, or a dense CRF along the image's edges (a slide takes about twice as long)."
-            " pydensecrf: for parity, on the command line only."
-        ),
-    ] = "none"
+    mpp: float = Field(default=0.0, ge=0, le=20, description="Resolution read, in µm per pixel; 0: the model's own.")
+    tile: int = Field(default=768, ge=64, le=4096, description="Edge of a tile, in pixels at mpp.")
+    overlap: int = Field(
+        default=192, ge=0, le=2048, description="Overlap of neighbouring tiles; its outer third is dropped (pixels)."
+    )
+    batch: int = Field(
+        default=0, ge=0, le=512, description="Tiles per forward pass; 0: one on a CPU, sixteen on a GPU."
+    )
+    flips: bool = Field(default=False, description="Average with the mirrored tile (twice the time).")
+    normalise: Literal["training", "slide", "benchmark"] = Field(
+        default="training",
+        description="What counts as 1 in the class maps: the training tiles' level, this slide's own, or every tile's"
+        " minimum and maximum without a gate (as published; makes seams; for comparison only).",
+    )
+    presence: float = Field(
+        default=0.0, ge=0, le=1, description="A class scored below this is absent there; 0: the model's own."
+    )
+    background_power: float = Field(
+        default=10.0, gt=0, le=100, description="Exponent of the background score (1 - max)^power."
+    )
+    tissue_only: bool = Field(default=True, description="Leave bare glass unlabelled.")
+    refiner: Refiner = Field(
+        default="none",
+        description="none, or a dense CRF along the image's edges (a slide takes about twice as long). pydensecrf:"
+        " for parity, on the command line only.",
+    )
     crf: CrfSettings = CrfSettings()
-    block: Annotated[
-        int,
-        Field(ge=64, le=4096, description="Edge of the blocks in which results are written (a power of 2, pixels)."),
-    ] = 1024
+    block: int = Field(
+        default=1024,
+        ge=64,
+        le=4096,
+        description="Edge of the blocks in which results are written (a power of 2, pixels).",
+    )
     backend: BackendField = "auto"
     precision: PrecisionField = "auto"
-    threads: Annotated[
-        int,
-        Field(ge=0, le=256, description="CPU threads for the model, for two tiles at a time; 0 lets torch choose."),
-    ] = 0
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    threads: int = Field(
+        default=0, ge=0, le=256, description="CPU threads for the model, for two tiles at a time; 0 lets torch choose."
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps.")
 
     @model_validator(mode="after")
     def _overlap_below_tile(self) -> PredictSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -28,9 +28,9 @@ class Roles(Settings):
         ('collagen',)
     """
 
-    tumour: Annotated[Names, Field(description="Classes that are tumour.")] = ()
-    stroma: Annotated[Names, Field(description="Classes that are stroma in the tumour-stroma ratio.")] = ()
-    lymphocyte_rich_stroma: Annotated[Names, Field(description="Classes that are stroma rich in lymphocytes.")] = ()
+    tumour: Names = Field(default=(), description="Classes that are tumour.")
+    stroma: Names = Field(default=(), description="Classes that are stroma in the tumour-stroma ratio.")
+    lymphocyte_rich_stroma: Names = Field(default=(), description="Classes that are stroma rich in lymphocytes.")
 
     def check(self, classes: Sequence[TissueClass], source: str) -> None:
         """Raise SettingsError if a role names a class that is not in `classes`, or tumour is also stroma."""
@@ -51,16 +51,14 @@ class MeasureSettings(Settings):
         ()
     """
 
-    roles: Annotated[Roles, Field(description="Which classes are tumour, stroma, lymphocyte-rich stroma.")] = Roles()
-    temperature: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=20,
-            description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the"
-            " model was calibrated.",
-        ),
-    ] = 0.0
+    roles: Roles = Field(default=Roles(), description="Which classes are tumour, stroma, lymphocyte-rich stroma.")
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=20,
+        description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the model was"
+        " calibrated.",
+    )
 
 
 def read_roles(path: Path) -> Roles:
@@ -84,9 +82,9 @@ class ExportSettings(Settings):
         'labels'
     """
 
-    what: Annotated[What, Field(description="Labels, prototype maps, or corrections as training regions.")] = "labels"
-    simplify_um: Annotated[
-        float, Field(ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel.")
-    ] = 0.0
-    overwrite: Annotated[bool, Field(description="Replace existing files.")] = False
-    measure: Annotated[MeasureSettings, Field(description="How areas are measured.")] = MeasureSettings()
+    what: What = Field(default="labels", description="Labels, prototype maps, or corrections as training regions.")
+    simplify_um: float = Field(
+        default=0.0, ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel."
+    )
+    overwrite: bool = Field(default=False, description="Replace existing files.")
+    measure: MeasureSettings = Field(default=MeasureSettings(), description="How areas are measured.")
