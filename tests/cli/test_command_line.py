@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_a_region_without_tissue_is_warned_of(tiny_tiff, tmp_path, capsys):
         (tmp_path / name).write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {}}]))
     areas = ["--regions", str(tmp_path / "scope"), "--tissue", str(tmp_path / "tissue")]
     assert main(["predict", str(tiny_tiff), "--out", str(tmp_path / "out"), *areas]) == 0
-    assert "no tissue was found there in tiny.tiff" in capsys.readouterr().err
+    assert "warning: tiny.tiff: no tissue was found there, so nothing is labelled" in capsys.readouterr().err
 
 
 def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_tiff, tmp_path, capsys):
@@ -187,6 +188,45 @@ def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_ti
     assert [row["slide"] for row in result["slides"]] == slides[1:]
     assert result["table"] == str(out / "summary.csv")
     assert (out / "tiny.zarr" / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_a_slide_with_nothing_labelled_is_not_called_ok(tiny_tiff, tmp_path, capsys):
+    other = tmp_path / "other.tiff"
+    other.write_bytes(tiny_tiff.read_bytes())
+    given = [str(tiny_tiff), str(other), "--out", str(tmp_path / "out"), "--set", "presence=1"]
+    assert main(["predict", *given]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("NOTHING LABELLED  ") == 2
+    assert "ok  " not in printed.err
+    assert "states: 2 slides: 2 nothing labelled" in printed.out
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["nothing labelled"] * 2
+    assert [row["epidermis mm²"] for row in rows] == ["0.000000"] * 2
+    assert all("the model finds none of its classes there" in row["warnings"] for row in rows)
+
+
+def test_progress_warnings_and_rows_name_their_slide_and_stay_in_the_result(tiny_tiff, tmp_path, capsys):
+    other, broken = tmp_path / "other.tiff", tmp_path / "broken.svs"
+    other.write_bytes(tiny_tiff.read_bytes())
+    broken.write_bytes(b"")
+    slides = [str(tiny_tiff), str(broken), str(other)]
+    given = ["predict", *slides, "--out", str(tmp_path / "out"), "--set", "presence=1", "--json"]
+    assert main(given) == 2
+    events = lines(capsys)
+    rows = [event for event in events if event["event"] == "slide"]
+    assert [row["slide"] for row in rows] == slides
+    assert "not a slide" in rows[1]["error"]
+    messages = [event["message"] for event in events if event["event"] == "progress"]
+    names = {message.removeprefix("warning: ").partition(": ")[0] for message in messages}
+    assert names == {"tiny.tiff", "other.tiff"}
+    for row in (rows[0], rows[2]):
+        assert row["warnings"] == Prediction.open(Path(row["prediction"])).warnings
+        assert f"warning: {Path(row['slide']).name}: {row['warnings'][-1]}" in messages
+    assert main([*given[:2], *given[4:]]) == 0  # finished before: its warnings are read from the result
+    again = lines(capsys)
+    assert again[-1]["slides"][0]["warnings"] == rows[0]["warnings"]
+    assert f"warning: tiny.tiff: {rows[0]['warnings'][-1]}" in [event.get("message") for event in again]
 
 
 def test_only_regions_are_predicted_and_only_what_is_tissue(tiny_tiff, tiny_regions, classes, tmp_path):

@@ -11,29 +11,33 @@ from napari_lpd.core.errors import ExportError
 from napari_lpd.core.jobs import Progress, run
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.prediction import predict
-from napari_lpd.prediction.batch import SlideTask, predict_file, summary_line, write_summary
+from napari_lpd.prediction.batch import SlideTask, count_states, predict_file, summary_line, write_summary
+from napari_lpd.results.prediction import Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 DONE = {
     "slide": "a.svs",
+    "state": "ok",
     "mm²": {"dark": 1.25, "pink": 0.1234567},
     "tissue mm²": 2.5,
     "unreadable": ["x 20..60, y 1100..1120", "x 0..8, y 0..4"],
+    "warnings": ["pale colours", "few tiles, and dark"],
     "prediction": "a.zarr",
     "mask": "a.ome.tif",
     "seconds": 7.5,
 }
-SOUND = {**DONE, "slide": "b.svs", "mm²": {"pink": 0.5, "blue": 3.0}, "unreadable": []}
+SOUND = {**DONE, "slide": "b.svs", "mm²": {"pink": 0.5, "blue": 3.0}, "unreadable": [], "warnings": []}
+EMPTY = {**SOUND, "slide": "d.svs", "state": "nothing labelled", "mm²": {"pink": 0.0, "blue": 0.0}}
 FAILED = {"slide": "c.svs", "error": "c.svs: damaged, truncated"}
 
 
 def test_the_table_has_areas_tissue_and_unreadable_places_of_every_slide(tmp_path):
     path = write_summary([DONE, SOUND, FAILED], tmp_path / "new" / "summary.csv")
     assert path.read_text(encoding="utf-8").splitlines() == [
-        "slide,state,dark mm²,pink mm²,blue mm²,tissue mm²,unreadable,seconds",
-        'a.svs,ok,1.250000,0.123457,,2.500000,"x 20..60, y 1100..1120; x 0..8, y 0..4",7.5',
-        "b.svs,ok,,0.500000,3.000000,2.500000,,7.5",
-        'c.svs,"c.svs: damaged, truncated",,,,,,',
+        "slide,state,dark mm²,pink mm²,blue mm²,tissue mm²,unreadable,warnings,seconds",
+        'a.svs,ok,1.250000,0.123457,,2.500000,"x 20..60, y 1100..1120; x 0..8, y 0..4","pale colours; few tiles, and dark",7.5',
+        "b.svs,ok,,0.500000,3.000000,2.500000,,,7.5",
+        'c.svs,"c.svs: damaged, truncated",,,,,,,',
     ]
 
 
@@ -46,7 +50,12 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
 def test_a_slides_line_has_its_areas_and_how_many_places_were_unreadable():
     assert summary_line(DONE) == "ok  a.svs: dark 1.25, pink 0.123 of 2.5 mm²; 2 unreadable places  (7.5 s)"
     assert summary_line(SOUND) == "ok  b.svs: pink 0.5, blue 3 of 2.5 mm²  (7.5 s)"
+    assert summary_line(EMPTY) == "NOTHING LABELLED  d.svs: pink 0, blue 0 of 2.5 mm²  (7.5 s)"
     assert summary_line(FAILED) == "FAILED  c.svs: damaged, truncated"
+
+
+def test_slides_are_counted_by_state():
+    assert count_states([DONE, FAILED, SOUND, EMPTY]) == "4 slides: 2 ok, 1 failed, 1 nothing labelled"
 
 
 def test_a_row_has_what_was_predicted(tiny_tiff, classes, tmp_path, monkeypatch):
@@ -58,14 +67,18 @@ def test_a_row_has_what_was_predicted(tiny_tiff, classes, tmp_path, monkeypatch)
     tissue[:, :5] = True  # of 16 µm: x 0 to 160
     made = predicted(tmp_path / "made.zarr", labels, classes, tissue=TissueMask(tissue, 16.0).array)
 
+    written = Prediction.open(made.folder, write=True)
+    assert [written.warn("colours are far off") for _ in range(2)] == [True, False]
+
     def predict_slide(*_):
         yield Progress(1, 1, "tiles")
-        return made
+        return written
 
     monkeypatch.setattr(predict, "predict_slide", predict_slide)
     task = SlideTask(tiny_tiff, samples.model_path(), tmp_path, PredictSettings())
     row = run(predict_file(task))
     assert row["mm²"] == pytest.approx({"dark": 200 * 100 * 0.25e-6, "pink": 0})
+    assert (row["state"], row["warnings"]) == ("ok", ["colours are far off"])
     assert row["tissue mm²"] == pytest.approx((320 * 160 - 10 * 20) * 0.25e-6)
     assert row["unreadable"] == ["x 40..80, y 600..620"]
     assert (row["prediction"], row["mask"]) == (str(tmp_path / "tiny.zarr"), str(tmp_path / "tiny.ome.tif"))

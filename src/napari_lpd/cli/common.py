@@ -70,6 +70,12 @@ class Printer:
         if not self.as_json and not self._errors_only:
             print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
 
+    def slide(self, row: Result, line: str) -> None:
+        """Print the row of one of many slides as soon as it is done: as JSON, or its line."""
+        if self.as_json:
+            print(to_json_line("slide", row), flush=True)
+        self.note(line)
+
     def result(self, result: Result) -> None:
         """Print a command's result."""
         if self._errors_only:

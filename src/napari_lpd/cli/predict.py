@@ -9,6 +9,7 @@ from napari_lpd import samples
 from napari_lpd.cli.common import add_settings_options
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import check_writable
+from napari_lpd.core.jobs import WARNING
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 
@@ -40,7 +41,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     """Segment slides one by one; continue with the next one if a slide fails."""
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
-    from napari_lpd.prediction.batch import SlideTask, attempt, on_cluster, summary_line, write_summary
+    from napari_lpd.prediction.batch import SlideTask, attempt, count_states, on_cluster, summary_line, write_summary
 
     read_card(options.model)
     stems = [path.stem for path in options.slides]
@@ -69,10 +70,12 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
         rows.append(row)
         if len(tasks) == 1 and "error" in row:
             raise LpdError(row["error"])
-        printer.note(summary_line(row))
+        printer.slide(row, summary_line(row))
+        if options.scheduler:  # else they were printed as they came
+            for line in row.get("warnings", ()):
+                printer.note(f"{WARNING}{Path(row['slide']).name}: {line}")
         if len(tasks) > 1:
             write_summary(rows, table)  # after every slide, in case the run is stopped
-    failed = sum("error" in row for row in rows)
-    if failed:
-        raise LpdError(f"{failed} of {len(rows)} slides failed: see the reasons in {table}")
-    return {"slides": rows} | ({"table": str(table)} if len(tasks) > 1 else {})
+    if failed := sum("error" in row for row in rows):
+        raise LpdError(f"{failed} of {len(rows)} slides failed ({count_states(rows)}): see the reasons in {table}")
+    return {"slides": rows} | ({"table": str(table), "states": count_states(rows)} if len(tasks) > 1 else {})

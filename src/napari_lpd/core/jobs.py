@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import IO, Any, TypeVar
 
 from napari_lpd.core.errors import LpdError
@@ -69,8 +69,22 @@ def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T
         job.close()
 
 
+def about(subject: str, job: Job[T]) -> Job[T]:
+    """Drive `job` with `subject` before each of its messages, that of a warning too."""
+    try:
+        while True:
+            try:
+                progress = next(job)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            mark = WARNING if progress.message.startswith(WARNING) else ""
+            yield replace(progress, message=f"{mark}{subject}: {progress.message.removeprefix(mark)}")
+    finally:
+        job.close()
+
+
 def to_json_line(event: str, value: dict[str, Any] | Progress) -> str:
-    """Encode one line of the protocol between child and parent process; event is progress, result or error."""
+    """Encode one line of the protocol of child and parent process; event is progress, slide, result or error."""
     return json.dumps({"event": event, **(asdict(value) if isinstance(value, Progress) else value)})
 
 
@@ -126,7 +140,7 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
             if kind == "progress":
                 latest = Progress(**event)
                 yield latest
-            else:
+            elif kind == "result":
                 result = event
         code = child.wait()
         readers[1].join(timeout=5)

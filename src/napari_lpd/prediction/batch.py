@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
 from napari_lpd.core.files import atomic_write
-from napari_lpd.core.jobs import Job, Progress, run
+from napari_lpd.core.jobs import Job, Progress, about, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 CONNECT_S = 20
+OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
 
 
 class SlideTask(NamedTuple):
@@ -62,7 +64,10 @@ class SlideTask(NamedTuple):
 
 
 def predict_file(task: SlideTask) -> Job[Row]:
-    """Predict one slide, or continue it; the row says where the result is, areas and unreadable places."""
+    """Predict one slide, or continue it; the row says where the result is, areas, unreadable places and warnings.
+
+    Every message of its progress names the slide.
+    """
     from napari_lpd.models.checkpoint import load_cached
     from napari_lpd.prediction.predict import predict_slide
     from napari_lpd.results.export.ome_tiff import write_ome_tiff
@@ -76,13 +81,16 @@ def predict_file(task: SlideTask) -> Job[Row]:
     with open_slide(task.slide, task.mpp, task.icc) as slide:
         scope = polygons_um(task.regions, slide) if task.regions else []
         tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
-        prediction = yield from predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
+        job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
+        prediction = yield from about(task.slide.name, job)
     write_ome_tiff(prediction, task.mask, overwrite=True)
     return {
         "slide": str(task.slide),
+        "state": OK if any(prediction.area_mm2().values()) else EMPTY,
         "mm²": prediction.area_mm2(),
         "tissue mm²": prediction.tissue_mm2,
         "unreadable": [f"x {x0}..{x1}, y {y0}..{y1}" for y0, x0, y1, x1 in prediction.unreadable],
+        "warnings": prediction.warnings,
         "prediction": str(task.folder),
         "mask": str(task.mask),
         "seconds": round(time.monotonic() - began, 1),
@@ -138,25 +146,32 @@ def summary_line(row: Row) -> str:
         return f"FAILED  {row['error']}"
     areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
-    return f"ok  {row['slide']}: {areas} of {row['tissue mm²']:.3g} mm²{places}  ({row['seconds']:g} s)"
+    state = row["state"] if row["state"] == OK else row["state"].upper()
+    return f"{state}  {row['slide']}: {areas} of {row['tissue mm²']:.3g} mm²{places}  ({row['seconds']:g} s)"
+
+
+def count_states(rows: Sequence[Row]) -> str:
+    """Count the slides by state, in one line."""
+    states = Counter("failed" if "error" in row else row["state"] for row in rows)
+    return f"{len(rows)} slides: " + ", ".join(f"{count} {state}" for state, count in states.items())
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:
-    """Write a table of slides (CSV): state, areas per class in mm², places, seconds.
+    """Write a table of slides (CSV): state, areas per class in mm², places, warnings, seconds.
 
     Raises:
         ExportError: the file cannot be written.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
-    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "seconds"]
+    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "warnings", "seconds"]
     with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         for row in rows:
-            values: Row = {"slide": row["slide"], "state": row.get("error", "ok")}
+            values: Row = {"slide": row["slide"], "state": row.get("error") or row["state"]}
             values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
             if "tissue mm²" in row:
                 values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
-            values["unreadable"] = "; ".join(row.get("unreadable", []))
+            values |= {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}
             table.writerow(values)
     return path

@@ -99,6 +99,7 @@ def predict_slide(
         return found, levels_of_maps(slide, model, card, found)
 
     prediction = start_prediction(folder, card, prepare, replace)
+    yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
     if not prediction.finished:
         run = SlidePredictor(slide, model, prediction)
         with keep_freed_memory():
@@ -110,11 +111,21 @@ def predict_slide(
                     f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
                 ) from error
         prediction.finish()
-        if not prediction.tissue_mm2:
-            yield Progress(
-                0, 0, f"{WARNING}no tissue was found there in {slide.name}, so nothing is labelled; {NO_TISSUE}"
-            )
+        if (line := _why_empty(prediction)) and prediction.warn(line):
+            yield Progress(0, 0, WARNING + line)
     return prediction
+
+
+def _why_empty(prediction: Prediction) -> str:
+    """Say why nothing is labelled; "" where something is."""
+    if any(prediction.area_mm2().values()):
+        return ""
+    if not prediction.tissue_mm2:
+        return f"no tissue was found there, so nothing is labelled; {NO_TISSUE}"
+    return (
+        f"nothing is labelled in {prediction.tissue_mm2:.3g} mm² of tissue: the model finds none of its classes there;"
+        " is it a model for this tissue and stain?"
+    )
 
 
 def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:
@@ -291,7 +302,7 @@ class SlidePredictor:
                 said = self.scorer.warnings()
                 if colours and (colours.done() or done == total):
                     said, colours = [*said, *filter(None, [colours.result()])], None
-                yield from (Progress(done, total, WARNING + line) for line in said)
+                yield from (Progress(done, total, WARNING + line) for line in said if self.prediction.warn(line))
                 yield Progress(done, total, "tiles")
                 for block in self._completed(batch.origins):
                     blended = stitcher.read(self.needed[block])

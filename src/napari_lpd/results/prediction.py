@@ -245,10 +245,29 @@ class Prediction:
             "tissue_mm2": tissue * pixel_mm2,
             "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in boxes],
         }
+        self._store(measured)
+
+    def _store(self, values: dict[str, Any]) -> None:
         try:
-            self._group.attrs[KEY] = {**self._group.attrs[KEY], **measured}  # type: ignore[dict-item]
+            self._group.attrs[KEY] = {**self._group.attrs[KEY], **values}  # type: ignore[dict-item]
         except OSError as error:
             raise ExportError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what makes the result doubtful, as colours far from those of the training."""
+        return list(self._group.attrs[KEY].get("warnings", []))  # type: ignore[union-attr]
+
+    def warn(self, line: str) -> bool:
+        """Store a warning; returns False where it is stored already.
+
+        Raises:
+            ExportError: the disk is full or cannot be written.
+        """
+        if line in self.warnings:
+            return False
+        self._store({"warnings": [*self.warnings, line]})
+        return True
 
     def _blocks(self, blocks: Iterable[Block]) -> Iterable[tuple[tuple[int, int], NDArray[np.uint8]]]:
         size = self.card.block
