@@ -176,7 +176,7 @@ def test_many_slides_give_a_line_each_and_a_table_and_go_on_after_errors(tiny_ti
     assert said.count("FAILED  broken.svs") == 1
     assert said.count("ok  ") == 2
     assert "1 of 3 slides failed" in said
-    with (out / "summary.csv").open(encoding="utf-8") as file:
+    with (out / "summary.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows[1:]] == ["ok", "ok"]
     assert "not a slide" in rows[0]["state"]

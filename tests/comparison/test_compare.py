@@ -321,14 +321,14 @@ def test_the_command_writes_a_report_that_needs_no_other_file(tmp_path, classes,
         assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert ElementTree.parse(out / f"{name}.svg").getroot().tag.endswith("svg")
     content = json.loads((out / "report.json").read_text())
-    with (out / "figures.csv").open() as file:
+    with (out / "figures.csv").open(encoding="utf-8-sig") as file:
         rows = {(r["bank"], r["metric"], r["class"]): r["value"] for r in csv.DictReader(file)}
     coverage = content["banks"][0]["figures"]["coverage"]
     assert float(rows["A", "coverage", ""]) == coverage["value"]
     assert float(rows["A", "coverage", "pink"]) == coverage["per_class"][1]
-    with (out / "prototypes.csv").open() as file:
+    with (out / "prototypes.csv").open(encoding="utf-8-sig") as file:
         assert len(list(csv.DictReader(file))) == 6 * 4
-    with (out / "differences.csv").open() as file:
+    with (out / "differences.csv").open(encoding="utf-8-sig") as file:
         assert len(list(csv.DictReader(file))) == len(content["differences"])
 
 

@@ -255,7 +255,7 @@ def test_a_report_reads_back_as_csv_and_json(tmp_path):
     found = calibration(np.array([[0.9, 0.2], [0.3, 0.6]]), np.array([[True, False], [False, True]]))
     path = write_report(tmp_path / "out", "A test", rows, ["Model: small | old"], found)
 
-    with (path.parent / "report.csv").open(encoding="utf-8", newline="") as file:
+    with (path.parent / "report.csv").open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     values = {(line["gate"], line["metric"], line["class"]): line for line in lines}
     assert len(values) == len(lines)

@@ -33,7 +33,7 @@ FAILED = {"slide": "c.svs", "error": "c.svs: damaged, truncated"}
 
 def test_the_table_has_areas_tissue_and_unreadable_places_of_every_slide(tmp_path):
     path = write_summary([DONE, SOUND, FAILED], tmp_path / "new" / "summary.csv")
-    assert path.read_text(encoding="utf-8").splitlines() == [
+    assert path.read_text(encoding="utf-8-sig").splitlines() == [
         "slide,state,dark mm²,pink mm²,blue mm²,tissue mm²,unreadable,warnings,seconds",
         'a.svs,ok,1.250000,0.123457,,2.500000,"x 20..60, y 1100..1120; x 0..8, y 0..4","pale; few tiles, and dark",7.5',
         "b.svs,ok,,0.500000,3.000000,2.500000,,,7.5",

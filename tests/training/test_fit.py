@@ -236,7 +236,7 @@ def test_the_best_epoch_is_kept_beside_the_last(tiles, tiny_settings, tmp_path):
     )
     assert load_model(path).card.metrics["valid score"] == 0.9
     assert load_model(tmp_path / "last.safetensors").card.metrics["valid score"] == 0.1
-    history = (tmp_path / "history.csv").read_text().splitlines()
+    history = (tmp_path / "history.csv").read_text("utf-8-sig").splitlines()
     assert history[0].startswith("epoch,step,loss,classification,contrast,diversity")
     assert len(history) == 4
 

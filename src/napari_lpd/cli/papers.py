@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from napari_lpd.cli.common import add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import check_writable, read_json
+from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
+from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings

@@ -1,5 +1,20 @@
-"""Errors that a user can fix: one line that names the object, the value and what was expected."""
+"""Errors that a user can fix, as one line that names the object, the value and what was expected; and all others."""
 
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import tempfile
+import traceback
+from pathlib import Path
+
+import platformdirs
+
+LOG, KEPT_LOGS = "error-", 20  # name of the logs of unexpected errors, and how many stay
+MAX_LINE = 300  # characters of a printed line
+SURROGATE = re.compile("[\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 NOTICE = "Research use only; not for diagnosis."  # stands in every result, report and window
 
 
@@ -32,6 +47,52 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's text as one line, or its type where there is no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(what: BaseException | str, limit: int = MAX_LINE) -> str:
+    """Make a text, or that of an error, one line without control characters, cut in its middle to `limit` characters.
+
+    An error without a text is named by its type.
+    """
+    text = str(what)
+    if len(text) > 20 * limit:
+        text = f"{text[: 10 * limit]} {text[-10 * limit :]}"
+    line = " ".join(SURROGATE.sub("\ufffd", CONTROL.sub(" ", text)).split())
+    if not line and isinstance(what, BaseException):
+        return type(what).__name__
+    if len(line) <= limit:
+        return line
+    head = limit * 2 // 3
+    return f"{line[:head]} … {line[len(line) - (limit - head - 3) :]}"
+
+
+def described(error: BaseException) -> str:
+    """Describe any error in one line: an `LpdError` by its text, another as unexpected, with the file of its traceback.
+
+    The files are kept in the user's folder of logs, the newest `KEPT_LOGS` of them.
+    """
+    if isinstance(error, LpdError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory: close other programs, or choose smaller settings"
+    said = one_line(f"{type(error).__name__}: {error}", MAX_LINE // 2).rstrip(": ")
+    log = _log(error)
+    return f"unexpected {said}" + (f"; please report it with {log}" if log else "")
+
+
+def _log(error: BaseException) -> Path | None:
+    """Write an error's traceback to a new file; None where no folder can be written."""
+    now = datetime.datetime.now(datetime.UTC)
+    for folder in (
+        platformdirs.user_log_path("napari-lpd", appauthor=False),
+        Path(tempfile.gettempdir(), "napari-lpd"),
+    ):
+        path = folder / f"{LOG}{now:%Y-%m-%d-%H%M%S-%f}-{os.getpid()}.log"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(traceback.format_exception(error))
+            for old in sorted(folder.glob(f"{LOG}*.log"))[:-KEPT_LOGS]:
+                old.unlink(missing_ok=True)
+        except OSError:
+            continue
+        return path
+    return None

@@ -1,20 +1,16 @@
-"""Read JSON, hash files, and write files atomically: completely or not at all, over others only on request."""
+"""Hash files, and write files atomically: completely or not at all, over others only on request."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
 import tempfile
-import zipfile
-import zlib
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, ExportError, LpdError, reason
+from napari_lpd.core.errors import DataError, ExportError, LpdError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEY = "napari_lpd"  # of our metadata in every file format
-MAX_JSON_BYTES = 512 * 2**20
 HASH_BYTES = 8  # of a SHA-256; enough to tell files apart, and small in a checkpoint
 
 
@@ -76,47 +71,6 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> None:
     with ExitStack() as stack:
         for name, content in contents.items():
             stack.enter_context(atomic_write(folder / name)).write_bytes(content)
-
-
-def read_json(path: Path, error: type[LpdError] = DataError, what: str = "JSON", kind: type[Any] = object) -> Any:
-    """Read a JSON file in UTF-8 or UTF-16, with or without a byte order mark, also one packed by gzip or zip.
-
-    Args:
-        path: The file.
-        error: Class of the error that is raised where the file cannot be read.
-        what: Name of the content in the message.
-        kind: Type of the content: `dict` or `list`; NaN and infinite numbers are always refused.
-    """
-    try:
-        value = json.loads(_unpacked(path), parse_constant=_refuse_constant)
-        if not isinstance(value, kind):
-            raise ValueError(f"wanted {'{…}' if kind is dict else '[…]'} in it")
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
-        detail = "nested too deeply" if isinstance(cause, RecursionError) else reason(cause)
-        raise error(f"{path}: not readable as {what} ({detail}); check its name, or save it again as JSON") from cause
-    return value
-
-
-def _unpacked(path: Path) -> bytes:
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("rb"))
-        start = file.peek(4)[:4]
-        if start.startswith(b"\x1f\x8b"):
-            file = gzip.GzipFile(fileobj=file)
-        elif start == b"PK\x03\x04":
-            archive = zipfile.ZipFile(file)
-            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-            if len(names) != 1:
-                raise ValueError(f"a zip archive of {len(names)} files, wanted one")
-            file = archive.open(names[0])
-        content: bytes = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MB")
-    return content
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def file_hashes(paths: Sequence[Path]) -> NDArray[np.uint8]:

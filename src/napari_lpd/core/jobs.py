@@ -113,6 +113,7 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        errors="replace",
     )
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     output: deque[str] = deque(maxlen=20)
@@ -130,10 +131,10 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
             if paused is not None and paused.is_set() != waiting:
                 waiting = not waiting
                 _tell(child, PAUSE if waiting else GO_ON)
-            if line and not line.startswith('{"event"'):
-                output.append(line)  # a library that prints
+            event = _event_of(line) if line else {"event": "progress", **asdict(latest)}
+            if event is None:
+                output.append(line)  # a library that prints, or the last line of a child that was killed
                 continue
-            event = json.loads(line) if line else {"event": "progress", **asdict(latest)}
             kind = event.pop("event")
             if kind == "error":
                 raise LpdError(event["message"])
@@ -152,6 +153,14 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
         _end(child)
         for reader in readers:
             reader.join(timeout=5)
+
+
+def _event_of(line: str) -> dict[str, Any] | None:
+    """Parse a line of `to_json_line`; None where it is none."""
+    try:
+        return json.loads(line) if line.startswith('{"event"') else None  # its figures may be NaN
+    except (ValueError, RecursionError):
+        return None
 
 
 def _tell(child: subprocess.Popen[str], command: str) -> None:

@@ -11,7 +11,8 @@ from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import KEY, read_json
+from napari_lpd.core.files import KEY
+from napari_lpd.core.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def read_features(path: Path) -> tuple[list[Feature], dict[str, Any]]:
     Raises:
         DataError: missing file, no GeoJSON, or a damaged feature, named by its number from 1.
     """
-    document = read_json(path, DataError, WHAT)
+    document = read_json(path, DataError, WHAT, large=True)
     features, others = [], []
     number = 0
     try:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.reading import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [path for path in visible(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)})")
     return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from functools import partial
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, reason
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.reading import located, visible
+from napari_lpd.core.text import TABLES, read_table
 from napari_lpd.data.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
 from napari_lpd.data.tileset import TileSet
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-TABLES = {".csv": ",", ".tsv": "\t"}
 PATH, SOURCE = "path", "source"  # columns of a table
 YES, NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
 
@@ -97,7 +97,7 @@ def _labels_in_name(path: Path, class_count: int) -> list[int]:
 def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
     names = [tissue.name for tissue in classes]
     parts = {name for names_of_part in PARTS.values() for name in names_of_part}
-    unknown = sorted(path for path in root.iterdir() if path.is_dir() and path.name not in (*names, *parts))
+    unknown = [path for path in visible(root.iterdir()) if path.is_dir() and path.name not in (*names, *parts)]
     if unknown:
         raise DataError(
             f"{unknown[0]}: a folder that is no class ({', '.join(names)}); add the class, or move the folder away"
@@ -112,12 +112,7 @@ def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labell
 
 def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
     names = [tissue.name for tissue in classes]
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=TABLES[table.suffix.lower()])
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not readable as a table ({reason(error)})") from error
+    columns, rows = read_table(table)
     missing = [name for name in (PATH, *names) if name not in columns]
     if missing:
         raise DataError(
@@ -126,22 +121,22 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
     if not rows:
         raise DataError(f"{table}: holds no tiles")
     labelled = _Labelled([], [], [])
-    for line, row in enumerate(rows, start=2):
-        path = table.parent / (row[PATH] or "")
-        if not path.is_file():
+    for line, row in rows:
+        path = located(table.parent, row[PATH])
+        if not row[PATH] or not path.is_file():
             raise DataError(f"{table}, line {line}: no such file {row[PATH]!r}; paths are relative to the table")
         labelled.paths.append(path)
         labelled.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
         if SOURCE in columns:
-            labelled.sources.append(row[SOURCE] or "")
+            labelled.sources.append(row[SOURCE])
     repeated = [path for path, count in Counter(labelled.paths).items() if count > 1]
     if repeated:
         raise DataError(f"{table}: {repeated[0].name} occurs twice")
     return labelled
 
 
-def _yes_or_no(text: str | None, where: str) -> int:
-    value = (text or "").strip().lower()
+def _yes_or_no(text: str, where: str) -> int:
+    value = text.lower()
     if value not in (*YES, *NO):
         raise DataError(f"{where}: {text!r}; wanted 0 or 1")
     return int(value in YES)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from napari_lpd.core.classes import TissueClass, check_classes
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.files import read_json, write_text
+from napari_lpd.core.files import write_text
+from napari_lpd.core.reading import located, read_json
 from napari_lpd.core.settings.base import Settings
 
 SUFFIX = ".lpd.json"
@@ -56,7 +57,9 @@ def read_project(path: Path) -> Project:
     check_classes(project.classes, str(path))
     folder = path.absolute().parent
     slides = tuple(
-        annotated.model_copy(update={"slide": folder / annotated.slide, "regions": folder / annotated.regions})
+        annotated.model_copy(
+            update={"slide": located(folder, annotated.slide), "regions": located(folder, annotated.regions)}
+        )
         for annotated in project.slides
     )
     for annotated in slides:

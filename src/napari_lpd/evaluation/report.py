@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from itertools import groupby
@@ -13,6 +11,7 @@ import numpy as np
 
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
+from napari_lpd.core.text import markdown, table_bytes
 from napari_lpd.evaluation.metrics import HEADLINES, MIN_SOURCES, PER_CLASS, Background, Intervals, Scores
 
 if TYPE_CHECKING:
@@ -76,16 +75,16 @@ def write_report(
         ExportError: a file cannot be written.
     """
     texts = {
-        "report.csv": _csv(rows, calibration),
-        "report.json": _json(title, rows, notes, calibration),
-        "report.md": _markdown(title, rows, notes, calibration),
+        "report.csv": table_bytes(_lines(rows, calibration)),
+        "report.json": _json(title, rows, notes, calibration).encode(),
+        "report.md": _markdown(title, rows, notes, calibration).encode(),
     }
-    write_files(folder, {name: text.encode() for name, text in texts.items()})
+    write_files(folder, texts)
     return folder / "report.md"
 
 
 def _markdown(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:
-    parts = [f"# {title}", f"**{NOTICE}**", "\n".join(f"- {note}" for note in notes)]
+    parts = [f"# {markdown(title)}", f"**{NOTICE}**", markdown_list(notes)]
     for (background, names), group in groupby(rows, key=lambda row: (row.scores.background, row.scores.class_names)):
         parts += _score_table(background, names, list(group))
     if calibration is not None:
@@ -116,9 +115,11 @@ def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[
             remarks.setdefault(remark, []).append(f"{row.gate} + {row.refiner}")
     yield markdown_table(table)
     everywhere = len(rows)
-    yield "\n".join(
-        f"- {remark}" + ("" if len(where) == everywhere else f" (gate + refiner: {'; '.join(where)})")
-        for remark, where in remarks.items()
+    yield markdown_list(
+        [
+            remark + ("" if len(where) == everywhere else f" (gate + refiner: {'; '.join(where)})")
+            for remark, where in remarks.items()
+        ]
     )
 
 
@@ -153,9 +154,14 @@ def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> I
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     """Format a table of cells; the first line is the head."""
-    escaped = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
+    escaped = [[markdown(cell) for cell in line] for line in lines]
     escaped.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def markdown_list(lines: Sequence[str]) -> str:
+    """Format a list of sentences."""
+    return "\n".join(f"- {markdown(line)}" for line in lines)
 
 
 def _percent(value: float, low: float = NAN, high: float = NAN) -> str:
@@ -175,20 +181,16 @@ def _with_limits(row: ReportRow, metric: str, c: int | None = None) -> tuple[flo
     return value, NAN, NAN
 
 
-def _csv(rows: Sequence[ReportRow], calibration: dict[str, Any] | None) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
+def _lines(rows: Sequence[ReportRow], calibration: dict[str, Any] | None) -> Iterator[Sequence[object]]:
+    yield COLUMNS
     for row in rows:
         for metric, name, values in _tidy(row):
-            numbers = ["" if math.isnan(value) else value for value in values]
-            writer.writerow([row.gate, row.refiner, row.scores.background, metric, name, *numbers])
+            yield row.gate, row.refiner, row.scores.background, metric, name, *values
     if calibration is not None:
         for metric in ("ece", "brier"):
             classes = zip(rows[0].scores.class_names, calibration[f"class_{metric}"], strict=True)
             for name, value in (("", calibration[metric]), *classes):
-                writer.writerow(["", "", "", f"presence_{metric}", name, value, "", ""])
-    return file.getvalue()
+                yield "", "", "", f"presence_{metric}", name, value, "", ""
 
 
 def _tidy(row: ReportRow) -> Iterator[tuple[str, str, tuple[float, float, float]]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.errors import DataError, LpdError, SettingsError
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.errors import DataError, LpdError, SettingsError, described, one_line
 from napari_lpd.core.jobs import Job, Progress, about, run
+from napari_lpd.core.text import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.slides.slide import Slide
 
-log = logging.getLogger(__name__)
 Row = dict[str, Any]
 CONNECT_S = 20
 OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
@@ -102,10 +99,9 @@ def attempt(task: SlideTask, on_progress: Callable[[Progress], None] | None = No
     try:
         return run(predict_file(task), on_progress)
     except LpdError as error:
-        return {"slide": str(task.slide), "error": " ".join(str(error).split())}
-    except (OSError, RuntimeError, MemoryError, ValueError) as error:  # torch and readers raise these
-        log.exception("%s failed unexpectedly", task.slide)
-        return {"slide": str(task.slide), "error": f"{task.slide.name}: {type(error).__name__}: {error}"}
+        return {"slide": str(task.slide), "error": one_line(error)}
+    except Exception as error:  # noqa: BLE001  the other slides go on, whatever it is
+        return {"slide": str(task.slide), "error": f"{task.slide.name}: {described(error)}"}
 
 
 def on_cluster(tasks: Sequence[SlideTask], address: str) -> Iterator[Row]:
@@ -164,14 +160,12 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
     """
     names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
     columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "warnings", "seconds"]
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        for row in rows:
-            values: Row = {"slide": row["slide"], "state": row.get("error") or row["state"]}
-            values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-            if "tissue mm²" in row:
-                values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
-            values |= {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}
-            table.writerow(values)
-    return path
+    lines = []
+    for row in rows:
+        values: Row = {"slide": row["slide"], "state": row.get("error") or row["state"]}
+        values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
+        if "tissue mm²" in row:
+            values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
+        values |= {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}
+        lines.append([values.get(name) for name in columns])
+    return write_table(path, [columns, *lines])

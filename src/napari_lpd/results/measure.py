@@ -17,7 +17,6 @@ Definitions:
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,9 +25,9 @@ import numpy as np
 import shapely
 
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.text import write_table
 from napari_lpd.results.corrections import Corrections, combined
 from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.results.prediction import UNREADABLE
@@ -294,10 +293,5 @@ def write_measures(rows: Sequence[MeasureRow], path: Path, overwrite: bool = Fal
     Raises:
         ExportError: the file exists and `overwrite` is off, or cannot be written.
     """
-    with atomic_write(path, overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow([field.name for field in fields(MeasureRow)])
-        for row in rows:
-            values = asdict(row).values()
-            table.writerow([f"{v:.6f}" if isinstance(v, float) else "" if v is None else v for v in values])
-    return path
+    lines = [[f"{v:.6f}" if isinstance(v, float) else v for v in asdict(row).values()] for row in rows]
+    return write_table(path, [[field.name for field in fields(MeasureRow)], *lines], overwrite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import LpdError, ModelError, SettingsError
-from napari_lpd.core.files import atomic_write
 from napari_lpd.core.jobs import COMPUTING, Progress
+from napari_lpd.core.text import write_table
 from napari_lpd.data.tileset import describe_sources
 from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_checkpoint
@@ -305,7 +304,5 @@ class Trainer:
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with atomic_write(path, error=ModelError) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
-        writer.writeheader()
-        writer.writerows(history)
+    names = list(dict.fromkeys(name for row in history for name in row))
+    write_table(path, [names, *([row.get(name) for name in names] for row in history)], error=ModelError)

@@ -143,7 +143,7 @@ def test_from_two_models_to_figures(shown_viewer, pair, qtbot, tmp_path, shown_e
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
         press(compare, button)
     assert (tmp_path / "figure.svg").read_text().count("<image") == len(compare.comparison.examples) * 2 * (3 + k)
-    assert (tmp_path / "figures.csv").read_text().startswith("bank,kind,space,metric,class,value,low,high")
+    assert (tmp_path / "figures.csv").read_text("utf-8-sig").startswith("bank,kind,space,metric,class,value,low,high")
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "report"))
     press(compare, "Report…")
     assert {"report.html", "heatmaps.svg", "heatmaps.pdf", "heatmaps.png", "figures.csv"} <= {

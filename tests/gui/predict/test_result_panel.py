@@ -124,7 +124,7 @@ def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tm
     assert not widget.panel.areas.ratios.isHidden()
     widget.panel.export(tmp_path / "a.csv")
     waited(widget, qtbot)
-    with (tmp_path / "a.csv").open() as file:
+    with (tmp_path / "a.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["what"] for row in rows] == ["dark", "pink", "tissue", "stroma share of tumour area"]
 

@@ -81,7 +81,7 @@ def test_progress_goes_on_where_it_was(tiles, settings, tmp_path):
     run(fit(tiles, settings, tmp_path / "a"), seen.append)
     assert seen[1].done == 5
     assert seen[-1].total == STEPS
-    with (tmp_path / "a" / "history.csv").open() as file:
+    with (tmp_path / "a" / "history.csv").open(encoding="utf-8-sig") as file:
         assert next(csv.DictReader(file))["epoch"] == "1"
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
-import math
-from html import escape
 from typing import TYPE_CHECKING
 
 from napari_lpd.comparison.report.figures import FORMATS, encoded, heatmap_figure, patch_strip, scatter_figure
@@ -24,7 +21,8 @@ from napari_lpd.comparison.report.tables import (
 )
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
-from napari_lpd.evaluation.report import markdown_table, plain
+from napari_lpd.core.text import html_text, markdown, table_bytes
+from napari_lpd.evaluation.report import markdown_list, markdown_table, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,8 +66,8 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
         "report.html": _html(comparison, notes, figures).encode(),
         "report.md": _markdown(comparison, notes).encode(),
         "figures.csv": figures_csv(comparison),
-        "differences.csv": _csv(_difference_rows(comparison)),
-        "prototypes.csv": _csv(_prototype_rows(comparison)),
+        "differences.csv": table_bytes(_difference_rows(comparison)),
+        "prototypes.csv": table_bytes(_prototype_rows(comparison)),
         "report.json": _json(comparison, notes).encode(),
     }
     for name, figure in figures.items():
@@ -80,15 +78,15 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
 
 def figures_csv(comparison: Comparison) -> bytes:
     """Format a row per bank, metric and class, and one for the mean with its interval, as CSV."""
-    return _csv(_figure_rows(comparison))
+    return table_bytes(_figure_rows(comparison))
 
 
 def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
-    parts = [f"# {title_of(comparison)}", f"**{NOTICE}**", summary_of(comparison)]
-    parts += ["\n".join(f"- {note}" for note in notes)]
+    parts = [f"# {markdown(title_of(comparison))}", f"**{NOTICE}**", summary_of(comparison)]
+    parts += [markdown_list(notes)]
     for head, lines in _conclusions(comparison):
-        parts += [f"## {head}", "\n".join(f"- {line}" for line in lines)]
-    parts += ["## Figures", _explained(comparison)]
+        parts += [f"## {head}", markdown_list(lines)]
+    parts += ["## Figures", markdown(_explained(comparison))]
     parts += [markdown_table(figure_table(comparison)), markdown_table(meaning_table(comparison))]
     parts += ["## Differences", _pairing(comparison), markdown_table(difference_table(comparison))]
     parts += ["## By tissue", markdown_table(tissue_table(comparison))]
@@ -96,7 +94,7 @@ def _markdown(comparison: Comparison, notes: Sequence[str]) -> str:
     parts += ["## Prototypes"]
     for c, tissue in enumerate(comparison.classes):
         for bank in model_banks(comparison):
-            parts += [f"### {tissue.name}, {bank.name}", markdown_table(card_table(bank, c))]
+            parts += [f"### {markdown(f'{tissue.name}, {bank.name}')}", markdown_table(card_table(bank, c))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,21 +121,21 @@ def _pairing(comparison: Comparison) -> str:
 
 
 def _html(comparison: Comparison, notes: Sequence[str], figures: dict[str, Figure]) -> str:
-    title = escape(title_of(comparison))
+    title = html_text(title_of(comparison))
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"]
-    parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{escape(NOTICE)}</b></p>"]
-    parts += [f"<p>{escape(summary_of(comparison))}</p>", _html_list(notes)]
-    parts += [f"<h2>{escape(head)}</h2>{_html_list(lines)}" for head, lines in _conclusions(comparison)]
-    parts += ["<h2>Figures</h2>", f"<p>{escape(_explained(comparison))}</p>", _html_table(figure_table(comparison))]
+    parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{html_text(NOTICE)}</b></p>"]
+    parts += [f"<p>{html_text(summary_of(comparison))}</p>", _html_list(notes)]
+    parts += [f"<h2>{html_text(head)}</h2>{_html_list(lines)}" for head, lines in _conclusions(comparison)]
+    parts += ["<h2>Figures</h2>", f"<p>{html_text(_explained(comparison))}</p>", _html_table(figure_table(comparison))]
     parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
-    parts += [f"<p>{escape(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
+    parts += [f"<p>{html_text(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
     parts += ["<h2>By tissue</h2>", _html_table(tissue_table(comparison))]
     scatter, heatmaps = encoded(figures["scatter"], ".png"), encoded(figures["heatmaps"], ".png", dpi=100)
     parts += [_html_image(scatter, "png", "coverage against focus overlap", "width='560'")]
     parts += ["<h2>Heatmaps</h2>", _html_image(heatmaps, "png", "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
         for bank in model_banks(comparison):
-            parts += [f"<h3>{escape(tissue.name)}, {escape(bank.name)}</h3>"]
+            parts += [f"<h3>{html_text(tissue.name)}, {html_text(bank.name)}</h3>"]
             parts += [_html_table(card_table(bank, c), _strips([card.patches for card in bank.cards[c]]))]
             if any(card.places for card in bank.cards[c]):
                 strips = _strips([card.places for card in bank.cards[c]])[1:]
@@ -158,7 +156,7 @@ def _html_strip(patches: Sequence[Patch]) -> str:
 
 
 def _html_list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+    return "<ul>" + "".join(f"<li>{html_text(line)}</li>" for line in lines) + "</ul>"
 
 
 def _html_table(table: Table, last: Sequence[str] = ()) -> str:
@@ -166,22 +164,14 @@ def _html_table(table: Table, last: Sequence[str] = ()) -> str:
     rows = []
     for i, line in enumerate(table):
         tag = "th" if i == 0 else "td"
-        cells = [escape(cell) for cell in line] + ([last[i]] if last else [])
+        cells = [html_text(cell) for cell in line] + ([last[i]] if last else [])
         rows.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
 def _html_image(picture: bytes, kind: str, text: str, attributes: str = "") -> str:
     data = base64.b64encode(picture).decode()
-    return f"<img {attributes} alt='{escape(text)}' src='data:image/{kind};base64,{data}'>"
-
-
-def _csv(rows: Iterator[Sequence[object]]) -> bytes:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for row in rows:
-        writer.writerow(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row])
-    return file.getvalue().encode()
+    return f"<img {attributes} alt='{html_text(text)}' src='data:image/{kind};base64,{data}'>"
 
 
 def _figure_rows(comparison: Comparison) -> Iterator[Sequence[object]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.files import read_json, write_text
+from napari_lpd.core.files import write_text
+from napari_lpd.core.reading import parse_json, read_json
 from napari_lpd.core.settings.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
             if not isinstance(target, dict):
                 raise SettingsError(f"--set {override}: {parent} has no parts")
         try:
-            target[leaf] = json.loads(text)
-        except (ValueError, RecursionError):
+            target[leaf] = parse_json(text)
+        except ValueError:
             target[leaf] = text
     return cls.build(values)
 

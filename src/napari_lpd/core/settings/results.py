@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.files import read_json
+from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:

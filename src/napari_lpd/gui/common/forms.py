@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_
 
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
+from napari_lpd.core.reading import parse_json
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.gui.common.layout import chooser
 
@@ -153,6 +154,6 @@ def _read(editor: QWidget) -> Any:
     if editor.property("is_text"):
         return editor.text()
     try:
-        return json.loads(editor.text())
-    except (ValueError, RecursionError):
+        return parse_json(editor.text())
+    except ValueError:
         return editor.text()  # Settings.build reports what is wrong

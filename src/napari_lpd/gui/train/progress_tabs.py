@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
 
-from napari_lpd.core.files import read_json
+from napari_lpd.core.reading import read_json
 from napari_lpd.data.training_set import SHEET, SUMMARY
 from napari_lpd.gui.common.layout import WIDTH, note
 from napari_lpd.gui.train.curves import Curves

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from napari_lpd.core.errors import NOTICE, SettingsError
-from napari_lpd.core.files import read_json, write_text
+from napari_lpd.core.files import write_text
+from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.core.text import markdown
 from napari_lpd.data.images import MaskedImage, masked_images, part_of, read_image, read_mask
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.evaluation.evaluate import check_unseen, evaluate, load_results
@@ -276,7 +278,7 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
     cells = table_rows(out, table, protocol)
     names = [tissue.name for tissue in protocol.classes]
     reference = TABLES[table][0].name
-    lines = [f"# {table}: {protocol.data.name}", "", f"**{NOTICE}**", ""]
+    lines = [f"# {table}: {markdown(protocol.data.name)}", "", f"**{NOTICE}**", ""]
     lines += [f"Background: {BACKGROUNDS[protocol.measured.background]}. mIoU in percent: mean over seeds ± standard"]
     lines += ["deviation, [95 % interval by resampling sources]; difference with its 95 % interval, paired by source."]
     runs = [out / row.folder / f"seed{seed}" for row in TABLES[table] for seed in range(protocol.seeds)]
@@ -284,7 +286,7 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
     lines += [f"{done} of {len(runs)} runs are done; the report of each, with images and sources, is in its folder."]
     for (gate, refiner), rows in cells.items():
         lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
-        columns = ["row", "seeds", "mIoU", f"minus {reference}", *(f"IoU {name}" for name in names)]
+        columns = ["row", "seeds", "mIoU", f"minus {reference}", *(f"IoU {markdown(name)}" for name in names)]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for name, summary in rows.items():
             against = ""

@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import DataError, LpdError, SettingsError
-from napari_lpd.core.files import atomic_write, file_hashes, read_json, write_text
+from napari_lpd.core.files import atomic_write, file_hashes, write_text
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.data.images import IGNORE, read_image, read_mask
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels

@@ -7,11 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
-
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
-from napari_lpd.core.files import read_json, write_text
+from napari_lpd.core.files import write_text
+from napari_lpd.core.reading import read_header, read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -186,8 +185,9 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = json.loads(file.metadata()[STATE_KEY])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        about: dict[str, Any] | None = read_header(path, STATE_KEY)
+        if about is None or not isinstance(about.get("identity"), dict) or not isinstance(about.get("place"), dict):
+            raise ValueError("it says nothing of a training")
+    except ValueError as error:
         raise ModelError(f"{path}: damaged ({error}); delete it to train anew") from error
     return about
