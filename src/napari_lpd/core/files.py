@@ -100,6 +100,18 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Name files for people: by their names, and where these repeat, with the folders that tell them apart."""
+    names = []
+    for path in paths:
+        rivals = [other.parts for other in paths if other != path]
+        count = 1
+        while count < len(path.parts) and any(other[-count:] == path.parts[-count:] for other in rivals):
+            count += 1
+        names.append("/".join(path.parts[-count:]))
+    return names
+
+
 def check_writable(folder: Path) -> None:
     """Raise DataError, before long work begins, if `folder` cannot be written."""
     created = not folder.exists()

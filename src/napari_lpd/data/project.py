@@ -23,6 +23,7 @@ class AnnotatedSlide(Settings):
     regions: Path = Field(description="GeoJSON in level-0 pixels.")
     mpp: float | None = Field(default=None, gt=0, description="µm per pixel where the file gives none.")
     patient: str = Field(default="", description="Slides of one patient are never split between training and test.")
+    fingerprint: str = Field(default="", description="The slide's content when it was added; another's is refused.")
 
 
 class Project(Settings):
@@ -66,8 +67,8 @@ def read_project(path: Path) -> Project:
         for file, what in ((annotated.slide, "slide"), (annotated.regions, "regions")):
             if not file.exists():
                 raise DataError(f"{path}: its {what} {file} is missing; put it back, or remove it from the project")
-    names = [str(annotated.slide) for annotated in slides]
-    if repeated := next((name for name in names if names.count(name) > 1), ""):
+    files = [annotated.slide.resolve() for annotated in slides]
+    if repeated := next((file for file in files if files.count(file) > 1), None):
         raise DataError(f"{path}: {repeated} is in it twice")
     return project.model_copy(update={"slides": slides})
 

@@ -44,10 +44,36 @@ def tiles_from_regions(
         patient: Patient of the slide; default: the slide's name.
 
     Raises:
+        DataError: no tile fits, a region lies outside the slide, or the tiles lack a class.
+    """
+    tiles = cut_tiles(slide, regions, classes, settings, slide.name, patient)
+    tiles.check()
+    return tiles
+
+
+def cut_tiles(
+    slide: Slide,
+    regions: Sequence[Region],
+    classes: tuple[TissueClass, ...],
+    settings: TrainSettings,
+    name: str,
+    patient: str = "",
+) -> TileSet:
+    """Cut tiles as `tiles_from_regions`, for one of several slides: each may lack classes that others hold.
+
+    Args:
+        slide: The slide.
+        regions: Regions outlined on it.
+        classes: The tissue classes.
+        settings: Size, step and resolution of the tiles.
+        name: What the slide is called; no other slide's.
+        patient: Patient of the slide; default: `name`.
+
+    Raises:
         DataError: no tile fits, or a region lies outside the slide.
     """
     if not regions:
-        raise DataError(f"{slide.name}: no regions; outline at least one region per tissue")
+        raise DataError(f"{name}: no regions; outline at least one region per tissue")
     _check_inside(slide, regions)
     polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
     tree = STRtree(polygons)
@@ -63,7 +89,7 @@ def tiles_from_regions(
         labels.append([float(name in tissues) for name in names])
     if not origins:
         raise DataError(
-            f"{slide.name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
+            f"{name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
             f" ({settings.tile * settings.mpp:.0f} µm); draw larger regions or choose a smaller tile"
         )
     shape = (settings.tile, settings.tile)
@@ -72,11 +98,12 @@ def tiles_from_regions(
         classes,
         np.array(labels, np.float32),
         images.__getitem__,
-        slide.name,
-        sources=[patient or slide.name] * len(labels),
+        name,
+        sources=[patient or name] * len(labels),
         files=[slide.path] if slide.path else [],
-        clusters=_clusters(origins, settings.tile, slide.name),
-        origins=[Origin(slide.name, y, x) for y, x in origins],
+        clusters=_clusters(origins, settings.tile, name),
+        origins=[Origin(name, y, x) for y, x in origins],
+        check=False,
     )
 
 

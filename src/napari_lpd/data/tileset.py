@@ -32,7 +32,7 @@ NAMED = 5  # slides named in a description
 
 
 class Origin(NamedTuple):
-    """Origin of a tile: the slide's name, and (y, x) of its first pixel there, at the tile's resolution."""
+    """Origin of a tile: what its slide is called, and (y, x) of its first pixel there, at the tile's resolution."""
 
     slide: str
     y: int
@@ -53,7 +53,7 @@ class TileSet:
         read: Tile i as (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: fewer than two classes occur, or one of `classes` never does.
+        DataError: as `check`, which is left out (`check=False`) for a part of a set: the whole is checked.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class TileSet:
         files: Sequence[Path],
         clusters: Sequence[str] = (),
         origins: Sequence[Origin] = (),
+        check: bool = True,
     ) -> None:
         self.classes = classes
         self.labels = labels
@@ -76,7 +77,8 @@ class TileSet:
         self.files = tuple(files)
         self.origins = tuple(origins)
         self.read = read
-        self._check()
+        if check:
+            self.check()
 
     @classmethod
     def joined(cls, sets: Sequence[TileSet], description: str) -> TileSet:
@@ -93,7 +95,8 @@ class TileSet:
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise DataError if fewer than two classes occur, or one of the classes never does."""
         present = [name for name, count in self.tiles_per_class.items() if count]
         if len(present) < 2:
             only = f"only {present[0]}" if present else "no tissue at all"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_lpd.core.errors import DataError, SettingsError
-from napari_lpd.core.files import write_text
+from napari_lpd.core.files import told_apart, write_text
 from napari_lpd.data.images import masked_images, part_of
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
-from napari_lpd.data.region_tiles import tiles_from_regions
+from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import read_regions
 from napari_lpd.data.summary import save_sheet, summarise, tile_sheet
 from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
@@ -168,20 +168,43 @@ class TrainingSource:
 def _from_slides(
     slides: Sequence[AnnotatedSlide], classes: tuple[TissueClass, ...], settings: TrainSettings
 ) -> TrainingSet:
-    """Cut tiles from the regions of one or several slides.
+    """Cut tiles from the regions of one or several slides, of which each may lack classes that others hold.
 
     Raises:
         SlideError: a slide cannot be read.
-        DataError: regions that cannot be read or fit no tile; fewer than two classes.
+        DataError: regions that cannot be read or fit no tile; all slides together lack a class; a slide is not the
+            one that was added to the project.
     """
     names = [tissue.name for tissue in classes]
     sets = []
-    for annotated in slides:
+    for annotated, name in zip(slides, _slide_names(slides), strict=True):
         regions = read_regions(annotated.regions, names)
         with open_slide(annotated.slide, annotated.mpp) as slide:
-            sets.append(tiles_from_regions(slide, regions, classes, settings, annotated.patient))
+            sets.append(cut_tiles(slide, regions, classes, settings, name, annotated.patient))
     source = sets[0].description if len(sets) == 1 else f"{len(sets)} slides"
     return TrainingSet(TileSet.joined(sets, source), (), settings)
+
+
+def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:
+    """Name slides for people: two slides never alike, a slide that is there under two names alike.
+
+    Raises:
+        DataError: a slide is not the one that was added to the project.
+    """
+    names, fingerprints = [], []
+    for annotated in slides:
+        with open_slide(annotated.slide, annotated.mpp) as slide:
+            names.append(slide.name)
+            fingerprints.append(slide.fingerprint)
+        if annotated.fingerprint not in ("", fingerprints[-1]):
+            raise DataError(
+                f"{annotated.slide}: is not the slide that was added to the project; put that back, or add this one"
+            )
+    patients = {annotated.patient for annotated in slides}
+    paths = told_apart([annotated.slide.absolute() for annotated in slides])
+    apart = [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
+    apart = [str(each.slide) if name in patients else name for name, each in zip(apart, slides, strict=True)]
+    return [apart[fingerprints.index(fingerprint)] for fingerprint in fingerprints]
 
 
 def _from_labelled(

@@ -6,9 +6,12 @@ import json
 import shutil
 
 import numpy as np
+import pytest
+import tifffile
 from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QApplication, QMenu
 
+from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project, regions_beside
 from napari_lpd.data.regions import Region, read_regions, write_regions
@@ -142,6 +145,29 @@ def test_a_project_keeps_whose_slide_it_is(train, viewer, tiny_layer, tiny_regio
     train.data.add_to_project(path)
     assert [held.patient for held in read_project(path).slides] == ["p1"]
     assert read_project(path).slides[0].regions == regions_beside(tiny_tiff)
+
+
+@pytest.mark.slow
+def test_the_slides_of_a_project_hold_its_classes_together(
+    train, viewer, tiny_image, tiny_layer, tiny_tiff, tmp_path, qtbot, shown_errors
+):
+    (tmp_path / "P2").mkdir()
+    second = tmp_path / "P2" / tiny_tiff.name
+    options = {"photometric": "rgb", "tile": (64, 64), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(second, tiny_image[::-1], resolution=(1e4, 1e4), **options)
+    tissues = [TissueClass(name=name, color="#102030") for name in ("dark", "pink", "fat")]
+    train.data.classes.set_classes(tissues)
+    for path, names in ((tiny_tiff, ("dark", "pink")), (second, ("pink", "fat"))):
+        regions = [box(0, 0, 190, names[0]), box(0, 194, 190, names[1])]
+        write_regions(regions_beside(path), regions, tissues)
+        train.data.drawn.slides.open(path)
+        train.data.add_to_project(tmp_path / "all.lpd.json")
+    train.chosen.show_value(TrainSettings(tile=64, tile_step=48))
+    train._on_check()
+    qtbot.waitUntil(lambda: not train.checker.running, timeout=120_000)
+    assert shown_errors == []
+    assert "dark" in train.tabs.data.text()
+    assert "P2/tiny.tiff" in train.tabs.data.text()
 
 
 def test_a_project_with_a_region_that_cannot_be_used_makes_no_run(
