@@ -10,6 +10,7 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QPushButton
 
+from napari_lpd.gui.common.class_keys import OVERLAY
 from napari_lpd.gui.demo import take_picture
 
 PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")
@@ -42,6 +43,49 @@ class Hand:
             QApplication.processEvents()
         QTest.mouseRelease(native, LEFT, pos=end)
         QApplication.processEvents()
+
+
+class User(Hand):
+    """A hand on mouse and keys."""
+
+    def key(self, text, modifier=Qt.KeyboardModifier.NoModifier):
+        self.canvas.native.setFocus()
+        QTest.keyClick(self.canvas.native, text, modifier)
+        QApplication.processEvents()
+
+    def polygon(self, first, last):
+        """Click the corners of a box and end with a double click."""
+        (y0, x0), (y1, x1) = first, last
+        native, corners = self.canvas.native, [(y0, x0), (y0, x1), (y1, x1), (y1, x0)]
+        for corner in corners:
+            QTest.mouseMove(native, self.at(*corner))
+            QTest.mouseClick(native, Qt.MouseButton.LeftButton, pos=self.at(*corner))
+            QApplication.processEvents()
+        QTest.mouseDClick(native, Qt.MouseButton.LeftButton, pos=self.at(*corners[-1]))
+        QApplication.processEvents()
+
+    def activate(self, layer):
+        """Click on a layer in napari's list."""
+        view = self.viewer.window._qt_viewer.layers
+        index = view.model().mapFromSource(view.model().sourceModel().index(self.viewer.layers.index(layer), 0))
+        QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=view.visualRect(index).center())
+        QApplication.processEvents()
+        assert self.viewer.layers.selection.active is layer
+
+    def shown(self):
+        """The class in hand on the canvas."""
+        overlay = self.viewer.canvas.overlays[OVERLAY]
+        return overlay.text if overlay.visible else ""
+
+
+def click(button, modifier=Qt.KeyboardModifier.NoModifier):
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton, modifier, QPoint(8, 8))
+    QApplication.processEvents()
+
+
+def button(widget, text):
+    [found] = [found for found in widget.findChildren(QPushButton) if found.text() == text]
+    return found
 
 
 def picture(viewer, name):

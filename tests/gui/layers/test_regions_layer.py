@@ -11,8 +11,9 @@ from napari_lpd.gui.layers.regions import (
     polygons_um,
     recolour,
     regions_of,
+    take_tissue,
     tissues_of,
-    use_tissue,
+    toggle_tissue,
 )
 
 
@@ -70,18 +71,25 @@ def test_an_empty_layer_is_refused(viewer, tiny_layer):
 
 def test_a_tissue_is_given_to_and_taken_from_the_selected_shapes(layer, classes):
     layer.selected_data = {1}
-    assert use_tissue(layer, "dark", classes) == "1 region marked as dark."
+    assert toggle_tissue(layer, "dark", classes) == "1 region marked as dark."
     assert tissues_of(layer) == [("dark",), ("pink", "dark")]
     layer.selected_data = {0, 1}
-    assert use_tissue(layer, "dark", classes) == "dark removed from 2 regions."
+    assert toggle_tissue(layer, "dark", classes) == "dark removed from 2 regions."
     assert tissues_of(layer) == [(), ("pink",)]
 
 
-def test_without_a_selection_the_next_shape_gets_the_tissue(viewer, tiny_layer, classes):
-    layer = new_regions_layer(viewer, tiny_layer)
-    use_tissue(layer, "pink", classes)
+def test_the_tissue_in_hand_is_for_the_next_shape_and_survives_changes_of_the_others(layer, classes):
+    colors = layer.edge_color.copy()
+    layer.selected_data = {0}
+    take_tissue(layer, "pink", classes)
+    assert np.array_equal(layer.edge_color, colors)
+    toggle_tissue(layer, "pink", classes)
+    add_regions(layer, [], classes)
+    recolour(layer, classes)
     layer.add_polygons([[[0, 0], [0, 9], [9, 9]]])
-    assert tissues_of(layer) == [("pink",)]
+    assert tissues_of(layer) == [("dark", "pink"), ("pink",), ("pink",)]
+    with pytest.raises(DataError, match="no region is selected"):
+        toggle_tissue(layer, "pink", classes)
 
 
 def test_regions_take_the_colour_of_their_first_tissue(layer, classes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hand import Hand, picture
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
@@ -41,20 +42,17 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     viewer.reset_view()
     hand = Hand(viewer)
     for number, (keys, y, x, h, w) in enumerate(OUTLINES, start=1):
-        layer.mode = "add_rectangle"
-        layer.selected_data = set()
+        QTest.keyClick(hand.canvas.native, "r")
         hand.canvas.native.setFocus()
         QTest.keyClick(hand.canvas.native, keys[0])
         um = 0.998
         hand.drag((y * um, x * um), ((y + h) * um, (x + w) * um))
         assert len(layer.data) == number
         if keys[1:]:
-            layer.selected_data = {number - 1}
-            QTest.keyClick(hand.canvas.native, keys[1])
+            QTest.keyClick(hand.canvas.native, keys[1], Qt.KeyboardModifier.ControlModifier)
     names = ("epidermis", "naevus nests", "collagen", "fat")
     assert list(layer.features["tissues"]) == [" + ".join(names[int(key) - 1] for key in keys) for keys, *_ in OUTLINES]
     assert [row.count.text()[:1] for row in train.data.classes._rows] == ["2", "2", "4", "2"]
-    layer.selected_data = set()
     layer.mode = "pan_zoom"
     picture(viewer, "train_regions")
 

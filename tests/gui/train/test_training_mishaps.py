@@ -180,18 +180,18 @@ def test_regions_are_saved_as_they_are_drawn_and_come_back_with_the_slide(
     assert tissues_of(again) == [("dark",), ("pink",)]
 
 
-def test_numbers_on_the_keyboard_mark_regions(train, draw, viewer):
+def test_numbers_on_the_keyboard_with_control_change_the_selected_regions(train, draw, viewer):
     layer = draw(box(0, 0, 64), box(0, 99, 64))
     keys = {str(key): action for key, action in layer.keymap.items()}
     layer.selected_data = {0, 1}
-    keys["2"](layer)
+    keys["Ctrl+2"](layer)
     assert tissues_of(layer) == [("pink",), ("pink",)]
     layer.selected_data = {1}
-    keys["1"](layer)
+    keys["Ctrl+1"](layer)
     assert tissues_of(layer) == [("pink",), ("pink", "dark")]
-    keys["0"](layer)
+    keys["Ctrl+0"](layer)
     assert tissues_of(layer) == [("pink",), ("none",)]
-    keys["9"](layer)  # no such class: nothing
+    keys["Ctrl+9"](layer)  # no such class: nothing
     assert tissues_of(layer) == [("pink",), ("none",)]
 
 

@@ -13,7 +13,7 @@ from napari_lpd.core.errors import LpdError, SlideError
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.contributions import read_slide
-from napari_lpd.gui.layers.slides import UM, entered_mpp, set_resolution, slide_layers
+from napari_lpd.gui.layers.slides import UM, entered_mpp, hold_in_place, kind, set_resolution, slide_layers
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ class SlidePicker(QWidget):
 
     def refresh(self) -> None:
         """Refill the list and keep the choice."""
+        for layer in self._viewer.layers:
+            if kind(layer) or layer in slide_layers(self._viewer):
+                hold_in_place(layer)
         chosen = self.combo.currentText()
         self.combo.blockSignals(True)
         self.combo.clear()

@@ -15,7 +15,7 @@ from napari_lpd.data.regions import NONE, Region
 from napari_lpd.gui.layers.slides import corner, visible_box_um
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import napari
     from napari.layers import Image
@@ -73,28 +73,39 @@ def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
 
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
     """Draw regions (level-0 pixels) into a regions layer of the same slide."""
+    in_hand = layer.feature_defaults.copy()
     for region in regions:
         layer.feature_defaults = {COLUMN: JOIN.join(region.tissues) or (NONE if region.named else "")}
         color = _color(region.tissues, classes)
         layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
-    layer.feature_defaults = {COLUMN: ""}
+    layer.feature_defaults = in_hand
     layer.selected_data = set()
 
 
-def use_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
-    """Add a tissue to the selected shapes, or remove it if all have it; without a selection, draw it next.
+def take_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> None:
+    """Give shapes that are drawn from now on a tissue and its colour; those that are there stay as they are."""
+    color = tissue_color(name, classes)
+    with layer.block_update_properties():  # else napari recolours what is selected
+        layer.current_edge_color, layer.current_face_color = color, color + FACE_ALPHA
+    layer.feature_defaults = {COLUMN: name}
 
-    Returns:
-        A line for the status.
+
+def draw_next(layer: Shapes) -> None:
+    """Make the next drag or click draw a shape, with the drawing tool that is chosen, else a polygon."""
+    layer.selected_data = set()
+    if not str(layer.mode).startswith("add_"):
+        layer.mode = "add_polygon"
+
+
+def toggle_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> str:
+    """Add a tissue to the selected shapes, or remove it if all have it, and return a line for the status.
+
+    Raises:
+        DataError: no shape is selected.
     """
     chosen = sorted(layer.selected_data)
     if not chosen:
-        layer.feature_defaults = {COLUMN: name}
-        color = _color((name,), classes)
-        layer.current_edge_color, layer.current_face_color = color, color + FACE_ALPHA
-        if layer.mode == "pan_zoom":
-            layer.mode = "add_polygon"
-        return f"New shapes are marked as {name}."
+        raise DataError("no region is selected: press S, click on a region, and try again")
     tissues = tissues_of(layer)
     remove = all(name in tissues[i] for i in chosen)
     for i in chosen:
@@ -122,11 +133,18 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
 
 
 def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
+    in_hand = layer.feature_defaults.copy()  # napari takes those of the last row
     layer.features = pd.DataFrame({COLUMN: pd.Series([JOIN.join(names) for names in tissues], dtype=str)})
+    layer.feature_defaults = in_hand
     if tissues:
         colors = [_color(names, classes) for names in tissues]
         layer.edge_color, layer.face_color = colors, [color + FACE_ALPHA for color in colors]
     layer.refresh_text()
+
+
+def tissue_color(name: str, classes: Sequence[TissueClass]) -> str:
+    """Return the colour of a tissue; grey for names that are no class."""
+    return _color((name,), classes)
 
 
 def _color(tissues: Sequence[str], classes: Sequence[TissueClass]) -> str:
@@ -171,12 +189,6 @@ def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
         Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
         for i, names in enumerate(tissues_of(layer))
     ]
-
-
-def bind_numbers(layer: Shapes, use: Callable[[Shapes, int], None]) -> None:
-    """Bind keys 1 to 9 of a layer to `use(layer, 0)` to `use(layer, 8)`, and key 0 to `use(layer, -1)`."""
-    for key in range(10):
-        layer.bind_key(str(key), lambda active, index=key - 1: use(active, index), overwrite=True)
 
 
 def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:

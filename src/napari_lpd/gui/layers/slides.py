@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image
+from napari.utils.notifications import show_info
 
 from napari_lpd.core.errors import DataError, SlideError
 from napari_lpd.core.files import KEY
@@ -20,6 +21,7 @@ from napari_lpd.slides.slide import PLAUSIBLE_MPP, Slide
 if TYPE_CHECKING:
     import napari
     from napari.layers import Layer
+    from napari.utils.events import Event
     from numpy.typing import NDArray
 
 UM = "micrometer"
@@ -35,6 +37,20 @@ def slide_layers(viewer: napari.Viewer) -> list[Image]:
     """List the layers that can serve as a slide: RGB images, those from our reader first."""
     images = [layer for layer in viewer.layers if isinstance(layer, Image) and layer.rgb and kind(layer) != COMPARED]
     return sorted(images, key=lambda layer: kind(layer) != "slide")
+
+
+def hold_in_place(layer: Layer) -> None:
+    """Leave napari's transform tool of a layer without effect: a drag would move it off what belongs to it."""
+    layer.events.mode.disconnect(_refuse_transform)
+    layer.events.mode.connect(_refuse_transform)
+    if layer.mode == "transform":
+        layer.mode = "pan_zoom"
+
+
+def _refuse_transform(event: Event) -> None:
+    if event.source.mode == "transform":
+        event.source.mode = "pan_zoom"
+        show_info(f"{event.source.name} stays where it is: slides, masks and regions belong on each other")
 
 
 def slide_of(layer: Image) -> Slide:

@@ -47,9 +47,11 @@ class AreaTable(QWidget):
     """Legend and areas of one prediction.
 
     Signals:
+        chosen: a row was clicked, again or for the first time, or the keyboard moved to it: class, from 1.
         painted: opacity 0..1 per class name; emitted after a tick or a move of the slider.
     """
 
+    chosen = Signal(int)
     painted = Signal(dict)
 
     def __init__(self) -> None:
@@ -75,6 +77,8 @@ class AreaTable(QWidget):
         self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
         self.table.itemChanged.connect(self._paint)
         self.table.itemSelectionChanged.connect(self._on_selected)
+        self.table.cellClicked.connect(lambda row, _: self.chosen.emit(row + 1))
+        self.table.currentCellChanged.connect(lambda row, *_: self.chosen.emit(row + 1) if row >= 0 else None)
         self.opacity.valueChanged.connect(self._on_opacity)
         self.ratios.setVisible(False)
         layout = QVBoxLayout(self)
@@ -113,6 +117,14 @@ class AreaTable(QWidget):
         else:
             total = f"of {prediction.tissue_mm2:.3f} mm² tissue in the predicted area"
             self.total.setText(f"{total}; {NOT_MEASURED}")
+
+    def choose(self, label: int) -> None:
+        """Select the row of a class, from 1; for 0, none."""
+        self.table.blockSignals(True)
+        self.table.clearSelection()
+        self.table.setCurrentCell(label - 1, 0)
+        self.table.blockSignals(False)
+        self._on_selected()
 
     def show_measures(self, rows: Sequence[MeasureRow]) -> None:
         """Show measured areas, including corrections, and ratios below the table."""

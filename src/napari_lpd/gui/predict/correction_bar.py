@@ -14,6 +14,7 @@ from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import classes_in, read_regions
+from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
 from napari_lpd.gui.layers.slides import UM, corner, kind, slide_path, visible_box_um
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_EDGE = 4096  # pixels; edge of the crop
 EDIT = "edit"
+ERASER = "#5a5a5a"
 SUPERSEDED = 0.99  # share of a region's area; a region corrected to this share came from an earlier correction
 
 
@@ -43,15 +45,19 @@ class CorrectBar(QWidget):
         message: a line for the status.
         failed: an error message.
         applied: the prediction that was corrected.
+        used: the label that is painted with: class, from 1; 0 erases.
     """
 
     message = Signal(str)
     failed = Signal(str)
     applied = Signal(object)
+    used = Signal(int)
 
     def __init__(self, viewer: napari.Viewer, target: Callable[[], tuple[Image, Prediction]]) -> None:
         super().__init__()
         self._viewer, self._target = viewer, target
+        self.keys = ClassKeys.of(viewer)
+        self.label = 1  # to paint with: class, from 1; 0 erases
         self.edit = QPushButton("Correct mask")
         self.apply = QPushButton("Apply")
         self.discard = QPushButton("Discard")
@@ -104,12 +110,44 @@ class CorrectBar(QWidget):
             **label_colours(card.classes),
         )
         layer.brush_size = max(5, min(h, w) // 40)
-        layer.selected_label = 1
         layer.mode = "paint"
+        layer.events.selected_label.connect(lambda event: self.use(event.source.selected_label))
         for mask in our_layers(self._viewer, card.slide, "labels"):
             mask.visible = False
         self._show_buttons()
-        self.message.emit("Click a tissue in the table, paint on the layer 'edit' (label 0 erases), then press Apply.")
+        self.use(self.label if self.label <= len(card.classes) else 1)
+        self.message.emit("Click a tissue in the table, paint on the layer 'edit' (key 0 erases), then press Apply.")
+
+    def use(self, label: int) -> None:
+        """Take a label in hand; while a mask is corrected, paint with it."""
+        self.label = label
+        layer = self.layer()
+        if layer is None:
+            return
+        card = layer.metadata[KEY]["prediction"].card
+        if not 0 <= label <= len(card.classes):
+            return
+        if layer.selected_label != label:
+            layer.selected_label = label  # comes back here
+            return
+        self._viewer.layers.selection.active = layer
+        if layer.mode not in ("paint", "fill", "polygon"):
+            layer.mode = "paint"
+        tissue = card.classes[label - 1] if label else None
+        self.keys.take(self)
+        self.keys.show(self, f"Paint: {tissue.name if tissue else 'unlabelled'}", tissue.color if tissue else ERASER)
+        self.used.emit(label)
+
+    def on_number(self, number: int) -> None:
+        """Paint with the class with this number; 0 erases."""
+        self.use(number)
+
+    def on_control_number(self, number: int) -> None:
+        """Do nothing: what is painted has no selection."""
+
+    def put_down(self) -> None:
+        """Give the number keys back."""
+        self.keys.drop(self)
 
     def finish(self) -> None:
         """Save the changes as corrections.
@@ -154,6 +192,8 @@ class CorrectBar(QWidget):
         self.edit.setVisible(not editing)
         self.apply.setVisible(editing)
         self.discard.setVisible(editing)
+        if not editing:
+            self.put_down()
 
 
 def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:

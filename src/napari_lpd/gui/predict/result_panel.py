@@ -89,7 +89,8 @@ class ResultPanel(QWidget):
         for widget in (self.areas, self.correct, learn, measures, exports, self.simplify):
             layout.addWidget(widget)
         self.areas.painted.connect(self._on_painted)
-        self.areas.table.itemSelectionChanged.connect(self._on_selected)
+        self.areas.chosen.connect(self._on_chosen)
+        self.correct.used.connect(self.areas.choose)
         self.correct.message.connect(self.message)
         self.correct.failed.connect(self.failed)
         self.correct.applied.connect(lambda _: self.measure())
@@ -135,11 +136,9 @@ class ResultPanel(QWidget):
             for layer in our_layers(self._viewer, prediction.card.slide, "labels"):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
 
-    def _on_selected(self) -> None:
-        """Paint with the selected class while the mask is being corrected."""
-        layer = self.correct.layer()
-        if layer is not None:
-            layer.selected_label = self.areas.table.currentRow() + 1
+    def _on_chosen(self, label: int) -> None:
+        """Paint with the class that was clicked, now or when the mask is corrected."""
+        self.correct.use(label)
 
     # Measure
 

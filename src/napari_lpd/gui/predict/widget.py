@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout
 
 from napari_lpd import samples
 from napari_lpd.core.errors import NOTICE, DataError, SettingsError
 from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.settings.base import read_settings, write_settings
 from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
@@ -46,7 +47,7 @@ DRAW_MS = 40  # between two steps of drawing, so that napari stays responsive
 DRAWN = object()  # marks the end of the drawing
 
 
-class PredictWidget(QWidget):
+class PredictWidget(DockWidget):
     """Widget to segment a view, regions or a whole slide, show areas and export."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
@@ -105,6 +106,7 @@ class PredictWidget(QWidget):
         layout.addWidget(column)
 
     def _connect(self) -> None:
+        self.undocked.connect(self.panel.correct.put_down)
         self.slides.changed.connect(self._on_slide)
         self.panel.message.connect(self.job.say)
         self.panel.failed.connect(self._on_panel_failed)

@@ -12,7 +12,7 @@ from napari_lpd import samples
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import LpdError
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
-from napari_lpd.data.regions import NONE, read_regions, write_regions
+from napari_lpd.data.regions import read_regions, write_regions
 from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.layers.slides import slide_path
@@ -84,10 +84,8 @@ class TrainingData(QWidget):
         layout.setSpacing(4)
         for column in (layout, page):
             column.setContentsMargins(0, 0, 0, 0)
-        other = "Mark the selected regions as none of the classes, for example glass (key 0)"
-        self._mark_none = buttons(("Other, glass", other, lambda: self.drawn.use(NONE)))
         add = buttons(("Add class", "One more tissue class", self.classes.add))
-        class_buttons = in_row([self._mark_none, add, self._class_lists()])
+        class_buttons = in_row([add, self._class_lists()])
         for widget in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
             layout.addWidget(widget)
 
@@ -230,9 +228,7 @@ class TrainingData(QWidget):
     def _on_source(self, index: int) -> None:
         for number, page in enumerate(self._pages):
             page.setVisible(number == index)
-        drawn = self.source.currentText() == DRAWN
-        self._mark_none.setVisible(drawn)
-        self.classes.set_markable(drawn)
+        self.classes.set_markable(self.source.currentText() == DRAWN)
 
     def _on_load_classes(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Classes", "", "Classes (*.json)")

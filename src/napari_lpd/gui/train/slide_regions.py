@@ -13,21 +13,25 @@ from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
 from napari_lpd.data.project import AnnotatedSlide, regions_beside
 from napari_lpd.data.regions import NONE, Region, classes_in, outside, read_regions, write_regions
+from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import (
     add_regions,
     area_mm2,
-    bind_numbers,
+    draw_next,
     new_regions_layer,
     outlines_of,
     recolour,
     regions_layers,
     regions_of,
     rename_tissue,
-    use_tissue,
+    take_tissue,
+    tissue_color,
+    toggle_tissue,
 )
 from napari_lpd.gui.layers.slides import kind, slide_of, slide_path
+from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
 if TYPE_CHECKING:
@@ -64,6 +68,8 @@ class SlideRegions(QWidget):
         self.slides = SlidePicker(viewer)
         self.regions = chooser()
         self.files = RegionFiles(viewer, classes)
+        self.keys = ClassKeys.of(viewer)
+        self.in_hand = ""  # the class that is drawn next, or NONE
         self._watched: WeakSet[Shapes] = WeakSet()
         self._loaded: WeakSet[Image] = WeakSet()
         layout = QVBoxLayout(self)
@@ -79,6 +85,7 @@ class SlideRegions(QWidget):
         self.files.failed.connect(self.failed)
         self.slides.changed.connect(self._reload)
         classes.used.connect(self.use)
+        classes.toggled.connect(self.toggle)
         classes.renamed.connect(self._on_renamed)
         classes.changed.connect(self._on_classes)
         self.regions.currentIndexChanged.connect(self.count)
@@ -86,6 +93,7 @@ class SlideRegions(QWidget):
             getattr(viewer.layers.events, event).connect(self._fill)
         self._fill()
         self._reload()
+        self.keys.take(self)
 
     def file(self) -> Path:
         """Return the chosen slide's file.
@@ -153,7 +161,7 @@ class SlideRegions(QWidget):
             if layer not in self._watched:
                 self._watched.add(layer)
                 layer.events.data.connect(self._on_data)
-                bind_numbers(layer, self._on_number)
+                layer.events.mode.connect(self._on_mode)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
                 self.files.change(layer)
         self.regions.setCurrentText(chosen)
@@ -197,8 +205,9 @@ class SlideRegions(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self._viewer.layers.selection.active = layer
-        self.message.emit("Press a tissue's Mark button or its number key, then outline regions with that tissue.")
+        self.regions.setCurrentText(layer.name)
+        first = self.classes.drafts()[:1]
+        self.use(self.in_hand or (first[0].name if first else NONE))
 
     def _layer_of(self, slide: Image) -> Shapes | None:
         """Return the regions layer of a slide, which has at most one."""
@@ -261,26 +270,72 @@ class SlideRegions(QWidget):
             self.classes.set_classes([*(() if unused else self.classes.drafts()), *new])
         return new
 
-    def _on_number(self, layer: Shapes, index: int) -> None:
-        drafts = self.classes.drafts()
-        if index < len(drafts):
-            self._mark(layer, NONE if index < 0 else drafts[index].name)
+    def on_number(self, number: int) -> None:
+        """Draw the class with this number next; 0: none of the classes."""
+        name = self.classes.numbered(number)
+        if name is not None:
+            self.use(name)
+
+    def on_control_number(self, number: int) -> None:
+        """Add the class with this number to the selected regions, or remove it."""
+        name = self.classes.numbered(number)
+        if name is not None:
+            self.toggle(name)
 
     def use(self, name: str) -> None:
-        """Mark the selected regions with a tissue; without a selection, draw it next."""
+        """Take a tissue in hand: the next region is drawn with it, and nothing that is drawn changes."""
         try:
-            layer = self.layer()
+            layer = self._layer_to_draw_on()
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self._mark(layer, name)
+        self.in_hand = name
+        self._draw_on(layer)
+        self._show_in_hand()
+        self.message.emit(f"New regions are {OTHER if name == NONE else name}.")
 
-    def _mark(self, layer: Shapes, name: str) -> None:
-        self.message.emit(use_tissue(layer, name, self.classes.drafts()))
+    def put_down(self) -> None:
+        """Give the number keys back."""
+        self.keys.drop(self)
+
+    def toggle(self, name: str) -> None:
+        """Add a tissue to the selected regions, or remove it if all have it."""
+        try:
+            layer = self.layer()
+            self.message.emit(toggle_tissue(layer, name, self.classes.drafts()))
+        except LpdError as error:
+            self.failed.emit(str(error))
+            return
         self._on_drawn(layer)
+
+    def _layer_to_draw_on(self) -> Shapes:
+        """Return the user's own layer if one is chosen, else the regions layer of the chosen slide."""
+        chosen = self.layer() if self.regions.count() else None
+        return chosen if chosen is not None and kind(chosen) == "" else self._ensure_layer()
+
+    def _draw_on(self, layer: Shapes) -> None:
+        """Activate a layer and its drawing tool."""
+        layer.visible = True
+        self._viewer.layers.selection.active = layer
+        draw_next(layer)
+        take_tissue(layer, self.in_hand, self.classes.drafts())
+        self.keys.take(self)
+
+    def _show_in_hand(self) -> None:
+        """Show the class in hand in the table and on the canvas."""
+        self.classes.take(self.in_hand)
+        text = f"Draw: {OTHER if self.in_hand == NONE else self.in_hand}" if self.in_hand else ""
+        self.keys.show(self, text, tissue_color(self.in_hand, self.classes.drafts()))
+
+    def _on_mode(self, event: Event) -> None:
+        """Draw with the class in hand in each layer: napari takes the colour of the regions that were selected."""
+        layer = event.source
+        if self.in_hand and str(layer.mode).startswith("add_") and kind(layer) in ("", "regions"):
+            take_tissue(layer, self.in_hand, self.classes.drafts())
 
     def _on_renamed(self, old: str, new: str) -> None:
         """Rename a tissue in all regions when its class is renamed."""
+        self.in_hand = new if self.in_hand == old else self.in_hand
         for layer in regions_layers(self._viewer):
             if rename_tissue(layer, old, new, self.classes.drafts()):
                 self.files.change(layer)
@@ -289,6 +344,11 @@ class SlideRegions(QWidget):
         if self.regions.count():
             recolour(self.layer(), self.classes.drafts())
             self._on_drawn(self.layer())
+        if self.in_hand not in {NONE, *(tissue.name for tissue in self.classes.drafts())}:
+            self.in_hand = ""
+        self._show_in_hand()
+        if self.regions.count() and kind(self.layer()) in ("", "regions"):
+            take_tissue(self.layer(), self.in_hand, self.classes.drafts())
 
 
 def _foreign(regions: Sequence[Region], shape: tuple[int, int]) -> str:

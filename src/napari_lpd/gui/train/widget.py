@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout
 
 from napari_lpd.core.errors import NOTICE, DataError
 from napari_lpd.core.jobs import COMPUTING, in_subprocess
+from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.job import CloseGuard, JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
 from napari_lpd.gui.common.recent_models import describe, recent_models
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 CLOSING = "A model is being trained. Close anyway? What was learned is kept; Resume continues from there."
 
 
-class TrainWidget(QWidget):
+class TrainWidget(DockWidget):
     """Widget to choose data and classes, train in a child process and follow the training."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
@@ -91,6 +92,7 @@ class TrainWidget(QWidget):
         layout.addWidget(column)
 
     def _connect(self) -> None:
+        self.undocked.connect(self.data.drawn.put_down)
         self.data.message.connect(self.job.say)
         self.data.failed.connect(self._on_failed)
         self.data.source.currentTextChanged.connect(lambda source: self.chosen.ask_for_resolution(source != TILES))

@@ -1,0 +1,22 @@
+"""What the three widgets have in common as docks of napari's window."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QEvent, Signal
+from qtpy.QtWidgets import QWidget
+
+
+class DockWidget(QWidget):
+    """Widget that napari docks.
+
+    Signals:
+        undocked: napari has removed the widget from its window.
+    """
+
+    undocked = Signal()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that napari takes the widget out of its dock."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parentWidget() is None:
+            self.undocked.emit()
