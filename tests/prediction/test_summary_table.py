@@ -20,6 +20,8 @@ DONE = {
     "state": "ok",
     "mm²": {"dark": 1.25, "pink": 0.1234567},
     "tissue mm²": 2.5,
+    "µm per pixel": 0.499,
+    "resolution from": "aperio metadata",
     "unreadable": ["x 20..60, y 1100..1120", "x 0..8, y 0..4"],
     "warnings": ["pale", "few tiles, and dark"],
     "prediction": "a.zarr",
@@ -27,6 +29,7 @@ DONE = {
     "seconds": 7.5,
 }
 SOUND = {**DONE, "slide": "b.svs", "mm²": {"pink": 0.5, "blue": 3.0}, "unreadable": [], "warnings": []}
+SOUND |= {"resolution from": "given by the user"}
 EMPTY = {**SOUND, "slide": "d.svs", "state": "nothing labelled", "mm²": {"pink": 0.0, "blue": 0.0}}
 FAILED = {"slide": "c.svs", "error": "c.svs: damaged, truncated"}
 
@@ -34,10 +37,11 @@ FAILED = {"slide": "c.svs", "error": "c.svs: damaged, truncated"}
 def test_the_table_has_areas_tissue_and_unreadable_places_of_every_slide(tmp_path):
     path = write_summary([DONE, SOUND, FAILED], tmp_path / "new" / "summary.csv")
     assert path.read_text(encoding="utf-8-sig").splitlines() == [
-        "slide,state,dark mm²,pink mm²,blue mm²,tissue mm²,unreadable,warnings,seconds",
-        'a.svs,ok,1.250000,0.123457,,2.500000,"x 20..60, y 1100..1120; x 0..8, y 0..4","pale; few tiles, and dark",7.5',
-        "b.svs,ok,,0.500000,3.000000,2.500000,,,7.5",
-        'c.svs,"c.svs: damaged, truncated",,,,,,,',
+        "slide,state,dark mm²,pink mm²,blue mm²,tissue mm²,µm per pixel,resolution from,unreadable,warnings,seconds",
+        "a.svs,ok,1.250000,0.123457,,2.500000,0.499,aperio metadata,"
+        '"x 20..60, y 1100..1120; x 0..8, y 0..4","pale; few tiles, and dark",7.5',
+        "b.svs,ok,,0.500000,3.000000,2.500000,0.499,given by the user,,,7.5",
+        'c.svs,"c.svs: damaged, truncated",,,,,,,,,',
     ]
 
 
@@ -48,9 +52,16 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_slides_line_has_its_areas_and_how_many_places_were_unreadable():
-    assert summary_line(DONE) == "ok  a.svs: dark 1.25, pink 0.123 of 2.5 mm²; 2 unreadable places  (7.5 s)"
-    assert summary_line(SOUND) == "ok  b.svs: pink 0.5, blue 3 of 2.5 mm²  (7.5 s)"
-    assert summary_line(EMPTY) == "NOTHING LABELLED  d.svs: pink 0, blue 0 of 2.5 mm²  (7.5 s)"
+    assert summary_line(DONE) == (
+        "ok  a.svs: dark 1.25, pink 0.123 of 2.5 mm² at 0.499 µm per pixel (aperio metadata); 2 unreadable places"
+        "  (7.5 s)"
+    )
+    assert summary_line(SOUND) == (
+        "ok  b.svs: pink 0.5, blue 3 of 2.5 mm² at 0.499 µm per pixel (given by the user)  (7.5 s)"
+    )
+    assert summary_line(EMPTY) == (
+        "NOTHING LABELLED  d.svs: pink 0, blue 0 of 2.5 mm² at 0.499 µm per pixel (given by the user)  (7.5 s)"
+    )
     assert summary_line(FAILED) == "FAILED  c.svs: damaged, truncated"
 
 
@@ -80,6 +91,7 @@ def test_a_row_has_what_was_predicted(tiny_tiff, classes, tmp_path, monkeypatch)
     assert row["mm²"] == pytest.approx({"dark": 200 * 100 * 0.25e-6, "pink": 0})
     assert (row["state"], row["warnings"]) == ("ok", ["colours are far off"])
     assert row["tissue mm²"] == pytest.approx((320 * 160 - 10 * 20) * 0.25e-6)
+    assert (row["µm per pixel"], row["resolution from"]) == (0.25, "given")
     assert row["unreadable"] == ["x 40..80, y 600..620"]
     assert (row["prediction"], row["mask"]) == (str(tmp_path / "tiny.zarr"), str(tmp_path / "tiny.ome.tif"))
     assert task.mask.exists()

@@ -8,7 +8,7 @@ import tifffile
 
 from napari_lpd.core.errors import SlideError
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.slides.slide import choose_resolution
+from napari_lpd.slides.resolution import GivenMpp, choose_resolution
 from napari_lpd.slides.tiff_reader import mpp_of_density
 
 IMAGE = np.full((64, 96, 3), 99, np.uint8)
@@ -109,7 +109,27 @@ def test_the_first_resolution_that_is_there_counts(candidates, expected):
     assert choose_resolution("a.svs", candidates) == expected
 
 
-def test_a_resolution_that_a_user_gives_must_be_plausible():
+@pytest.mark.parametrize("given", [GivenMpp(lacking=30.0), GivenMpp(override=30.0), GivenMpp(0.5, 30.0)])
+def test_a_resolution_that_a_user_gives_must_be_plausible(given):
     with pytest.raises(SlideError) as caught:
-        choose_resolution("a.svs", [((30.0, 40.0), "given by the user"), ((0.5, 0.5), "aperio metadata")])
+        choose_resolution("a.svs", [((0.5, 0.5), "aperio metadata")], given)
     assert str(caught.value) == "a.svs: mpp=30 is not plausible; wanted 0.05 to 20 µm per pixel"
+
+
+SAYS, SAYS_NONSENSE = [((0.499, 0.499), "aperio metadata")], [((900.0, 900.0), "TIFF resolution tags")]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "given", "expected"),
+    [
+        (SAYS, GivenMpp(lacking=0.25), ((0.499, 0.499), "aperio metadata")),
+        (SAYS, GivenMpp(override=0.25), ((0.25, 0.25), "given by the user instead of 0.499 (aperio metadata)")),
+        (SAYS, GivenMpp(1.0, 0.25), ((0.25, 0.25), "given by the user instead of 0.499 (aperio metadata)")),
+        (SAYS_NONSENSE, GivenMpp(lacking=0.25), ((0.25, 0.25), "given by the user")),
+        (SAYS_NONSENSE, GivenMpp(override=0.25), ((0.25, 0.25), "given by the user")),
+        ([], GivenMpp(lacking=0.25), ((0.25, 0.25), "given by the user")),
+        ([(None, "first")], GivenMpp(1.0, 0.25), ((0.25, 0.25), "given by the user")),
+    ],
+)
+def test_a_users_resolution_is_for_files_that_give_none_unless_it_overrides(candidates, given, expected):
+    assert choose_resolution("a.svs", candidates, given) == expected

@@ -116,6 +116,13 @@ def add_settings_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
 
 
+def add_override_option(sub: argparse.ArgumentParser) -> None:
+    """Add ``--override-mpp``."""
+    sub.add_argument(
+        "--override-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, in place of what the file says"
+    )
+
+
 def add_source_option(sub: argparse.ArgumentParser) -> None:
     """Add ``--source``."""
     sub.add_argument(

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.cli.common import add_settings_options, add_source_option
+from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
@@ -15,8 +15,10 @@ from napari_lpd.core.settings.evaluation import CompareSettings, EvaluateSetting
 
 if TYPE_CHECKING:
     import argparse
+    from contextlib import AbstractContextManager
 
     from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.slides.slide import Slide
 
 
 def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
@@ -52,6 +54,7 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         " adds nearest training patches and a clustered control",
     )
     compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if the file has none")
+    add_override_option(compare)
     add_source_option(compare)
     add_settings_options(compare)
 
@@ -83,11 +86,10 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.comparison.report.tables import verdicts_of
     from napari_lpd.comparison.report.writer import write_comparison
     from napari_lpd.evaluation.evaluate import check_unseen
-    from napari_lpd.slides.formats import open_slide
     from napari_lpd.training.runs.training_tiles import chosen_training_tiles
 
     paths = options.models
-    with nullcontext(options.data) if options.data.is_dir() else open_slide(options.data, options.mpp) as data:
+    with _images_or_slide(options) as data:
         models, tiles = prepare(paths, data, settings, options.names or (), options.source)
         training = chosen_training_tiles(options.training, paths[0], options.source)
         check_writable(options.out)
@@ -96,9 +98,18 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
             f"{model.name}: {path} (SHA-256 {model.hash[:12]}…)." for model, path in zip(models, paths, strict=True)
         ]
         notes.append(f"Tiles: {options.data}. {now[:16]} UTC.")
+        notes += [] if isinstance(data, Path) else [f"{data.resolution}."]
         files = [tile.file for tile in tiles if tile.file]
         for model, path in zip(models, paths, strict=True):
             notes += [f"{model.name}: {note}" for note in (check_unseen(path, files) if files else ())]
         comparison = run(compare_models(models, tiles, settings, training), printer.progress)
     report = write_comparison(options.out, comparison, notes)
     return {"report": str(report), "conclusions": verdicts_of(comparison, controls=len(models) == 1)}
+
+
+def _images_or_slide(options: argparse.Namespace) -> AbstractContextManager[Path | Slide]:
+    from napari_lpd.slides.formats import open_slide
+
+    if options.data.is_dir():
+        return nullcontext(options.data)
+    return open_slide(options.data, options.mpp, override_mpp=options.override_mpp)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_settings_options
+from napari_lpd.cli.common import add_override_option, add_settings_options
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import WARNING
@@ -27,6 +27,7 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results; resumes unfinished ones"
     )
     predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if the files have none")
+    add_override_option(predict)
     predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
     predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
@@ -61,6 +62,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             options.regions and options.regions.absolute(),
             options.tissue and options.tissue.absolute(),
             options.replace,
+            options.override_mpp,
         )
         for path in options.slides
     ]

@@ -52,6 +52,7 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.results.export.export import export as write
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.formats import open_slide
+    from napari_lpd.slides.resolution import INSTEAD
 
     flags = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
     options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(flags).items())]
@@ -59,8 +60,9 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
     prediction = Prediction.open(options.prediction)
     if options.slide is None:
         return {"written": str(run(write(prediction, options.to, settings), printer.progress))}
-    card = prediction.card
-    with open_slide(options.slide, card.slide_mpp[0] if card.mpp_source == "given by the user" else None) as slide:
+    mpp = prediction.card.slide_mpp[0]  # for a file that gives none
+    override = mpp if prediction.card.mpp_source.startswith(INSTEAD) else None
+    with open_slide(options.slide, mpp, override_mpp=override) as slide:
         return {"written": str(run(write(prediction, options.to, settings, slide), printer.progress))}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_settings_options, add_source_option
+from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import check_writable
@@ -32,6 +32,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
     """Add the options of ``train``."""
     train.add_argument("--slide", type=Path, help="slide with the regions")
     train.add_argument("--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file has none")
+    add_override_option(train)
     train.add_argument(
         "--project", type=Path, metavar="JSON", help="instead of a slide: slides with regions, as saved by the widget"
     )
@@ -89,6 +90,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     if not first:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
+    result |= {"resolution": tiles.resolutions} if tiles.resolutions else {}
     if check is not None:
         result["metrics"] = recall_on_check_regions(options, model, check, settings, printer)
     return result
@@ -128,7 +130,10 @@ def recall_on_check_regions(
     from napari_lpd.slides.formats import open_slide
 
     loaded = load_model(model, settings.device)
-    with open_slide(options.slide, options.slide_mpp) as slide, tempfile.TemporaryDirectory() as folder:
+    with (
+        open_slide(options.slide, options.slide_mpp, override_mpp=options.override_mpp) as slide,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         prediction = run(predict_slide(slide, loaded, PredictSettings(), Path(folder, "check.zarr")), printer.progress)
         confusion, (scores, outlined) = region_confusion(prediction, check), region_scores(prediction, check)
     card = read_card(model)

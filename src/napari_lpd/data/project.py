@@ -22,6 +22,7 @@ class AnnotatedSlide(Settings):
     slide: Path = Field(description="Slide file; relative to the project file, or absolute.")
     regions: Path = Field(description="GeoJSON in level-0 pixels.")
     mpp: float | None = Field(default=None, gt=0, description="µm per pixel where the file gives none.")
+    override_mpp: float | None = Field(default=None, gt=0, description="µm per pixel in place of what the file says.")
     patient: str = Field(default="", description="Slides of one patient are never split between training and test.")
     fingerprint: str = Field(default="", description="The slide's content when it was added; another's is refused.")
 

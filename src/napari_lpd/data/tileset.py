@@ -46,6 +46,7 @@ class TileSet:
         classes: The tissue classes.
         labels: (n, C) in {0, 1}.
         description: Origin of the tiles, for messages.
+        resolutions: Of each slide, a line with its resolution and where that comes from.
         sources: Per tile: its slide or patient.
         clusters: Per tile: its part of the slide; tiles of two clusters do not touch.
         files: The files from which the tiles were read.
@@ -72,6 +73,7 @@ class TileSet:
         self.classes = classes
         self.labels = labels
         self.description = description
+        self.resolutions: list[str] = []
         self.sources = tuple(sources)
         self.clusters = tuple(clusters) or self.sources
         self.files = tuple(files)

@@ -31,6 +31,7 @@ FLAGS = {
     "slide": "--slide",
     "regions": "--regions",
     "slide_mpp": "--slide-mpp",
+    "override_mpp": "--override-mpp",
     "project": "--project",
     "data": "--data",
     "source_pattern": "--source",
@@ -51,7 +52,8 @@ class TrainingSet(NamedTuple):
         masks = f"{len(self.validation_images)} images with masks" if self.validation_images else ""
         edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
         cause = "" if split[1] or masks else why_none_is_held_out(tiles, settings.valid_share)
-        return summarise(tiles, *split, masks, cause) | {"tile edge": edge}
+        resolutions = {"resolution": tiles.resolutions} if tiles.resolutions else {}
+        return summarise(tiles, *split, masks, cause) | {"tile edge": edge} | resolutions
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the summary (JSON) and a sheet of tiles (PNG) into `folder`; return the summary.
@@ -85,6 +87,7 @@ class TrainingSource:
         slide: A slide on which `regions` are outlined.
         regions: GeoJSON in level-0 pixels of the slide.
         slide_mpp: The slide's µm per pixel where its file gives none.
+        override_mpp: The slide's µm per pixel in place of what its file says.
         project: A project file of several annotated slides, with its own classes.
         data: A folder or table of labelled tiles.
         source_pattern: Regular expression that finds the slide or patient in a tile's name.
@@ -93,6 +96,7 @@ class TrainingSource:
     slide: Path | None = None
     regions: Path | None = None
     slide_mpp: float | None = None
+    override_mpp: float | None = None
     project: Path | None = None
     data: Path | None = None
     source_pattern: str = ""
@@ -112,7 +116,7 @@ class TrainingSource:
 
         parser = argparse.ArgumentParser(add_help=False)
         for name, flag in FLAGS.items():
-            read = {"slide_mpp": float, "source_pattern": str}.get(name, locate)
+            read = {"slide_mpp": float, "override_mpp": float, "source_pattern": str}.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
         return cls(**vars(parser.parse_known_args(arguments)[0]))
 
@@ -135,7 +139,7 @@ class TrainingSource:
         """Raise DataError unless the fields make one source; name the option that is missing or in excess."""
         if sum(origin is not None for origin in (self.data, self.slide, self.project)) != 1:
             raise DataError("train needs one of --slide with --regions, --project, or --data")
-        for_slide = [name for name in ("regions", "slide_mpp") if self.slide is None]
+        for_slide = [name for name in ("regions", "slide_mpp", "override_mpp") if self.slide is None]
         for name in for_slide + ["source_pattern"] * (self.data is None):
             if getattr(self, name):
                 raise DataError(f"{FLAGS[name]} goes with {'--data' if name == 'source_pattern' else '--slide'} only")
@@ -161,7 +165,9 @@ class TrainingSource:
         if self.data:
             return _from_labelled(self.data, classes, settings, self.source_pattern)
         assert self.slide is not None and self.regions is not None  # as checked
-        annotated = AnnotatedSlide(slide=self.slide, regions=self.regions, mpp=self.slide_mpp)
+        annotated = AnnotatedSlide(
+            slide=self.slide, regions=self.regions, mpp=self.slide_mpp, override_mpp=self.override_mpp
+        )
         return _from_slides([annotated], classes, settings)
 
 
@@ -176,13 +182,16 @@ def _from_slides(
             one that was added to the project.
     """
     names = [tissue.name for tissue in classes]
-    sets = []
+    sets, resolutions = [], []
     for annotated, name in zip(slides, _slide_names(slides), strict=True):
         regions = read_regions(annotated.regions, names)
-        with open_slide(annotated.slide, annotated.mpp) as slide:
+        with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
             sets.append(cut_tiles(slide, regions, classes, settings, name, annotated.patient))
+            resolutions.append(slide.resolution)
     source = sets[0].description if len(sets) == 1 else f"{len(sets)} slides"
-    return TrainingSet(TileSet.joined(sets, source), (), settings)
+    tiles = TileSet.joined(sets, source)
+    tiles.resolutions = resolutions
+    return TrainingSet(tiles, (), settings)
 
 
 def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:

@@ -37,6 +37,7 @@ class SlideTask(NamedTuple):
         regions: GeoJSON of what is predicted; None: the whole slide.
         tissue: GeoJSON of what counts as tissue; None: found by itself.
         replace: Delete another prediction that is in the place.
+        override_mpp: The slide's µm per pixel, in place of what its file says.
     """
 
     slide: Path
@@ -48,6 +49,7 @@ class SlideTask(NamedTuple):
     regions: Path | None = None
     tissue: Path | None = None
     replace: bool = False
+    override_mpp: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,7 +77,7 @@ def predict_file(task: SlideTask) -> Job[Row]:
     model = load_cached(task.model, task.settings.device)
     if task.mask.exists() and not task.folder.exists():
         raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
-    with open_slide(task.slide, task.mpp, task.icc) as slide:
+    with open_slide(task.slide, task.mpp, task.icc, task.override_mpp) as slide:
         scope = polygons_um(task.regions, slide) if task.regions else []
         tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
         job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
@@ -86,6 +88,8 @@ def predict_file(task: SlideTask) -> Job[Row]:
         "state": OK if any(prediction.area_mm2().values()) else EMPTY,
         "mm²": prediction.area_mm2(),
         "tissue mm²": prediction.tissue_mm2,
+        "µm per pixel": prediction.card.slide_mpp[1],
+        "resolution from": prediction.card.mpp_source,
         "unreadable": [f"x {x0}..{x1}, y {y0}..{y1}" for y0, x0, y1, x1 in prediction.unreadable],
         "warnings": prediction.warnings,
         "prediction": str(task.folder),
@@ -143,7 +147,9 @@ def summary_line(row: Row) -> str:
     areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
     state = row["state"] if row["state"] == OK else row["state"].upper()
-    return f"{state}  {row['slide']}: {areas} of {row['tissue mm²']:.3g} mm²{places}  ({row['seconds']:g} s)"
+    resolution = f"at {row['µm per pixel']:.4g} µm per pixel ({row['resolution from']})"
+    total = f"{row['tissue mm²']:.3g} mm²"
+    return f"{state}  {row['slide']}: {areas} of {total} {resolution}{places}  ({row['seconds']:g} s)"
 
 
 def count_states(rows: Sequence[Row]) -> str:
@@ -159,13 +165,15 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
         ExportError: the file cannot be written.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
-    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²", "unreadable", "warnings", "seconds"]
+    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²"]
+    columns += ["µm per pixel", "resolution from", "unreadable", "warnings", "seconds"]
     lines = []
     for row in rows:
         values: Row = {"slide": row["slide"], "state": row.get("error") or row["state"]}
         values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
         if "tissue mm²" in row:
-            values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "seconds": row["seconds"]}
+            values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "µm per pixel": f"{row['µm per pixel']:.6g}"}
+            values |= {name: row[name] for name in ("resolution from", "seconds")}
         values |= {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}
         lines.append([values.get(name) for name in columns])
     return write_table(path, [columns, *lines])

@@ -165,7 +165,8 @@ def prediction_card(
     }
     source = "found" if settings.tissue_only else "everything"
     if tissue is not None:
-        source = f"given ({hashlib.sha256(np.packbits(tissue.array).tobytes()).hexdigest()[:16]})"
+        what = repr((tissue.array.shape, tissue.mpp)).encode() + np.packbits(tissue.array).tobytes()
+        source = f"given ({hashlib.sha256(what).hexdigest()[:16]})"
     return PredictionCard(
         classes=model.card.classes,
         prototypes_per_class=model.network.k,
@@ -183,6 +184,7 @@ def prediction_card(
         temperature=model.card.temperature,
         settings=settings.model_copy(update=chosen),
         tissue=source,
+        icc=slide.icc.removesuffix(" (no profile)"),
         scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     )
 

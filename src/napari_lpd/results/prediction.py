@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 UNREADABLE = 255
+UNKNOWN_ICC = "unknown"  # of results that do not say it
 
 
 class PredictionCard(Settings):
@@ -68,6 +69,7 @@ class PredictionCard(Settings):
         temperature: The model's: shares of scores are raised to 1 / temperature, which calibrates them.
         settings: The settings of the run.
         tissue: Origin of the tissue mask.
+        icc: How the slide's colour profile was treated.
         scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
     """
 
@@ -87,6 +89,7 @@ class PredictionCard(Settings):
     temperature: float = 1.0
     settings: PredictSettings
     tissue: str
+    icc: str = UNKNOWN_ICC
     scope: tuple[str, ...] = ()
 
     @property

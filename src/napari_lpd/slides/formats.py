@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_lpd.core.errors import SlideError, one_line
 from napari_lpd.slides.openslide_reader import open_with_openslide
-from napari_lpd.slides.slide import Found, Slide, array_levels, choose_resolution
+from napari_lpd.slides.resolution import GivenMpp, choose_resolution
+from napari_lpd.slides.slide import Slide, array_levels
 from napari_lpd.slides.tiff_reader import (
     MAX_DECODED,
     ORIENTATION,
@@ -47,7 +48,7 @@ def is_slide(path: Path) -> bool:
     return path.name.lower().endswith((*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
 
 
-def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide:
+def open_slide(path: Path, mpp: float | None = None, icc: bool = False, override_mpp: float | None = None) -> Slide:
     """Open a slide: what OpenSlide reads, else OME-TIFF, pyramidal and flat TIFF, else an image that Pillow reads.
 
     Example:
@@ -58,8 +59,9 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
 
     Args:
         path: The file; for DICOM any file of the series or their folder.
-        mpp: Resolution in µm per pixel, if the file gives none or a wrong one.
+        mpp: Resolution in µm per pixel, if the file gives none or an impossible one.
         icc: Convert the colours to sRGB by the embedded profile, if there is one; `Slide.icc` tells the outcome.
+        override_mpp: Resolution in µm per pixel in place of what the file says.
 
     Raises:
         TooLargeError: a flat image, or a strip or tile of a TIFF, would take more than 512 MB decoded.
@@ -70,19 +72,19 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False) -> Slide
     name, files = path.name, [path]
     if path.is_dir() or name.lower().endswith(".dcm"):
         files = dicom_series(path)
-    override: Found = (None if mpp is None else (mpp, mpp), "given by the user")
+    given = GivenMpp(mpp, override_mpp)
     if name.lower().endswith((".ome.tif", ".ome.tiff")):
-        return open_with_tifffile(path, override, icc)
+        return open_with_tifffile(path, given, icc)
     try:
-        return open_with_openslide(name, files, override, icc)
+        return open_with_openslide(name, files, given, icc)
     except openslide.OpenSlideUnsupportedFormatError as error:
         if path.is_dir():
             raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({one_line(error)})") from error
     except openslide.OpenSlideError as error:
         raise SlideError(f"{name}: damaged or unreadable slide ({one_line(error)})") from error
     if _start(path, 4) in TIFF_STARTS:
-        return open_with_tifffile(path, override, icc)
-    return _open_image(path, override, icc)
+        return open_with_tifffile(path, given, icc)
+    return _open_image(path, given, icc)
 
 
 def dicom_series(path: Path) -> list[Path]:
@@ -119,7 +121,7 @@ def _start(path: Path, length: int) -> bytes:
         raise SlideError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _open_image(path: Path, override: Found, icc: bool) -> Slide:
+def _open_image(path: Path, given: GivenMpp, icc: bool) -> Slide:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_DECODED
@@ -137,7 +139,7 @@ def _open_image(path: Path, override: Found, icc: bool) -> Slide:
             f"{path.name}: damaged or truncated image ({one_line(error)}): copy or export it again"
         ) from error
     density_mpp = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
-    resolution = choose_resolution(path.name, [override, (density_mpp, f"{image.format} resolution")])
+    resolution = choose_resolution(path.name, [(density_mpp, f"{image.format} resolution")], given)
     convert, colors = colour_conversion(path.name, profile, icc)
     return Slide(path.name, array_levels([pixels], convert, colors), resolution, [path])
 

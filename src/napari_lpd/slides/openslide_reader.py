@@ -11,7 +11,8 @@ import openslide
 import tifffile
 
 from napari_lpd.core.errors import SlideError, one_line
-from napari_lpd.slides.slide import Convert, DamagedError, Found, Levels, Slide, choose_resolution, on_white
+from napari_lpd.slides.resolution import GivenMpp, choose_resolution
+from napari_lpd.slides.slide import Convert, DamagedError, Levels, Slide, on_white
 from napari_lpd.slides.tiff_reader import (
     COPY,
     TIFF_ERRORS,
@@ -72,7 +73,7 @@ class _OpenSlideFile:
             self._handle.close()
 
 
-def open_with_openslide(name: str, files: list[Path], override: Found, icc: bool) -> Slide:
+def open_with_openslide(name: str, files: list[Path], given: GivenMpp, icc: bool) -> Slide:
     """Open a file through OpenSlide, or through tifffile where that reads more of it."""
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])
@@ -81,12 +82,12 @@ def open_with_openslide(name: str, files: list[Path], override: Found, icc: bool
         properties = handle.properties
         vendor = properties.get("openslide.vendor", "file")
         if vendor == "generic-tiff" and _needs_tifffile(files[0]):
-            return open_with_tifffile(files[0], override, icc)
+            return open_with_tifffile(files[0], given, icc)
         mpp = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
         source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
         dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
         tags = mpp_of_density(dpi, properties.get("tiff.ResolutionUnit"))
-        resolution = choose_resolution(name, [override, (mpp, source), (tags, "TIFF resolution tags")])
+        resolution = choose_resolution(name, [(mpp, source), (tags, "TIFF resolution tags")], given)
         profile = handle.color_profile if icc else None
         convert, colors = colour_conversion(name, profile and profile.tobytes(), icc)
         shapes = [(h, w) for w, h in handle.level_dimensions]

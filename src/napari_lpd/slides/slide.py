@@ -1,6 +1,6 @@
 """Slide: a pyramid of RGB levels; read any rectangle at any resolution.
 
-Only this module decides a slide's resolution (`choose_resolution`) and handles levels. Everywhere else coordinates are
+Only this module handles levels; `resolution` decides how large their pixels are. Everywhere else coordinates are
 (y, x), in pixels of the requested µm per pixel (mpp). `formats` opens files.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from napari_lpd.core.errors import SlideError, one_line
+from napari_lpd.slides.resolution import choose_resolution
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,15 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Box
+    from napari_lpd.slides.resolution import Found
 
-PLAUSIBLE_MPP = (0.05, 20.0)
 DISPLAY_CHUNK = 512
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
 MAX_BLOCK = 2**25  # pixels of a level read into memory at once
 CELL = 128  # edge of the cells that are reported as damaged
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
 Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
-Found = tuple[tuple[float, float] | None, str]
 
 
 class DamagedError(SlideError):
@@ -144,6 +144,12 @@ class Slide:
                 "pass mpp, in µm per pixel (--mpp; in train, --slide-mpp)"
             )
         return self._mpp
+
+    @property
+    def resolution(self) -> str:
+        """µm per pixel of level 0 and where it comes from, as text."""
+        (y, x), size = self.mpp, f"{self.mpp[1]:.4g}"
+        return f"{self.name}: {size if y == x else f'{y:.4g} x {x:.4g}'} µm per pixel ({self.mpp_source})"
 
     def shape_at(self, mpp: float) -> tuple[int, int]:
         """Return (H, W) of the whole slide in pixels of `mpp`."""
@@ -322,24 +328,6 @@ def array_levels(arrays: Sequence[Any], convert: Convert | None = None, icc: str
         return on_white(np.asarray(images[level][y : y + h, x : x + w]), convert)
 
     return Levels(shapes, read, images.clear, icc)
-
-
-def choose_resolution(name: str, candidates: Sequence[Found]) -> Found:
-    """Choose the first candidate (mpp, source) with a value; an implausible one gives None and the reason.
-
-    Raises:
-        SlideError: the value of the user is not plausible.
-    """
-    low, high = PLAUSIBLE_MPP
-    for mpp, source in candidates:
-        if mpp is None:
-            continue
-        if all(low <= value <= high for value in mpp):
-            return (float(mpp[0]), float(mpp[1])), source
-        if source == "given by the user":
-            raise SlideError(f"{name}: mpp={mpp[0]:g} is not plausible; wanted {low:g} to {high:g} µm per pixel")
-        return None, f"{source} says {mpp[0]:.4g} µm per pixel, which is not plausible"
-    return None, "nothing in the file says it"
 
 
 def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArray[np.uint8]:

@@ -15,7 +15,8 @@ import zarr
 from PIL import Image, ImageCms
 
 from napari_lpd.core.errors import SlideError, one_line
-from napari_lpd.slides.slide import Convert, DamagedError, Found, Levels, Slide, choose_resolution, on_white
+from napari_lpd.slides.resolution import GivenMpp, choose_resolution
+from napari_lpd.slides.slide import Convert, DamagedError, Levels, Slide, on_white
 from napari_lpd.slides.tiled_jpeg import direct_jpeg_levels
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
         raise TooLargeError(f"{name}: a strip or tile takes {size / 2**20:.0f} MB decoded: {TO_PYRAMID}")
 
 
-def open_with_tifffile(path: Path, override: Found, icc: bool) -> Slide:
+def open_with_tifffile(path: Path, given: GivenMpp, icc: bool) -> Slide:
     """Open a TIFF as a slide through tifffile.
 
     Raises:
@@ -67,14 +68,14 @@ def open_with_tifffile(path: Path, override: Found, icc: bool) -> Slide:
     with ExitStack() as on_failure:
         try:
             tiff = on_failure.enter_context(tifffile.TiffFile(path))
-            slide = _tiff_slide(path, tiff, override, icc)
+            slide = _tiff_slide(path, tiff, given, icc)
         except TIFF_ERRORS as error:
             raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
         on_failure.pop_all()
         return slide
 
 
-def _tiff_slide(path: Path, tiff: tifffile.TiffFile, override: Found, icc: bool) -> Slide:
+def _tiff_slide(path: Path, tiff: tifffile.TiffFile, given: GivenMpp, icc: bool) -> Slide:
     if not tiff.series:
         raise SlideError(f"{path.name}: damaged or truncated TIFF (it contains no image): {COPY}")
     series = tiff.series[0]
@@ -103,8 +104,8 @@ def _tiff_slide(path: Path, tiff: tifffile.TiffFile, override: Found, icc: bool)
         arrays.clear()
         tiff.close()
 
-    candidates = [override, (_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
-    resolution = choose_resolution(path.name, candidates)
+    candidates = [(_ome_mpp(tiff), "OME metadata"), (_tag_mpp(tiff), "TIFF resolution tags")]
+    resolution = choose_resolution(path.name, candidates, given)
     levels = [level.keyframe for level in series.levels]
     return Slide(
         path.name, direct_jpeg_levels(path, levels, Levels(shapes, read, close, colors), convert), resolution, [path]

@@ -16,7 +16,8 @@ from napari.utils.notifications import show_info
 from napari_lpd.core.errors import DataError, SlideError
 from napari_lpd.core.files import KEY
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.slides.slide import PLAUSIBLE_MPP, Slide
+from napari_lpd.slides.resolution import PLAUSIBLE_MPP
+from napari_lpd.slides.slide import Slide
 
 if TYPE_CHECKING:
     import napari
