@@ -298,11 +298,17 @@ def test_the_report_names_absent_classes_and_why_there_are_no_intervals(tmp_path
     assert "NaN" not in text + (tmp_path / "report.json").read_text() + (tmp_path / "report.csv").read_text()
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     rows = report_rows(varied_results(1))
     old = write_report(tmp_path, "Old", rows).read_text(encoding="utf-8")
-    (tmp_path / ".report.md.partial").mkdir()
-    with pytest.raises(ExportError, match="cannot be written"):
+    written = iter(range(9))
+
+    def full_in_the_third(_):
+        if next(written) == 2:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(ExportError, match="cannot be written"):
+        patch.setattr("os.fsync", full_in_the_third)
         write_report(tmp_path, "New", rows)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == old
     assert json.loads((tmp_path / "report.json").read_text())["title"] == "Old"

@@ -80,8 +80,12 @@ def table_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 def write_table(
     path: Path, rows: Iterable[Sequence[object]], overwrite: bool = True, error: type[LpdError] = ExportError
 ) -> Path:
-    """Write rows, the head first, as CSV; whole or not at all, as `files.atomic_write`."""
-    with atomic_write(path, overwrite, error) as partial:
+    """Write rows, the head first, as CSV; whole or not at all, as `files.atomic_write`.
+
+    A table is replaced only by one of the same kind, whose first two columns are the same.
+    """
+    rows = list(rows)
+    with atomic_write(path, overwrite, error, mark=",".join(csv_cell(cell) for cell in rows[0][:2])) as partial:
         partial.write_bytes(table_bytes(rows))
     return path
 
