@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import tifffile
 from PIL import Image, ImageCms
@@ -18,6 +19,15 @@ from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.slide import Slide
 
 SHARED = Path(os.environ.get("NAPARI_LPD_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_of_errors(tmp_path_factory):
+    """Logs of unexpected errors go to a folder of the tests, those of child processes, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platformdirs, "user_log_path", lambda *_, **__: tmp_path_factory.getbasetemp() / "logs")
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp()))
+        yield
 
 
 @pytest.fixture(scope="session")

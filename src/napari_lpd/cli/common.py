@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_lpd.core.errors import MAX_LINE, one_line
 from napari_lpd.core.jobs import WARNING, Progress, to_json_line
 
 if TYPE_CHECKING:
@@ -59,15 +60,17 @@ class Printer:
         left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
         shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
         numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
-        line = f"{progress.done}/{progress.total} {progress.message}  {left:.0f} s left  {numbers}".rstrip()
+        message = one_line(progress.message, MAX_LINE // 2)
+        line = f"{progress.done}/{progress.total} {message}  {left:.0f} s left  {numbers}".rstrip()
         if not progress.total:
-            line = f"{progress.message} …"
+            line = f"{message} …"
         print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
         """Print a line at the end of a stage, not as JSON, and restart the estimate of the time left."""
         self._started = time.monotonic()
         if not self.as_json and not self._errors_only:
+            line = one_line(line)
             print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
 
     def slide(self, row: Result, line: str) -> None:
@@ -89,6 +92,7 @@ class Printer:
 
     def error(self, message: str) -> None:
         """Print an error as one line."""
+        message = one_line(message)
         if self.as_json:
             print(to_json_line("error", {"message": message}), flush=True)
         else:
@@ -98,16 +102,16 @@ class Printer:
 def _print_nested(result: Result, indent: str = "") -> None:
     for name, value in result.items():
         if isinstance(value, dict):
-            print(f"{indent}{name}:")
+            print(indent + one_line(f"{name}:"))
             _print_nested(value, indent + "  ")
         elif isinstance(value, list):
             for entry in value:
                 if isinstance(entry, dict):
                     _print_nested(entry, indent)
                 else:
-                    print(f"{indent}{name}: {entry}")
+                    print(indent + one_line(f"{name}: {entry}"))
         else:
-            print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
+            print(indent + one_line(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"))
 
 
 def add_settings_options(sub: argparse.ArgumentParser) -> None:

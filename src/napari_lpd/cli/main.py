@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_lpd import __version__
@@ -18,15 +19,19 @@ from napari_lpd.cli.papers import import_official, import_options, reproduce, re
 from napari_lpd.cli.predict import predict, predict_options
 from napari_lpd.cli.results import export, export_options, measure, measure_options
 from napari_lpd.cli.train import train, train_options
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import LpdError, described
 from napari_lpd.core.jobs import NICENESS, PAUSE
+from napari_lpd.core.text import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Execute a command and return the exit code: 0 for success, 2 for an error that the user can fix."""
+    """Execute a command and return the exit code: 0 for success, 2 for an error that the user can fix, 1 for others."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     options = _parse_given(list(sys.argv[1:] if arguments is None else arguments))
     printer = Printer(options.json, errors_only=_is_further_process(options))
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
@@ -34,11 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _stoppable(printer, options.until_eof):
             printer.result(command(options, printer))
     except LpdError as error:
-        printer.error(" ".join(str(error).split()))
+        printer.error(str(error))
         return 2
+    except BrokenPipeError:  # who reads our output has closed it, as head does
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         printer.error("stopped; what was done is kept: run the same command again to resume")
         return 130
+    except Exception as error:  # noqa: BLE001  a line for the user, the traceback in the log that it names
+        printer.error(described(error))
+        return 1
     return 0
 
 
@@ -51,7 +63,7 @@ def _is_further_process(options: argparse.Namespace) -> bool:
     return os.environ["RANK"] != "0"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
     """Stop between two steps at the first Ctrl-C or SIGTERM, or when the parent closes our input or dies.
 

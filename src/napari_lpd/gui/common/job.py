@@ -7,7 +7,6 @@ time. Jobs that still run when Python exits are stopped.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import LpdError, described, one_line
 from napari_lpd.core.jobs import NICENESS
 from napari_lpd.gui.common.layout import in_row
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     Message = tuple[str, Any]
 
-log = logging.getLogger(__name__)
 POLL_MS = 50
 PAUSE, RESUME = "Pause", "Resume"
 _running: dict[threading.Thread, threading.Event] = {}
@@ -133,9 +131,7 @@ class JobRunner(QObject):
             self.progressed.emit(progress)
 
     def _on_raised(self, error: BaseException) -> None:
-        if not isinstance(error, LpdError):
-            log.error("a job failed unexpectedly", exc_info=error)
-        message = str(error) if isinstance(error, LpdError) else f"{type(error).__name__}: {error}"
+        message = described(error)
         show_error(message)
         self.failed.emit(message)
 
@@ -187,6 +183,7 @@ class JobBar(QWidget):
         self.pause.setVisible(False)
         self.bar = QProgressBar()
         self.status = QLabel()
+        self.status.setTextFormat(Qt.TextFormat.PlainText)
 
         self.bar.setVisible(False)
         self.status.setVisible(False)
@@ -231,8 +228,8 @@ class JobBar(QWidget):
         try:
             yield
         except LpdError as error:
-            show_error(str(error))
-            self._on_failed(str(error))
+            show_error(one_line(error))
+            self._on_failed(one_line(error))
 
     def _on_clicked(self) -> None:
         if self.runner.running:

@@ -114,9 +114,10 @@ def chooser(entries: Sequence[str] = ()) -> QComboBox:
     return box
 
 
-def note(text: str) -> QLabel:
-    """Make a label in small print."""
+def note(text: str, rich: bool = False) -> QLabel:
+    """Make a label in small print, of text as it is, or rich text, whose names have to be escaped."""
     label = QLabel(text)
+    label.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setStyleSheet("font-size: 11px; color: #9aa0a8;")
     return label

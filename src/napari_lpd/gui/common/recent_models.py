@@ -9,6 +9,7 @@ from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
 from napari_lpd.core.settings.results import Roles
+from napari_lpd.core.text import html_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,25 +50,28 @@ def remember_roles(names: Sequence[str], roles: Roles) -> None:
 
 def describe(card: Card) -> str:
     """Format a model's card as rich text: data, classes, counts, resolution, metrics, settings, versions."""
+    counts = card.tiles_per_class
     classes = ", ".join(
-        f'<span style="color:{tissue.color}">■</span> {tissue.name} {card.tiles_per_class.get(tissue.name, "?")}'
+        f'<span style="color:{tissue.color}">■</span> {html_text(tissue.name)} {counts[tissue.name]}'
         for tissue in card.classes
     )
     settings = card.settings
     lines = [
         f"<b>{settings.model.bank} prototypes</b>, {settings.model.prototypes_per_class} per class, on"
-        f" {settings.model.encoder}",
+        f" {html_text(settings.model.encoder)}",
         f"{card.tiles} tiles of {settings.tile} pixels at {settings.mpp:g} µm per pixel: {classes}",
-        *([f"from {card.data}"] if card.data else []),
-        f"{card.steps} steps, seed {settings.seed}, {card.created}",
+        *([f"from {html_text(card.data)}"] if card.data else []),
+        f"{card.steps} steps, seed {settings.seed}, {html_text(card.created)}",
     ]
-    lines += [f"{name}: {_with_limits(value, card.intervals.get(name))}" for name, value in card.metrics.items()
-              if name != "valid score"]  # fmt: skip
+    lines += [f"{html_text(name)}: {_with_limits(value, card.intervals.get(name))}"
+              for name, value in card.metrics.items() if name != "valid score"]  # fmt: skip
     changed = settings.model_dump(exclude_defaults=True)
     flat = {**{f"model.{name}": value for name, value in changed.pop("model", {}).items()}, **changed}
-    lines.append("Changed settings: " + (", ".join(f"{name}={value}" for name, value in flat.items()) or "none"))
-    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()))
-    return "<br>".join([*lines, card.notice])
+    lines.append(
+        "Changed settings: " + (html_text(", ".join(f"{name}={value}" for name, value in flat.items())) or "none")
+    )
+    lines.append(html_text("Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items())))
+    return "<br>".join([*lines, html_text(card.notice)])
 
 
 def _with_limits(value: float, limits: tuple[float, float] | None) -> str:

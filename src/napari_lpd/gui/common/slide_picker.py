@@ -9,7 +9,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
-from napari_lpd.core.errors import LpdError, SlideError
+from napari_lpd.core.errors import LpdError, SlideError, one_line
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.contributions import read_slide
@@ -95,7 +95,7 @@ class SlidePicker(QWidget):
         try:
             data, options, _ = read_slide(str(path))[0]
         except LpdError as error:
-            show_error(str(error))
+            show_error(one_line(error))
             return
         layer = self._viewer.add_image(data, **options)
         self.combo.setCurrentText(layer.name)
@@ -125,7 +125,7 @@ class SlidePicker(QWidget):
         try:
             set_resolution(layer, entered_mpp(self.mpp.text(), f"{layer.name}'s"))
         except LpdError as error:
-            show_error(str(error))
+            show_error(one_line(error))
             return
         self.mpp.clear()  # the next slide has a resolution of its own
         self._on_chosen()

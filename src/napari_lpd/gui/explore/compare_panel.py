@@ -90,7 +90,7 @@ class ComparePanel(QWidget):
         self.job = JobBar("Compare")
         self.comparison: Comparison | None = None
         self.table = QTableWidget(0, 0)
-        self.verdicts, self.meaning = note(""), note(MEANING)
+        self.verdicts, self.meaning = note(""), note(MEANING, rich=True)
         self.card = CardView()
         self.heatmaps, self.scatter = QLabel(), QLabel()
         self._heatmaps_area = QScrollArea()
@@ -120,11 +120,11 @@ class ComparePanel(QWidget):
             self.table,
             self.meaning,
             files,
-            note("<b>One prototype</b>"),
+            note("<b>One prototype</b>", rich=True),
             self.card,
-            note("<b>Heatmaps of one tile, both models</b>"),
+            note("<b>Heatmaps of one tile, both models</b>", rich=True),
             self._heatmaps_area,
-            note("<b>Coverage against overlap</b>: right and low is good"),
+            note("<b>Coverage against overlap</b>: right and low is good", rich=True),
             self.scatter,
         ):
             result.addWidget(widget)

@@ -42,7 +42,7 @@ class CardView(QWidget):
         self.comparison: Comparison | None = None
         self.bank, self.tissue = chooser(), chooser()
         self.prototype = QSlider(Qt.Orientation.Horizontal)
-        self.text = note("")
+        self.text = note("", rich=True)
         self.where = chooser([OF_TRAINING, OF_COMPARED])
         self.patches = QWidget()
         layout = QVBoxLayout(self)

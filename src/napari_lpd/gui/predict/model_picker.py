@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
-from napari_lpd.core.errors import LpdError, ModelError
+from napari_lpd.core.errors import LpdError, ModelError, one_line
 from napari_lpd.gui.common.layout import buttons, chooser, folded, in_row, note, warning_note
 from napari_lpd.gui.common.recent_models import describe, recent_models
 from napari_lpd.gui.layers.slides import UM
@@ -43,7 +43,7 @@ class ModelPicker(QWidget):
         self.combo = chooser()
         self.card = note("")
         self.reading = warning_note()
-        self.details = note("")
+        self.details = note("", rich=True)
         self.details.setTextFormat(Qt.TextFormat.RichText)
         self._more = folded("Model card", self.details)
         row = in_row([self.combo, buttons(("Browse…", "Open a model file (.safetensors)", self._on_browse))])
@@ -81,7 +81,7 @@ class ModelPicker(QWidget):
         try:
             card = read_card(self.path())
         except LpdError as error:
-            self.card.setText(str(error))
+            self.card.setText(one_line(error))
             self._more.setVisible(False)
             self.reading.setVisible(False)
             return

@@ -86,7 +86,8 @@ class TrainingData(QWidget):
             column.setContentsMargins(0, 0, 0, 0)
         add = buttons(("Add class", "One more tissue class", self.classes.add))
         class_buttons = in_row([add, self._class_lists()])
-        for widget in (self.source, *self._pages, note("<b>Tissue classes</b>"), self.classes, class_buttons):
+        heading = note("<b>Tissue classes</b>", rich=True)
+        for widget in (self.source, *self._pages, heading, self.classes, class_buttons):
             layout.addWidget(widget)
 
     def _class_lists(self) -> QPushButton:

@@ -10,6 +10,7 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
 
 from napari_lpd.core.reading import read_json
+from napari_lpd.core.text import html_text
 from napari_lpd.data.training_set import SHEET, SUMMARY
 from napari_lpd.gui.common.layout import WIDTH, note
 from napari_lpd.gui.train.curves import Curves
@@ -125,16 +126,16 @@ class ProgressTabs(QTabWidget):
 
 def summary_html(summary: dict[str, Any]) -> str:
     """Format a training set's summary as rich text."""
-    per_class = ", ".join(f"{name} {count}" for name, count in summary["tiles per class"].items())
+    per_class = ", ".join(f"{html_text(name)} {count}" for name, count in summary["tiles per class"].items())
     slides = summary["tiles per slide"]
-    first = ", ".join(f"{name} {count}" for name, count in list(slides.items())[:6])
+    first = ", ".join(f"{html_text(name)} {count}" for name, count in list(slides.items())[:6])
     more = f", and {len(slides) - 6} more" if len(slides) > 6 else ""
     lines = [
         f"<b>{summary['tiles']} tiles</b> of {summary['tile edge']}",
         f"with {per_class}",
         f"from {len(slides)} slide{'s' * (len(slides) > 1)} or patients: {first}{more}" if len(slides) > 1 else "",
-        summary["split"],
-        *(f'<span style="color:#ffb454">⚠ {line}</span>' for line in summary["warnings"]),
+        html_text(summary["split"]),
+        *(f'<span style="color:#ffb454">⚠ {html_text(line)}</span>' for line in summary["warnings"]),
     ]
     return "<br>".join(line for line in lines if line)
 
