@@ -6,8 +6,7 @@
 cosmic-ray makes the changes, in a copy of the tree: nothing is changed here. Of each module, the places that can be
 changed are drawn at random, and a change at each; the same seed draws the same ones. Every change is tried in a fork of
 a process in which PyTorch and the like are imported already; it needs a system that can fork, and runs on one core.
-What is not changed: annotations, imports, decorators, and `==` to `is`, which small numbers and texts do
-not show.
+What is not changed: annotations, imports, decorators, and `==` to `is`, which small numbers and texts do not show.
 """
 
 from __future__ import annotations

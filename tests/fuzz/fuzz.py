@@ -5,9 +5,9 @@
     python tests/fuzz/fuzz.py --only result.zarr --seed 7 --keep FOLDER    keep what went wrong
 
 Every file is damaged as its number says and read in a child process; one that ends or does not answer in 10 seconds is
-counted and replaced. Of a crash, a hang, another exception than an `LpdError`, a message that is no single line of 300
-characters, more than 1 GB of memory, and of other values from a format that lets one see damage, kind and number are
-printed: they make the same file again. The exit code says whether there were any.
+counted and replaced. Of a crash, a hang, another exception than an `LpdError`, a line that does not name the file, more than
+1 GB of memory, and of other values from a format that lets one see damage, kind and number are printed: they make the
+same file again. The exit code says whether there were any.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from subjects import SUBJECTS
 
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import LpdError, described
 
 SECONDS = 10  # for one file
 START_SECONDS = 120  # for a process to import and to read a sound file
@@ -63,13 +63,16 @@ def read(kind: str, path: Path, before: object) -> tuple[str, str]:
     try:
         values = subject.use(path)
     except LpdError as error:
-        said = str(error)
-        return "clear line" if len(said) <= 300 and said.isprintable() else "bad line", said
+        said = described(error)
+        return "clear line" if path.name in said else "bad line", said
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return "other exception", f"{type(error).__name__}: {str(error)[:100]!r} ({Path(last.filename).name}:{last.lineno})"
+        return (
+            "other exception",
+            f"{type(error).__name__}: {str(error)[:100]!r} ({Path(last.filename).name}:{last.lineno})",
+        )
     if values == before:
         return "read as before", ""
     return "silent" if subject.checked else "read", ""

@@ -7,13 +7,34 @@ import random
 import struct
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 16, 255, 256, 257, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
-VALUES = (None, True, 0, -1, 1, 0.5, 1e308, 2**63, 10**400, "", "x" * 3000, "=1+1", "\u0000", "../../x", [], {}, [[]], [None])
+VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    0.5,
+    1e308,
+    2**63,
+    10**400,
+    "",
+    "x" * 3000,
+    "=1+1",
+    "\u0000",
+    "../../x",
+    [],
+    {},
+    [[]],
+    [None],
+)
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:
     """Damage a binary file once to four times."""
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        data = draw.choice((_cut, _flip, _flip, _overwrite, _zeros, _insert, _number, _number, _header_number))(data, draw)
+        data = draw.choice((_cut, _flip, _flip, _overwrite, _zeros, _insert, _number, _number, _header_number))(
+            data, draw
+        )
     return data
 
 

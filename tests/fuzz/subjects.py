@@ -11,21 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 import tifffile
+from mutations import damaged, damaged_json
 from PIL import Image
 
-from mutations import damaged, damaged_json
 from napari_lpd import samples
 from napari_lpd.core.classes import TissueClass, read_classes
+from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.results import read_roles
 from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.core.settings.base import read_settings
 from napari_lpd.data.images import read_image, read_mask
 from napari_lpd.data.regions import read_regions
 from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tissue import find_tissue
 
+REGIONS = samples.regions_path("train")
 CLASSES = (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a"))
 
 
@@ -199,7 +200,9 @@ SUBJECTS: dict[str, Subject] = {
     "tile.jpg": Subject(image_file("RGB"), damage_file, lambda path: read_image(path).tobytes()),
     "mask.png": Subject(mask_file, damage_file, lambda path: read_mask(path, CLASSES).tobytes()),
     "classes.json": Subject(
-        text({"classes": [tissue.model_dump() for tissue in CLASSES]}), damage_json_file, lambda path: read_classes(path)
+        text({"classes": [tissue.model_dump() for tissue in CLASSES]}),
+        damage_json_file,
+        read_classes,
     ),
     "settings.json": Subject(
         text(TrainSettings().model_dump(mode="json")),
@@ -212,8 +215,8 @@ SUBJECTS: dict[str, Subject] = {
         lambda path: read_settings(PredictSettings, path, []),
     ),
     "roles.json": Subject(text({"tumour": ["dark"], "stroma": ["pink"]}), damage_json_file, read_roles),
-    "regions.geojson": Subject(copy(samples.regions_path("train")), damage_json_file, lambda path: len(read_regions(path))),
-    "shapes.geojson": Subject(copy(samples.regions_path("train")), damage_json_file, lambda path: len(read_shapes(path))),
+    "regions.geojson": Subject(copy(REGIONS), damage_json_file, lambda path: len(read_regions(path))),
+    "shapes.geojson": Subject(copy(REGIONS), damage_json_file, lambda path: len(read_shapes(path))),
     "result.zarr": Subject(result, damage_folder, read_result, checked=True),
     "model.safetensors": Subject(checkpoint, damage_checkpoint, load),
 }

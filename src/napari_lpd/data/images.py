@@ -61,7 +61,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 rgba = image.convert("RGBA")
                 return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
             return np.array(image.convert("RGB"))  # asarray would not be writable, and torch wants that
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: not readable as an image ({error})") from error
 
 
@@ -79,7 +79,7 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
             palette = image.getpalette() or [] if image.mode == "P" else []
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: not readable as a mask ({error})") from error
     if values.ndim == 3:
         return _labels_of_colours(path, values, classes)

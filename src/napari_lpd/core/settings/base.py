@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_lpd.core.errors import SettingsError
+from napari_lpd.core.errors import SettingsError, one_line
 from napari_lpd.core.files import write_text
 from napari_lpd.core.reading import parse_json, read_json
 from napari_lpd.core.settings.presets import PRESETS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 S = TypeVar("S", bound="Settings")
@@ -28,28 +29,32 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def build(cls: type[S], values: dict[str, Any]) -> S:
-        """Check `values` and build the settings.
+    def build(cls: type[S], values: dict[str, Any], source: Path | None = None) -> S:
+        """Check `values`, of the file `source` where there is one, and build the settings.
 
         Raises:
-            SettingsError: one line that names the setting, the value and its limits.
+            SettingsError: one line that names the file, the setting, the value and its limits.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                known = cls.names()
-                close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
-                close = close or get_close_matches(name, known, 1)
-                message = f"did you mean {close[0]}?" if close else f"known settings: {', '.join(known)}"
-                raise SettingsError(f"there is no setting {name}; {message}") from error
-            if first["type"] == "tuple_type":
-                message += f"; write a list: {name}=[…]"
-            if not isinstance(first["input"], dict):  # else a contradiction of several settings, which names them
-                message = f"setting {name}={first['input']!r}: {message}"
-            raise SettingsError(message) from error
+            raise SettingsError((f"{source}: " if source else "") + cls._contradiction(error.errors()[0])) from error
+
+    @classmethod
+    def _contradiction(cls, first: Mapping[str, Any]) -> str:
+        """Say what pydantic's first error is, in one line."""
+        name, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            known = cls.names()
+            close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
+            close = close or get_close_matches(name, known, 1)
+            message = f"did you mean {close[0]}?" if close else f"known settings: {', '.join(known)}"
+            return f"there is no setting {one_line(name, 60)}; {message}"
+        if first["type"] == "tuple_type":
+            message += f"; write a list: {name}=[…]"
+        if not isinstance(first["input"], dict):  # else a contradiction of several settings, which names them
+            message = f"setting {name}={one_line(repr(first['input']), 60)}: {message}"
+        return message
 
     @classmethod
     def names(cls, prefix: str = "") -> list[str]:
@@ -86,7 +91,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
             target[leaf] = parse_json(text)
         except ValueError:
             target[leaf] = text
-    return cls.build(values)
+    return cls.build(values, path)
 
 
 def write_settings(path: Path, settings: Settings) -> Path:

@@ -67,7 +67,7 @@ def read_roles(path: Path) -> Roles:
     Raises:
         SettingsError: the file is missing, is not JSON, or names another role.
     """
-    return Roles.build(read_json(path, SettingsError, "roles", dict))
+    return Roles.build(read_json(path, SettingsError, "roles", dict), path)
 
 
 What = Literal["labels", "prototypes", "corrections"]
