@@ -5,9 +5,9 @@
     python tests/fuzz/fuzz.py --only result.zarr --seed 7 --keep FOLDER    keep what went wrong
 
 Every file is damaged as its number says and read in a child process; one that ends or does not answer in 10 seconds is
-counted and replaced. Of a crash, a hang, another exception than an `LpdError`, a line that does not name the file, more than
-1 GB of memory, and of other values from a format that lets one see damage, kind and number are printed: they make the
-same file again. The exit code says whether there were any.
+counted and replaced. Of a crash, a hang, another exception than an `LpdError`, a line that does not name the file, more
+than 1 GB of memory, and of other values from a format that lets one see damage, kind and number are printed: they make
+the same file again. The exit code says whether there were any.
 """
 
 from __future__ import annotations
