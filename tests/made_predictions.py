@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.results.prediction import BlockResult, Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 

@@ -16,8 +16,9 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.contributions import read_slide
 from napari_lpd.gui.train.widget import TrainWidget
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.results.prediction import BlockResult, Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 

@@ -13,7 +13,7 @@ from napari_lpd.cli.main import main
 from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
 from napari_lpd.prediction.batch import SlideTask
 from napari_lpd.prediction.predict import prediction_card
-from napari_lpd.results.prediction import PredictionCard
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tissue import TissueMask
 

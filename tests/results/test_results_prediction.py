@@ -11,10 +11,11 @@ import zarr
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.data.regions import Region
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.check_regions import recall_metrics, region_confusion, region_scores
 from napari_lpd.results.create import copy_prediction, start_prediction
 from napari_lpd.results.export.ome_tiff import write_ome_tiff
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard, is_prediction
+from napari_lpd.results.prediction import BlockResult, Prediction, is_prediction
 from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE = 512, 8

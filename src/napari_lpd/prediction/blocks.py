@@ -15,7 +15,8 @@ from napari_lpd.core.geometry import common, divided, is_empty, multiplied, with
 from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_argmax
 from napari_lpd.models.compute import used_stages
 from napari_lpd.models.network import GATED_BY, STAGES_USED
-from napari_lpd.results.prediction import UNREADABLE, BlockResult
+from napari_lpd.results.card import UNREADABLE
+from napari_lpd.results.prediction import BlockResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +41,9 @@ class BlockAssembler:
         self.crf_halo = 0 if self.card.settings.refiner == "none" else reach
         self.threads = torch.get_num_threads()  # of the CRF: torch itself has one alone where blocks are written
         self._active: dict[Block, Box] = {}
-        limits, edge, done = prediction.scope_box(), self.card.block, prediction.finished_blocks()
-        rows, columns = (range(limits[i] // edge, -(-limits[i + 2] // edge)) for i in (0, 1))
-        for block in ((y, x) for y in rows for x in columns):
-            if block not in done and (active := self._with_tissue(block, limits)):
+        limits = prediction.scope_box()
+        for block in sorted(prediction.missing_blocks(prediction.finished_blocks())):
+            if active := self._with_tissue(block, limits):
                 self._active[block] = active
 
     def pending(self) -> list[Block]:
@@ -65,31 +65,12 @@ class BlockAssembler:
         y0, x0, y1, x1 = self._active[block]
         return max(y0 - halo, 0), max(x0 - halo, 0), min(y1 + halo, h), min(x1 + halo, w)
 
-    def _box(self, block: Block) -> Box:
-        """Return the pixels of a block, within the slide."""
-        (y, x), size, (h, w) = block, self.card.block, self.card.shape
-        return y * size, x * size, min((y + 1) * size, h), min((x + 1) * size, w)
-
     def _with_tissue(self, block: Block, limits: Box) -> Box | None:
         """Find the map pixels around a block's tissue inside of limits; the CRF sees all of its tissue as one."""
-        found = self._around_tissue(common(self._box(block), limits))
+        found = self.prediction.tissue_box(common(self.prediction.block_box(block), limits))
         if found and self.crf_halo:
-            found = self._around_tissue(self._box(block))
+            found = self.prediction.tissue_box(self.prediction.block_box(block))
         return found and divided(found, self.card.stride)
-
-    def _around_tissue(self, box: Box) -> Box | None:
-        """Find the pixels of a box around the tissue in it; None where there is none."""
-        tissue, scale = self.prediction.tissue.array, self.prediction.tissue.mpp / self.card.mpp
-        top, left, bottom, right = (value / scale for value in box)
-        top, left = math.floor(top), math.floor(left)
-        part = tissue[top : math.ceil(bottom), left : math.ceil(right)]
-        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-        if not len(rows):
-            return None
-        first, end = (top + rows[0], left + columns[0]), (top + rows[-1] + 1, left + columns[-1] + 1)
-        y0, x0, y1, x1 = (float(value) * scale for value in (*first, *end))
-        found = common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
-        return None if is_empty(found) else found
 
     def assemble(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
         """Apply the CAM rules.
@@ -112,7 +93,7 @@ class BlockAssembler:
             stages, presence[within(need, seen)], self.prediction.map_scale, self.model, card.settings
         )
         labels, cells = self._labels(block, scores, damaged)
-        inside, box = within(seen, active), divided(self._box(block), card.stride)
+        inside, box = within(seen, active), divided(self.prediction.block_box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
@@ -140,7 +121,7 @@ class BlockAssembler:
         self, block: Block, scores: Tensor, damaged: frozenset[Box]
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Labels of a block's pixels (h, w), and which of the active map pixels were predicted (bool)."""
-        stride, box, active = self.card.stride, self._box(block), self._active[block]
+        stride, box, active = self.card.stride, self.prediction.block_box(block), self._active[block]
         if self.crf_halo:
             winner = self._refined(block, scores)
         else:

@@ -27,8 +27,8 @@ from napari_lpd.prediction.blocks import BlockAssembler
 from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
 from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.prediction import Prediction, PredictionCard
 from napari_lpd.slides.stain import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.slides.tissue import TissueMask, find_tissue, full_mask
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.geometry import Block, Box
     from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.prediction.tiling import Origin, Piece
+    from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured

@@ -17,7 +17,8 @@ import zarr
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import outlines, without_holes
 from napari_lpd.data.regions import Region
-from napari_lpd.results.pyramid import OME_VERSION, GuardedArray, Pyramid
+from napari_lpd.results.pyramid import OME_VERSION, Pyramid, image_label
+from napari_lpd.results.store import write_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.geometry import Block, Box
     from napari_lpd.results.prediction import Prediction
+    from napari_lpd.results.pyramid import Layout
+    from napari_lpd.results.store import StoredArray
 
 NAME = "corrections"
 ERASED = 254
@@ -40,7 +43,7 @@ class CorrectedLevel:
     def __init__(self, corrections: Corrections, level: int) -> None:
         self._corrections, self._level = corrections, level
         prediction = corrections.prediction
-        self._model = GuardedArray(prediction.labels.levels[level], prediction.folder, "labels")
+        self._model = prediction.labels.levels[level]
         self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
         self.size = self.shape[0] * self.shape[1]
 
@@ -70,10 +73,7 @@ class Corrections:
     def pyramid(self) -> Pyramid | None:
         """Stored corrections; None before the first one."""
         if self._pyramid is None and self._folder.is_dir():
-            try:
-                self._pyramid = Pyramid(zarr.open_group(self._folder, mode="r+"))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ExportError(f"{self._folder}: half-written corrections ({error}); remove them") from error
+            self._pyramid = Pyramid(self.prediction.folder, self._layout, write=True, sparse=True)
         return self._pyramid
 
     def blocks(self) -> set[Block]:
@@ -81,9 +81,14 @@ class Corrections:
         chunks = self._folder / "0" / "c"
         return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
 
-    def stored_level(self, level: int) -> GuardedArray | None:
+    @property
+    def _layout(self) -> Layout:
+        """Shape of the stored corrections: that of the labels."""
+        return self.prediction.card.layouts()["labels/tissues"]._replace(node=f"labels/{NAME}")
+
+    def stored_level(self, level: int) -> StoredArray | None:
         """Return the stored corrections of a level; None before the first one."""
-        return None if self.pyramid is None else GuardedArray(self.pyramid.levels[level], self._folder, "values")
+        return None if self.pyramid is None else self.pyramid.levels[level]
 
     def stored_labels(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
         """Read the stored corrections of a part of the slide (h, w): 0, c + 1 or `ERASED`."""
@@ -153,28 +158,16 @@ class Corrections:
 
     def _create(self) -> None:
         """Create the empty store atomically."""
-        tissues, card = self.prediction.labels, self.prediction.card
+        card = self.prediction.card
         new = self._folder.with_name(f".{NAME}.new")
         shutil.rmtree(new, ignore_errors=True)
         corner = [-m / 2 for m in card.slide_mpp]
-        about = dict(tissues.group.attrs["ome"]["image-label"])  # type: ignore[index,call-overload,arg-type]
-        about["properties"] = [p for p in about["properties"] if p["label-value"] <= len(card.classes)]
-        about["colors"] = [c for c in about["colors"] if c["label-value"] <= len(card.classes)]
-        about["properties"].append({"label-value": ERASED, "class": "unlabelled"})
-        about["colors"].append({"label-value": ERASED, "rgba": [0, 0, 0, 255]})
-        Pyramid.create(
-            zarr.create_group(new),
-            card.shape,
-            card.block,
-            card.mpp,
-            corner,
-            len(tissues.levels),
-            {"image-label": about},
-        )
+        names = [(i, c.name, (*c.rgb, 255)) for i, c in enumerate(card.classes, start=1)]
+        about = {"image-label": image_label([*names, (ERASED, "unlabelled", (0, 0, 0, 255))])}
+        Pyramid.create(zarr.create_group(new), self._layout, card.mpp, corner, about)
         new.rename(self._folder)
-        labels = zarr.open_group(self._folder.parent, mode="r+")
-        names = labels.attrs["ome"]["labels"]  # type: ignore[index,call-overload]
-        labels.attrs["ome"] = {"version": OME_VERSION, "labels": [*(n for n in names if n != NAME), NAME]}  # type: ignore[union-attr]
+        labels = {"version": OME_VERSION, "labels": ["tissues", "tissue_mask", NAME]}
+        write_attributes(self.prediction.folder, "ome", labels, "labels")
 
     def corrected_blocks(self) -> Iterator[tuple[tuple[int, int], NDArray[np.uint8]]]:
         """Yield origin (y, x) and stored values of every block with corrections."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from napari_lpd.core.errors import NOTICE, ExportError
-from napari_lpd.core.files import KEY
+from napari_lpd.core.errors import ExportError
+from napari_lpd.results.card import UNREADABLE, ResultAttributes
+from napari_lpd.results.corrections import NAME as CORRECTIONS
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.prediction import FORMAT, UNREADABLE, Prediction, PredictionCard, is_prediction
-from napari_lpd.results.pyramid import OME_VERSION, Pyramid, level_count
+from napari_lpd.results.prediction import Prediction, is_prediction
+from napari_lpd.results.pyramid import OME_VERSION, Pyramid, image_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from napari_lpd.results.card import PredictionCard
     from napari_lpd.slides.tissue import TissueMask
 
 
@@ -39,24 +42,50 @@ def start_prediction(
         ExportError: the folder cannot be written, or contains something else than this prediction.
     """
     check_place(folder)
-    if folder.exists():
-        existing = Prediction.open(folder)
+    existing = _existing(folder, replace)
+    if existing is not None:
         difference = card.difference(existing.card)
         if not difference:
             for leftover in folder.rglob("*.partial"):
                 leftover.unlink()
-            return Prediction.open(folder, write=True)
+            existing.drop_damaged()
+            return existing
         if not replace:
             raise ExportError(f"{folder}: holds a prediction with {difference}; choose another folder or replace it")
     mask, map_scale = prepare()
 
     def write(partial: Path) -> None:
         _write_metadata(partial, card, mask, map_scale)
-        if folder.exists():
+        if existing is not None:
             Corrections(Prediction.open(partial, write=True)).copy_from(existing)
 
     _replace_folder(folder, write)
     return Prediction.open(folder, write=True)
+
+
+def _existing(folder: Path, replace: bool) -> Prediction | None:
+    """Open the prediction in `folder`; None where there is none, or one so damaged that it can only be replaced.
+
+    Corrections in a result that cannot be opened are the user's work: it is then kept under another name.
+
+    Raises:
+        ExportError: it cannot be opened, and `replace` is off.
+    """
+    if not folder.exists():
+        return None
+    try:
+        existing = Prediction.open_unchecked(folder, write=True)
+        if replace:
+            for _ in Corrections(existing).corrected_blocks():
+                pass  # read, as they will be copied
+    except ExportError:
+        if not replace:
+            raise
+        if next((folder / "labels" / CORRECTIONS).rglob("c/*/*"), None):
+            free = (folder.with_name(f"{folder.stem}.damaged-{i}.zarr") for i in count(1))
+            folder.rename(next(path for path in free if not path.exists()))
+        return None
+    return existing
 
 
 def copy_prediction(prediction: Prediction, folder: Path) -> Path:
@@ -94,54 +123,40 @@ def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
 def _write_metadata(folder: Path, card: PredictionCard, mask: TissueMask, map_scale: list[list[float]]) -> None:
     group = zarr.create_group(folder)
     corner = [-m / 2 for m in card.slide_mpp]  # the middle of the slide's first pixel lies at 0
-    cells = tuple(-(-n // card.stride) for n in card.shape)
-    edge, mpp = card.block // card.stride, card.mpp * card.stride
-    count = level_count(max(card.shape), edge)  # OME-Zarr wants as many levels of the image as of its labels
-    fewer = level_count(max(cells), edge)
-    window = {"start": 0, "end": 255, "min": 0, "max": 255}
-    channels = [{"label": c.name, "color": c.color[1:], "active": True, "window": window} for c in card.classes]
-    Pyramid.create(group, (len(card.classes), *cells), edge, mpp, corner, count, {"omero": {"channels": channels}})
     labels = group.create_group("labels")
+    group.create_group("prototypes")
     labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissues", "tissue_mask"]}
-    names = [(i, c.name, [*c.rgb, 255]) for i, c in enumerate(card.classes, start=1)]
-    names.append((UNREADABLE, "unreadable", [0, 0, 0, 255]))
-    tissues = {"image-label": _image_label(names)}
-    Pyramid.create(labels.create_group("tissues"), card.shape, card.block, card.mpp, corner, count, tissues)
-    tissue = {"image-label": _image_label([(1, "tissue", [128, 128, 128, 255])])}
+    about = _ome_of(card)
+    for node, layout in card.layouts().items():
+        place = group if not node else group.create_group(node)
+        mpp = card.mpp if layout.is_labels else card.mpp * card.stride
+        Pyramid.create(place, layout, mpp, corner, about.get(node, {}))
     shape = (mask.array.shape[0], mask.array.shape[1])
-    stored = Pyramid.create(labels.create_group("tissue_mask"), shape, 1024, mask.mpp, corner, count, tissue)
+    layout = card.tissue_layout(shape)
+    tissue = {"image-label": image_label([(1, "tissue", (128, 128, 128, 255))])}
+    Pyramid.create(labels.create_group("tissue_mask"), layout, mask.mpp, corner, tissue)
+    stored = Pyramid(folder, layout, write=True)
     for y in range(0, shape[0], 1024):
         for x in range(0, shape[1], 1024):
             stored.write((y, x), mask.array[y : y + 1024, x : x + 1024].astype(np.uint8))
-    prototypes = group.create_group("prototypes")
+    scale = tuple(tuple(stage) for stage in map_scale)
+    ResultAttributes(card=card, map_scale=scale, tissue_mpp=mask.mpp, tissue_shape=shape).write(folder)
+
+
+def _ome_of(card: PredictionCard) -> dict[str, dict[str, Any]]:
+    """Return names and colours for OME-Zarr, by the place of a pyramid."""
+    window = {"start": 0, "end": 255, "min": 0, "max": 255}
+    channels = [{"label": c.name, "color": c.color[1:], "active": True, "window": window} for c in card.classes]
+    names = [(i, c.name, (*c.rgb, 255)) for i, c in enumerate(card.classes, start=1)]
+    about: dict[str, dict[str, Any]] = {
+        "": {"omero": {"channels": channels}},
+        "labels/tissues": {"image-label": image_label([*names, (UNREADABLE, "unreadable", (0, 0, 0, 255))])},
+    }
     for c, tissue_class in enumerate(card.classes):
         labelled = [{"label": f"{tissue_class.name} {i + 1}", "color": "FFFFFF", "active": i == 0, "window": window}
                     for i in range(card.prototypes_per_class)]  # fmt: skip
-        Pyramid.create(
-            prototypes.create_group(str(c)),
-            (card.prototypes_per_class, *cells),
-            edge,
-            mpp,
-            corner,
-            fewer,
-            {"omero": {"channels": labelled}},
-        )
-    Pyramid.create(group.create_group("uncertainty"), (cells[0], cells[1]), edge, mpp, corner, fewer, {})
-    group.attrs[KEY] = {
-        "format": FORMAT,
-        "notice": NOTICE,
-        "card": card.model_dump(mode="json"),
-        "map_scale": map_scale,
-        "tissue_mpp": mask.mpp,
-    }
-
-
-def _image_label(names: list[tuple[int, str, list[int]]]) -> dict[str, Any]:
-    return {
-        "colors": [{"label-value": value, "rgba": rgba} for value, _, rgba in names],
-        "properties": [{"label-value": value, "class": name} for value, name, _ in names],
-        "source": {"image": "../../"},
-    }
+        about[f"prototypes/{c}"] = {"omero": {"channels": labelled}}
+    return about
 
 
 def check_place(folder: Path) -> None:

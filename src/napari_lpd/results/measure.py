@@ -28,10 +28,9 @@ from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.text import write_table
+from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections, combined
 from napari_lpd.results.export.geojson import read_shapes
-from napari_lpd.results.prediction import UNREADABLE
-from napari_lpd.results.pyramid import GuardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,8 +169,7 @@ class _Block:
             combined(np.zeros_like(self.stored), self.stored) > 0
         )
         edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
-        scores = GuardedArray(prediction.scores.levels[0], prediction.folder, "scores")
-        stored_scores = scores[:, top : top + edge, left : left + edge]
+        stored_scores = prediction.scores.levels[0][:, top : top + edge, left : left + edge]
         self.shares = shares(stored_scores, card.settings.background_power, temperature)
 
 

@@ -19,96 +19,27 @@ maps, and, once finished, areas and unreadable boxes. A block (`PredictionCard.b
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
-import zarr
-from pydantic import ValidationError
 
-from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import KEY
-from napari_lpd.core.geometry import Block, Box, sampled_polygons, um_box_to_pixels
-from napari_lpd.core.settings.base import Settings
-from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.geometry import Block, Box, common, is_empty, sampled_polygons, um_box_to_pixels
+from napari_lpd.core.reading import MAX_BYTES
+from napari_lpd.results.card import UNREADABLE, ResultAttributes, read_result
 from napari_lpd.results.pyramid import Pyramid
-from napari_lpd.slides.tissue import TissueMask
+from napari_lpd.results.store import AGAIN, METADATA, DamagedResultError, read_metadata
+from napari_lpd.slides.tissue import MAX_MASK, TissueMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-FORMAT = 2
-UNREADABLE = 255
-UNKNOWN_ICC = "unknown"  # of results that do not say it
-
-
-class PredictionCard(Settings):
-    """Slide, model and settings of a prediction: two predictions with equal cards are equal.
-
-    Attributes:
-        classes: The tissue classes, in the order of the labels.
-        prototypes_per_class: k.
-        mpp: Resolution of the labels, in µm per pixel.
-        shape: (H, W) of the whole slide at `mpp`.
-        stride: Pixels of the labels per pixel of the maps.
-        block: Edge of the blocks that are written, in pixels.
-        slide: File name or layer name of the slide.
-        slide_mpp: (y, x) µm per pixel of the slide's level 0.
-        slide_shape: (H, W) of the slide's level 0.
-        slide_hash: The slide's fingerprint.
-        mpp_source: Origin of the slide's resolution.
-        model: File name of the model.
-        model_hash: SHA-256 of the model's file.
-        temperature: The model's: shares of scores are raised to 1 / temperature, which calibrates them.
-        settings: The settings of the run.
-        tissue: Origin of the tissue mask.
-        icc: How the slide's colour profile was treated.
-        scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
-    """
-
-    classes: tuple[TissueClass, ...]
-    prototypes_per_class: int
-    mpp: float
-    shape: tuple[int, int]
-    stride: int
-    block: int
-    slide: str
-    slide_mpp: tuple[float, float]
-    slide_shape: tuple[int, int]
-    slide_hash: str
-    mpp_source: str
-    model: str
-    model_hash: str
-    temperature: float = 1.0
-    settings: PredictSettings
-    tissue: str
-    icc: str = UNKNOWN_ICC
-    scope: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """8 hex digits that differ where `difference` does."""
-        about = self.model_dump(mode="json")
-        about["settings"] = {
-            name: value for name, value in about["settings"].items() if name not in PredictSettings.RUNTIME_SETTINGS
-        }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-
-    def difference(self, other: PredictionCard) -> str:
-        """Name the first difference that makes `other` another prediction; "" where both are the same."""
-        mine, others = self.model_dump(), other.model_dump()
-        for name in PredictSettings.model_fields:
-            one, two = mine["settings"].pop(name), others["settings"].pop(name)
-            if one != two and name not in PredictSettings.RUNTIME_SETTINGS:
-                return f"{name}={two}"
-        return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
 
 
 class BlockResult(NamedTuple):
@@ -143,36 +74,112 @@ class Prediction:
         [[2, 2, 2], [2, 2, 2]]
     """
 
-    def __init__(self, folder: Path, group: zarr.Group) -> None:
-        self.folder = folder
-        self._group = group
-        attributes: dict[str, Any] = dict(group.attrs[KEY])  # type: ignore[arg-type]
-        if attributes["format"] != FORMAT:
-            raise ExportError(f"{folder}: format {attributes['format']}, this version reads {FORMAT}; predict again")
-        self.card = PredictionCard.model_validate(attributes["card"])
-        self.map_scale: list[list[float]] = attributes["map_scale"]
-        self.scores = Pyramid(group)
-        self.labels = Pyramid(group["labels/tissues"])  # type: ignore[arg-type]
-        self.prototypes = [Pyramid(group[f"prototypes/{c}"]) for c in range(len(self.card.classes))]  # type: ignore[arg-type]
-        self.uncertainty = Pyramid(group["uncertainty"])  # type: ignore[arg-type]
-        mask = np.asarray(group["labels/tissue_mask/0"]) > 0  # type: ignore[index]
-        self.tissue = TissueMask(mask, float(attributes["tissue_mpp"]))
+    def __init__(self, folder: Path, about: ResultAttributes, write: bool = False) -> None:
+        self.folder, self._about, self.card = folder, about, about.card
+        pyramids = {node: Pyramid(folder, layout, write) for node, layout in self.card.layouts().items()}
+        self.scores, self.labels, self.uncertainty = pyramids[""], pyramids["labels/tissues"], pyramids["uncertainty"]
+        self.prototypes = [pyramids[f"prototypes/{c}"] for c in range(len(self.card.classes))]
+        self.map_scale = [list(stage) for stage in about.map_scale]
+        self.tissue = TissueMask(self._stored_tissue(), about.tissue_mpp)
+
+    def _stored_tissue(self) -> NDArray[np.bool_]:
+        shape = self._about.tissue_shape or _shape_of_mask(self.folder)
+        mask = Pyramid(self.folder, self.card.tissue_layout(shape)).levels[0]
+        if mask.has_checksums and len(mask.chunks()) < -(-shape[0] // 1024) * -(-shape[1] // 1024):
+            raise DamagedResultError(self.folder, "a part of its tissue mask is lost")
+        try:
+            return mask[:, :] > 0
+        except MemoryError as error:
+            raise DamagedResultError(self.folder, f"its tissue mask is {shape[0]} x {shape[1]} pixels") from error
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> Prediction:
-        """Open a prediction.
+        """Open a prediction, finished or not, of which no part is lost.
+
+        What it says of itself, the arrays' metadata and which chunks there are is checked here, the chunks themselves
+        when they are read.
 
         Raises:
             ExportError: `folder` is missing or is not a prediction of this format.
+            DamagedResultError: something of it is lost, or not what was written.
         """
+        prediction = cls.open_unchecked(folder, write)
+        done = prediction.finished_blocks()
+        if lost := prediction.lost_blocks(done):
+            (y, x), edge = min(lost), prediction.card.block
+            where = f"{len(lost)} of {len(done | lost)} blocks are lost, the first at y {y * edge}, x {x * edge}"
+            raise DamagedResultError(folder, where, AGAIN)
+        return prediction
+
+    @classmethod
+    def open_unchecked(cls, folder: Path, write: bool = False) -> Prediction:
+        """Open a prediction of which blocks may be lost; errors as for `open`."""
         if not is_prediction(folder):
             raise ExportError(f"{folder}: no prediction there; wanted a folder written by predict (*.zarr)")
-        with zarr.config.set({"array.write_empty_chunks": True}):  # an empty chunk is a finished block without labels
-            try:
-                return cls(folder, zarr.open_group(folder, mode="r+" if write else "r"))
-            except (KeyError, TypeError, ValidationError, FileNotFoundError) as error:
-                first = str(error).splitlines()[0]
-                raise ExportError(f"{folder}: incomplete prediction ({first}); predict again") from error
+        return cls(folder, read_result(folder), write)
+
+    def _pyramids(self) -> list[Pyramid]:
+        return [*self.prototypes, self.scores, self.uncertainty, self.labels]
+
+    def lost_blocks(self, done: set[Block]) -> set[Block]:
+        """Return which of the blocks that are `done` lack a chunk, and, if all should be, which are not done."""
+        lost = set().union(*(pyramid.incomplete(done) for pyramid in self._pyramids()))
+        return lost | (self.missing_blocks(done) if self.finished else set())
+
+    def missing_blocks(self, done: set[Block]) -> set[Block]:
+        """Return the blocks with tissue in the scope that are not `done`."""
+        y0, x0, y1, x1 = limits = self.scope_box()
+        edge, scale, tissue = self.card.block, self.tissue.mpp / self.card.mpp, self.tissue.array
+        columns = np.arange(x0 // edge, -(-x1 // edge))
+        first = np.floor(np.maximum(columns * edge, x0) / scale).astype(int).clip(0, tissue.shape[1])
+        end = np.ceil(np.minimum((columns + 1) * edge, x1) / scale).astype(int).clip(0, tissue.shape[1])
+        missing = set()
+        for y in range(y0 // edge, -(-y1 // edge)):
+            top, bottom = max(y * edge, y0) / scale, min((y + 1) * edge, y1) / scale
+            before = np.concatenate([[0], np.cumsum(tissue[int(top) : int(np.ceil(bottom))].any(0))])
+            here = {(y, int(x)) for x in columns[before[end] > before[first]]} - done
+            missing |= {block for block in here if self.tissue_box(common(self.block_box(block), limits))}
+        return missing
+
+    def block_box(self, block: Block) -> Box:
+        """Return the pixels of a block, within the slide."""
+        (y, x), size, (h, w) = block, self.card.block, self.card.shape
+        return y * size, x * size, min((y + 1) * size, h), min((x + 1) * size, w)
+
+    def tissue_box(self, box: Box) -> Box | None:
+        """Find the pixels of a box around the tissue in it; None where there is none."""
+        tissue, scale = self.tissue.array, self.tissue.mpp / self.card.mpp
+        top, left, bottom, right = (value / scale for value in box)
+        top, left = math.floor(top), math.floor(left)
+        part = tissue[top : math.ceil(bottom), left : math.ceil(right)]
+        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+        if not len(rows):
+            return None
+        start, end = (top + rows[0], left + columns[0]), (top + rows[-1] + 1, left + columns[-1] + 1)
+        y0, x0, y1, x1 = (float(value) * scale for value in (*start, *end))
+        found = common(box, (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)))
+        return None if is_empty(found) else found
+
+    def drop_damaged(self) -> set[Block]:
+        """Read every chunk, and forget the blocks of those that are lost or damaged; they are pending then.
+
+        Returns:
+            The blocks that were forgotten, or lost.
+        """
+        done = self.finished_blocks()
+        lost = self.lost_blocks(done).union(*(pyramid.unsound(done) for pyramid in self._pyramids()))
+        self.forget(lost)
+        return lost
+
+    def forget(self, blocks: set[Block]) -> None:
+        """Make blocks, and with them the result, unfinished."""
+        if blocks and self.finished:
+            self._store({"areas_mm2": None, "tissue_mm2": None, "unreadable": None})
+        try:
+            for block in blocks:
+                self.labels.levels[0].remove(block)
+        except OSError as error:
+            raise ExportError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
 
     @cached_property
     def scope(self) -> list[shapely.Geometry]:
@@ -200,8 +207,7 @@ class Prediction:
 
     def finished_blocks(self) -> set[Block]:
         """Return the index (row, column) of every finished block."""
-        chunks = self.folder / "labels" / "tissues" / "0" / "c"
-        return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
+        return self.labels.levels[0].chunks()
 
     def write_block(self, block: Block, result: BlockResult) -> None:
         """Write a block, its labels last.
@@ -227,7 +233,7 @@ class Prediction:
     @property
     def finished(self) -> bool:
         """Whether every block is finished."""
-        return "areas_mm2" in self._group.attrs[KEY]  # type: ignore[operator]
+        return self._about.areas_mm2 is not None
 
     def finish(self) -> None:
         """Measure areas and list unreadable boxes: the last step.
@@ -251,15 +257,13 @@ class Prediction:
         self._store(measured)
 
     def _store(self, values: dict[str, Any]) -> None:
-        try:
-            self._group.attrs[KEY] = {**self._group.attrs[KEY], **values}  # type: ignore[dict-item]
-        except OSError as error:
-            raise ExportError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+        self._about = ResultAttributes.model_validate(self._about.model_dump() | values)
+        self._about.write(self.folder)
 
     @property
     def warnings(self) -> list[str]:
         """Sentences on what makes the result doubtful, as colours far from those of the training."""
-        return list(self._group.attrs[KEY].get("warnings", []))  # type: ignore[union-attr]
+        return list(self._about.warnings)
 
     def warn(self, line: str) -> bool:
         """Store a warning; returns False where it is stored already.
@@ -279,17 +283,26 @@ class Prediction:
 
     def area_mm2(self) -> dict[str, float]:
         """Return the labelled area per class, in mm², of a finished prediction; {} before."""
-        return dict(self._group.attrs[KEY].get("areas_mm2", {}))  # type: ignore[union-attr]
+        return dict(self._about.areas_mm2 or {})
 
     @property
     def tissue_mm2(self) -> float:
-        """Area of the readable tissue inside the scope of a finished prediction, in mm²."""
-        return float(self._group.attrs[KEY]["tissue_mm2"])  # type: ignore[index,call-overload,arg-type]
+        """Area of the readable tissue inside the scope of a finished prediction, in mm²; 0 before."""
+        return self._about.tissue_mm2 or 0.0
 
     @property
     def unreadable(self) -> list[Box]:
         """Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read for a finished prediction."""
-        return [tuple(box) for box in self._group.attrs[KEY]["unreadable"]]  # type: ignore[index,call-overload,union-attr]
+        return list(self._about.unreadable or ())
+
+
+def _shape_of_mask(folder: Path) -> tuple[int, int]:
+    """Read the shape of the tissue mask of a result that does not say it."""
+    shape = read_metadata(folder, "labels/tissue_mask/0", "array").get("shape")
+    match shape:
+        case [int(h), int(w)] if 0 < h * w <= MAX_MASK and h > 0:
+            return h, w
+    raise DamagedResultError(folder, f"its tissue mask has the shape {shape!r}")
 
 
 def _boxes(mask: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
@@ -303,6 +316,9 @@ def _boxes(mask: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:
 
 
 def is_prediction(folder: Path) -> bool:
-    """Return whether `folder` is a zarr group with our attribute."""
-    metadata = folder / "zarr.json"
-    return metadata.is_file() and f'"{KEY}"' in metadata.read_text(encoding="utf-8")
+    """Return whether `folder` carries our mark, sound or not; False where that cannot be read."""
+    try:
+        with (folder / METADATA).open("rb") as file:
+            return f'"{KEY}"'.encode() in file.read(MAX_BYTES)
+    except OSError:
+        return False

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.results.store import ArraySpec, StoredArray, create_array, read_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
+
+    from napari_lpd.core.geometry import Block
 
 MIN_LEVEL = 2048
 MIN_CHUNK = 256  # larger ones shrink with their level, so that a block covers whole chunks
@@ -28,25 +30,31 @@ def level_count(size: int, block: int) -> int:
     return count
 
 
-class GuardedArray:
-    """Stored array whose read errors are one line that names the folder.
+class Layout(NamedTuple):
+    """Shape of a pyramid of a result.
 
     Attributes:
-        shape: Of the array.
-        dtype: Of the array.
+        node: Place of its group in the result's folder.
+        shape: (H, W), or (N, H, W), of which a chunk holds all N.
+        block: Edge of the blocks that are written, and of level 0's chunks; a power of 2.
+        levels: Number of levels; `block` must be a multiple of 2^(levels - 1).
+        is_labels: Whether it holds labels, not maps.
     """
 
-    def __init__(self, array: Any, folder: Path, what: str) -> None:
-        self._array, self._folder, self._what = array, folder, what
-        self.shape: tuple[int, ...] = array.shape
-        self.dtype = np.dtype(array.dtype)
+    node: str
+    shape: tuple[int, ...]
+    block: int
+    levels: int
+    is_labels: bool = False
 
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(self._array[key])
-        except (OSError, RuntimeError, ValueError) as error:  # what Zarr and its codecs raise
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ExportError(f"{self._folder}: its {self._what} cannot be read ({first})") from error
+    def arrays(self) -> list[ArraySpec]:
+        """List the arrays of the levels, biggest first."""
+        planes, (h, w), found = self.shape[:-2], self.shape[-2:], []
+        for level in range(self.levels):
+            edge = max(self.block >> level, min(self.block, MIN_CHUNK))
+            found.append(ArraySpec(f"{self.node}/{level}".lstrip("/"), (*planes, h, w), (*planes, edge, edge)))
+            h, w = -(-h // 2), -(-w // 2)
+        return found
 
 
 class Pyramid:
@@ -55,53 +63,36 @@ class Pyramid:
     Labels are halved by taking every second pixel, maps by the mean of the pixels that are not 0 ("not computed").
     A block is written to the coarser levels first and to level 0 last: a block in level 0 is complete in all levels,
     and writing it again changes nothing.
+
+    Raises:
+        DamagedResultError: metadata of a level are missing, or not those of the layout.
     """
 
-    def __init__(self, group: zarr.Group) -> None:
-        self.group = group
-        count = len(group.attrs["ome"]["multiscales"][0]["datasets"])  # type: ignore[index,call-overload,arg-type]
-        self.levels: list[Any] = [group[str(i)] for i in range(count)]
-        self._is_labels = "image-label" in group.attrs["ome"]  # type: ignore[operator]
+    def __init__(self, folder: Path, layout: Layout, write: bool = False, sparse: bool = False) -> None:
+        read_metadata(folder, layout.node, "group")
+        self.levels = [StoredArray(folder, spec, write, sparse) for spec in layout.arrays()]
+        self._is_labels, self._block = layout.is_labels, layout.block
 
-    @classmethod
-    def create(
-        cls,
-        group: zarr.Group,
-        shape: tuple[int, ...],
-        block: int,
-        mpp: float,
-        corner: Sequence[float],
-        levels: int,
-        ome: dict[str, Any],
-    ) -> Pyramid:
+    @staticmethod
+    def create(group: zarr.Group, layout: Layout, mpp: float, corner: Sequence[float], ome: dict[str, Any]) -> None:
         """Create an empty pyramid in `group`.
 
         Args:
-            group: An empty group.
-            shape: (H, W), or (N, H, W), of which a chunk holds all N.
-            block: Edge of the blocks that are written, and of level 0's chunks; even.
+            group: An empty group, at the layout's place.
+            layout: Its shape.
             mpp: µm per pixel of level 0.
             corner: (y, x) µm of the outer corner of the first pixel.
-            levels: Number of levels; `block` must be a multiple of 2^(levels - 1).
             ome: Content of the ``ome`` attribute besides ``multiscales``.
         """
-        planes, datasets, size = shape[:-2], [], shape[-2:]
-        for level in range(levels):
-            scale, edge = mpp * 2**level, max(block >> level, min(block, MIN_CHUNK))
-            group.create_array(
-                str(level),
-                shape=(*planes, *size),
-                dtype="uint8",
-                chunks=(*planes, edge, edge),
-                fill_value=0,
-                dimension_names=[*("c" for _ in planes), "y", "x"],
-            )
+        planes, datasets = layout.shape[:-2], []
+        for level, spec in enumerate(layout.arrays()):
+            create_array(group, str(level), spec)
+            scale = mpp * 2**level
             transforms = [
                 {"type": "scale", "scale": [*(1.0 for _ in planes), scale, scale]},
                 {"type": "translation", "translation": [*(0.0 for _ in planes), *(c + scale / 2 for c in corner)]},
             ]
             datasets.append({"path": str(level), "coordinateTransformations": transforms})
-            size = (-(-size[0] // 2), -(-size[1] // 2))
         axes = [{"name": "c", "type": "channel"} for _ in planes]
         axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
         group.attrs["ome"] = {
@@ -109,7 +100,30 @@ class Pyramid:
             "multiscales": [{"name": group.basename, "axes": axes, "datasets": datasets}],
             **ome,
         }
-        return cls(group)
+
+    def chunk_of(self, level: int, block: Block) -> tuple[int, int]:
+        """Return the (row, column) of the chunk of a level that holds a block (row, column)."""
+        return self.levels[level].chunk_at(*((index * self._block) >> level for index in block))
+
+    def incomplete(self, blocks: Iterable[Block]) -> set[Block]:
+        """Return which of `blocks` lack a chunk in any level."""
+        lost: set[Block] = set()
+        for i, level in enumerate(self.levels):
+            there = level.chunks()
+            lost |= {block for block in blocks if self.chunk_of(i, block) not in there}
+        return lost
+
+    def unsound(self, blocks: Iterable[Block]) -> set[Block]:
+        """Return which of `blocks` have a chunk that is not what was written; such chunks are deleted."""
+        lost: set[Block] = set()
+        for i, level in enumerate(self.levels):
+            users: dict[tuple[int, int], set[Block]] = {}
+            for block in blocks:
+                users.setdefault(self.chunk_of(i, block), set()).add(block)
+            for chunk in [chunk for chunk in users if not level.is_sound(chunk)]:
+                level.remove(chunk)
+                lost |= users[chunk]
+        return lost
 
     def write(self, origin: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
         """Write `pixels` (…, h, w) at `origin` (y, x), multiples of the block's edge, to all levels."""
@@ -130,6 +144,15 @@ class Pyramid:
             top, left = -(-y // step), -(-x // step)
             if sampled.size:
                 level[top : top + sampled.shape[0], left : left + sampled.shape[1]] = sampled
+
+
+def image_label(names: Sequence[tuple[int, str, Sequence[int]]]) -> dict[str, Any]:
+    """Describe labels for OME-Zarr: value, name and colour (R, G, B, A) of each."""
+    return {
+        "colors": [{"label-value": value, "rgba": list(rgba)} for value, _, rgba in names],
+        "properties": [{"label-value": value, "class": name} for value, name, _ in names],
+        "source": {"image": "../../"},
+    }
 
 
 def _halved(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.prediction import PredictSettings
     from napari_lpd.models.network import LoadedModel
-    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.results.card import PredictionCard
+    from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
     from napari_lpd.slides.tissue import TissueMask
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_lpd.gui.explore.model_pair import ModelPair
-    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.results.card import PredictionCard
+    from napari_lpd.results.prediction import Prediction
 
 
 class BothModels(QWidget):

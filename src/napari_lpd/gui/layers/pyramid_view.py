@@ -41,7 +41,7 @@ class View:
         y0, x0, y1, x1 = box
         small = max(y1 - y0, x1 - x0) <= SMALL
         self._edge = edge
-        self._sources = pyramid.levels[:1] if small else pyramid.levels
+        self._sources: list[Any] = list(pyramid.levels[:1] if small else pyramid.levels)
         self._boxes = [box if small else (0, 0, *level.shape[-2:]) for level in self._sources]
         self.highest = 0
         self.levels: list[Any] = []

@@ -12,8 +12,8 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.pyramid_view import SMALL, View
 from napari_lpd.gui.layers.slides import UM, corner, kind
+from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.prediction import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_lpd.gui.common.prediction_run import MakeMask
-    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.results.card import PredictionCard
+    from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.tissue import TissueMask
 
 TISSUE_ONLY, WHOLE_AREA = "tissue only (automatic)", "whole area, including glass"

@@ -16,8 +16,8 @@ from napari_lpd.core.files import KEY, atomic_write
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.geojson import read_features
+from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.prediction import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.geometry import Box
     from napari_lpd.data.geojson import Feature
-    from napari_lpd.results.prediction import Prediction, PredictionCard
+    from napari_lpd.results.card import PredictionCard
+    from napari_lpd.results.prediction import Prediction
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
 DECIMALS = 3  # of coordinates

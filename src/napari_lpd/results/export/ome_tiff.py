@@ -12,7 +12,6 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError, SettingsError
 from napari_lpd.core.files import atomic_write
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.pyramid import GuardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +104,7 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
     levels = [
         [
             _Plane(
-                GuardedArray(pyramid.levels[i], prediction.folder, "prototype maps"),
+                pyramid.levels[i],
                 (y0 >> i, x0 >> i),
                 (-(-y1 >> i) - (y0 >> i), -(-x1 >> i) - (x0 >> i)),
                 plane,

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write
+from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.prediction import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,222 @@
+"""What a result says of itself: slide, model, settings and, once it is finished, areas; checked whenever it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import shapely
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.errors import NOTICE, ExportError
+from napari_lpd.core.files import KEY
+from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.results.pyramid import Layout, level_count
+from napari_lpd.results.store import DamagedResultError, read_attributes, write_attributes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT: Final = 3
+READABLE = (2, FORMAT)  # 2: without checksums, and without the colour profile's treatment
+UNREADABLE = 255
+UNKNOWN_ICC = "unknown"  # of results that do not say it
+MAX_EDGE = 2**23  # pixels of a slide at the labels' resolution
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class PredictionCard(Settings):
+    """Slide, model and settings of a prediction: two predictions with equal cards are equal.
+
+    Attributes:
+        classes: The tissue classes, in the order of the labels.
+        prototypes_per_class: k.
+        mpp: Resolution of the labels, in µm per pixel.
+        shape: (H, W) of the whole slide at `mpp`.
+        stride: Pixels of the labels per pixel of the maps.
+        block: Edge of the blocks that are written, in pixels.
+        slide: File name or layer name of the slide.
+        slide_mpp: (y, x) µm per pixel of the slide's level 0.
+        slide_shape: (H, W) of the slide's level 0.
+        slide_hash: The slide's fingerprint.
+        mpp_source: Origin of the slide's resolution.
+        model: File name of the model.
+        model_hash: SHA-256 of the model's file.
+        temperature: The model's: shares of scores are raised to 1 / temperature, which calibrates them.
+        settings: The settings of the run.
+        tissue: Origin of the tissue mask.
+        icc: How the slide's colour profile was treated.
+        scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
+    """
+
+    classes: tuple[TissueClass, ...] = Field(min_length=1, max_length=UNREADABLE - 2)
+    prototypes_per_class: Annotated[int, Field(ge=1, le=4096)]
+    mpp: Positive
+    shape: tuple[Edge, Edge]
+    stride: Annotated[int, Field(ge=1, le=4096)]
+    block: Annotated[int, Field(ge=1, le=4096)]
+    slide: Text
+    slide_mpp: tuple[Positive, Positive]
+    slide_shape: tuple[Edge, Edge]
+    slide_hash: Text
+    mpp_source: Text
+    model: Text
+    model_hash: Text
+    temperature: Positive = 1.0
+    settings: PredictSettings
+    tissue: Text
+    icc: Text = UNKNOWN_ICC
+    scope: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictionCard:
+        if len({tissue.name for tissue in self.classes}) < len(self.classes):
+            raise ValueError("two classes have one name")
+        if self.block % self.stride or self.block.bit_count() != 1:
+            raise ValueError(f"block={self.block} is no power of 2 and multiple of stride={self.stride}")
+        return self
+
+    @field_validator("scope")
+    @classmethod
+    def _polygons(cls, scope: tuple[str, ...]) -> tuple[str, ...]:
+        for text in scope:
+            try:
+                polygon = shapely.from_wkt(text)
+            except shapely.GEOSException as error:
+                raise ValueError(f"not a polygon ({error})") from error
+            if not (polygon.area > 0 and abs(shapely.get_coordinates(polygon)).max() < 1e12):
+                raise ValueError("not a polygon with an area")
+        return scope
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that differ where `difference` does."""
+        about = self.model_dump(mode="json")
+        about["settings"] = {
+            name: value for name, value in about["settings"].items() if name not in PredictSettings.RUNTIME_SETTINGS
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+    def difference(self, other: PredictionCard) -> str:
+        """Name the first difference that makes `other` another prediction; "" where both are the same."""
+        mine, others = self.model_dump(), other.model_dump()
+        for name in PredictSettings.model_fields:
+            one, two = mine["settings"].pop(name), others["settings"].pop(name)
+            if one != two and name not in PredictSettings.RUNTIME_SETTINGS:
+                return f"{name}={two}"
+        return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
+
+    def layouts(self) -> dict[str, Layout]:
+        """Return the pyramids of a result, by the place of their group, all but the tissue mask."""
+        (h, w), edge, classes = self.shape, self.block // self.stride, len(self.classes)
+        cells = (-(-h // self.stride), -(-w // self.stride))
+        count, fewer = level_count(max(self.shape), edge), level_count(max(cells), edge)
+        prototypes = {
+            f"prototypes/{c}": Layout(f"prototypes/{c}", (self.prototypes_per_class, *cells), edge, fewer)
+            for c in range(classes)
+        }
+        return {
+            "": Layout("", (classes, *cells), edge, count),  # OME-Zarr wants as many levels as of its labels
+            "labels/tissues": Layout("labels/tissues", (h, w), self.block, count, is_labels=True),
+            **prototypes,
+            "uncertainty": Layout("uncertainty", cells, edge, fewer),
+        }
+
+    def tissue_layout(self, shape: tuple[int, int]) -> Layout:
+        """Return the pyramid of a tissue mask of `shape`."""
+        count = level_count(max(self.shape), self.block // self.stride)
+        return Layout("labels/tissue_mask", shape, 1024, count, is_labels=True)
+
+
+Box4 = tuple[int, int, int, int]
+
+
+class ResultAttributes(Settings):
+    """The attribute of a result's folder.
+
+    Attributes:
+        format: Of the folder.
+        notice: What the result is not for.
+        card: Slide, model and settings.
+        map_scale: (3, C): level that counts as 1 in the class maps.
+        tissue_mpp: µm per pixel of the tissue mask.
+        tissue_shape: (H, W) of the tissue mask; older results do not say it.
+        warnings: Sentences on what makes the result doubtful.
+        areas_mm2: Labelled area per class; only of a finished result.
+        tissue_mm2: Area of the readable tissue in the scope.
+        unreadable: Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read.
+        checksum: SHA-256 of all of this but the checksum; older results have none.
+    """
+
+    format: Literal[2, 3] = FORMAT
+    notice: str = NOTICE
+    card: PredictionCard
+    map_scale: tuple[tuple[float, ...], ...]
+    tissue_mpp: Positive
+    tissue_shape: tuple[Edge, Edge] | None = None
+    warnings: tuple[str, ...] = ()
+    areas_mm2: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    tissue_mm2: Annotated[float, Field(ge=0)] | None = None
+    unreadable: tuple[Box4, ...] | None = None
+    checksum: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ResultAttributes:
+        names = [tissue.name for tissue in self.card.classes]
+        if len(self.map_scale) != 3 or any(len(stage) != len(names) for stage in self.map_scale):
+            raise ValueError(f"map_scale is not (3, {len(names)})")
+        if self.areas_mm2 is not None and list(self.areas_mm2) != names:
+            raise ValueError("areas_mm2 does not name the classes")
+        if len({value is None for value in (self.areas_mm2, self.tissue_mm2, self.unreadable)}) > 1:
+            raise ValueError("areas_mm2, tissue_mm2 and unreadable go together")
+        if self.format == FORMAT and self.tissue_shape is None:
+            raise ValueError("tissue_shape is missing")
+        return self
+
+    def stored(self) -> dict[str, Any]:
+        """Return the attribute as it is written, with its checksum."""
+        values = self.model_dump(mode="json", exclude_none=True, exclude={"checksum"})
+        return values if self.format < FORMAT else values | {"checksum": _checksum(values)}
+
+    def write(self, folder: Path) -> None:
+        """Write the attribute of a result's folder.
+
+        Raises:
+            ExportError: the disk is full or cannot be written.
+        """
+        write_attributes(folder, KEY, self.stored())
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_result(folder: Path) -> ResultAttributes:
+    """Read and check the attribute of a result's folder.
+
+    Raises:
+        ExportError: it is of a format that this version does not read.
+        DamagedResultError: it is not readable, or not what was written.
+    """
+    values = read_attributes(folder, KEY)
+    form, checksum = values.get("format"), values.pop("checksum", None)
+    if type(form) is int and form not in READABLE:
+        raise ExportError(
+            f"{folder}: format {form}, this version reads {' and '.join(map(str, READABLE))}; predict again"
+            " into another folder, or with --replace"
+        )
+    if checksum != (_checksum(values) if checksum is not None or form == FORMAT else None):
+        raise DamagedResultError(folder, "what it says of itself is not what was written (checksum)")
+    try:
+        return ResultAttributes.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise DamagedResultError(folder, f"{name}: {first['msg']}".removeprefix(": ")) from error
+    except RecursionError as error:
+        raise DamagedResultError(folder, "nested too deeply") from error
