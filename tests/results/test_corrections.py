@@ -176,7 +176,7 @@ def test_half_written_labels_and_corrections_are_one_line(prediction):
     corrected(prediction)
     chunk = prediction.folder / "labels" / "tissues" / "0" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-20])
-    with pytest.raises(ExportError, match=r"a.zarr: its labels cannot be read"):
+    with pytest.raises(ExportError, match=r"a.zarr: the result is damaged: labels/tissues/0 cannot be read"):
         Corrections(prediction).read_crop(0, 0, (50, 50))
     shutil.rmtree(prediction.folder / "labels" / "corrections" / "1")
     with pytest.raises(ExportError, match="half-written corrections"):

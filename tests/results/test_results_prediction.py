@@ -192,7 +192,7 @@ def test_half_a_prediction_is_refused(prediction):
     card = json.loads(root.read_text())
     del card["attributes"]["napari_lpd"]["card"]["mpp"]
     root.write_text(json.dumps(card))
-    with pytest.raises(ExportError, match=r"a.zarr: incomplete prediction"):
+    with pytest.raises(ExportError, match=r"a.zarr: the result is damaged: "):
         Prediction.open(prediction.folder)
     assert not is_prediction(prediction.folder.parent)
 

@@ -42,7 +42,8 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     """Segment slides one by one; continue with the next one if a slide fails."""
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
-    from napari_lpd.prediction.batch import SlideTask, attempt, count_states, on_cluster, summary_line, write_summary
+    from napari_lpd.prediction.batch import SlideTask, attempt, count_states, summary_line, write_summary
+    from napari_lpd.prediction.cluster import on_cluster
 
     read_card(options.model)
     stems = [path.stem for path in options.slides]

@@ -26,6 +26,10 @@ class SlideError(LpdError):
     """A slide cannot be opened or read, or gives no usable resolution."""
 
 
+class ChangedSlideError(SlideError):
+    """A slide's file is not what it was when it was opened."""
+
+
 class DataError(LpdError):
     """Training data, regions or labels are missing or contradict each other."""
 

@@ -1,4 +1,4 @@
-"""Many slides, here or on a dask cluster: each becomes a folder and a mask; one that fails stops no other."""
+"""Many slides: each becomes a folder and a mask; one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.errors import DataError, LpdError, SettingsError, described, one_line
+from napari_lpd.core.errors import DataError, LpdError, described, one_line
 from napari_lpd.core.jobs import Job, Progress, about, run
 from napari_lpd.core.text import write_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import shapely
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 Row = dict[str, Any]
-CONNECT_S = 20
 OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
 
 
@@ -106,31 +105,6 @@ def attempt(task: SlideTask, on_progress: Callable[[Progress], None] | None = No
         return {"slide": str(task.slide), "error": one_line(error)}
     except Exception as error:  # noqa: BLE001  the other slides go on, whatever it is
         return {"slide": str(task.slide), "error": f"{task.slide.name}: {described(error)}"}
-
-
-def on_cluster(tasks: Sequence[SlideTask], address: str) -> Iterator[Row]:
-    """Send slides to a running dask.distributed cluster; rows come back in the order in which they are done.
-
-    Files are opened by the workers: their paths must be valid there. A worker keeps its model loaded.
-
-    Raises:
-        SettingsError: distributed is not installed, or no scheduler answers at `address`.
-    """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise SettingsError("--scheduler needs dask's distributed: pip install 'napari-lpd[cluster]'") from error
-    try:
-        client = Client(address, timeout=CONNECT_S)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{address}: no dask scheduler answers there ({error})") from error
-    with client:
-        if not client.scheduler_info()["workers"]:
-            raise SettingsError(f"{address}: the cluster has no workers")
-        futures = {client.submit(attempt, task, pure=False): task for task in tasks}
-        for future in as_completed(list(futures)):
-            died = future.exception()  # a worker that was lost
-            yield future.result() if died is None else {"slide": str(futures[future].slide), "error": str(died)}
 
 
 def polygons_um(path: Path, slide: Slide) -> list[shapely.Geometry]:

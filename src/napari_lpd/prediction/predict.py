@@ -16,7 +16,7 @@ import shapely
 import torch
 from torch import Tensor
 
-from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.core.errors import ChangedSlideError, ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
 from napari_lpd.models.cam import class_maps
@@ -86,7 +86,7 @@ def predict_slide(
         replace: Delete another prediction that is in the place.
 
     Raises:
-        SlideError: no resolution.
+        SlideError: no resolution, or the slide's file is changed while it is predicted.
         SettingsError: a polygon is empty or lies outside the slide.
         ExportError: the place cannot be written, or holds something else.
         ModelError: a GPU's memory does not suffice; what is done is kept.
@@ -106,6 +106,12 @@ def predict_slide(
         with keep_freed_memory():
             try:
                 yield from run.steps()
+                slide.check_unchanged(thorough=True)
+            except ChangedSlideError as error:
+                prediction.forget(run.written)
+                raise ChangedSlideError(
+                    f"{error}: what this run made of it is dropped; predict it again once it no longer changes"
+                ) from error
             except torch.OutOfMemoryError as error:
                 raise ModelError(
                     f"{model.device}: not enough memory; what is done is kept: continue with"
@@ -277,6 +283,7 @@ class SlidePredictor:
             slide, target_stain(model.card), prediction.tissue, card.mpp, model.card.settings.tile
         )
         self.scorer = TileScorer(model, card.settings)
+        self.written: set[Block] = set()
         self.needed = {block: self.blocks.input_box(block) for block in self.blocks.pending()}
         self.users: dict[Origin, list[Block]] = {}
         self.waiting: dict[Block, int] = {}
@@ -355,5 +362,8 @@ class SlidePredictor:
 
     @torch.inference_mode()
     def _finish(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> None:
-        """Put a block together and write it; runs beside the model."""
-        self.prediction.write_block(block, self.blocks.assemble(block, maps, known, damaged))
+        """Put a block together and write it, unless the slide has changed meanwhile; runs beside the model."""
+        made = self.blocks.assemble(block, maps, known, damaged)
+        self.slide.check_unchanged()
+        self.written.add(block)
+        self.prediction.write_block(block, made)

@@ -18,7 +18,7 @@ from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import outlines, without_holes
 from napari_lpd.data.regions import Region
 from napari_lpd.results.pyramid import OME_VERSION, Pyramid, image_label
-from napari_lpd.results.store import write_attributes
+from napari_lpd.results.store import BY_HAND, DamagedResultError, write_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,11 @@ class Corrections:
     def pyramid(self) -> Pyramid | None:
         """Stored corrections; None before the first one."""
         if self._pyramid is None and self._folder.is_dir():
-            self._pyramid = Pyramid(self.prediction.folder, self._layout, write=True, sparse=True)
+            folder = self.prediction.folder
+            try:
+                self._pyramid = Pyramid(folder, self._layout, write=True, sparse=True)
+            except DamagedResultError as error:
+                raise DamagedResultError(folder, f"half-written corrections: {error.what}", BY_HAND) from error
         return self._pyramid
 
     def blocks(self) -> set[Block]:

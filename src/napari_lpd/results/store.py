@@ -33,9 +33,14 @@ BY_HAND = "remove its folder labels/corrections to go on without them"
 
 
 class DamagedResultError(ExportError):
-    """A result lacks something, or says what it cannot mean."""
+    """A result lacks something, or says what it cannot mean.
+
+    Attributes:
+        what: What is wrong with it.
+    """
 
     def __init__(self, folder: Path, what: str, remedy: str = ANEW) -> None:
+        self.what = what
         super().__init__(f"{folder}: the result is damaged: {one_line(what, 120)}; {remedy}")
 
 

@@ -18,7 +18,7 @@ import dask.array as da
 import numpy as np
 from PIL import Image
 
-from napari_lpd.core.errors import SlideError, one_line
+from napari_lpd.core.errors import ChangedSlideError, SlideError, one_line
 from napari_lpd.slides.resolution import choose_resolution
 
 if TYPE_CHECKING:
@@ -238,6 +238,26 @@ class Slide:
         Hashed are a file's size and 16 samples of its bytes (of all files of a DICOM folder); of arrays, the level
         shapes and about a megapixel of the coarsest level.
         """
+        self._stamps = self._stamped()
+        return self._hashed()
+
+    def check_unchanged(self, thorough: bool = False) -> None:
+        """Raise ChangedSlideError if the file's fingerprint is another now; `thorough`: also if it looks untouched."""
+        first, stamps = self.fingerprint, self._stamped()
+        if self._files and (thorough or stamps != self._stamps):
+            if self._hashed() != first:
+                raise ChangedSlideError(f"{self.name}: its file has changed since it was opened")
+            self._stamps = stamps
+
+    def _stamped(self) -> list[tuple[int, ...]]:
+        """Return size, time and place on the disk of the slide's files."""
+        try:
+            stats = [path.stat() for path in self._files]
+        except OSError as error:
+            raise ChangedSlideError(f"{self.name}: its file is gone since it was opened ({error.strerror})") from error
+        return [(stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats]
+
+    def _hashed(self) -> str:
         digest = hashlib.sha256()
         for path in self._files:
             try:
