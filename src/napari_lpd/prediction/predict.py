@@ -174,26 +174,27 @@ def prediction_card(
     if tissue is not None:
         what = repr((tissue.array.shape, tissue.mpp)).encode() + np.packbits(tissue.array).tobytes()
         source = f"given ({hashlib.sha256(what).hexdigest()[:16]})"
-    return PredictionCard(
-        classes=model.card.classes,
-        prototypes_per_class=model.network.k,
-        mpp=mpp,
-        shape=(height, width),
-        stride=stride,
-        block=settings.block,
-        slide=slide.name,
-        slide_mpp=slide.mpp,
-        slide_shape=slide.shape,
-        slide_hash=slide.fingerprint,
-        mpp_source=slide.mpp_source,
-        model=model.name,
-        model_hash=model.hash,
-        temperature=model.card.temperature,
-        settings=settings.model_copy(update=chosen),
-        tissue=source,
-        icc=slide.icc.removesuffix(" (no profile)"),
-        scope=tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
-    )
+    about = {
+        "classes": model.card.classes,
+        "prototypes_per_class": model.network.k,
+        "mpp": mpp,
+        "shape": (height, width),
+        "stride": stride,
+        "block": settings.block,
+        "slide": slide.name,
+        "slide_mpp": slide.mpp,
+        "slide_shape": slide.shape,
+        "slide_hash": slide.fingerprint,
+        "mpp_source": slide.mpp_source,
+        "model": model.name,
+        "model_hash": model.hash,
+        "temperature": model.card.temperature,
+        "settings": settings.model_copy(update=chosen),
+        "tissue": source,
+        "icc": slide.icc.removesuffix(" (no profile)"),
+        "scope": tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
+    }
+    return PredictionCard.build(about)
 
 
 def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:

@@ -167,7 +167,10 @@ class Prediction:
             The blocks that were forgotten, or lost.
         """
         done = self.finished_blocks()
-        lost = self.lost_blocks(done).union(*(pyramid.unsound(done) for pyramid in self._pyramids()))
+        try:
+            lost = self.lost_blocks(done).union(*(pyramid.unsound(done) for pyramid in self._pyramids()))
+        except OSError as error:
+            raise self._not_written(error) from error
         self.forget(lost)
         return lost
 
@@ -179,7 +182,10 @@ class Prediction:
             for block in blocks:
                 self.labels.levels[0].remove(block)
         except OSError as error:
-            raise ExportError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> ExportError:
+        return ExportError(f"{self.folder}: cannot be written ({error.strerror or error})")
 
     @cached_property
     def scope(self) -> list[shapely.Geometry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import google_crc32c
@@ -148,8 +149,12 @@ class StoredArray:
         return len(content) > CHECKSUM_BYTES and google_crc32c.value(content[:-CHECKSUM_BYTES]) == stored
 
     def remove(self, chunk: tuple[int, int]) -> None:
-        """Delete a chunk, if it exists."""
-        self._file(chunk).unlink(missing_ok=True)
+        """Delete a chunk, or what is in its place."""
+        path = self._file(chunk)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _numbered(folder: Path) -> list[tuple[int, os.DirEntry[str]]]:
