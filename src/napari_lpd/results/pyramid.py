@@ -101,28 +101,31 @@ class Pyramid:
             **ome,
         }
 
-    def chunk_of(self, level: int, block: Block) -> tuple[int, int]:
-        """Return the (row, column) of the chunk of a level that holds a block (row, column)."""
-        return self.levels[level].chunk_at(*((index * self._block) >> level for index in block))
+    def _users(self, level: int, blocks: Iterable[Block]) -> dict[tuple[int, int], list[Block]]:
+        """Return the blocks (row, column) in each chunk (row, column) of a level."""
+        users: dict[tuple[int, int], list[Block]] = {}
+        places = list(blocks)
+        pixels = (np.array(places, np.int64).reshape(-1, 2) * self._block) >> level
+        for block, chunk in zip(places, (pixels // self.levels[level].edge).tolist(), strict=True):
+            users.setdefault((chunk[0], chunk[1]), []).append(block)
+        return users
 
-    def incomplete(self, blocks: Iterable[Block]) -> set[Block]:
+    def incomplete(self, blocks: set[Block]) -> set[Block]:
         """Return which of `blocks` lack a chunk in any level."""
         lost: set[Block] = set()
         for i, level in enumerate(self.levels):
-            there = level.chunks()
-            lost |= {block for block in blocks if self.chunk_of(i, block) not in there}
+            users = self._users(i, blocks)
+            lost.update(*(users[chunk] for chunk in users.keys() - level.chunks()))
         return lost
 
-    def unsound(self, blocks: Iterable[Block]) -> set[Block]:
+    def unsound(self, blocks: set[Block]) -> set[Block]:
         """Return which of `blocks` have a chunk that is not what was written; such chunks are deleted."""
         lost: set[Block] = set()
         for i, level in enumerate(self.levels):
-            users: dict[tuple[int, int], set[Block]] = {}
-            for block in blocks:
-                users.setdefault(self.chunk_of(i, block), set()).add(block)
-            for chunk in [chunk for chunk in users if not level.is_sound(chunk)]:
-                level.remove(chunk)
-                lost |= users[chunk]
+            for chunk, users in self._users(i, blocks).items():
+                if not level.is_sound(chunk):
+                    level.remove(chunk)
+                    lost.update(users)
         return lost
 
     def write(self, origin: tuple[int, int], pixels: NDArray[np.uint8]) -> None:

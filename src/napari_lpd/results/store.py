@@ -90,7 +90,8 @@ class StoredArray:
             if found.get(name) != wanted:
                 raise DamagedResultError(folder, f"{spec.node} has {name} {found.get(name)!r}, not {wanted!r}")
         codecs = found.get("codecs")
-        names = [codec.get("name") if isinstance(codec, dict) else None for codec in codecs or ()]  # type: ignore[union-attr]
+        parts = codecs if isinstance(codecs, list) else []
+        names = [part.get("name") if isinstance(part, dict) else None for part in parts]
         if names not in (["bytes", "zstd"], ["bytes", "zstd", "crc32c"]) or found.get("storage_transformers"):
             raise DamagedResultError(folder, f"{spec.node} has codecs {names!r}, which are not ours")
         self._folder, self._spec, self.shape = folder, spec, spec.shape
@@ -116,18 +117,18 @@ class StoredArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
 
-    def chunk_at(self, y: int, x: int) -> tuple[int, int]:
-        """Return the (row, column) of the chunk with pixel (y, x)."""
-        return y // self._spec.chunks[-2], x // self._spec.chunks[-1]
+    @property
+    def edge(self) -> int:
+        """Edge of a chunk in pixels."""
+        return self._spec.chunks[-1]
 
     def chunks(self) -> set[tuple[int, int]]:
         """List the (row, column) of the chunks that exist."""
-        (high, wide), (h, w) = self.shape[-2:], self._spec.chunks[-2:]
-        found = set()
-        for row in _numbered(self._folders()):
-            for column, entry in _numbered(self._folders() / str(row[0])):
-                if row[0] * h < high and column * w < wide and entry.is_file():
-                    found.add((row[0], column))
+        rows, columns = (-(-n // self.edge) for n in self.shape[-2:])
+        found: set[tuple[int, int]] = set()
+        for row in (row for row in _numbered(self._folders(), files=False) if row < rows):
+            here = _numbered(self._folders() / str(row), files=True)
+            found.update((row, column) for column in here if column < columns)
         return found
 
     def _folders(self) -> Path:
@@ -138,10 +139,10 @@ class StoredArray:
 
     def is_sound(self, chunk: tuple[int, int]) -> bool:
         """Return whether a chunk can be read and is what was written."""
-        (y, x), (h, w) = chunk, self._spec.chunks[-2:]
+        (y, x), h = chunk, self.edge
         try:
             if not self.has_checksums:
-                return bool(self[..., y * h : (y + 1) * h, x * w : (x + 1) * w].size)
+                return bool(self[..., y * h : (y + 1) * h, x * h : (x + 1) * h].size)
             content = self._file(chunk).read_bytes()
         except (OSError, DamagedResultError):
             return False
@@ -157,12 +158,13 @@ class StoredArray:
             path.unlink(missing_ok=True)
 
 
-def _numbered(folder: Path) -> list[tuple[int, os.DirEntry[str]]]:
-    """List what in a folder has a number for a name; nothing where there is no folder."""
+def _numbered(folder: Path, files: bool) -> list[int]:
+    """List the files, or the folders, in a folder that have a number for a name; nothing where it is missing."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return [(int(entry.name), entry) for entry in entries if entry.name.isascii() and entry.name.isdigit()]
+        names = [entry.name for entry in entries if (entry.is_file() if files else entry.is_dir())]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
