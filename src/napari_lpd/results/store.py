@@ -108,7 +108,8 @@ class StoredArray:
         try:
             return np.asarray(self._array[key])
         except (OSError, RuntimeError, ValueError) as error:  # what zarr and its codecs raise
-            what = f"{self._spec.node} cannot be read ({reason(error)})"
+            why = "its checksum is another" if isinstance(error, ValueError) and self.has_checksums else reason(error)
+            what = f"{self._spec.node} cannot be read ({why})"
             raise DamagedResultError(self._folder, what, self._remedy) from error
 
     def __setitem__(self, key: Any, values: NDArray[np.uint8]) -> None:
