@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METADATA = "zarr.json"
 CHECKSUM_BYTES = 4
-AGAIN = "run predict again with the same slide, model and settings to make what is lost, or with --replace all of it"
+AGAIN = "run predict again to make what is lost, or with --replace all of it"
 ANEW = "run predict again with --replace"
 BY_HAND = "remove its folder labels/corrections to go on without them"
 
