@@ -20,7 +20,8 @@ from figures import against, in_turns, parser, report
 
 from napari_lpd import samples
 from napari_lpd.prediction.pipeline import keep_freed_memory
-from napari_lpd.slides.formats import dicom_series, open_slide
+from napari_lpd.slides.dicom import dicom_series
+from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
     import argparse

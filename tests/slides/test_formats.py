@@ -17,10 +17,11 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.core.errors import SlideError
-from napari_lpd.slides import formats, slide, tiff_reader
+from napari_lpd.slides import formats, slide
 from napari_lpd.slides.formats import is_slide, open_slide
-from napari_lpd.slides.slide import DamagedError
-from napari_lpd.slides.tiff_reader import TooLargeError
+from napari_lpd.slides.levels import DamagedError
+from napari_lpd.slides.tiff import reader as tiff_reader
+from napari_lpd.slides.tiff.reader import TooLargeError
 
 GIVES_NONE = "nothing in the file says it"
 IMPLAUSIBLE = "352.9 µm per pixel, which is not plausible"
@@ -44,8 +45,8 @@ REFUSED = [
     ("odd/test_orient5.tif", r"stored turned or mirrored \(orientation tag 5\): turn it upright"),
     ("odd/truncated_CMU-1-Small-Region.svs", "damaged or truncated TIFF .*: copy or export it again"),
     ("odd/zero_bytes.svs", "not a slide or image"),
-    ("google", "holds 2 DICOM series: open one of its .dcm files"),
-    ("odd", "a folder without .dcm files"),
+    ("google", "holds 2 DICOM series: open a file of one instead"),
+    ("odd", "a folder without DICOM files"),
 ]
 
 

@@ -9,7 +9,7 @@ import tifffile
 from napari_lpd.core.errors import SlideError
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.resolution import GivenMpp, choose_resolution
-from napari_lpd.slides.tiff_reader import mpp_of_density
+from napari_lpd.slides.tiff.reader import mpp_of_density
 
 IMAGE = np.full((64, 96, 3), 99, np.uint8)
 PER_CM = {"resolution": (40000, 20000), "resolutionunit": "CENTIMETER"}  # x, y: 0.25 and 0.5 µm per pixel

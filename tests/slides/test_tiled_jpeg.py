@@ -14,9 +14,10 @@ import tifffile
 from imagecodecs import jpeg8_encode
 
 from napari_lpd import samples
-from napari_lpd.slides import openslide_reader, tiled_jpeg
+from napari_lpd.slides import openslide_reader
 from napari_lpd.slides.formats import open_slide
-from napari_lpd.slides.slide import DamagedError
+from napari_lpd.slides.levels import DamagedError
+from napari_lpd.slides.tiff import pixels, tiled_jpeg
 
 WINDOWS = [(0, 0, 300, 200), (100, 250, 37, 411), (255, 239, 2, 3), (0, 0, -1, -1), (-130, -90, 130, 90)]
 RESOLUTION = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
@@ -156,7 +157,7 @@ def test_colours_that_the_tag_and_the_data_name_differently_are_openslides(tmp_p
         assert np.array_equal(pixels_of(found, 0, 60, 60, 100, 200), expected)
 
 
-def test_a_second_image_of_a_levels_size_is_not_taken_for_the_level(tmp_path, tissue, decoded):
+def test_a_second_image_of_a_levels_size_is_not_taken_for_the_level(tmp_path, tissue):
     options = {"tile": (128, 128), "photometric": "rgb", "compression": "jpeg", "metadata": None}
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(tissue, **options, **RESOLUTION)
@@ -164,7 +165,7 @@ def test_a_second_image_of_a_levels_size_is_not_taken_for_the_level(tmp_path, ti
     with open_slide(tmp_path / "a.tif") as found:
         assert found.level_shapes == ((1051, 803),)
         assert np.abs(found.read((0, 0), (1051, 803), 0.5).astype(int) - tissue).mean() < 4
-    assert not decoded
+        assert "holds 2 images" in found.notes[0]
 
 
 @pytest.fixture(params=["a.tif", "a.ome.tif"])
@@ -253,7 +254,7 @@ def test_a_file_cut_short_while_it_is_open_is_damaged_there(tmp_path, tissue):
 def test_threads_read_what_one_reads(tmp_path, tissue, monkeypatch, pread):
     """Also where the system has no pread."""
     if not pread:
-        monkeypatch.delattr(tiled_jpeg.os, "pread", raising=False)
+        monkeypatch.delattr(pixels.os, "pread", raising=False)
     with open_slide(write(tmp_path / "a.tif", tissue)) as found:
         corners = [(y, x) for y in range(-20, 1000, 90) for x in range(-20, 700, 90)]
         serial = [found.read(corner, (150, 120), 0.7) for corner in corners]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, ExportError, SlideError
+from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.data.regions import classes_in, read_regions
 from napari_lpd.results.export.geojson import read_mask
-from napari_lpd.results.export.ome_tiff import SUFFIXES, Place, read_label_tiff, write_label_tiff, write_ome_tiff
+from napari_lpd.results.export.ome_tiff import SUFFIXES, Place, is_labelled, read_label_tiff, write_label_tiff, write_ome_tiff
 from napari_lpd.results.prediction import Prediction, is_prediction
 from napari_lpd.samples import skin_slide_path, small_region_path
+from napari_lpd.slides.dicom import is_dicom
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, open_slide
-from napari_lpd.slides.tiff_reader import TooLargeError
+from napari_lpd.slides.tiff.reader import needs_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,36 +30,21 @@ def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None
     """Return the reader for a slide, prediction, mask or regions; None leaves the path to other readers.
 
     We always read vendor formats and DICOM folders, and a TIFF if it is a pyramid or too large for napari's reader,
-    which loads an image whole.
+    which loads an image whole, or if its header is damaged, of which ours says why. Nothing is opened here: a file's
+    first bytes and directories are looked at, within bounds.
     """
     first = Path(path if isinstance(path, str) else path[0])
     if first.is_dir():
         if is_prediction(first):
             return read_prediction
-        return read_slide if any(first.glob("*.dcm")) else None
+        return read_slide if is_dicom(first) else None
     name = first.name.lower()
     if name.endswith(".geojson"):
         return read_outlines
-    if name.endswith(SUFFIXES) and _is_mask(first):
+    if name.endswith(SUFFIXES) and is_labelled(first):
         return read_masks
-    return read_slide if name.endswith(VENDOR_SUFFIXES) or (name.endswith(TIFF_SUFFIXES) and _is_ours(first)) else None
-
-
-def _is_mask(path: Path) -> bool:
-    try:
-        return bool(read_label_tiff(path).classes)
-    except DataError:
-        return False
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with open_slide(path) as slide:
-            return len(slide.level_shapes) > 1 or math.prod(slide.shape) > WHOLE_LIMIT
-    except TooLargeError:
-        return True  # our reader reports the reason; napari's would fill the memory
-    except SlideError:
-        return False
+    tiff = name.endswith(TIFF_SUFFIXES) and first.is_file()
+    return read_slide if name.endswith(VENDOR_SUFFIXES) or (tiff and needs_windows(first, WHOLE_LIMIT)) else None
 
 
 def read_slide(path: str | list[str]) -> list[LayerData]:
@@ -185,9 +170,12 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
     Raises:
         SlideError: the file cannot be opened.
     """
-    from napari_lpd.slides.formats import open_slide
+    from napari_lpd.slides.dicom import is_dicom
+from napari_lpd.slides.formats import open_slide
 
     slide = open_slide(path)
+    for note in slide.notes:
+        warnings.warn(note, stacklevel=2)  # napari shows it
     levels = slide.pyramid()
     options = {
         "name": slide.name,

@@ -16,10 +16,13 @@ import openslide
 from PIL import Image, UnidentifiedImageError
 
 from napari_lpd.core.errors import SlideError, one_line
+from napari_lpd.slides.dicom import dicom_series, is_dicom
+from napari_lpd.slides.levels import array_levels
 from napari_lpd.slides.openslide_reader import open_with_openslide
 from napari_lpd.slides.resolution import GivenMpp, choose_resolution
-from napari_lpd.slides.slide import Slide, array_levels
-from napari_lpd.slides.tiff_reader import (
+from napari_lpd.slides.slide import Slide
+from napari_lpd.slides.tiff.directories import STARTS
+from napari_lpd.slides.tiff.reader import (
     MAX_DECODED,
     ORIENTATION,
     TO_PYRAMID,
@@ -36,8 +39,7 @@ if TYPE_CHECKING:
 
 VENDOR_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".dcm")
 TIFF_SUFFIXES = (".tif", ".tiff")
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
+DICOM_WANTED = "wanted a whole-slide image of tiles that lie in order (TILED_FULL)"
 
 # tifffile logs what is wrong with a damaged file; it reaches the user once, as our error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -48,7 +50,13 @@ def is_slide(path: Path) -> bool:
     return path.name.lower().endswith((*VENDOR_SUFFIXES, *TIFF_SUFFIXES))
 
 
-def open_slide(path: Path, mpp: float | None = None, icc: bool = False, override_mpp: float | None = None) -> Slide:
+def open_slide(
+    path: Path,
+    mpp: float | None = None,
+    icc: bool = False,
+    override_mpp: float | None = None,
+    image: int | None = None,
+) -> Slide:
     """Open a slide: what OpenSlide reads, else OME-TIFF, pyramidal and flat TIFF, else an image that Pillow reads.
 
     Example:
@@ -62,6 +70,7 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False, override
         mpp: Resolution in µm per pixel, if the file gives none or an impossible one.
         icc: Convert the colours to sRGB by the embedded profile, if there is one; `Slide.icc` tells the outcome.
         override_mpp: Resolution in µm per pixel in place of what the file says.
+        image: Number of an image in the file, from 1, where it holds several; else the biggest in RGB is the slide.
 
     Raises:
         TooLargeError: a flat image, or a strip or tile of a TIFF, would take more than 512 MB decoded.
@@ -69,48 +78,35 @@ def open_slide(path: Path, mpp: float | None = None, icc: bool = False, override
     """
     if not path.exists():
         raise SlideError(f"{path}: no such file")
-    name, files = path.name, [path]
-    if path.is_dir() or name.lower().endswith(".dcm"):
-        files = dicom_series(path)
     given = GivenMpp(mpp, override_mpp)
-    if name.lower().endswith((".ome.tif", ".ome.tiff")):
-        return open_with_tifffile(path, given, icc)
+    if path.is_dir() or is_dicom(path):
+        return _open_dicom(path, given, icc, image)
+    tiff = _start(path, 4) in STARTS
+    if tiff and path.name.lower().endswith((".ome.tif", ".ome.tiff")):
+        return open_with_tifffile(path, given, icc, image)
     try:
-        return open_with_openslide(name, files, given, icc)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        if path.is_dir():
-            raise SlideError(f"{path}: no DICOM slide that OpenSlide can read ({one_line(error)})") from error
+        slide = open_with_openslide(path.name, [path], given, icc, image)
+    except openslide.OpenSlideUnsupportedFormatError:
+        slide = None
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{name}: damaged or unreadable slide ({one_line(error)})") from error
-    if _start(path, 4) in TIFF_STARTS:
-        return open_with_tifffile(path, given, icc)
-    return _open_image(path, given, icc)
+        if not tiff:
+            raise SlideError(f"{path.name}: damaged or unreadable slide ({one_line(error)})") from error
+        slide = None  # what OpenSlide knows and refuses, another reader may read
+    if slide is not None:
+        return slide
+    return open_with_tifffile(path, given, icc, image) if tiff else _open_image(path, given, icc, image)
 
 
-def dicom_series(path: Path) -> list[Path]:
-    """List the .dcm files of one slide, sorted: those in a folder of one series, or those of a file's series.
-
-    Raises:
-        SlideError: the folder holds none, or more than one series.
-    """
-    if path.is_file():
-        uid = _series_uid(path)
-        return [other for other in sorted(path.parent.glob("*.dcm")) if _series_uid(other) == uid] if uid else [path]
-    files = sorted(path.glob("*.dcm"))
-    if not files:
-        raise SlideError(f"{path}: a folder without .dcm files is not a slide")
-    series = {_series_uid(file) for file in files} - {b""}
-    if len(series) > 1:
-        raise SlideError(f"{path}: holds {len(series)} DICOM series: open one of its .dcm files instead")
-    return files
-
-
-def _series_uid(path: Path) -> bytes:
-    """Read the SeriesInstanceUID (0020,000E) in the head of a DICOM file with explicit types; b"" if absent."""
-    head = _start(path, 2**16)
-    tag = head.find(b"\x20\x00\x0e\x00UI")
-    length = int.from_bytes(head[tag + 6 : tag + 8], "little")
-    return head[tag + 8 : tag + 8 + length] if tag >= 0 else b""
+def _open_dicom(path: Path, given: GivenMpp, icc: bool, image: int | None) -> Slide:
+    files = dicom_series(path)
+    try:
+        slide = open_with_openslide(path.name, files, given, icc, image)
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            f"{path}: no DICOM slide that OpenSlide can read ({one_line(error)}): {DICOM_WANTED}"
+        ) from error
+    assert slide is not None  # only a TIFF is left to another reader
+    return slide
 
 
 def _start(path: Path, length: int) -> bytes:
@@ -121,7 +117,9 @@ def _start(path: Path, length: int) -> bytes:
         raise SlideError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _open_image(path: Path, given: GivenMpp, icc: bool) -> Slide:
+def _open_image(path: Path, given: GivenMpp, icc: bool, number: int | None) -> Slide:
+    if number not in (None, 1):
+        raise SlideError(f"{path.name}: holds no image {number}, only one")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is MAX_DECODED

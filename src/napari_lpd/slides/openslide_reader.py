@@ -11,24 +11,26 @@ import openslide
 import tifffile
 
 from napari_lpd.core.errors import SlideError, one_line
+from napari_lpd.slides.levels import COPY, DamagedError, Levels, checked, on_white
 from napari_lpd.slides.resolution import GivenMpp, choose_resolution
-from napari_lpd.slides.slide import Convert, DamagedError, Levels, Slide, on_white
-from napari_lpd.slides.tiff_reader import (
-    COPY,
-    TIFF_ERRORS,
-    check_page,
-    colour_conversion,
-    mpp_of_density,
-    open_with_tifffile,
-)
-from napari_lpd.slides.tiled_jpeg import direct_jpeg_levels
+from napari_lpd.slides.slide import Slide
+from napari_lpd.slides.tiff.directories import check_claims, read_directories
+from napari_lpd.slides.tiff.ome import is_ome
+from napari_lpd.slides.tiff.pyramids import choose, pyramids
+from napari_lpd.slides.tiff.reader import TIFF_ERRORS, check_page, colour_conversion, mpp_of_density, pages_of
+from napari_lpd.slides.tiff.tiled_jpeg import direct_jpeg_levels
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from PIL import Image
 
+    from napari_lpd.core.geometry import Box
+    from napari_lpd.slides.levels import Convert
+
+VENDOR_SLACK = 0.02  # by which a vendor's levels may be wider than high, or the reverse
 TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose tiles lie side by side
 
 
@@ -73,16 +75,25 @@ class _OpenSlideFile:
             self._handle.close()
 
 
-def open_with_openslide(name: str, files: list[Path], given: GivenMpp, icc: bool) -> Slide:
-    """Open a file through OpenSlide, or through tifffile where that reads more of it."""
+def open_with_openslide(
+    name: str, files: list[Path], given: GivenMpp, icc: bool, image: int | None = None
+) -> Slide | None:
+    """Open a file through OpenSlide; None where it is a TIFF of which tifffile reads more, or another `image`.
+
+    Raises:
+        openslide.OpenSlideError: OpenSlide cannot read it.
+    """
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])
         on_failure.callback(file.close)
         handle = file.handle()
         properties = handle.properties
         vendor = properties.get("openslide.vendor", "file")
-        if vendor == "generic-tiff" and _needs_tifffile(files[0]):
-            return open_with_tifffile(files[0], given, icc)
+        plain = vendor in TILED_VENDORS
+        if plain and (vendor == "generic-tiff" or image is not None) and not _same_levels(files[0], handle, image):
+            return None
+        if image not in (None, 1) and not plain:
+            raise SlideError(f"{name}: holds one image for its reader, OpenSlide: open it without a number")
         mpp = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
         source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
         dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
@@ -101,20 +112,66 @@ def open_with_openslide(name: str, files: list[Path], given: GivenMpp, icc: bool
                 raise DamagedError.at(name, shapes, level, (y, x, h, w), error) from error
             return on_white(np.asarray(region), convert)
 
-        levels = Levels(shapes, read, file.close, colors)
-        if vendor in TILED_VENDORS:
+        levels = Levels(shapes, read, file.close, colors, _bounds(properties))
+        levels = checked(name, levels, sum(map(_size, files)), 0.0 if vendor == "generic-tiff" else VENDOR_SLACK)
+        if plain:
             levels = _with_direct_jpeg(files[0], levels, convert)
         on_failure.pop_all()
         return Slide(name, levels, resolution, files)
 
 
-def _with_direct_jpeg(path: Path, levels: Levels, convert: Convert | None) -> Levels:
-    """Decode the levels directly where they are plain tiled JPEG that tifffile can open; else through OpenSlide."""
+def _size(path: Path) -> int:
+    """Return the bytes of a file; of one that points to others (mrxs, vms), those of its folder, too."""
+    beside = [path.with_suffix("")] if path.suffix.lower() == ".mrxs" else []
+    folders = [path.parent] if path.suffix.lower() in (".vms", ".vmu") else beside
+    inside = [file for folder in folders if folder.is_dir() for file in folder.iterdir() if file.is_file()]
+    return sum(file.stat().st_size for file in {path, *inside})
+
+
+def _bounds(properties: Mapping[str, str]) -> Box | None:
+    """Return what the scanner scanned as (y0, x0, y1, x1), where a file says so."""
     try:
+        x, y, w, h = (int(properties[f"openslide.bounds-{part}"]) for part in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return None
+    return (y, x, y + h, x + w) if w > 0 and h > 0 else None
+
+
+def _with_direct_jpeg(path: Path, levels: Levels, convert: Convert | None) -> Levels:
+    """Decode the levels directly where they are plain tiled JPEG that tifffile can open; else through OpenSlide.
+
+    Raises:
+        SlideError: what the file says of an image that is a level cannot be.
+    """
+    try:
+        directories = [each for each in read_directories(path) if each.tiled and each.shape in levels.shapes]
+        check_claims(path.name, path.stat().st_size, directories)
         with tifffile.TiffFile(path) as tiff:
-            return direct_jpeg_levels(path, tiff.pages, levels, convert)
+            return direct_jpeg_levels(path, pages_of(tiff, directories), levels, convert)
     except TIFF_ERRORS:
         return levels
+
+
+def _same_levels(path: Path, handle: openslide.OpenSlide, image: int | None) -> bool:
+    """Return whether OpenSlide sees in a TIFF the image and the levels that it has, in tiles of a sane size.
+
+    Raises:
+        SlideError: the file is not upright, 8-bit RGB, which OpenSlide does not check, or holds no such `image`.
+    """
+    directories = read_directories(path)
+    if is_ome(directories[0].description):
+        return False
+    found, _ = pyramids(directories, path.name)
+    chosen, notes = choose(path.name, found, image)
+    base = chosen.levels[0]
+    try:
+        check_claims(path.name, path.stat().st_size, base)
+        with tifffile.TiffFile(path) as tiff:
+            check_page(path.name, pages_of(tiff, base)[0], grey=False)
+    except TIFF_ERRORS as error:
+        raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
+    shapes = [(h, w) for w, h in handle.level_dimensions]
+    return not notes and shapes == [level[0].shape for level in chosen.levels]
 
 
 def _numbers(*texts: str | None) -> tuple[float, float] | None:
@@ -123,18 +180,3 @@ def _numbers(*texts: str | None) -> tuple[float, float] | None:
     except ValueError:
         return None
     return y, x
-
-
-def _needs_tifffile(path: Path) -> bool:
-    """Return whether tifffile reads more of a TIFF than OpenSlide: so for OME-TIFF, whatever its name.
-
-    Raises:
-        SlideError: it is not upright, 8-bit RGB in tiles of a sane size, which OpenSlide does not check.
-    """
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            if not tiff.is_ome:
-                check_page(path.name, tiff.pages.first, grey=False)
-            return bool(tiff.is_ome)
-    except TIFF_ERRORS as error:
-        raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 PLAUSIBLE_MPP = (0.05, 20.0)
 GIVEN = "given by the user"
 INSTEAD = f"{GIVEN} instead of "  # what the file says
+NOTHING = "nothing in the file says it"  # where there is no resolution
 Found = tuple[tuple[float, float] | None, str]
 
 
@@ -52,7 +53,7 @@ def choose_resolution(name: str, candidates: Sequence[Found], given: GivenMpp = 
         return (float(mpp[0]), float(mpp[1])), source
     if given.lacking is not None:
         return (given.lacking,) * 2, GIVEN
-    return None, source or "nothing in the file says it"
+    return None, source or NOTHING
 
 
 def _plausible(mpp: tuple[float, float]) -> bool:

@@ -1,6 +1,6 @@
 """Slide: a pyramid of RGB levels; read any rectangle at any resolution.
 
-Only this module handles levels; `resolution` decides how large their pixels are. Everywhere else coordinates are
+Only this module chooses among levels; `resolution` decides how large their pixels are. Everywhere else coordinates are
 (y, x), in pixels of the requested µm per pixel (mpp). `formats` opens files.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +16,12 @@ import dask.array as da
 import numpy as np
 from PIL import Image
 
-from napari_lpd.core.errors import ChangedSlideError, SlideError, one_line
+from napari_lpd.core.errors import ChangedSlideError, SlideError
+from napari_lpd.slides.levels import DamagedError, Levels, array_levels
 from napari_lpd.slides.resolution import choose_resolution
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,38 +33,6 @@ DISPLAY_CHUNK = 512
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
 MAX_BLOCK = 2**25  # pixels of a level read into memory at once
 CELL = 128  # edge of the cells that are reported as damaged
-ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
-Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
-
-
-class DamagedError(SlideError):
-    """A location on a slide cannot be decoded; the rest may be intact."""
-
-    @classmethod
-    def at(
-        cls, name: str, shapes: Sequence[tuple[int, int]], level: int, window: Box, error: Exception
-    ) -> DamagedError:
-        """Build the error for a window (y, x, h, w) of a level, with its level-0 location; `shapes` as in `Levels`."""
-        y, x, h, w = window
-        top, left = (round(v * n / m) for v, n, m in zip((y, x), shapes[0], shapes[level], strict=True))
-        return cls(f"{name}: damaged at level-0 x {left}, y {top} (level {level}, {w}x{h}): {one_line(error)}")
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Levels of a slide, and the function that reads them.
-
-    Attributes:
-        shapes: (H, W) of each level, biggest first.
-        read: (level, y, x, h, w) inside the level → (h, w, 3) uint8; safe to call from several threads.
-        close: Closes the file; called once, after the last read.
-        icc: Treatment of the colour profile.
-    """
-
-    shapes: Sequence[tuple[int, int]]
-    read: ReadLevel
-    close: Callable[[], None] = lambda: None
-    icc: str = "as stored"
 
 
 class Slide:
@@ -76,13 +44,16 @@ class Slide:
         level_shapes: (H, W) of each level, biggest first.
         mpp_source: Origin of the resolution, or why there is none.
         icc: Treatment of the colour profile: "as stored", or "sRGB by its profile NAME".
+        bounds: (y0, x0, y1, x1) of what the scanner scanned, in level-0 pixels, where the file says so: other programs
+            may count coordinates from its corner.
+        notes: What the user should know of how the file was read, a sentence each.
     """
 
     def __init__(self, name: str, levels: Levels, resolution: Found, files: Sequence[Path] = ()) -> None:
         self.name = name
         self.path = files[0] if files else None
         self.level_shapes = tuple(levels.shapes)
-        self.icc = levels.icc
+        self.icc, self.bounds, self.notes = levels.icc, levels.bounds, levels.notes
         self._levels = levels
         self._mpp, self.mpp_source = resolution
         self._files = tuple(files)
@@ -235,8 +206,8 @@ class Slide:
     def fingerprint(self) -> str:
         """Identity of the slide, whatever its name: 16 hex digits of a SHA-256.
 
-        Hashed are a file's size and 16 samples of its bytes (of all files of a DICOM folder); of arrays, the level
-        shapes and about a megapixel of the coarsest level.
+        Hashed are a file's size and 16 samples of its bytes (of all files of a DICOM folder), and the number of an
+        image that was chosen; of arrays, the level shapes and about a megapixel of the coarsest level.
         """
         self._stamps = self._stamped()
         return self._hashed()
@@ -259,6 +230,8 @@ class Slide:
 
     def _hashed(self) -> str:
         digest = hashlib.sha256()
+        if self._levels.image is not None:
+            digest.update(f"image {self._levels.image}".encode())
         for path in self._files:
             try:
                 _hash_file(digest, path)
@@ -337,31 +310,6 @@ class Slide:
             return self._read_level(level, y, x, height, width)[::skip, ::skip].copy()  # a view would keep the block
 
         return da.map_blocks(block, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
-
-
-def array_levels(arrays: Sequence[Any], convert: Convert | None = None, icc: str = "as stored") -> Levels:
-    """Wrap arrays (H, W, 3 or 4) uint8, biggest first, as levels; `convert` changes the colours (h, w, 3)."""
-    images = list(arrays)
-    shapes = [(int(array.shape[0]), int(array.shape[1])) for array in images]
-
-    def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        return on_white(np.asarray(images[level][y : y + h, x : x + w]), convert)
-
-    return Levels(shapes, read, images.clear, icc)
-
-
-def on_white(pixels: NDArray[np.uint8], convert: Convert | None = None) -> NDArray[np.uint8]:
-    """Convert the colours of pixels (h, w, 3 or 4), then blend them with white by transparency: (h, w, 3)."""
-    colors = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for channel in range(3):  # several times as fast as copying pixels[..., :3]
-        colors[..., channel] = pixels[..., channel]
-    if convert is not None:
-        colors = convert(colors)
-    alpha = pixels[..., 3:]
-    if pixels.shape[2] == 3 or alpha.min() == 255:
-        return colors
-    share = alpha.astype(np.float32) / 255
-    return np.rint(colors * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def _piece(shape: tuple[int, int], step: NDArray[np.float64]) -> tuple[int, int]:

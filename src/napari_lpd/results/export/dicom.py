@@ -10,7 +10,7 @@ from napari_lpd import __version__
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write, refuse_overwrite
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.slides.formats import dicom_series
+from napari_lpd.slides.dicom import dicom_series
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,10 @@ import tifffile
 import zarr
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import DataError, ExportError, SettingsError
+from napari_lpd.core.errors import DataError, ExportError, SettingsError, SlideError
 from napari_lpd.core.files import atomic_write
 from napari_lpd.results.corrections import Corrections
+from napari_lpd.slides.tiff.directories import read_directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,6 +126,14 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
     return _write_pyramid(levels, path, Place((mpp, mpp), (y0 * mpp, x0 * mpp)), about, overwrite)
 
 
+def is_labelled(path: Path) -> bool:
+    """Return whether a TIFF says that its labels have classes; its directories are looked at, within bounds."""
+    try:
+        return NAMESPACE in read_directories(path)[0].description
+    except SlideError:
+        return False
+
+
 def read_label_tiff(path: Path) -> LabelImage:
     """Open the labels of an OME-TIFF, of this or another program.
 
@@ -132,6 +141,7 @@ def read_label_tiff(path: Path) -> LabelImage:
         DataError: not an OME-TIFF, no 2-d unsigned integers, or no physical size in µm.
     """
     try:
+        read_directories(path)  # tifffile would walk a circle of them without end
         with tifffile.TiffFile(path) as tiff:
             if tiff.ome_metadata is None:
                 raise DataError(f"{path}: not an OME-TIFF")
@@ -139,7 +149,7 @@ def read_label_tiff(path: Path) -> LabelImage:
             if len(series.shape) != 2 or series.dtype.kind != "u":
                 raise DataError(f"{path}: {series.dtype} of shape {series.shape}; wanted labels (H, W)")
             count, about = len(series.levels), tifffile.xml2dict(tiff.ome_metadata)["OME"]
-    except (OSError, tifffile.TiffFileError) as error:
+    except (OSError, SlideError, tifffile.TiffFileError) as error:
         raise DataError(f"{path}: cannot be read as OME-TIFF ({error})") from error
     image = about["Image"][0] if isinstance(about["Image"], list) else about["Image"]
     pixels = image["Pixels"]

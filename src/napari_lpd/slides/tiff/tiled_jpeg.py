@@ -6,8 +6,6 @@ are plain and decode to the same pixels; else it returns those of the reader.
 
 from __future__ import annotations
 
-import os
-import threading
 from contextlib import ExitStack
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +14,8 @@ import numpy as np
 import tifffile
 from simplejpeg import decode_jpeg
 
-from napari_lpd.slides.slide import DamagedError, Levels
+from napari_lpd.slides.levels import DamagedError, Levels
+from napari_lpd.slides.tiff.pixels import StoredBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.slides.slide import Convert
+    from napari_lpd.slides.levels import Convert
 
 MAX_TILE = 1024  # its edge; of larger tiles too many unneeded pixels are decoded
 MAX_BYTES = 2**24  # of an encoded tile; more means damage, and is not read
-SAME_COLOUR = 1.0  # of 255; means over a tile
 KEPT = 2**25  # bytes of decoded tiles
+SAME_COLOUR = 1.0  # of 255; means over a tile
 START, END = b"\xff\xd8", b"\xff\xd9"
 # Marker of a JPEG's colour encoding, without its last byte. Aperio's files state the encoding in the TIFF alone.
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -133,8 +132,7 @@ class _Tiles:
 
     def __init__(self, path: Path, levels: list[_Level], convert: Convert | None) -> None:
         self._name, self._levels, self._convert = path.name, levels, convert
-        self._file = path.open("rb", buffering=0)
-        self._lock = threading.Lock()
+        self._file = StoredBytes(path)
         # A tile that a window cuts is needed by the next window, too; `_decode` itself returns new arrays.
         self._kept = lru_cache(KEPT // (3 * max(level.tile[0] * level.tile[1] for level in levels)))(self._decode)
 
@@ -171,17 +169,10 @@ class _Tiles:
             ValueError: the bytes are no JPEG, or one of another size, or the decoder had to skip or guess some.
         """
         tiles = self._levels[level]
-        content = self._bytes(int(tiles.offsets[row, column]), int(tiles.sizes[row, column]))
+        content = self._file.read(int(tiles.offsets[row, column]), int(tiles.sizes[row, column]))
         if not content.startswith(START):
             raise ValueError("no JPEG")
         pixels = decode_jpeg(tiles.head + content[2:], "RGB", buffer=np.empty((*tiles.tile, 3), np.uint8))
         if pixels.shape[:2] != tiles.tile:
             raise ValueError(f"a tile of {pixels.shape[1]}x{pixels.shape[0]} pixels")
         return pixels
-
-    def _bytes(self, offset: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), size, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(size)

@@ -1,0 +1,162 @@
+"""Small files as labs and programs write them: TIFF and OME-TIFF of every kind, made from one image."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+MPP = 0.5
+PER_CM = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
+TILE = (64, 64)
+LOSSLESS = ("none", "packbits", "lzw", "deflate", "zstd", "lzma", "png", "lerc")
+LOSSY = ("jpeg", "jpeg2000", "jpegxl", "webp")
+CODECS = (*LOSSLESS, *LOSSY)
+OME = '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+
+
+def image(height: int = 256, width: int = 384) -> np.ndarray:
+    """Make smooth tissue-like colours (H, W, 3), no two places alike, which lossy codecs keep."""
+    y, x = np.mgrid[:height, :width]
+    waves = [130 + 60 * np.sin(x / (17 + 9 * c) + c) + 50 * np.cos(y / (23 + 5 * c)) for c in range(3)]
+    return np.stack(waves, 2).astype(np.uint8)
+
+
+def half(pixels: np.ndarray) -> np.ndarray:
+    """Halve an image, as pyramids do."""
+    h, w = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
+    return pixels[:h, :w].reshape(h // 2, 2, w // 2, 2, -1).mean((1, 3)).round().astype(np.uint8)
+
+
+def page(codec: str = "deflate", **more: Any) -> dict[str, Any]:
+    """Options of `TiffWriter.write` for a tiled RGB page."""
+    compression = None if codec == "none" else codec
+    return {"photometric": "rgb", "tile": TILE, "compression": compression, "metadata": None} | more
+
+
+def size_of_pixels(size: float = MPP, unit: str | None = None, name: str = "slide") -> dict[str, Any]:
+    """OME metadata of a pixel's size."""
+    units = {} if unit is None else {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    return {"axes": "YXS", "Name": name, "PhysicalSizeX": size, "PhysicalSizeY": size, **units}
+
+
+def plain_tiled(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """One tiled image with its resolution in tags."""
+    tifffile.imwrite(path, pixels, **page(codec), **PER_CM)
+
+
+def plain_strips(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """One image in strips."""
+    tifffile.imwrite(path, pixels, **page(codec, tile=None, rowsperstrip=32), **PER_CM)
+
+
+def big_tiled(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """One tiled image in a BigTIFF of the other byte order."""
+    tifffile.imwrite(path, pixels, bigtiff=True, byteorder=">", **page(codec), **PER_CM)
+
+
+def plain_pyramid(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """A pyramid, one directory after the other."""
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(pixels, **page(codec), **PER_CM)
+        tiff.write(half(pixels), **page(codec, subfiletype=1))
+
+
+def ome_pyramid(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """An OME-TIFF with its levels in SubIFDs."""
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(pixels, **page(codec, metadata=size_of_pixels(), subifds=1))
+        tiff.write(half(pixels), **page(codec, subfiletype=1))
+
+
+def planar(path: Path, pixels: np.ndarray, codec: str) -> None:
+    """One plane per colour, in tiles."""
+    tifffile.imwrite(path, np.moveaxis(pixels, 2, 0), **page(codec, planarconfig="separate"), **PER_CM)
+
+
+CONTAINERS: dict[str, tuple[str, Callable[[Path, np.ndarray, str], None]]] = {
+    "TIFF, tiles": ("a.tif", plain_tiled),
+    "TIFF, strips": ("a.tif", plain_strips),
+    "BigTIFF, big-endian, tiles": ("a.tif", big_tiled),
+    "TIFF, pyramid": ("a.tif", plain_pyramid),
+    "OME-TIFF, pyramid in SubIFDs": ("a.ome.tif", ome_pyramid),
+    "the same, renamed": ("a.tif", ome_pyramid),
+    "TIFF, one plane per colour": ("a.tif", planar),
+}
+"""What is written, under which name, by what."""
+
+
+def with_masks(path: Path, pixels: np.ndarray, masks_first: bool = False) -> None:
+    """A pyramid as GDAL writes it, with a validity mask for each level."""
+    with tifffile.TiffWriter(path) as tiff:
+        for level, kind in ((pixels, 0), (half(pixels), 1)):
+            seen = np.full(level.shape[:2], 255, np.uint8)
+            mask = {"photometric": "mask", "tile": TILE, "metadata": None, "subfiletype": kind | 4}
+            pages: list[tuple[np.ndarray, dict[str, Any]]] = [(level, page(subfiletype=kind) | PER_CM), (seen, mask)]
+            for content, options in reversed(pages) if masks_first else pages:
+                tiff.write(content, **options)
+
+
+def several(path: Path, images: Sequence[tuple[np.ndarray, dict[str, Any]]], ome: bool = False) -> None:
+    """Several images in one file, each with its own options."""
+    with tifffile.TiffWriter(path, ome=ome) as tiff:
+        for content, options in images:
+            tiff.write(content, **options)
+
+
+def described(path: Path, pixels: np.ndarray, description: str, **more: Any) -> None:
+    """One tiled image with a description of our own."""
+    tifffile.imwrite(path, pixels, **page(description=description), **(PER_CM | more))
+
+
+def binary_only(companion: str) -> str:
+    """OME-XML that says that the metadata lie in a companion file."""
+    return f'{OME}<BinaryOnly MetadataFile="{companion}" UUID="urn:uuid:22222222-2222-2222-2222-222222222222"/></OME>'
+
+
+def cut_off(size: str = "256") -> str:
+    """OME-XML that ends early."""
+    return f'{OME}<Image ID="Image:0"><Pixels ID="Pixels:0" SizeX="{size}" PhysicalSizeX="9.0"'
+
+
+class Header:
+    """The numbers of a classic little-endian TIFF's directories, to be changed in place.
+
+    Attributes:
+        content: The file's bytes.
+        fields: (place, bytes) of every number: counts, tags, kinds, lengths, values, offsets of directories.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.content = bytearray(path.read_bytes())
+        self.fields: list[tuple[int, int]] = [(4, 4)]
+        self.values: dict[tuple[int, int], int] = {}
+        self.nexts: list[int] = []
+        pending = [self.number(4)]
+        directory = 0
+        while pending:
+            place = pending.pop(0)
+            count = self.number(place, 2)
+            self.fields.append((place, 2))
+            for entry in range(place + 2, place + 2 + 12 * count, 12):
+                self.fields += [(entry, 2), (entry + 2, 2), (entry + 4, 4), (entry + 8, 4)]
+                self.values[directory, self.number(entry, 2)] = entry + 8
+            following = place + 2 + 12 * count
+            self.fields.append((following, 4))
+            self.nexts.append(following)
+            pending += [self.number(following)] if self.number(following) else []
+            directory += 1
+
+    def number(self, place: int, size: int = 4) -> int:
+        """Read a number."""
+        return int(struct.unpack_from({2: "<H", 4: "<I"}[size], self.content, place)[0])
+
+    def lie(self, place: int, value: int, size: int = 4) -> None:
+        """Write a number."""
+        struct.pack_into({2: "<H", 4: "<I"}[size], self.content, place, value % 2 ** (8 * size))
