@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError, LpdError, SettingsError
 from napari_lpd.data.images import IGNORE, masked_images, read_image, read_mask, source_of, sources_of
+from napari_lpd.slides.formats import open_slide
 
 
 def save(path, values):
@@ -105,3 +106,19 @@ def test_a_source_pattern_that_is_in_no_name_is_refused():
     assert sources_of(["GLAS-p10+1", "LUAD+2"], r"-(p\d+)") == ["p10", "LUAD"]
     with pytest.raises(SettingsError, match="matches none of 2 names, first GLAS-p10"):
         sources_of(["GLAS-p10+1", "LUAD+2"], r"(zzz)")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_slides_tiles_and_masks_that_a_tag_turns_are_refused_alike(tmp_path, classes, name, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"tiffinfo": {274: orientation}} if name == "a.tif" else {"exif": exif}
+    Image.new("RGB", (60, 40), classes[0].rgb).save(tmp_path / name, **options)
+    readers = [read_image, open_slide] if name == "a.jpg" else [read_image, open_slide, lambda p: read_mask(p, classes)]
+    for read in readers:
+        if orientation == 1:
+            read(tmp_path / name)
+        else:
+            with pytest.raises(LpdError, match=rf"turned or mirrored .*{orientation}\): .*vips autorot"):
+                read(tmp_path / name)

@@ -28,6 +28,9 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if the files have none")
     add_override_option(predict)
+    predict.add_argument(
+        "--image", type=int, metavar="N", help="number of an image in the file, from 1 (default: the biggest in RGB)"
+    )
     predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
     predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
@@ -64,6 +67,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             options.tissue and options.tissue.absolute(),
             options.replace,
             options.override_mpp,
+            options.image,
         )
         for path in options.slides
     ]

@@ -62,7 +62,7 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
         return {"written": str(run(write(prediction, options.to, settings), printer.progress))}
     mpp = prediction.card.slide_mpp[0]  # for a file that gives none
     override = mpp if prediction.card.mpp_source.startswith(INSTEAD) else None
-    with open_slide(options.slide, mpp, override_mpp=override) as slide:
+    with open_slide(options.slide, mpp, override_mpp=override, image=options.image) as slide:
         return {"written": str(run(write(prediction, options.to, settings, slide), printer.progress))}
 
 
@@ -120,6 +120,7 @@ def export_options(export: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
     export.add_argument("--slide", type=Path, help="the slide, for .png and .dcm")
+    export.add_argument("--image", type=int, metavar="N", help="number of the image in its file, if one was predicted")
     _result_options(export)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.reading import visible
+from napari_lpd.slides.formats import how_turned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,10 +52,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB: grey is repeated, transparent is white, 16 bit becomes 8.
 
     Raises:
-        DataError: not readable as an image.
+        DataError: not readable as an image, or turned by a tag.
     """
     try:
-        with Image.open(path) as image:
+        with _upright(path) as image:
             if image.mode in _SIXTEEN_BIT:
                 grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
@@ -65,6 +67,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: not readable as an image ({error})") from error
 
 
+@contextmanager
+def _upright(path: Path) -> Iterator[Image.Image]:
+    """Open an image file.
+
+    Raises:
+        DataError: it is turned or mirrored by a tag.
+    """
+    with Image.open(path) as image:
+        if turned := how_turned(image):
+            raise DataError(f"{path}: {turned}: save it upright, e.g. with `vips autorot IN OUT`")
+        yield image
+
+
 def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
     """Read a mask as (H, W) uint8: c = class c, C = background (no class), 255 = not counted.
 
@@ -72,11 +87,11 @@ def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
     and black is not counted.
 
     Raises:
-        DataError: not readable, or holding an unknown value or colour.
+        DataError: not readable, turned by a tag, or holding an unknown value or colour.
     """
     count = len(classes)
     try:
-        with Image.open(path) as image:
+        with _upright(path) as image:
             values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
             palette = image.getpalette() or [] if image.mode == "P" else []
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:

@@ -10,7 +10,14 @@ import numpy as np
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.data.regions import classes_in, read_regions
 from napari_lpd.results.export.geojson import read_mask
-from napari_lpd.results.export.ome_tiff import SUFFIXES, Place, is_labelled, read_label_tiff, write_label_tiff, write_ome_tiff
+from napari_lpd.results.export.ome_tiff import (
+    SUFFIXES,
+    Place,
+    is_labelled,
+    read_label_tiff,
+    write_label_tiff,
+    write_ome_tiff,
+)
 from napari_lpd.results.prediction import Prediction, is_prediction
 from napari_lpd.samples import skin_slide_path, small_region_path
 from napari_lpd.slides.dicom import is_dicom
@@ -170,12 +177,11 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
     Raises:
         SlideError: the file cannot be opened.
     """
-    from napari_lpd.slides.dicom import is_dicom
-from napari_lpd.slides.formats import open_slide
+    from napari.utils.notifications import show_warning
 
     slide = open_slide(path)
     for note in slide.notes:
-        warnings.warn(note, stacklevel=2)  # napari shows it
+        show_warning(note)
     levels = slide.pyramid()
     options = {
         "name": slide.name,

@@ -37,6 +37,7 @@ class SlideTask(NamedTuple):
         tissue: GeoJSON of what counts as tissue; None: found by itself.
         replace: Delete another prediction that is in the place.
         override_mpp: The slide's µm per pixel, in place of what its file says.
+        image: Number of an image in the file, from 1; None: the biggest.
     """
 
     slide: Path
@@ -49,6 +50,7 @@ class SlideTask(NamedTuple):
     tissue: Path | None = None
     replace: bool = False
     override_mpp: float | None = None
+    image: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -76,7 +78,7 @@ def predict_file(task: SlideTask) -> Job[Row]:
     model = load_cached(task.model, task.settings.device)
     if task.mask.exists() and not task.folder.exists():
         raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
-    with open_slide(task.slide, task.mpp, task.icc, task.override_mpp) as slide:
+    with open_slide(task.slide, task.mpp, task.icc, task.override_mpp, task.image) as slide:
         scope = polygons_um(task.regions, slide) if task.regions else []
         tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
         job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)

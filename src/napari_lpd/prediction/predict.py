@@ -101,6 +101,7 @@ def predict_slide(
 
     prediction = start_prediction(folder, card, prepare, replace)
     yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
+    yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
     if not prediction.finished:
         run = SlidePredictor(slide, model, prediction)
         with keep_freed_memory():

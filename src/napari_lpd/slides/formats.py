@@ -154,6 +154,15 @@ def _check_image(path: Path, image: Image.Image) -> None:
     if image.mode not in ("RGB", "RGBA") or deep:
         mode = f"{image.mode}, 16 bits" if deep else image.mode
         raise SlideError(f"{path.name}: has pixels of mode {mode}, wanted RGB or RGBA of 8 bits: {TO_RGB}")
+    if turned := how_turned(image):
+        raise SlideError(f"{path.name}: {turned}: {TO_UPRIGHT}")
+
+
+def how_turned(image: Image.Image) -> str:
+    """Say how an image that is not decoded yet is turned or mirrored by its EXIF or TIFF tag; "" where it is upright.
+
+    Slides, tiles and masks that are not upright are refused alike: programs differ in whether they look at the tag, so
+    that regions and masks may be meant for either.
+    """
     orientation = image.getexif().get(ORIENTATION, 1)
-    if orientation != 1:
-        raise SlideError(f"{path.name}: is stored turned or mirrored (orientation {orientation}): {TO_UPRIGHT}")
+    return "" if orientation in (0, 1) else f"is stored turned or mirrored (orientation {orientation})"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.geometry import Box
 
 COPY = "copy or export it again"
-MAX_PIXELS, MAX_PIXELS_PER_BYTE = 2**30, 256  # an image may have the first, and so many more by its file's size
+MAX_PIXELS, MAX_PIXELS_PER_BYTE = 2**28, 256  # an image may have the first, and so many more by its file's size
 ReadLevel = Callable[[int, int, int, int, int], "NDArray[np.uint8]"]
 Convert = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.levels import Convert
 
 VENDOR_SLACK = 0.02  # by which a vendor's levels may be wider than high, or the reverse
+VENDOR_GLASS = 16  # times as many pixels as usual may lie in a vendor's file, which leaves out glass
 TILED_VENDORS = ("aperio", "generic-tiff")  # OpenSlide's names of TIFF whose tiles lie side by side
 
 
@@ -113,7 +114,10 @@ def open_with_openslide(
             return on_white(np.asarray(region), convert)
 
         levels = Levels(shapes, read, file.close, colors, _bounds(properties))
-        levels = checked(name, levels, sum(map(_size, files)), 0.0 if vendor == "generic-tiff" else VENDOR_SLACK)
+        if vendor == "generic-tiff":
+            levels = checked(name, levels, _size(files[0]))
+        else:
+            levels = checked(name, levels, VENDOR_GLASS * sum(map(_size, files)), VENDOR_SLACK)
         if plain:
             levels = _with_direct_jpeg(files[0], levels, convert)
         on_failure.pop_all()
@@ -167,11 +171,15 @@ def _same_levels(path: Path, handle: openslide.OpenSlide, image: int | None) -> 
     try:
         check_claims(path.name, path.stat().st_size, base)
         with tifffile.TiffFile(path) as tiff:
-            check_page(path.name, pages_of(tiff, base)[0], grey=False)
+            page = pages_of(tiff, base)[0]
+            check_page(path.name, page, grey=False)
     except TIFF_ERRORS as error:
         raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
     shapes = [(h, w) for w, h in handle.level_dimensions]
-    return not notes and shapes == [level[0].shape for level in chosen.levels]
+    sparse = page.databytecounts.count(0) * 2 > len(
+        page.databytecounts
+    )  # OpenSlide takes its time over what is left out
+    return not notes and not sparse and shapes == [level[0].shape for level in chosen.levels]
 
 
 def _numbers(*texts: str | None) -> tuple[float, float] | None:

@@ -27,6 +27,7 @@ MAX_HOLE_MM2, MIN_SPECK_MM2 = 0.05, 0.005
 BLACK = 50  # pixels whose brightest channel is below this are not judged: pen, or the scanner's edge
 PEN_SHARE = 0.3  # more pen-like pixels than this, of the stained ones, are stain
 FINER = 8  # how much finer a damaged cell is read, to measure the damage
+MAX_OVERVIEW = 2**24  # pixels in which tissue is looked for: 65 mm x 65 mm at 16 µm per pixel; more are read coarser
 MAX_MASK = 2**26  # pixels of a mask made from a user's layer
 
 
@@ -69,7 +70,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     from skimage.filters import threshold_otsu
     from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 
-    mpp = max(TISSUE_MPP, *slide.mpp)
+    mpp = _finest(slide, max(TISSUE_MPP, *slide.mpp), MAX_OVERVIEW)
     saturation, pen, black, damage = _measured(slide, mpp)
     stained = saturation > np.clip(threshold_otsu(saturation), *GLASS_SATURATION)
     excluded = black
@@ -87,7 +88,7 @@ def find_tissue(slide: Slide) -> TissueMask:
 
 def full_mask(slide: Slide) -> TissueMask:
     """Mark all of a slide as tissue, glass too."""
-    mpp = max(COARSE_MPP, *slide.mpp)
+    mpp = _finest(slide, max(COARSE_MPP, *slide.mpp), MAX_OVERVIEW)
     return TissueMask(np.ones([n + 1 for n in slide.shape_at(mpp)], np.bool_), mpp)
 
 
@@ -119,9 +120,9 @@ def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float
     return TissueMask(result, finest)
 
 
-def _finest(slide: Slide, mpp: float) -> float:
-    """Return `mpp`, or a coarser one where a mask of the whole slide would be too large."""
-    return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / MAX_MASK))
+def _finest(slide: Slide, mpp: float, most: int = MAX_MASK) -> float:
+    """Return `mpp`, or a coarser one where an image of the whole slide would have more than `most` pixels."""
+    return max(mpp, math.sqrt(math.prod(slide.shape) * math.prod(slide.mpp) / most))
 
 
 def _measured(slide: Slide, mpp: float) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
