@@ -96,7 +96,7 @@ def with_masks(path: Path, pixels: np.ndarray, masks_first: bool = False) -> Non
     """A pyramid as GDAL writes it, with a validity mask for each level."""
     with tifffile.TiffWriter(path) as tiff:
         for level, kind in ((pixels, 0), (half(pixels), 1)):
-            seen = np.full(level.shape[:2], 255, np.uint8)
+            seen = np.ones(level.shape[:2], np.bool_)
             mask = {"photometric": "mask", "tile": TILE, "metadata": None, "subfiletype": kind | 4}
             pages: list[tuple[np.ndarray, dict[str, Any]]] = [(level, page(subfiletype=kind) | PER_CM), (seen, mask)]
             for content, options in reversed(pages) if masks_first else pages:
@@ -112,7 +112,7 @@ def several(path: Path, images: Sequence[tuple[np.ndarray, dict[str, Any]]], ome
 
 def described(path: Path, pixels: np.ndarray, description: str, **more: Any) -> None:
     """One tiled image with a description of our own."""
-    tifffile.imwrite(path, pixels, **page(description=description), **(PER_CM | more))
+    tifffile.imwrite(path, pixels, **(page(description=description) | PER_CM | more))
 
 
 def binary_only(companion: str) -> str:
@@ -160,3 +160,101 @@ class Header:
     def lie(self, place: int, value: int, size: int = 4) -> None:
         """Write a number."""
         struct.pack_into({2: "<H", 4: "<I"}[size], self.content, place, value % 2 ** (8 * size))
+
+
+def _thumbnail_first(path: Path, pixels: np.ndarray) -> None:
+    several(path, [(half(half(pixels)), page(tile=None, rowsperstrip=16)), (pixels, page() | PER_CM)])
+
+
+def _macro_first(path: Path, pixels: np.ndarray) -> None:
+    macro = page(metadata=size_of_pixels(16.0, name="macro"))
+    several(path, [(half(pixels)[:40], macro), (pixels, page(metadata=size_of_pixels()))], ome=True)
+
+
+def _scenes(path: Path, pixels: np.ndarray) -> None:
+    one, two = (page(metadata=size_of_pixels(name=name)) for name in ("scene 1", "scene 2"))
+    several(path, [(pixels[:200], one), (pixels, two)], ome=True)
+
+
+def _unordered(path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(pixels, **page(metadata=size_of_pixels(), subifds=2))
+        for level in (half(half(pixels)), half(pixels)):
+            tiff.write(level, **page(subfiletype=1))
+
+
+def _padded(path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(pixels, **page(), **PER_CM)
+        tiff.write(np.zeros((192, 192, 3), np.uint8), **page(subfiletype=1))
+
+
+def _sized(unit: str) -> Callable[[Path, np.ndarray], None]:
+    return lambda path, pixels: several(
+        path, [(pixels, page(metadata=size_of_pixels(MPP * 1e-6 if unit == "m" else MPP, unit)))], ome=True
+    )
+
+
+def _colours(photometric: str, dtype: str = "uint8") -> Callable[[Path, np.ndarray], None]:
+    def write(path: Path, pixels: np.ndarray) -> None:
+        content = pixels if photometric == "rgb" else pixels[..., 0]
+        tifffile.imwrite(path, content.astype(dtype), **page(photometric=photometric))
+
+    return write
+
+
+def _lying(*lies: tuple[int, int, int]) -> Callable[[Path, np.ndarray], None]:
+    """Write a pyramid whose header says other numbers: (directory, tag, value)."""
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        plain_pyramid(path, pixels, "deflate")
+        header = Header(path)
+        for directory, tag, value in lies:
+            place = header.values[directory, tag]
+            header.lie(place - 6, 4, 2)  # a number of four bytes
+            header.lie(place, value)
+        path.write_bytes(header.content)
+
+    return write
+
+
+def _in_a_circle(path: Path, pixels: np.ndarray) -> None:
+    plain_pyramid(path, pixels, "deflate")
+    header = Header(path)
+    header.lie(header.nexts[-1], header.number(4))
+    path.write_bytes(header.content)
+
+
+def _turned(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels, **page(), extratags=[(274, 3, 1, 6, True)])
+
+
+ODD: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+    "validity masks of GDAL, COG": ("a.tif", with_masks),
+    "a thumbnail comes first": ("a.tif", _thumbnail_first),
+    "OME-TIFF, the macro comes first": ("a.ome.tif", _macro_first),
+    "OME-TIFF, two scenes": ("a.ome.tif", _scenes),
+    "OME-TIFF, sub-resolutions in another order": ("a.ome.tif", _unordered),
+    "a level of another aspect": ("a.tif", _padded),
+    "OME sizes in m": ("a.ome.tif", _sized("m")),
+    "OME sizes in an unknown unit": ("a.ome.tif", _sized("furlong")),
+    "OME metadata in a companion file": (
+        "a.ome.tif",
+        lambda path, a: described(path, a, binary_only("a.companion.ome")),
+    ),
+    "OME metadata cut off": ("a.ome.tif", lambda path, a: described(path, a, cut_off())),
+    "svs in a codec that OpenSlide lacks": (
+        "a.svs",
+        lambda path, a: described(path, a, "Aperio Image |AppMag = 20|MPP = 0.4990", compression="zstd"),
+    ),
+    "grey": ("a.tif", _colours("minisblack")),
+    "RGB of 16 bits": ("a.tif", _colours("rgb", "uint16")),
+    "an orientation tag": ("a.tif", _turned),
+    "a codec that is not known": ("a.tif", _lying((0, 259, 34676), (1, 259, 34676))),
+    "planar configuration 3": ("a.tif", _lying((0, 284, 3))),
+    "says 16,777,216 pixels of width": ("a.tif", _lying((0, 256, 2**24))),
+    "says a tile of 2³¹ pixels": ("a.tif", _lying((0, 322, 2**31), (0, 323, 1))),
+    "a level of no rows": ("a.tif", _lying((1, 257, 0))),
+    "directories in a circle": ("a.tif", _in_a_circle),
+}
+"""Odd files: what is odd, the name, what writes it."""

@@ -38,7 +38,7 @@ def test_every_codec_is_read_in_every_container(tmp_path, container, codec):
         assert slide.notes == ()
 
 
-@pytest.mark.parametrize("compression", [34887, 50000 + 99, 65000])
+@pytest.mark.parametrize("compression", [32809, 34676, 50099])
 def test_a_codec_that_nobody_here_knows_is_not_called_damage(tmp_path, compression):
     odd.plain_tiled(tmp_path / "a.tif", IMAGE, "deflate")
     header = odd.Header(tmp_path / "a.tif")
@@ -61,7 +61,7 @@ def test_masks_are_no_levels(tmp_path, masks_first):
 
 def test_a_file_of_masks_alone_is_refused(tmp_path):
     mask = {"photometric": "mask", "tile": odd.TILE, "metadata": None, "subfiletype": 4}
-    odd.several(tmp_path / "a.tif", [(np.full((64, 64), 255, np.uint8), mask)])
+    odd.several(tmp_path / "a.tif", [(np.ones((64, 64), np.bool_), mask)])
     with pytest.raises(SlideError, match="only masks"):
         open_slide(tmp_path / "a.tif")
 
@@ -154,7 +154,7 @@ NO_LEVELS = {
     "other aspect": np.full((100, 192, 3), 9, np.uint8),
     "of the same size": OTHER,
     "higher": np.full((300, 192, 3), 9, np.uint8),
-    "a mask": (np.full((128, 192), 255, np.uint8), {"photometric": "mask", "subfiletype": 5}),
+    "a mask": (np.ones((128, 192), np.bool_), {"photometric": "mask", "subfiletype": 5}),
     "grey": (SMALL[..., 0], {"photometric": "minisblack"}),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,7 +140,7 @@ def _open_image(path: Path, given: GivenMpp, icc: bool, number: int | None) -> S
     density_mpp = mpp_of_density(dpi and (float(dpi[1]), float(dpi[0])), "inch")
     resolution = choose_resolution(path.name, [(density_mpp, f"{image.format} resolution")], given)
     convert, colors = colour_conversion(path.name, profile, icc)
-    return Slide(path.name, array_levels([pixels], convert, colors), resolution, [path])
+    return Slide(path.name, replace(array_levels([pixels], convert, colors), reader="Pillow"), resolution, [path])
 
 
 def _check_image(path: Path, image: Image.Image) -> None:

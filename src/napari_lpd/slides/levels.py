@@ -46,6 +46,7 @@ class Levels:
         bounds: (y0, x0, y1, x1) of what the scanner scanned, in pixels of the biggest, where a file says so.
         notes: What the user should know of the choice that was made, a sentence each.
         image: Number of the image in its file, where the user chose one.
+        reader: What decodes the pixels.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -55,6 +56,7 @@ class Levels:
     bounds: Box | None = None
     notes: tuple[str, ...] = ()
     image: int | None = None
+    reader: str = "NumPy"
 
 
 def check_pixels(name: str, shape: tuple[int, int], size: int) -> None:

@@ -47,13 +47,14 @@ class Slide:
         bounds: (y0, x0, y1, x1) of what the scanner scanned, in level-0 pixels, where the file says so: other programs
             may count coordinates from its corner.
         notes: What the user should know of how the file was read, a sentence each.
+        reader: What decodes the pixels: "OpenSlide", "tifffile", "tiles decoded here", "Pillow", "NumPy".
     """
 
     def __init__(self, name: str, levels: Levels, resolution: Found, files: Sequence[Path] = ()) -> None:
         self.name = name
         self.path = files[0] if files else None
         self.level_shapes = tuple(levels.shapes)
-        self.icc, self.bounds, self.notes = levels.icc, levels.bounds, levels.notes
+        self.icc, self.bounds, self.notes, self.reader = levels.icc, levels.bounds, levels.notes, levels.reader
         self._levels = levels
         self._mpp, self.mpp_source = resolution
         self._files = tuple(files)

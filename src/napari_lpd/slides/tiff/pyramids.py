@@ -117,6 +117,7 @@ def _plain_pyramids(directories: Sequence[Directory]) -> list[Pyramid]:
     A smaller copy says so (NewSubfileType), or no image of the file says so and it halves the one before.
     """
     images = [image for image in directories if not image.mask]
+    images = [image for image in images if min(image.shape)] or images
     flagged = any(image.reduced for image in images)
     owners: dict[int, list[Directory]] = {}
     for place in sorted(range(len(images)), key=lambda i: -math.prod(images[i].shape)):

@@ -7,6 +7,7 @@ are plain and decode to the same pixels; else it returns those of the reader.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,7 +77,7 @@ def direct_jpeg_levels(
     if len(plain) != len(levels.shapes):
         return levels
     tiles = _Tiles(path, plain, convert)
-    direct = Levels(levels.shapes, tiles.read, tiles.close, levels.icc)
+    direct = replace(levels, read=tiles.read, close=tiles.close, reader="tiles decoded here")
     with ExitStack() as on_mismatch:
         on_mismatch.callback(tiles.close)
         if not all(_matches_reader(level, plain[level], direct, levels) for level in range(len(plain))):
