@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.geometry import Box
     from napari_lpd.slides.levels import Convert
+    from napari_lpd.slides.tiff.directories import Directory
 
 VENDOR_SLACK = 0.02  # by which a vendor's levels may be wider than high, or the reverse
 VENDOR_GLASS = 16  # times as many pixels as usual may lie in a vendor's file, which leaves out glass
@@ -84,17 +85,20 @@ def open_with_openslide(
     Raises:
         openslide.OpenSlideError: OpenSlide cannot read it.
     """
+    vendor = openslide.OpenSlide.detect_format(files[0])
+    directories = _levels_for_openslide(files[0], vendor, image) if vendor in TILED_VENDORS else []
+    if directories is None:
+        return None
+    if image not in (None, 1) and not directories:
+        raise SlideError(f"{name}: holds one image for its reader, OpenSlide: open it without a number")
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])
         on_failure.callback(file.close)
         handle = file.handle()
         properties = handle.properties
-        vendor = properties.get("openslide.vendor", "file")
-        plain = vendor in TILED_VENDORS
-        if plain and (vendor == "generic-tiff" or image is not None) and not _same_levels(files[0], handle, image):
+        shapes = [(h, w) for w, h in handle.level_dimensions]
+        if vendor == "generic-tiff" and shapes != [each.shape for each in directories]:
             return None
-        if image not in (None, 1) and not plain:
-            raise SlideError(f"{name}: holds one image for its reader, OpenSlide: open it without a number")
         mpp = _numbers(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
         source = "TIFF resolution tags" if vendor == "generic-tiff" else f"{vendor} metadata"
         dpi = _numbers(properties.get("tiff.YResolution"), properties.get("tiff.XResolution"))
@@ -102,7 +106,6 @@ def open_with_openslide(
         resolution = choose_resolution(name, [(mpp, source), (tags, "TIFF resolution tags")], given)
         profile = handle.color_profile if icc else None
         convert, colors = colour_conversion(name, profile and profile.tobytes(), icc)
-        shapes = [(h, w) for w, h in handle.level_dimensions]
         downsamples = handle.level_downsamples
 
         def read(level: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
@@ -118,8 +121,8 @@ def open_with_openslide(
             levels = checked(name, levels, _size(files[0]))
         else:
             levels = checked(name, levels, VENDOR_GLASS * sum(map(_size, files)), VENDOR_SLACK)
-        if plain:
-            levels = _with_direct_jpeg(files[0], levels, convert)
+        if directories:
+            levels = _with_direct_jpeg(files[0], directories, levels, convert)
         on_failure.pop_all()
         return Slide(name, levels, resolution, files)
 
@@ -141,45 +144,50 @@ def _bounds(properties: Mapping[str, str]) -> Box | None:
     return (y, x, y + h, x + w) if w > 0 and h > 0 else None
 
 
-def _with_direct_jpeg(path: Path, levels: Levels, convert: Convert | None) -> Levels:
-    """Decode the levels directly where they are plain tiled JPEG that tifffile can open; else through OpenSlide.
-
-    Raises:
-        SlideError: what the file says of an image that is a level cannot be.
-    """
+def _with_direct_jpeg(path: Path, directories: list[Directory], levels: Levels, convert: Convert | None) -> Levels:
+    """Decode the levels directly where they are plain tiled JPEG that tifffile can open; else through OpenSlide."""
     try:
-        directories = [each for each in read_directories(path) if each.tiled and each.shape in levels.shapes]
-        check_claims(path.name, path.stat().st_size, directories)
         with tifffile.TiffFile(path) as tiff:
             return direct_jpeg_levels(path, pages_of(tiff, directories), levels, convert)
     except TIFF_ERRORS:
         return levels
 
 
-def _same_levels(path: Path, handle: openslide.OpenSlide, image: int | None) -> bool:
-    """Return whether OpenSlide sees in a TIFF the image and the levels that it has, in tiles of a sane size.
+def _levels_for_openslide(path: Path, vendor: str, image: int | None) -> list[Directory] | None:
+    """Return the directories of a TIFF's levels; None where tifffile should read it.
+
+    That is OME-TIFF, a file of several images, and what OpenSlide would not survive or read wrongly without a word:
+    tiles of impossible sizes or of more bytes than the file has, JPEG in planes; and tiles left out, where it is slow.
 
     Raises:
-        SlideError: the file is not upright, 8-bit RGB, which OpenSlide does not check, or holds no such `image`.
+        SlideError: the biggest image cannot be what it says, or is not upright, 8-bit RGB.
     """
-    directories = read_directories(path)
-    if is_ome(directories[0].description):
-        return False
+    directories, size = read_directories(path), path.stat().st_size
     found, _ = pyramids(directories, path.name)
-    chosen, notes = choose(path.name, found, image)
-    base = chosen.levels[0]
+    biggest, notes = choose(path.name, found, None)
+    plain = vendor == "generic-tiff"
+    if is_ome(directories[0].description) or (notes and plain) or choose(path.name, found, image)[0] != biggest:
+        return None
+    base, *others = [level[0] for level in biggest.levels]
+    if not plain:  # an svs's levels need not halve each other
+        others = [each for each in directories if each.tiled and not each.mask and each != base]
     try:
-        check_claims(path.name, path.stat().st_size, base)
         with tifffile.TiffFile(path) as tiff:
-            page = pages_of(tiff, base)[0]
-            check_page(path.name, page, grey=False)
+            check_claims(path.name, size, [base])
+            first = pages_of(tiff, [base])[0]
+            check_page(path.name, first, grey=False)
+            with suppress(SlideError):
+                check_claims(path.name, size, others)
+                return None if _odd([first, *pages_of(tiff, others)], size) else [base, *others]
     except TIFF_ERRORS as error:
         raise SlideError(f"{path.name}: damaged or truncated TIFF ({one_line(error)}): {COPY}") from error
-    shapes = [(h, w) for w, h in handle.level_dimensions]
-    sparse = page.databytecounts.count(0) * 2 > len(
-        page.databytecounts
-    )  # OpenSlide takes its time over what is left out
-    return not notes and not sparse and shapes == [level[0].shape for level in chosen.levels]
+    return None
+
+
+def _odd(pages: list[tifffile.TiffPage], size: int) -> bool:
+    counts = [count for page in pages for count in page.databytecounts]
+    in_planes = any(page.planarconfig == 2 and page.compression == tifffile.COMPRESSION.JPEG for page in pages)
+    return in_planes or max(counts) > size or counts.count(0) * 2 > len(counts)
 
 
 def _numbers(*texts: str | None) -> tuple[float, float] | None:

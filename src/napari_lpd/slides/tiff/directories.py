@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_DIRECTORIES, MAX_ENTRIES = 4096, 2**16  # of a file
+MAX_SAMPLES = 4096  # of a pixel
+MAX_TILE = 2**27  # pixels
 MAX_TAG = 2**26  # bytes of one tag's values: the places of 8 million tiles
 MAX_TEXT = 2**24  # bytes of a description
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
@@ -210,25 +212,31 @@ def check_claims(name: str, size: int, images: Sequence[Directory]) -> None:
     """
     for image in images:
         (height, width), planar = image.shape, image.first(PLANAR, 1)
-        claim = f"{name}: damaged TIFF (says it has {width} x {height} pixels"
-        if not height or not width:
-            raise SlideError(f"{claim}): {COPY}")
+        if not 0 < image.first(SAMPLES, 1) <= MAX_SAMPLES:
+            raise SlideError(f"{name}: damaged TIFF ({image.first(SAMPLES)} samples for each pixel): {COPY}")
         if planar not in (1, 2):
             raise SlideError(f"{name}: damaged TIFF (planar configuration {planar}; there are 1 and 2): {COPY}")
         if any(kind not in range(1, 7) for kind in image.values.get(FORMAT, (1,))):
             raise SlideError(f"{name}: damaged TIFF (sample format {image.first(FORMAT)}; there are 1 to 6): {COPY}")
         check_pixels(name, image.shape, size)
-        if image.tiled:
-            high, wide, listed = image.first(TILE_HEIGHT), image.first(TILE_WIDTH), (TILES, TILE_SIZES)
-            needed = 0 if not (high and wide) else math.ceil(height / high) * math.ceil(width / wide)
-        else:
-            high, listed = min(image.first(ROWS, height), height), (STRIPS, STRIP_SIZES)
-            needed = math.ceil(height / high) if high else 0
-        if planar == 2:
-            needed *= image.first(SAMPLES, 1)
-        places = min(image.lengths.get(tag, 0) for tag in listed)
-        if not needed or places < needed:
-            parts = "tiles" if image.tiled else "strips"
-            raise SlideError(f"{claim}, which takes {needed} {parts}, and lists {places}): {COPY}")
-        if image.first(COMPRESSION, 1) == 1 and height * width > size:
-            raise SlideError(f"{claim}, not compressed, more than its {size} bytes can hold): {COPY}")
+        if problem := _misses_parts(image, size):
+            raise SlideError(f"{name}: damaged TIFF (says it has {width} x {height} pixels{problem}): {COPY}")
+
+
+def _misses_parts(image: Directory, size: int) -> str:
+    """Say which of the strips or tiles that an image needs cannot be in a file of `size` bytes; "" if all can be."""
+    height, width = image.shape
+    if image.first(COMPRESSION, 1) == 1 and height * width > size:
+        return f", not compressed, more than its {size} bytes can hold"
+    high, wide = image.first(TILE_HEIGHT), image.first(TILE_WIDTH)
+    if image.tiled and not 0 < high * wide <= MAX_TILE:
+        return f" in tiles of {wide} x {high}"
+    if not image.tiled:
+        high, wide = min(image.first(ROWS, height), height), width
+    needed = math.ceil(height / high) * math.ceil(width / wide) if high else 0
+    if image.first(PLANAR, 1) == 2:
+        needed *= image.first(SAMPLES, 1)
+    listed = min(image.lengths.get(tag, 0) for tag in ((TILES, TILE_SIZES) if image.tiled else (STRIPS, STRIP_SIZES)))
+    if needed and listed >= needed:
+        return ""
+    return f", which takes {needed} {'tiles' if image.tiled else 'strips'}, and lists {listed}"

@@ -44,6 +44,8 @@ class StoredBytes:
             OSError: the file cannot be read.
             ValueError: it ends before.
         """
+        if offset + size > self.size:
+            raise ValueError(f"the file ends {offset + size - self.size} bytes too early")
         if hasattr(os, "pread"):
             content = os.pread(self._file.fileno(), size, offset)
         else:

@@ -64,6 +64,8 @@ def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
     if not (colors == "RGB" or (colors == "YCBCR" and jpeg) or (colors == "MINISBLACK" and grey)):
         kind = "is grey" if colors.startswith("MINIS") else f"has {colors.lower()} colours"
         raise SlideError(f"{name}: {kind}, wanted RGB: {TO_RGB}")
+    if page.samplesperpixel not in ((1,) if grey else (3, 4)):
+        raise SlideError(f"{name}: has {page.samplesperpixel} samples for each pixel, wanted RGB: {TO_RGB}")
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         codec = getattr(page.compression, "name", page.compression)
         raise SlideError(f"{name}: is compressed with {codec}, which cannot be read here: {TO_PYRAMID}")
