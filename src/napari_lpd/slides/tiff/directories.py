@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_DIRECTORIES, MAX_ENTRIES = 4096, 2**16  # of a file
 MAX_SAMPLES = 4096  # of a pixel
-MAX_TILE = 2**27  # pixels
+MAX_TILE = 2**26  # pixels
 MAX_TAG = 2**26  # bytes of one tag's values: the places of 8 million tiles
 MAX_TEXT = 2**24  # bytes of a description
 REDUCED, MASK = 1, 4  # bits of NewSubfileType

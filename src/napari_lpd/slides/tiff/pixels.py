@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_lpd.core.errors import one_line
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -82,7 +84,7 @@ class PagePixels:
         size = int(high) * int(wide) * (1 if self._planar else self.shape[2])
         # A part that a window cuts is needed by the next window, too.
         self._kept = lru_cache(max(1, KEPT // size))(self._decode) if size <= LARGE else None
-        self._large: dict[int, NDArray[Any] | Exception | None] = {}
+        self._large: dict[int, NDArray[Any] | str | None] = {}  # an error's text: an error would keep what led to it
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -94,6 +96,8 @@ class PagePixels:
     def read(self, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
         """Read a window (h, w, samples)."""
         planes = self.shape[2] if self._planar else 1
+        if self._kept is None and self._contiguous is None:  # a large part that is damaged needs no window
+            self._decoded(y // self._part[0] * self._across + x // self._part[1], complete=False)
         window = np.full((h, w, self.shape[2]), MISSING, np.uint8)
         for plane in range(planes):
             target = window[..., plane : plane + 1] if self._planar else window
@@ -138,11 +142,11 @@ class PagePixels:
                 try:
                     self._large[index] = self._decode(index)
                 except Exception as error:
-                    self._large[index] = error
+                    self._large[index] = one_line(error)
                     raise
             found = self._large[index]
-        if isinstance(found, Exception):
-            raise found
+        if isinstance(found, str):
+            raise ValueError(found)
         return found
 
     def _decode(self, index: int) -> NDArray[Any] | None:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from napari_lpd.core.errors import SlideError
-from napari_lpd.slides.levels import is_level
+from napari_lpd.slides.levels import COPY, is_level
 from napari_lpd.slides.tiff.ome import OmeError, is_ome, read_ome
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def pyramids(directories: Sequence[Directory], file_name: str) -> tuple[list[Pyr
             return _ome_pyramids(directories, file_name), ""
         except OmeError as error:
             reason = str(error)
-    return _plain_pyramids(directories), reason
+    found = _plain_pyramids(directories)
+    if any(not min(each.shape) for each in found):
+        raise SlideError(f"{file_name}: damaged TIFF (it says that an image has no pixels): {COPY}")
+    return found, reason
 
 
 def choose(name: str, found: Sequence[Pyramid], number: int | None) -> tuple[Pyramid, tuple[str, ...]]:
@@ -117,7 +120,7 @@ def _plain_pyramids(directories: Sequence[Directory]) -> list[Pyramid]:
     A smaller copy says so (NewSubfileType), or no image of the file says so and it halves the one before.
     """
     images = [image for image in directories if not image.mask]
-    images = [image for image in images if min(image.shape)] or images
+    images = [image for image in images if min(image.shape) or not image.reduced]
     flagged = any(image.reduced for image in images)
     owners: dict[int, list[Directory]] = {}
     for place in sorted(range(len(images)), key=lambda i: -math.prod(images[i].shape)):

@@ -41,6 +41,9 @@ TO_UPRIGHT = "turn it upright, e.g. with `vips autorot IN OUT.tif[tile,pyramid]`
 TO_PYRAMID = "convert it to a tiled pyramid, e.g. with `vips tiffsave IN OUT.tif --tile --pyramid`"
 ORIENTATION = 274  # TIFF and EXIF tag
 
+DENSEST = {1: 2, 5: 2000, 7: 2000, 8: 2000, 32773: 200, 32946: 2000}
+"""Bytes that one stored byte can become, by compression: none, LZW, JPEG, deflate, PackBits, deflate; with room."""
+
 # Raised by tifffile and the codecs for damaged bytes, as observed on bytes changed at random.
 TIFF_ERRORS = (
     *(tifffile.TiffFileError, ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError),
@@ -70,6 +73,12 @@ def check_page(name: str, page: tifffile.TiffPage, grey: bool) -> None:
         codec = getattr(page.compression, "name", page.compression)
         raise SlideError(f"{name}: is compressed with {codec}, which cannot be read here: {TO_PYRAMID}")
     size = math.prod(page.chunks)
+    stored = [count for count in page.databytecounts if count]
+    if page.compression in DENSEST and (len(stored) - 1) * size > DENSEST[page.compression] * sum(stored):
+        raise SlideError(
+            f"{name}: damaged TIFF (says it has {page.imagewidth} x {page.imagelength} pixels, and cannot in the"
+            f" {sum(stored)} bytes of its strips or tiles): {COPY}"
+        )
     if not page.is_final and size > MAX_DECODED:
         raise TooLargeError(f"{name}: a strip or tile takes {size / 2**20:.0f} MB decoded: {TO_PYRAMID}")
 
