@@ -258,3 +258,31 @@ ODD: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "directories in a circle": ("a.tif", _in_a_circle),
 }
 """Odd files: what is odd, the name, what writes it."""
+
+
+def leica_scn(path: Path, pixels: np.ndarray, corner: tuple[int, int] = (512, 256)) -> None:
+    """An scn: a macro of the whole glass, and an area that was scanned, with its first pixel at `corner` (x, y)."""
+    nm, (height, width), small = int(MPP * 1000), pixels.shape[:2], half(pixels)
+    offset = f'offsetX="{corner[0] * nm}" offsetY="{corner[1] * nm}"'
+    glass = f'sizeX="{4096 * nm}" sizeY="{4096 * nm}"'
+
+    def area(view: str, dimensions: str, objective: str) -> str:
+        source = "<illuminationSource>brightfield</illuminationSource>"
+        return (
+            f"<image><pixels>{dimensions}</pixels><view {view}/><device model='made'/><scanSettings><objectiveSettings>"
+            f"<objective>{objective}</objective></objectiveSettings><illuminationSettings>{source}"
+            "</illuminationSettings></scanSettings></image>"
+        )
+
+    levels = "".join(
+        f'<dimension r="{r}" ifd="{r + 1}" sizeX="{level.shape[1]}" sizeY="{level.shape[0]}"/>'
+        for r, level in enumerate((pixels, small))
+    )
+    macro = area(f'{glass} offsetX="0" offsetY="0"', '<dimension r="0" ifd="0" sizeX="64" sizeY="64"/>', "1")
+    scanned = area(f'sizeX="{width * nm}" sizeY="{height * nm}" {offset}', levels, "20")
+    schema = "http://www.leica-microsystems.com/scn/2010/10/01"
+    xml = f'<?xml version="1.0"?><scn xmlns="{schema}"><collection {glass}>{macro}{scanned}</collection></scn>'
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(np.full((64, 64, 3), 240, np.uint8), **page("jpeg", description=xml))
+        tiff.write(pixels, **page("jpeg"), **PER_CM)
+        tiff.write(small, **page("jpeg"))

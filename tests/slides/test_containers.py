@@ -10,6 +10,7 @@ import tifffile
 from napari_lpd.core.errors import SlideError
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.levels import is_level
+from napari_lpd.slides.openslide_reader import _bounds
 
 IMAGE = odd.image()
 SMALL = odd.half(IMAGE)
@@ -261,3 +262,23 @@ def test_narrow_windows_of_stored_rows_are_read_row_by_row(tmp_path):
     with open_slide(tmp_path / "a.tif", 0.5) as slide:
         assert np.array_equal(slide._read_level(0, 100, 370, 50, 14), IMAGE[100:150, 370:384])
         assert np.array_equal(slide._read_level(0, 100, 3, 50, 300), IMAGE[100:150, 3:303])
+
+
+def test_a_scanners_area_is_known_where_the_file_says_it(tmp_path):
+    odd.leica_scn(tmp_path / "a.scn", IMAGE, corner=(512, 256))
+    with open_slide(tmp_path / "a.scn") as slide:
+        assert slide.bounds == (256, 512, 512, 896)
+        y0, x0, y1, x1 = slide.bounds
+        scanned = slide.read((y0, x0), (y1 - y0, x1 - x0), odd.MPP)
+        assert np.abs(scanned.astype(int) - IMAGE).max() < 9
+        assert (slide.read((0, 0), (200, 200), odd.MPP) == 255).all()
+    odd.plain_tiled(tmp_path / "a.tif", IMAGE, "deflate")
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.bounds is None
+
+
+@pytest.mark.parametrize("value", ["", "a", "-1"])
+def test_bounds_that_are_no_numbers_are_none(value):
+    properties = {f"openslide.bounds-{part}": "10" for part in ("x", "y", "width", "height")}
+    assert _bounds(properties) == (10, 10, 20, 20)
+    assert _bounds(properties | {"openslide.bounds-width": value}) is None
