@@ -110,6 +110,7 @@ def test_of_several_scenes_any_can_be_chosen(tmp_path, ome):
     with open_slide(tmp_path / name, 0.5) as slide, open_slide(tmp_path / name, 0.5, image=2) as second:
         assert np.array_equal(pixels(slide), OTHER)
         assert np.array_equal(pixels(second), OTHER)
+        assert second.fingerprint == slide.fingerprint
     with open_slide(tmp_path / name, 0.5, image=1) as first:
         assert np.array_equal(pixels(first), IMAGE[:200])
         assert first.notes == ()
@@ -282,3 +283,34 @@ def test_bounds_that_are_no_numbers_are_none(value):
     properties = {f"openslide.bounds-{part}": "10" for part in ("x", "y", "width", "height")}
     assert _bounds(properties) == (10, 10, 20, 20)
     assert _bounds(properties | {"openslide.bounds-width": value}) is None
+
+
+def ome_xml(tiff_data: str, uuid: str = 'UUID="urn:uuid:1"') -> str:
+    """OME-XML of one RGB image whose planes are said by `tiff_data`."""
+    sizes = 'SizeX="384" SizeY="256" SizeC="3" SizeZ="1" SizeT="1" DimensionOrder="XYCZT" Type="uint8"'
+    size = f'PhysicalSizeX="{odd.MPP}" PhysicalSizeY="{odd.MPP}"'
+    pixels = f'<Pixels ID="Pixels:0" {sizes} {size}><Channel ID="Channel:0:0" SamplesPerPixel="3"/>{tiff_data}</Pixels>'
+    return odd.OME.replace("<OME ", f"<OME {uuid} ") + f'<Image ID="Image:0" Name="a">{pixels}</Image></OME>'
+
+
+IN_THIS_FILE = {
+    "no TiffData": ("", True),
+    "an empty one": ("<TiffData/>", True),
+    "by number": ('<TiffData IFD="0"/>', True),
+    "by its UUID, renamed": ('<TiffData IFD="0"><UUID FileName="old.ome.tif">urn:uuid:1</UUID></TiffData>', True),
+    "by its name": ('<TiffData IFD="0"><UUID FileName="A.ome.tif">urn:uuid:9</UUID></TiffData>', True),
+    "in another file": ('<TiffData IFD="0"><UUID FileName="b.ome.tif">urn:uuid:2</UUID></TiffData>', False),
+    "behind the last": ('<TiffData IFD="7"/>', False),
+    "of too many planes": ('<TiffData IFD="0" PlaneCount="99999999999"/>', True),
+    "no number": ('<TiffData IFD="x"/>', False),
+}
+
+
+@pytest.mark.parametrize("what", IN_THIS_FILE)
+def test_ome_images_are_those_of_this_file(tmp_path, what):
+    tiff_data, ours = IN_THIS_FILE[what]
+    odd.described(tmp_path / "a.ome.tif", IMAGE, ome_xml(tiff_data))
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert np.array_equal(pixels(slide), IMAGE)
+        assert slide.mpp_source == ("OME metadata" if ours else "TIFF resolution tags")
+        assert bool(slide.notes) is not ours

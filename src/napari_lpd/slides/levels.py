@@ -45,7 +45,7 @@ class Levels:
         icc: Treatment of the colour profile.
         bounds: (y0, x0, y1, x1) of what the scanner scanned, in pixels of the biggest, where a file says so.
         notes: What the user should know of the choice that was made, a sentence each.
-        image: Number of the image in its file, where the user chose one.
+        image: Number of the image in its file, where the user chose another than the biggest.
         reader: What decodes the pixels.
     """
 

@@ -116,7 +116,7 @@ def open_with_openslide(
                 raise DamagedError.at(name, shapes, level, (y, x, h, w), error) from error
             return on_white(np.asarray(region), convert)
 
-        levels = Levels(shapes, read, file.close, colors, _bounds(properties), image=image, reader="OpenSlide")
+        levels = Levels(shapes, read, file.close, colors, _bounds(properties), reader="OpenSlide")
         if vendor == "generic-tiff":
             levels = checked(name, levels, _size(files[0]))
         else:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.resolution import Found
 
 OME = "OME metadata"
-MAX_PLANES = 2**20  # of one image
+MAX_PARTS = 64  # elements and planes of an image that are looked at; a slide has three at most
 PREFIXES = {
     **{"Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "": 0, "d": -1, "c": -2},
     **{"m": -3, "µ": -6, "u": -6, "n": -9, "p": -12, "f": -15, "a": -18, "z": -21, "y": -24},
@@ -66,7 +66,8 @@ def read_ome(description: str, file_name: str, count: int) -> list[OmeImage]:
     for element in _below(root, "BinaryOnly"):
         raise OmeError(f"its OME metadata are in another file, {element.get('MetadataFile') or 'which is not named'}")
     try:
-        images = [found for element in _below(root, "Image") if (found := _image(element, root, file_name, count))]
+        names = _names_of_file(root, file_name)
+        images = [found for each in _below(root, "Image")[: 2 * count] if (found := _image(each, names, count))]
     except (ValueError, KeyError, OverflowError) as error:
         raise OmeError("its OME metadata are damaged") from error
     if not images:
@@ -78,7 +79,7 @@ def _below(element: Element, name: str) -> list[Element]:
     return [child for child in element if child.tag.rpartition("}")[2] == name]
 
 
-def _image(element: Element, root: Element, file_name: str, count: int) -> OmeImage | None:
+def _image(element: Element, names: set[str | None], count: int) -> OmeImage | None:
     pixels = next(iter(_below(element, "Pixels")), None)
     if pixels is None:
         return None
@@ -86,29 +87,27 @@ def _image(element: Element, root: Element, file_name: str, count: int) -> OmeIm
     samples = int(channels[0].get("SamplesPerPixel", 1)) if channels else 1
     colours = max(1, int(pixels.get("SizeC", 1)) // max(samples, 1))
     planes = colours * int(pixels.get("SizeZ", 1)) * int(pixels.get("SizeT", 1))
-    if not 0 < planes <= MAX_PLANES:
-        raise OmeError(f"its OME metadata name an image of {planes} planes")
     places: dict[int, int] = {}
     data = _below(pixels, "TiffData")
-    for part in data or [ElementTree.Element("TiffData")]:
-        if not _in_this_file(part, root, file_name):
-            continue
+    for part in data[:MAX_PARTS] or [ElementTree.Element("TiffData")]:
+        if any(names.isdisjoint((uuid.text, uuid.get("FileName", "").lower())) for uuid in _below(part, "UUID")):
+            continue  # it is in another file
         first, number = int(part.get("IFD", 0)), int(part.get("PlaneCount", part.get("NumPlanes", 0)))
         start = int(part.get("FirstC", 0)) if colours == planes else len(places)
-        for step in range(min(number or (1 if "IFD" in part.attrib else planes), planes)):
+        for step in range(min(number or (1 if "IFD" in part.attrib else planes), planes, MAX_PARTS)):
             if 0 <= first + step < count:
                 places[start + step] = first + step
     directories = tuple(places[plane] for plane in sorted(places))
     return OmeImage(element.get("Name") or "", directories, colours, _resolution(pixels)) if directories else None
 
 
-def _in_this_file(part: Element, root: Element, file_name: str) -> bool:
-    """Return whether a TiffData element speaks of this file, which may have been renamed."""
-    others = {each.text for each in root.iter() if each.tag.rpartition("}")[2] == "UUID"}
-    for uuid in _below(part, "UUID"):
-        named = uuid.get("FileName", file_name).lower() == file_name.lower()
-        return named or uuid.text == root.get("UUID") or (len(others) == 1 and root.get("UUID") is None)
-    return True
+def _names_of_file(root: Element, file_name: str) -> set[str | None]:
+    """Return what OME-XML may call the file it lies in: its name, its UUID; or, where it was renamed, the only other."""
+    uuids = [each for each in root.iter() if each.tag.rpartition("}")[2] == "UUID"]
+    names = {file_name.lower(), root.get("UUID")} - {None}
+    if root.get("UUID") is None and len({each.text for each in uuids}) == 1:
+        names |= {uuids[0].text}
+    return names
 
 
 def _resolution(pixels: Element) -> Found:

@@ -102,7 +102,8 @@ def open_with_tifffile(path: Path, given: GivenMpp, icc: bool, image: int | None
             on_failure.callback(file.close)
             levels, convert, pages = _levels_of(path.name, tiff, file, chosen, icc)
             resolution = _resolution(path.name, given, chosen, pages[0][0], reason)
-            levels = replace(levels, notes=notes, image=image, reader="tifffile")
+            other = None if chosen == choose(path.name, found, None)[0] else image
+            levels = replace(levels, notes=notes, image=other, reader="tifffile")
             if len(pages[0]) == 1:
                 levels = direct_jpeg_levels(path, [level[0] for level in pages], levels, convert)
         except TIFF_ERRORS as error:
