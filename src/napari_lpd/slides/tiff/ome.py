@@ -102,7 +102,7 @@ def _image(element: Element, names: set[str | None], count: int) -> OmeImage | N
 
 
 def _names_of_file(root: Element, file_name: str) -> set[str | None]:
-    """Return what OME-XML may call the file it lies in: its name, its UUID; or, where it was renamed, the only other."""
+    """Return what OME-XML may call its file: by its name, its UUID, or, where it was renamed, the only other."""
     uuids = [each for each in root.iter() if each.tag.rpartition("}")[2] == "UUID"]
     names = {file_name.lower(), root.get("UUID")} - {None}
     if root.get("UUID") is None and len({each.text for each in uuids}) == 1:
