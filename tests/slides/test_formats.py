@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -20,6 +21,7 @@ from napari_lpd.core.errors import SlideError
 from napari_lpd.slides import formats, slide
 from napari_lpd.slides.formats import is_slide, open_slide
 from napari_lpd.slides.levels import DamagedError
+from napari_lpd.slides.tiff import directories
 from napari_lpd.slides.tiff import reader as tiff_reader
 from napari_lpd.slides.tiff.reader import TooLargeError
 
@@ -454,3 +456,29 @@ def test_a_dicom_folder_is_ours(reading, shared_slides):
     _, options, _ = reader(str(shared_slides / "dicom_CMU-1-Small-Region"))[0]
     assert options["name"] == "dicom_CMU-1-Small-Region"
     assert np.allclose(options["scale"], 0.499)
+
+
+def test_recognising_a_file_opens_nothing(reading, pictures, small_region, tmp_path, monkeypatch):
+    """napari asks in its window's thread: a file that no library can open in time must not block it."""
+    (tmp_path / "damaged.tif").write_bytes(pictures["tiled.tif"].read_bytes()[:200])
+    (tmp_path / "empty.tif").write_bytes(b"")
+    for module, name in ((tifffile, "TiffFile"), (reading, "open_slide"), (openslide, "OpenSlide"), (Image, "open")):
+        monkeypatch.setattr(module, name, None)
+    ours = {path.name for path in tmp_path.iterdir() if reading.get_reader(str(path)) is not None}
+    assert ours == {"small.svs", "damaged.tif", "empty.tif"}  # of what is damaged, our reader says so in one line
+
+
+def test_a_long_stack_is_left_to_napari(reading, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 40, 40), np.uint8), photometric="minisblack")
+    monkeypatch.setattr(directories, "MAX_DIRECTORIES", 5)
+    assert reading.get_reader(str(tmp_path / "a.tif")) is None
+
+
+def test_napari_is_told_which_of_several_images_was_read(reading, tmp_path, tiny_image):
+    from napari.utils.notifications import notification_manager
+
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for content in (tiny_image[:100], tiny_image, tiny_image[::2, ::2]):
+            tiff.write(content, photometric="rgb", tile=(64, 64), metadata=None)
+    reading.read_slide(str(tmp_path / "a.tif"))
+    assert "holds 2 images" in str(notification_manager.records[-1].message)
