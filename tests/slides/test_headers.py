@@ -8,12 +8,14 @@ import tracemalloc
 import numpy as np
 import oddities as odd
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_lpd.core.errors import SlideError
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tiff import directories
+from napari_lpd.slides.tiff import pixels as pixels_module
 from napari_lpd.slides.tissue import find_tissue
 
 IMAGE = odd.image()
@@ -145,3 +147,41 @@ def test_any_number_of_a_header_may_lie(tmp_path, sound, data):
             pixels[y0:y1, x0:x1] = IMAGE[y0:y1, x0:x1]
         assert pixels.shape == IMAGE.shape
         assert np.abs(pixels.astype(int) - IMAGE).max() < 9
+
+
+def sparse(path, side: int) -> None:
+    """A tiled TIFF of which one tile is there and the others are left out."""
+    count = (side // 256) ** 2
+    tiles = (np.zeros((256, 256, 3), np.uint8) if i == 0 else None for i in range(count))
+    options = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+    tifffile.imwrite(path, tiles, shape=(side, side, 3), dtype=np.uint8, tile=(256, 256), **options)
+
+
+def test_tiles_that_are_left_out_are_white_and_are_not_believed_without_end(tmp_path):
+    sparse(tmp_path / "small.tif", 2048)
+    with open_slide(tmp_path / "small.tif", 0.5) as slide:
+        assert slide.read((0, 0), (300, 300), 0.5)[255:257, 255].tolist() == [[0, 0, 0], [255, 255, 255]]
+        assert slide.reader == "tifffile"
+    sparse(tmp_path / "large.tif", 2**15)
+    assert "says it has 32768 x 32768 pixels, and cannot" in looked_at(tmp_path / "large.tif")
+
+
+def test_a_short_strip_that_says_it_is_large_is_refused(tmp_path, sound):
+    header = sound["strips-deflate.tif"]
+    width = header.values[0, 256]
+    (tmp_path / "a.tif").write_bytes(changed(header, (width - 6, 4, 2), (width, 10**6, 4)))
+    assert "bytes of its strips or tiles" in looked_at(tmp_path / "a.tif")
+
+
+def test_a_large_part_that_is_damaged_is_tried_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels_module, "LARGE", 1000)
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", compression="lzma", rowsperstrip=256)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        offset = tiff.pages.first.dataoffsets[0]
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.seek(offset + 100)
+        file.write(b"\x55" * 100)
+    with open_slide(tmp_path / "a.tif", 0.5) as slide:
+        image, damaged = slide.read_tolerant((0, 0), (256, 384), 0.5)
+    assert len(damaged) == 6
+    assert (image == 255).all()
