@@ -89,7 +89,7 @@ def open_with_openslide(
     directories = _levels_for_openslide(files[0], vendor, image) if vendor in TILED_VENDORS else []
     if directories is None:
         return None
-    if image not in (None, 1) and not directories:
+    if vendor is not None and image not in (None, 1) and not directories:
         raise SlideError(f"{name}: holds one image for its reader, OpenSlide: open it without a number")
     with ExitStack() as on_failure:
         file = _OpenSlideFile(files[0])

@@ -143,6 +143,7 @@ def _owner(images: Sequence[Directory], place: int, flagged: bool, owners: dict[
     image = images[place]
     fitting = [j for j in owners if _alike(images[j], image) and image.tiled >= images[j].tiled]
     if flagged:
+        fitting = [j for j in fitting if not images[j].reduced] or fitting
         before, behind = [j for j in fitting if j < place], [j for j in fitting if j > place]
         return None if not image.reduced else max(before) if before else min(behind, default=None)
     before = [j for j in fitting if j < place and _is_next((owners[j] or [images[j]])[-1].shape, image.shape)]
