@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
 
 from napari_lpd.core.errors import MAX_LINE, one_line
-from napari_lpd.core.jobs import WARNING, Progress, to_json_line
+from napari_lpd.core.jobs import VALIDATION, WARNING, Progress, TimeLeft, to_json_line
 
 if TYPE_CHECKING:
     import argparse
 
 Result = dict[str, Any]
+UNSAID = ("valid score", "valid tiles")  # figures of a validation that people are not told
 PAUSE_S = 0.1  # between two checks whether a paused job is resumed
 
 
@@ -28,7 +33,7 @@ class Printer:
 
     def __init__(self, as_json: bool, errors_only: bool = False) -> None:
         self.as_json, self._errors_only = as_json, errors_only
-        self._started = self._printed = time.monotonic()
+        self._printed, self._time_left = time.monotonic(), TimeLeft()
         self._at = (-1, -1)
         self.stopping, self.paused = threading.Event(), threading.Event()
         self._live = sys.stderr.isatty()
@@ -47,31 +52,41 @@ class Printer:
             pass
         if self.stopping.is_set():
             raise KeyboardInterrupt
-        if self.as_json:
-            return
         if progress.message.startswith(WARNING):
             self.note(progress.message)
-            return
-        now = time.monotonic()
-        at = (progress.done, progress.total)
+        elif progress.message.endswith(VALIDATION):
+            self.note(_validation_line(progress))
+        elif not self.as_json:
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        """Print a step in the line of the present phase, not too often."""
+        left, now, at = self._time_left(progress), time.monotonic(), (progress.done, progress.total)
         if at == self._at or (progress.done < progress.total and now - self._printed < (0.5 if self._live else 10)):
             return
         self._printed, self._at = now, at
-        left = (now - self._started) / max(progress.done, 1) * (progress.total - progress.done)
-        shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
-        numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
         message = one_line(progress.message, MAX_LINE // 2)
-        line = f"{progress.done}/{progress.total} {message}  {left:.0f} s left  {numbers}".rstrip()
         if not progress.total:
             line = f"{message} …"
-        print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+        else:
+            shown = {name: value for name, value in progress.metrics.items() if name != "valid score"}
+            numbers = "  ".join(f"{name} {value + 0.0:.3g}" for name, value in shown.items())
+            line = "  ".join(part for part in (f"{at[0]}/{at[1]} {message}", left, numbers) if part)
+        if self._live:
+            print(f"\r{_fitted(line, _terminal_width() - 1)}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
-        """Print a line at the end of a stage, not as JSON, and restart the estimate of the time left."""
-        self._started = time.monotonic()
-        if not self.as_json and not self._errors_only:
-            line = one_line(line)
-            print(f"\r{line:<110}" if self._live else line, file=sys.stderr, flush=True)
+        """Print a line at the end of a stage, not as JSON; on a terminal, broken at its width."""
+        if self.as_json or self._errors_only:
+            return
+        line = one_line(line)
+        if self._live:
+            width = _terminal_width() - 1
+            parts = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+            line = "\r" + "\n".join([parts[0].ljust(width), *parts[1:]])
+        print(line, file=sys.stderr, flush=True)
 
     def slide(self, row: Result, line: str) -> None:
         """Print the row of one of many slides as soon as it is done: as JSON, or its line."""
@@ -97,6 +112,34 @@ class Printer:
             print(to_json_line("error", {"message": message}), flush=True)
         else:
             print(f"napari-lpd: error: {message}", file=sys.stderr)
+
+
+def _validation_line(progress: Progress) -> str:
+    """Say how good the epoch was that has ended, and which one is the best so far."""
+    values = {name: value for name, value in progress.metrics.items() if name.startswith("valid ")}
+    shown = [f"{name.removeprefix('valid ')} {value:.3f}" for name, value in values.items() if name not in UNSAID]
+    if not shown:
+        return f"{progress.message.removesuffix(VALIDATION)}: no data to validate on; the last epoch is kept"
+    return f"{progress.message}: {', '.join(shown)}; best so far: epoch {progress.metrics['best epoch']:.0f}"
+
+
+def _terminal_width() -> int:
+    try:
+        fallback = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        fallback = 0
+    return max(shutil.get_terminal_size((fallback or 80, 24)).columns, 20)
+
+
+def _fitted(line: str, width: int) -> str:
+    """Cut or pad a line to exactly `width` columns of a terminal, in which some characters take two and some none."""
+    columns, fitted = 0, ""
+    for character in line:
+        own = 0 if combining(character) else 1 + (east_asian_width(character) in "WF")
+        if columns + own > width - 1:  # room for the dots
+            return fitted + "…" + " " * (width - 1 - columns)
+        columns, fitted = columns + own, fitted + character
+    return fitted + " " * (width - columns)
 
 
 def _print_nested(result: Result, indent: str = "") -> None:

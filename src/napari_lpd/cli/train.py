@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import tempfile
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.core.classes import TissueClass
+    from napari_lpd.models.card import Card
+
+VALID = "valid "  # prefix of the figures of a validation on a model's card
 
 
 def train_options(train: argparse.ArgumentParser) -> None:
@@ -69,6 +73,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     settings = read_settings(TrainSettings, options.settings, overrides, options.preset)
     source = _checked_source(options)
     classes = () if options.project else _named_classes(options.classes)
+    from napari_lpd.models.card import read_card
     from napari_lpd.training import distributed
     from napari_lpd.training.fit import fit
 
@@ -91,9 +96,18 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
     result |= {"resolution": tiles.resolutions} if tiles.resolutions else {}
+    result |= chosen_epoch(read_card(model))
     if check is not None:
         result["metrics"] = recall_on_check_regions(options, model, check, settings, printer)
     return result
+
+
+def chosen_epoch(card: Card) -> Result:
+    """Say which epoch a trained model is of, and how good it was on the data that chose it, if there were any."""
+    epoch = math.ceil(card.steps / math.ceil(card.tiles / card.settings.batch))
+    measured = {name.removeprefix(VALID): value for name, value in card.metrics.items() if name.startswith(VALID)}
+    shown = {name: value for name, value in measured.items() if name != "score"}
+    return {"best epoch": epoch, "validation": shown} if shown else {"epoch": f"{epoch}, the last: no validation data"}
 
 
 def _named_classes(named: Path) -> tuple[TissueClass, ...]:

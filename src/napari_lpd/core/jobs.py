@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,8 @@ T = TypeVar("T")
 PATIENCE_S = 1.5
 WARNING = "warning: "  # prefix of a message of Progress that stays visible
 COMPUTING = "computing on "  # prefix of a message of Progress that names the device and the reason for it
+VALIDATION = ": validation"  # suffix of a message of Progress that ends an epoch; its metrics name the best epoch
+KNOWN_SHARE, KNOWN_S = 0.05, 10  # of a phase that has to be done, or else seconds, before its time left is known
 PAUSE, GO_ON = "p", "g"  # commands on the standard input of a child
 NICENESS = 5  # lower priority of work beside a window, which stays responsive
 
@@ -67,6 +70,42 @@ def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T
                 on_progress(progress)
     finally:
         job.close()
+
+
+class TimeLeft:
+    """Estimate of the time that the present phase of a job still takes.
+
+    A phase begins where the total changes or the count falls. Its speed is that since its first Progress, as what comes
+    before (loading, compiling) does not come again.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what is known of the speed, as after a pause."""
+        self._phase = self._latest = Progress(0, 0)
+        self._began = 0.0
+
+    def __call__(self, progress: Progress) -> str:
+        """Take note of `progress`; return the time left as text, "" while it is not known."""
+        if not progress.total:
+            return ""
+        now = time.monotonic()
+        if progress.total != self._phase.total or progress.done < self._latest.done:
+            self._phase, self._began = progress, now
+        self._latest = progress
+        taken, elapsed, ahead = progress.done - self._phase.done, now - self._began, progress.total - progress.done
+        if taken <= 0 or ahead <= 0 or (taken < KNOWN_SHARE * progress.total and elapsed < KNOWN_S):
+            return ""
+        return f"{duration(elapsed / taken * ahead)} left"
+
+
+def duration(seconds: float) -> str:
+    """Format a time for people, in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def about(subject: str, job: Job[T]) -> Job[T]:

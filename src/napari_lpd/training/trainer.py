@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import LpdError, ModelError, SettingsError
-from napari_lpd.core.jobs import COMPUTING, Progress
+from napari_lpd.core.jobs import COMPUTING, VALIDATION, Progress
 from napari_lpd.core.text import write_table
 from napari_lpd.data.tileset import describe_sources
 from napari_lpd.models.card import Card, provenance
@@ -155,7 +155,8 @@ class Trainer:
                     agree_to_continue()
                 self._read(0)
                 figures, self.state.place = on_rank_zero(partial(self._end_epoch, message, validation))
-                yield Progress(place.step, total, f"{message}: validation", figures)
+                figures = figures | {"best epoch": float(self.state.place.best_epoch)}
+                yield Progress(place.step, total, message + VALIDATION, figures)
                 agree_to_continue()
         except GeneratorExit:
             self._save_state()

@@ -10,7 +10,6 @@ import atexit
 import os
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError, described, one_line
-from napari_lpd.core.jobs import NICENESS
+from napari_lpd.core.jobs import NICENESS, TimeLeft
 from napari_lpd.gui.common.layout import in_row
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ class JobBar(QWidget):
         super().__init__()
         self.runner = JobRunner(self)
         self._run_text, self._pausable = run_text, pausable
-        self._began: tuple[float, int] | None = None
+        self._time_left = TimeLeft()
         self.button = QPushButton(run_text)
         self.pause = QPushButton(PAUSE)
         self.pause.setToolTip("Pause the job and keep its data in memory; the processor is free for other work")
@@ -203,7 +202,7 @@ class JobBar(QWidget):
     def start(self, make_job: Callable[[], Job[Any]]) -> None:
         """Start a job; the button then stops it."""
         self.runner.start(make_job)
-        self._began = None
+        self._time_left.restart()
         self.button.setText("Stop")
         self.pause.setVisible(self._pausable)
         self.bar.setRange(0, 0)
@@ -241,7 +240,7 @@ class JobBar(QWidget):
         paused = not self.runner.paused.is_set()
         (self.runner.paused.set if paused else self.runner.paused.clear)()
         self.pause.setText(RESUME if paused else PAUSE)
-        self._began = None  # restart the estimate of the time left
+        self._time_left.restart()
         if paused:
             self.say("Paused.")
 
@@ -252,16 +251,6 @@ class JobBar(QWidget):
         self.bar.setValue(progress.done)
         count = f"{progress.done} of {progress.total}" if progress.total else ""
         self.say(" · ".join(text for text in (progress.message, count, self._time_left(progress)) if text))
-
-    def _time_left(self, progress: Progress) -> str:
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, progress.done)
-        began, first = self._began
-        if progress.done <= first:
-            return ""
-        seconds = (now - began) / (progress.done - first) * (progress.total - progress.done)
-        return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
 
     def _on_failed(self, message: str) -> None:
         self.say(f"⚠ {message}")

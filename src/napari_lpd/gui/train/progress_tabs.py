@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QSlider, QTabWidget, QVBoxLayout, QWidget
 
+from napari_lpd.core.jobs import VALIDATION
 from napari_lpd.core.reading import read_json
 from napari_lpd.core.text import html_text
 from napari_lpd.data.training_set import SHEET, SUMMARY
@@ -88,7 +89,7 @@ class ProgressTabs(QTabWidget):
         if progress.message and progress.message != self._last_message:
             self._last_message = progress.message
             numbers = {name: value for name, value in progress.metrics.items() if name != "valid score"}
-            if progress.message.endswith("validation"):
+            if progress.message.endswith(VALIDATION):
                 self._count_previews()
             elif progress.total:
                 numbers = {}
