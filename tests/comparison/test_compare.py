@@ -184,9 +184,28 @@ def test_a_class_from_two_sources_is_in_no_mean(models, tiles):
     few = [tile._replace(read_mask=dark) if tile.source == "v" else tile for tile in tiles]
     found = run(compare(models, few, QUICK))
     assert found.judged == ("dark",)
-    assert any("From fewer than 3 sources, of which no interval can be had: pink" in note for note in found.notes)
+    assert any("From fewer than 3 sources, too few to tell: pink: in no mean" in note for note in found.notes)
     figure = found.banks[0].figures["coverage"]
     assert figure.value == figure.per_class[0] != figure.per_class[1]
+
+
+def test_one_rare_class_keeps_the_others_from_no_verdict(models, tiles):
+    """Six sources of dark, three of pink: what is concluded is of dark alone, and the notes say so."""
+    dark = lambda: np.zeros((64, 64), np.uint8)  # noqa: E731
+    six = [tile._replace(source=tile.name) for tile in tiles]
+    rare = [tile._replace(read_mask=dark) if i >= 3 else tile for i, tile in enumerate(six)]
+    common = [tile._replace(name=f"{tile.name} {i}", source=f"{tile.source} {i}") for i in range(2) for tile in rare]
+    pink = {tile.source for tile in common if (tile.read_mask() == 1).any()}
+    assert 3 <= len(pink) < 6 <= len({tile.source for tile in common if (tile.read_mask() == 0).any()})
+    found = run(compare(models, common, QUICK))
+    assert (found.judged, found.fewest_sources >= 6) == (("dark",), True)
+    assert any("From fewer than 6 sources, too few to tell: pink: in no mean" in note for note in found.notes)
+    decided = [d for d in found.differences if d.low > 0 or d.high < 0]
+    assert decided
+    assert all(d.verdict for d in decided)
+    assert not verdicts_of(found)[0].startswith("Nothing is concluded")
+    figure = found.banks[0].figures["coverage"]
+    assert figure.value == figure.per_class[0]
 
 
 def test_two_sources_give_no_intervals_and_no_verdicts(models, tiles, tmp_path):

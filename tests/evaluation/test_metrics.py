@@ -115,6 +115,43 @@ def test_a_class_that_is_only_predicted_counts_as_zero():
     assert scores.mean_iou == 0.375
 
 
+DARK, MIXED = np.zeros((2, 2), np.uint8), np.array([[0, 1], [1, 1]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "mean", "too_few", "images"),
+    [
+        (1, 1.0, ("STR",), [6, 1]),  # pink alone would give 0: the mean of both was 0.5
+        (2, 1.0, ("STR",), [6, 2]),
+        (3, 0.5, (), [6, 3]),
+    ],
+)
+def test_a_class_in_fewer_than_three_images_is_in_no_mean(mixed, mean, too_few, images):
+    painted = np.array([[0, 2], [2, 2]], np.uint8)  # what is pink is left unpainted
+    results = [result_of(DARK, DARK, source=f"{i}") for i in range(6 - mixed)]
+    results += [result_of(MIXED, painted, source=f"m{i}") for i in range(mixed)]
+    scores = metrics(results, NAMES, "exclude")
+    assert scores.iou.tolist() == [1, 0]
+    assert (scores.mean_iou, scores.mean_dice, scores.too_few) == (mean, mean, too_few)
+    assert scores.images_of.tolist() == images
+    if too_few:
+        assert bootstrap_intervals(results, NAMES, "exclude", 50, 0).headline["mean_iou"] == (1, 1)
+
+
+def test_where_no_class_is_in_three_images_all_count():
+    results = [result_of(DARK, DARK), result_of(MIXED, DARK)]
+    scores = metrics(results, NAMES, "exclude")
+    assert (scores.too_few, scores.mean_iou) == ((), (5 / 8 + 0) / 2)
+
+
+def test_the_report_says_which_class_is_in_no_mean(tmp_path):
+    results = [result_of(DARK, DARK, source=f"{i}") for i in range(3)] + [result_of(MIXED, MIXED, source="m")]
+    text = write_report(tmp_path, "A test", report_rows(results)).read_text(encoding="utf-8")
+    assert text.count("In fewer than 3 images, so in no mean: STR (1).") == 1
+    text = write_report(tmp_path, "A test", report_rows(results[2:])).read_text(encoding="utf-8")
+    assert text.count("No class is in 3 images: the means are over all classes, and tell little.") == 1
+
+
 def test_no_images_are_an_error():
     with pytest.raises(DataError, match="no images"):
         metrics([], NAMES, "exclude")

@@ -23,6 +23,7 @@ from napari_lpd.comparison.result import (
     difference_of,
     figure_of,
     names_of,
+    sources_needed,
 )
 from napari_lpd.comparison.statistics import (
     MIN_LOCATIONS,
@@ -197,9 +198,10 @@ def _places(contestants: Sequence[_ComparedModel], tiles: Sequence[Tile], settin
 def _draws(places: Locations, settings: CompareSettings) -> _Draws:
     """Resamples of the sources; none where no class has enough of them, and then every class that occurs is judged."""
     held, count = _sources_per_class(places), int(places.source.max()) + 1
-    resamplings = settings.bootstrap if held.max() >= MIN_SOURCES else 0
+    needed = sources_needed(held)
+    resamplings = settings.bootstrap if needed >= MIN_SOURCES else 0
     weights = np.vstack([np.ones(count), source_draws(count, resamplings, settings.seed)])
-    judged = held >= (MIN_SOURCES if resamplings else 1)
+    judged = held >= (needed if resamplings else 1)
     return _Draws(weights, judged, int(held[judged].min()))
 
 
@@ -364,17 +366,13 @@ def _notes(
             f"No intervals and no verdicts: {held.max()} source(s) (slides or patients), wanted {MIN_SOURCES} or"
             " more with the same class."
         )
-    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < MIN_SOURCES]:
+    elif few := [name for name, n in zip(names, held, strict=True) if 0 < n < sources_needed(held)]:
         yield (
-            f"From fewer than {MIN_SOURCES} sources, of which no interval can be had: {', '.join(few)}: in no mean"
-            " and no difference, only in the table of tissues."
+            f"From fewer than {sources_needed(held)} sources, too few to tell: {', '.join(few)}: in no mean and no"
+            " difference, only in the table of tissues."
         )
-    for label, value in (
-        ("encoder", "model.encoder"),
-        ("seed", "seed"),
-        ("number of steps", "steps"),
-        ("tiles", "tiles"),
-    ):
+    causes = {"encoder": "model.encoder", "seed": "seed", "number of steps": "steps", "tiles": "tiles"}
+    for label, value in causes.items():
         found = [_of_card(model, value) for model in models]
         if len(set(found)) > 1:
             yield f"Not trained alike: {label} {' and '.join(map(str, found))}."

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_lpd.comparison.metrics import METRICS, Kind, Metric
 from napari_lpd.core.errors import ModelError
-from napari_lpd.evaluation.metrics import limits_of
+from napari_lpd.evaluation.metrics import MIN_SOURCES, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -233,6 +233,15 @@ def _check_pair(pair: str, card: Card, other: Card) -> None:
             f"{pair} have {counts[0]} and {counts[1]} prototypes per class; wanted as many of both, as diversity and"
             f" coverage grow with their number: train one anew with prototypes_per_class={counts[0]}"
         )
+
+
+def sources_needed(held: NDArray[np.int64]) -> int:
+    """Return from how many sources a class is judged, given those of every class (C,).
+
+    As many as a verdict needs, if any class has them, else as an interval needs, else one; so that one rare class does
+    not keep the others from a verdict.
+    """
+    return next((n for n in (MIN_SOURCES_FOR_VERDICT, MIN_SOURCES) if held.max() >= n), 1)
 
 
 def class_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:

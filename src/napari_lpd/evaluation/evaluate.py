@@ -23,7 +23,7 @@ from napari_lpd.evaluation.metrics import (
     confusion_matrix,
     metrics,
 )
-from napari_lpd.evaluation.report import GATES, ReportRow, write_report
+from napari_lpd.evaluation.report import GATES, ReportRow, too_few_images, write_report
 from napari_lpd.models.card import target_stain
 from napari_lpd.models.checkpoint import TRAINING_HASHES, load_tensors
 from napari_lpd.slides.stain import matching
@@ -220,6 +220,8 @@ def evaluate(
     for row in rows:
         refined = "no CRF" if row.refiner == "none" else row.refiner
         result[f"mIoU, {GATES[row.gate]}, {refined}"] = f"{100 * row.scores.mean_iou:.1f} %"
+    if rows[0].scores.too_few:
+        result["in no mean, as too few images hold them"] = too_few_images(rows[0].scores)
     return result
 
 

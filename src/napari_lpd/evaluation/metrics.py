@@ -25,6 +25,7 @@ Background = Literal["exclude", "count", "predict"]
 PER_CLASS = ("iou", "dice", "recall", "precision", "boundary_iou")
 HEADLINES = ("mean_iou", "mean_dice", "frequency_weighted_iou", "pixel_accuracy", "mean_boundary_iou")
 MIN_SOURCES = 3
+MIN_IMAGES = 3  # that hold a class, for it to count in the means
 
 
 class ImageResult(NamedTuple):
@@ -53,7 +54,7 @@ class Scores:
     recall: NDArray[np.float64]  # (C,) TP / (TP + FN)
     precision: NDArray[np.float64]  # (C,) TP / (TP + FP)
     boundary_iou: NDArray[np.float64]  # (C,) IoU of the boundary bands
-    mean_iou: float  # this and the next two: over the classes that are not `absent`
+    mean_iou: float  # this and the next two: over the classes that are not `absent`, nor in `too_few`
     mean_dice: float
     mean_boundary_iou: float
     frequency_weighted_iou: float  # weights: pixels of the truth; over classes, with "predict" over background too
@@ -61,6 +62,8 @@ class Scores:
     background_iou: float  # with "predict", else NaN; in no mean
     absent: tuple[str, ...]  # classes in neither truth nor prediction: NaN, in no mean
     not_in_truth: tuple[str, ...]  # classes that are predicted only: IoU 0, in the means
+    images_of: NDArray[np.int64]  # (C,) images whose truth holds the class
+    too_few: tuple[str, ...]  # classes in fewer than `MIN_IMAGES` images: in no mean, unless all classes are in so few
 
 
 class Intervals(NamedTuple):
@@ -148,7 +151,8 @@ def metrics(results: Sequence[ImageResult], class_names: Sequence[str], backgrou
         raise DataError("no images with masks to compute metrics from; wanted at least one")
     confusion = np.sum([result.confusion for result in results], axis=0)
     boundary = np.sum([result.boundary for result in results], axis=0)
-    rates = rates_of(confusion, boundary, background)
+    of_mean = classes_of_means(results)
+    rates = rates_of(confusion, boundary, background, of_mean)
     absent, not_in_truth = np.isnan(rates["iou"]), np.isnan(rates["recall"]) & ~np.isnan(rates["iou"])
     return Scores(
         class_names=tuple(class_names),
@@ -159,6 +163,8 @@ def metrics(results: Sequence[ImageResult], class_names: Sequence[str], backgrou
         pixels=confusion[:-1].sum(1),
         absent=tuple(name for name, there in zip(class_names, absent, strict=True) if there),
         not_in_truth=tuple(name for name, there in zip(class_names, not_in_truth, strict=True) if there),
+        images_of=np.sum([result.present for result in results], axis=0, dtype=np.int64),
+        too_few=tuple(name for name, counts in zip(class_names, of_mean, strict=True) if not counts),
         **{name: values[()] for name, values in rates.items()},  # 0-d arrays become numbers
     )
 
@@ -196,6 +202,7 @@ class SourceCounts(NamedTuple):
     sources: NDArray[np.str_]
     confusion: NDArray[np.float64]  # (S, C + 1, C + 1)
     boundary: NDArray[np.float64]  # (S, C, 2)
+    of_mean: NDArray[np.bool_]  # (C,) from `classes_of_means`
 
 
 def sums_per_source(results: Sequence[ImageResult]) -> SourceCounts:
@@ -205,7 +212,17 @@ def sums_per_source(results: Sequence[ImageResult]) -> SourceCounts:
     confusion, boundary = np.zeros((len(sources), size, size)), np.zeros((len(sources), size - 1, 2))
     np.add.at(confusion, index, np.stack([result.confusion for result in results]))
     np.add.at(boundary, index, np.stack([result.boundary for result in results]))
-    return SourceCounts(sources, confusion, boundary)
+    return SourceCounts(sources, confusion, boundary, classes_of_means(results))
+
+
+def classes_of_means(results: Sequence[ImageResult]) -> NDArray[np.bool_]:
+    """Choose the classes that count in means (C,): in no image, where painting them is wrong, or in `MIN_IMAGES`.
+
+    All of them, where none is in so many.
+    """
+    images = np.sum([result.present for result in results], axis=0)
+    enough = images >= MIN_IMAGES
+    return enough | (images == 0) if enough.any() else np.ones(len(images), np.bool_)
 
 
 def resampled_rates(counts: SourceCounts, background: Background, resamplings: int, seed: int) -> dict[str, Any]:
@@ -214,7 +231,8 @@ def resampled_rates(counts: SourceCounts, background: Background, resamplings: i
     The same seed draws the same sources, so that models measured on the same images are compared pair by pair.
     """
     draws = source_draws(len(counts.sources), resamplings, seed)
-    return rates_of(np.tensordot(draws, counts.confusion, 1), np.tensordot(draws, counts.boundary, 1), background)
+    confusion, boundary = np.tensordot(draws, counts.confusion, 1), np.tensordot(draws, counts.boundary, 1)
+    return rates_of(confusion, boundary, background, counts.of_mean)
 
 
 def source_draws(count: int, resamplings: int, seed: int) -> NDArray[np.float64]:
@@ -222,8 +240,13 @@ def source_draws(count: int, resamplings: int, seed: int) -> NDArray[np.float64]
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamplings).astype(float)
 
 
-def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Background) -> dict[str, Any]:
-    """Compute the rates in `Scores` of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...)."""
+def rates_of(
+    confusion: NDArray[Any], boundary: NDArray[Any], background: Background, of_mean: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Compute the rates in `Scores` of confusion (..., C + 1, C + 1) and boundary (..., C, 2): (..., C) or (...).
+
+    The means are over the classes in `of_mean` (C,).
+    """
     counted = confusion.copy()
     if background == "exclude":
         counted[..., -1, :] = 0
@@ -240,9 +263,9 @@ def rates_of(confusion: NDArray[Any], boundary: NDArray[Any], background: Backgr
         "recall": _ratio(right, in_truth)[..., :-1],
         "precision": _ratio(right, painted)[..., :-1],
         "boundary_iou": boundary_iou,
-        "mean_iou": _mean(iou[..., :-1]),
-        "mean_dice": _mean(dice),
-        "mean_boundary_iou": _mean(boundary_iou),
+        "mean_iou": _mean(iou[..., :-1][..., of_mean]),
+        "mean_dice": _mean(dice[..., of_mean]),
+        "mean_boundary_iou": _mean(boundary_iou[..., of_mean]),
         "frequency_weighted_iou": _ratio(weighted, in_truth[..., labels].sum(-1)),
         "pixel_accuracy": _ratio(right.sum(-1), in_truth.sum(-1)),
         "background_iou": iou[..., -1] if background == "predict" else np.full(iou.shape[:-1], np.nan),

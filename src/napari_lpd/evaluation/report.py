@@ -12,7 +12,7 @@ import numpy as np
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
 from napari_lpd.core.text import markdown, table_bytes
-from napari_lpd.evaluation.metrics import HEADLINES, MIN_SOURCES, PER_CLASS, Background, Intervals, Scores
+from napari_lpd.evaluation.metrics import HEADLINES, MIN_IMAGES, MIN_SOURCES, PER_CLASS, Background, Intervals, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,6 +50,12 @@ def why_no_intervals(scores: Scores) -> str:
     if scores.sources < MIN_SOURCES:
         return f"No intervals: {scores.sources} source(s) (slides or patients), wanted at least {MIN_SOURCES}."
     return "No intervals: resampling was switched off."
+
+
+def too_few_images(scores: Scores) -> str:
+    """List the classes that are in no mean, as too few images hold them, with how many do."""
+    images = dict(zip(scores.class_names, scores.images_of.tolist(), strict=True))
+    return ", ".join(f"{name} ({images[name]})" for name in scores.too_few)
 
 
 def write_report(
@@ -98,7 +104,7 @@ def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[
     yield (
         f"{scores.images} images from {scores.sources} source(s). Background: {background} = {BACKGROUNDS[background]}."
         " All values in percent; [low, high] is the 95 % interval from resampling the sources. Means are over the"
-        " classes that are in truth or prediction."
+        f" classes that are in truth or prediction, and of which {MIN_IMAGES} images or more hold some."
     )
     last = ["background IoU"] if background == "predict" else []
     table = [
@@ -129,6 +135,10 @@ def _remarks(row: ReportRow) -> Iterator[str]:
         yield f"Absent from truth and prediction, so in no mean: {', '.join(row.scores.absent)}."
     if row.scores.not_in_truth:
         yield f"Predicted but not in the truth, so IoU 0 in the means: {', '.join(row.scores.not_in_truth)}."
+    if row.scores.too_few:
+        yield f"In fewer than {MIN_IMAGES} images, so in no mean: {too_few_images(row.scores)}."
+    elif (row.scores.images_of < MIN_IMAGES).all():
+        yield f"No class is in {MIN_IMAGES} images: the means are over all classes, and tell little."
     if row.intervals is None:
         yield why_no_intervals(row.scores)
     else:

@@ -227,6 +227,7 @@ class Summary(NamedTuple):
         difference: The mean's difference to the first row; None for the first row itself.
         difference_interval: 95 % of it, same resamples.
         iou: (C,) mean over seeds.
+        left_out: Indices of the classes in no mean, as too few images hold them.
     """
 
     seeds: int
@@ -236,6 +237,7 @@ class Summary(NamedTuple):
     difference: float | None
     difference_interval: tuple[float, float]
     iou: NDArray[np.float64]
+    left_out: tuple[int, ...] = ()
 
 
 def summarise_seeds(
@@ -243,7 +245,7 @@ def summarise_seeds(
 ) -> tuple[Summary, NDArray[np.float64]]:
     """Sum up one row's seeds; also returns the resampled means (R,), for paired differences."""
     counts = [sums_per_source(results) for results in runs]
-    rates = [rates_of(c.confusion.sum(0), c.boundary.sum(0), settings.background) for c in counts]
+    rates = [rates_of(c.confusion.sum(0), c.boundary.sum(0), settings.background, c.of_mean) for c in counts]
     values = np.array([float(rate["mean_iou"]) for rate in rates])
     resampled = np.full(1, np.nan)
     if len(counts[0].sources) >= MIN_SOURCES and settings.bootstrap:
@@ -252,7 +254,9 @@ def summarise_seeds(
     spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     iou = np.mean([rate["iou"] for rate in rates], axis=0)
     nothing = limits_of(np.full(1, np.nan))
-    return Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, nothing, iou), resampled
+    left_out = tuple(np.flatnonzero(~counts[0].of_mean).tolist())
+    found = Summary(len(runs), float(values.mean()), spread, limits_of(resampled), None, nothing, iou, left_out)
+    return found, resampled
 
 
 def table_rows(out: Path, table: str, protocol: Protocol) -> dict[tuple[str, str], dict[str, Summary]]:
@@ -288,6 +292,8 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
         lines += ["", f"## Gate: {GATES[gate]}; refiner: {refiner}", ""]  # type: ignore[index]
         columns = ["row", "seeds", "mIoU", f"minus {reference}", *(f"IoU {markdown(name)}" for name in names)]
         lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        if few := [markdown(names[c]) for c in next(iter(rows.values())).left_out]:
+            lines[-2:-2] = [f"In too few images, so in no mean: {', '.join(few)}.", ""]
         for name, summary in rows.items():
             against = ""
             if summary.difference is not None:
