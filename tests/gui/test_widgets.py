@@ -439,5 +439,5 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
     assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
-    assert labels.metadata[KEY]["prediction"].card.model == "model.safetensors"
+    assert labels.metadata[KEY]["prediction"].card.model == "CMU-1_skin-001"
     assert predict.panel.areas.table.rowCount() == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
-from napari_lpd.core.errors import MAX_LINE, one_line
+from napari_lpd.core.errors import MAX_LINE, DataError, one_line
 from napari_lpd.core.jobs import VALIDATION, WARNING, Progress, TimeLeft, to_json_line
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
 Result = dict[str, Any]
 UNSAID = ("valid score", "valid tiles")  # figures of a validation that people are not told
@@ -84,7 +86,7 @@ class Printer:
         line = one_line(line)
         if self._live:
             width = _terminal_width() - 1
-            parts = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+            parts = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
             line = "\r" + "\n".join([parts[0].ljust(width), *parts[1:]])
         print(line, file=sys.stderr, flush=True)
 
@@ -93,6 +95,11 @@ class Printer:
         if self.as_json:
             print(to_json_line("slide", row), flush=True)
         self.note(line)
+
+    def text(self, text: str) -> None:
+        """Print text that is a command's result; JSON lines have the result itself."""
+        if not self.as_json:
+            print(text)
 
     def result(self, result: Result) -> None:
         """Print a command's result."""
@@ -155,6 +162,23 @@ def _print_nested(result: Result, indent: str = "") -> None:
                     print(indent + one_line(f"{name}: {entry}"))
         else:
             print(indent + one_line(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"))
+
+
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Fill in the files that patterns as ``*.svs`` stand for, which not every shell does.
+
+    Raises:
+        DataError: a pattern that no file fits.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.exists() or not glob.has_magic(str(path)):
+            found.append(path)
+        elif fitting := sorted(glob.glob(str(path))):
+            found += map(Path, fitting)
+        else:
+            raise DataError(f"{path}: no file fits this pattern")
+    return found
 
 
 def add_settings_options(sub: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``napari-lpd demo`` and ``doctor``."""
+"""``napari-lpd demo``, ``doctor`` and ``settings``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from napari_lpd import __version__, samples
 from napari_lpd.cli.predict import predict
 from napari_lpd.cli.train import sample_training, train
 from napari_lpd.core.errors import NOTICE, LpdError
+from napari_lpd.core.settings.reference import COMMANDS, setting_rows, settings_page, settings_text
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER
 
 if TYPE_CHECKING:
@@ -59,6 +60,22 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
             "napari could not show the result; it needs a screen and a Qt binding (pip install 'napari-lpd[all]')"
         )
     return {"screenshot": str(options.screenshot)} if options.screenshot else {"demo": "done"}
+
+
+def settings_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of ``settings``."""
+    sub.add_argument("command", nargs="?", choices=COMMANDS, help="the settings of this command (default: of all)")
+    sub.add_argument("--markdown", action="store_true", help="print a page of Markdown: docs/settings.md")
+
+
+def settings(options: argparse.Namespace, printer: Printer) -> Result:
+    """List settings: defaults, units, limits, presets."""
+    chosen = [options.command] if options.command else list(COMMANDS)
+    listed = {command: setting_rows(COMMANDS[command][0]) for command in chosen}
+    if printer.as_json:
+        return {command: [row._asdict() for row in rows] for command, rows in listed.items()}
+    printer.text((settings_page if options.markdown else settings_text)(listed).rstrip())
+    return {}
 
 
 def doctor(_: argparse.Namespace, __: Printer) -> Result:

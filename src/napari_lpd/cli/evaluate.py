@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option
+from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option, expanded
+from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
@@ -15,6 +16,7 @@ from napari_lpd.core.settings.evaluation import CompareSettings, EvaluateSetting
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from napari_lpd.cli.common import Printer, Result
@@ -35,7 +37,7 @@ def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
 
 def compare_options(compare: argparse.ArgumentParser) -> None:
     """Add the options of ``compare``."""
-    compare.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model files; the first is A, then B, …")
+    compare.add_argument("models", nargs="*", metavar="MODEL", help="model files; the first is A, then B, …")
     compare.add_argument(
         "--data",
         type=Path,
@@ -45,7 +47,14 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         " those where all models agree",
     )
     compare.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")
-    compare.add_argument("--names", nargs="+", metavar="NAME", help="names of the models (default: their folders)")
+    compare.add_argument(
+        "--names",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="a name for every model, in their order (default: of their folders or files)",
+    )
     compare.add_argument(
         "--training",
         type=Path,
@@ -57,6 +66,21 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
     add_override_option(compare)
     add_source_option(compare)
     add_settings_options(compare)
+
+
+def named_models(names: Sequence[str], models: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Tell names from models, which argparse takes for more names where they come after ``--names``.
+
+    Raises:
+        SettingsError: there are no models, or not as many names.
+    """
+    count = (len(names) + len(models)) // 2 if names else 0
+    paths = expanded([*map(Path, models), *map(Path, names[count:])])
+    if not paths:
+        raise SettingsError("no models to compare; pass one or more model files")
+    if names and (len(names) + len(models)) % 2:
+        raise SettingsError(f"--names: {len(names)} names and {len(models)} models; wanted a name for every model")
+    return list(names[:count]), paths
 
 
 def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
@@ -88,9 +112,9 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.evaluation.evaluate import check_unseen
     from napari_lpd.training.runs.training_tiles import chosen_training_tiles
 
-    paths = options.models
+    names, paths = named_models(options.names, options.models)
     with _images_or_slide(options) as data:
-        models, tiles = prepare(paths, data, settings, options.names or (), options.source)
+        models, tiles = prepare(paths, data, settings, names, options.source)
         training = chosen_training_tiles(options.training, paths[0], options.source)
         check_writable(options.out)
         now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from napari_lpd import __version__
 from napari_lpd.cli.common import Printer, Result
-from napari_lpd.cli.demo import demo, demo_options, doctor
+from napari_lpd.cli.demo import demo, demo_options, doctor, settings, settings_options
 from napari_lpd.cli.evaluate import compare, compare_options, evaluate, evaluate_options
 from napari_lpd.cli.papers import import_official, import_options, reproduce, reproduce_options, stage2, stage2_options
 from napari_lpd.cli.predict import predict, predict_options
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce_options(add("reproduce", reproduce, "Train and evaluate all rows of a table of the papers."))
     measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
     export_options(add("export", export, "Export a result for other programs."))
+    settings_options(add("settings", settings, "Print all settings with default, unit, limits and presets."))
     add("doctor", doctor, "Show the device and why it was chosen, installed packages and where weights are.")
     return parser
 

@@ -29,14 +29,19 @@ def stage2_options(stage2: argparse.ArgumentParser) -> None:
     stage2.add_argument("--model", type=Path, required=True, help="prototype model that makes the pseudo-masks")
     stage2.add_argument("--data", type=Path, required=True, metavar="DIR", help="tiles named NAME[1010].png")
     stage2.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and model")
-    stage2.add_argument("--refiner", choices=("none", "lattice", "pydensecrf"), default="lattice")
+    stage2.add_argument(
+        "--refiner",
+        choices=("none", "lattice", "pydensecrf"),
+        default="lattice",
+        help="sharpens the pseudo-masks along the image's edges (default: %(default)s)",
+    )
     add_source_option(stage2)
     add_settings_options(stage2)
 
 
 def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     """Add the options of ``reproduce``."""
-    reproduce.add_argument("table", choices=("table1", "table2", "variants"))
+    reproduce.add_argument("table", choices=("table1", "table2", "variants"), help="which (docs/method.md)")
     reproduce.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
     )
@@ -63,7 +68,7 @@ def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
 
 def import_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``import``."""
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .pth file of the published code")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     parser.add_argument("--classes", type=Path, metavar="JSON", help="names and colours, in the checkpoint's order")
     parser.add_argument("--prototypes", type=Path, metavar="FILE", help="PBIP's prototypes (.pkl, .npz, .safetensors)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_override_option, add_settings_options
+from napari_lpd.cli.common import add_override_option, add_settings_options, expanded
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import WARNING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def predict_options(predict: argparse.ArgumentParser) -> None:
     """Add the options of ``predict``."""
-    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
+    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="slides, or a pattern as *.svs")
     predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
     predict.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results; resumes unfinished ones"
@@ -43,6 +43,7 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace, printer: Printer) -> Result:
     """Segment slides one by one; continue with the next one if a slide fails."""
+    options.slides = expanded(options.slides)
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
     from napari_lpd.prediction.batch import SlideTask, attempt, count_states, summary_line, write_summary

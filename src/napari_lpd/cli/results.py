@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from napari_lpd.cli.common import add_settings_options
+from napari_lpd.cli.common import add_settings_options, expanded
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import Settings, read_settings
@@ -27,6 +27,7 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.results.measure import measure as measure_job
     from napari_lpd.results.prediction import Prediction
 
+    options.results = expanded(options.results)
     settings = _with_roles(MeasureSettings, options, "roles")
     if len(options.results) > 1 and (options.regions or options.field):
         raise DataError("--regions and --field belong to one slide: measure such results one by one")
@@ -90,7 +91,7 @@ def _read_point(text: str) -> tuple[float, float]:
 
 def measure_options(measure: argparse.ArgumentParser) -> None:
     """Add the options of ``measure``."""
-    measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr")
+    measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr", help="results of predict, or a pattern")
     measure.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table")
     measure.add_argument("--regions", type=Path, metavar="GEOJSON", help="also measure each of these regions")
     measure.add_argument(
@@ -105,7 +106,7 @@ def measure_options(measure: argparse.ArgumentParser) -> None:
 
 def export_options(export: argparse.ArgumentParser) -> None:
     """Add the options of ``export``."""
-    export.add_argument("prediction", type=Path, metavar="NAME.zarr")
+    export.add_argument("prediction", type=Path, metavar="NAME.zarr", help="a result of predict")
     export.add_argument(
         "--to",
         type=Path,

@@ -10,6 +10,7 @@ import numpy as np
 from napari_lpd.comparison.metrics import METRICS, Kind, Metric
 from napari_lpd.core.errors import ModelError
 from napari_lpd.evaluation.metrics import MIN_SOURCES, limits_of
+from napari_lpd.models.card import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,8 +210,8 @@ def check_comparable(models: Sequence[tuple[str, Card]]) -> None:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Name models as their folders, with a letter where folders are called alike."""
-    names = [path.absolute().parent.name for path in paths]
+    """Name models by their run's folder or their file, with a letter where several are called alike."""
+    names = [model_name(path) for path in paths]
     return names if len(set(names)) == len(names) else [f"{name} {chr(65 + i)}" for i, name in enumerate(names)]
 
 

@@ -18,6 +18,8 @@ from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.slides.stain import StainStatistics
 
+EVERY_RUNS = ("model", "last")  # stems of the models in every run's folder: the best epoch, the last one
+
 
 class Card(Settings):
     """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
@@ -49,6 +51,14 @@ class Card(Settings):
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = NOTICE
+
+
+def model_name(path: Path) -> str:
+    """Name a model by its run's folder where its file is called as every run's is, else by its file."""
+    if path.stem not in EVERY_RUNS:
+        return path.stem
+    folder = path.absolute().parent.name or path.stem
+    return folder if path.stem == EVERY_RUNS[0] else f"{folder} ({path.stem})"
 
 
 def target_stain(card: Card) -> StainStatistics | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.files import KEY, atomic_write, file_hash, write_text
-from napari_lpd.models.card import Card, read_card
+from napari_lpd.models.card import Card, model_name, read_card
 from napari_lpd.models.compute import choose_device
 from napari_lpd.models.network import LoadedModel, new_network
 
@@ -70,7 +70,7 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
         raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
     chosen = choose_device(device)[0]
     network.eval().requires_grad_(False).to(chosen)
-    return LoadedModel(network, card, path.name, file_hash(path), chosen)
+    return LoadedModel(network, card, model_name(path), file_hash(path), chosen)
 
 
 def load_cached(path: Path, device: str = "auto") -> LoadedModel:

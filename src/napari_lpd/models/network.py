@@ -174,7 +174,7 @@ def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
 
 
 class LoadedModel(NamedTuple):
-    """Network ready for prediction, with its card and its file's name and hash."""
+    """Network ready for prediction, with its card, its name (`card.model_name`) and its file's hash."""
 
     network: LPD | Supervised
     card: Card

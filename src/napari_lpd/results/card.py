@@ -45,7 +45,7 @@ class PredictionCard(Settings):
         slide_shape: (H, W) of the slide's level 0.
         slide_hash: The slide's fingerprint.
         mpp_source: Origin of the slide's resolution.
-        model: File name of the model.
+        model: Name of the model: of its run's folder, or of its file. Its hash, not its name, makes a difference.
         model_hash: SHA-256 of the model's file.
         temperature: The model's: shares of scores are raised to 1 / temperature, which calibrates them.
         settings: The settings of the run.
@@ -96,7 +96,7 @@ class PredictionCard(Settings):
     @property
     def digest(self) -> str:
         """8 hex digits that differ where `difference` does."""
-        about = self.model_dump(mode="json")
+        about = self.model_dump(mode="json", exclude={"model"})
         about["settings"] = {
             name: value for name, value in about["settings"].items() if name not in PredictSettings.RUNTIME_SETTINGS
         }
@@ -104,7 +104,7 @@ class PredictionCard(Settings):
 
     def difference(self, other: PredictionCard) -> str:
         """Name the first difference that makes `other` another prediction; "" where both are the same."""
-        mine, others = self.model_dump(), other.model_dump()
+        mine, others = (card.model_dump(exclude={"model"}) for card in (self, other))
         for name in PredictSettings.model_fields:
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
             if one != two and name not in PredictSettings.RUNTIME_SETTINGS:

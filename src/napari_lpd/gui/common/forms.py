@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBo
 
 from napari_lpd.core.reading import parse_json
 from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.reference import limits_of, limits_text
 from napari_lpd.gui.common.layout import chooser
 
 if TYPE_CHECKING:
@@ -98,19 +99,8 @@ def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, FieldIn
             yield prefix + name, field, value
 
 
-def _limits(field: FieldInfo) -> dict[str, float]:
-    """Return the limits of a field: some of ge, gt, le, lt."""
-    return {
-        name: getattr(limit, name)
-        for limit in field.metadata
-        for name in ("ge", "gt", "le", "lt")
-        if hasattr(limit, name)
-    }
-
-
 def _help(field: FieldInfo) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    limits = ", ".join(f"{signs[name]} {limit:g}" for name, limit in _limits(field).items())
+    limits = limits_text(field)
     return f"{field.description or ''}{f' ({limits})' if limits else ''}"
 
 
@@ -122,7 +112,7 @@ def _editor(field: FieldInfo, value: Any) -> QWidget:
         editor = QCheckBox()
     elif isinstance(value, int):
         editor = QSpinBox()
-        limits = _limits(field)
+        limits = limits_of(field)
         editor.setRange(int(limits.get("ge", 0)), int(limits.get("le", MAX_INTEGER)))
     else:  # numbers as text, for learning rates such as 5e-5, and lists
         editor = QLineEdit()
