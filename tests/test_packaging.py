@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from npe2 import PluginManager, PluginManifest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from napari_lpd import samples
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+sys.path.insert(0, str(ROOT))
+from hatch_build import description  # noqa: E402  the build hook, which no package holds
+
 BANNED = ("pyqt5", "pyqt6", "pyside", "opencv", "albumentations", "stainx", "lightning", "napari[")
 
 
@@ -47,29 +56,110 @@ def test_the_sample_data_is_found_and_small():
 
 
 def test_the_base_dependencies_bring_no_qt_binding():
-    required = importlib.metadata.requires("napari-lpd")
-    base = [line.lower() for line in required if "extra ==" not in line]
+    base = [line.lower() for line in PROJECT["dependencies"]]
     assert base
     assert not [line for line in base if line.startswith(BANNED)]
-    extras = {re.search(r"extra == [\"'](\w+)[\"']", line)[1] for line in required if "extra ==" in line}
-    assert extras == {"all", "cluster", "crf", "dicom", "dev", "onnx"}
+    assert PROJECT["optional-dependencies"].keys() == {"all", "cluster", "crf", "dicom", "dev", "onnx"}
+
+
+def imported(folder):
+    """Top-level names of all modules that the sources in a folder import, also inside functions."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(("folder", "own"), [("src", {"napari_lpd"}), ("tests", {"napari_lpd", "hatch_build"})])
+def test_every_package_that_is_imported_is_declared(folder, own):
+    """Not only brought along by another one, as pydicom by highdicom."""
+    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    local = {path.stem for path in (ROOT / folder).rglob("*.py")}
+    providers = importlib.metadata.packages_distributions()
+    missing = {
+        name: providers.get(name)
+        for name in imported(ROOT / folder) - own - local
+        if not declared & {canonicalize_name(found) for found in providers.get(name, [name])}
+    }
+    assert not missing
+
+
+def test_every_version_of_python_has_a_numba_that_knows_it():
+    lines = [Requirement(line) for line in PROJECT["dependencies"] if line.startswith("numba")]
+    for python, wanted in (("3.11", "0.61"), ("3.13", "0.61"), ("3.14", "0.63"), ("3.15", "0.63")):
+        [line] = [line for line in lines if line.marker.evaluate({"python_version": python})]
+        assert str(line.specifier) == f">={wanted}"
+
+
+README = """![A picture](docs/images/demo.png)
+[Method](docs/method.md), [there](https://napari.org) and [here](#install).
+"""
+
+
+def test_links_of_the_description_are_absolute_or_gone():
+    assert description(README, "https://example.org/lpd/") == (
+        "![A picture](https://example.org/lpd/raw/HEAD/docs/images/demo.png)\n"
+        "[Method](https://example.org/lpd/blob/HEAD/docs/method.md), [there](https://napari.org)"
+        " and [here](#install).\n"
+    )
+    without = description(README, None)
+    assert without.startswith("\nMethod, [there](https://napari.org) and [here](#install).\n")
+    assert "source distribution" in without
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A wheel that was built from the source distribution."""
+    """A source distribution, and a wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
         check=True,
         capture_output=True,
     )
-    return next(folder.glob("*.whl"))
+    return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_whole(built):
+    """All that is in the repository, so that its tests and make run; nothing twice."""
+    with tarfile.open(built[0]) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("the tests do not lie in a git repository")
+    links = {"src/napari_lpd/napari.yaml", "src/napari_lpd/sample_data"}
+    assert {name for name in tracked.stdout.splitlines() if '"' not in name} - links <= set(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+def test_the_description_of_the_wheel_has_no_relative_link(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        [path] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+        text = wheel.read(path).decode()
+    assert "Train tissue segmentation" in text
+    assert not re.findall(r"\]\((?!https?:|#)[^)]+\)", text)
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_the_licences_of_what_is_in_it(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        texts = {
+            name.rpartition("/")[2]: wheel.read(name).decode() for name in wheel.namelist() if "/licenses/" in name
+        }
+    assert texts.keys() == {"LICENSE", "README.md", "Apache-2.0.txt", "CC0-1.0.txt"}
+    assert "Version 2.0, January 2004" in texts["Apache-2.0.txt"]
+    assert "skin_model/model.safetensors" in texts["README.md"]
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_manifest_and_samples_once(built):
-    names = zipfile.ZipFile(built).namelist()
+    names = zipfile.ZipFile(built[1]).namelist()
     assert len(names) == len(set(names))
     assert names.count("napari_lpd/napari.yaml") == 1
     shipped = {path.relative_to(samples.FOLDER).as_posix() for path in samples.FOLDER.rglob("*") if path.is_file()}
@@ -80,7 +170,7 @@ def test_the_wheel_holds_manifest_and_samples_once(built):
 @pytest.mark.slow
 def test_npe2_finds_the_manifest_in_the_installed_wheel(built, tmp_path):
     target = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target), str(built)]
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target), str(built[1])]
     subprocess.run(pip, check=True)
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r});"
