@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -198,6 +199,21 @@ def test_batch_statistics_are_not_learned_apart(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(SettingsError, match="cannot train batch normalisation together"):
         distributed.wrap_ddp(Step(nn.BatchNorm2d(3), nn.Identity()))
+
+
+def test_nothing_that_pytorch_gives_up_is_used_to_join_processes(monkeypatch, tmp_path):
+    import torch.distributed as group
+    from torch import nn
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    group.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            wrapped = distributed.wrap_ddp(Step(nn.Linear(2, 2), nn.Identity()))
+    finally:
+        group.destroy_process_group()
+    assert not getattr(wrapped, "forward_sync_buffers", False)
 
 
 @pytest.mark.parametrize(("processes", "items", "expected"), [(2, 5, [2, 3]), (3, 2, [0, 1, 1]), (1, 4, [4])])

@@ -12,6 +12,7 @@ every function here gives back what it was given.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 from contextlib import contextmanager
@@ -124,7 +125,9 @@ def wrap_ddp(step: nn.Module) -> nn.Module:
             "several processes cannot train batch normalisation together: keep the encoder's (freeze_norm, and weights"
             " other than random), or take an encoder without, e.g. mit_b1"
         )
-    return DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
+    named = inspect.signature(DistributedDataParallel).parameters
+    syncing = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before PyTorch 2.13
+    return DistributedDataParallel(step, find_unused_parameters=True, **{syncing: False})  # type: ignore[arg-type]
 
 
 def on_rank_zero(compute: Callable[[], T]) -> T:
