@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from napari_lpd.cli.evaluate import named_models
 from napari_lpd.cli.main import main
@@ -54,6 +56,7 @@ def test_reports_results_and_comparisons_name_the_run(two_models, tiny_tiff, tmp
     text = (tmp_path / "report" / "report.md").read_text()
     assert text.startswith("# Evaluation of first\n")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["title"] == "Evaluation of first"
+    capsys.readouterr()
     assert main(["predict", str(tiny_tiff), "--model", second, "--out", str(tmp_path / "out")]) == 0
     assert Prediction.open(tmp_path / "out" / "tiny.zarr").card.model == "second"
     compared = ["compare", "--data", valid, "--set", "stability_tiles=0", *quick]
@@ -66,3 +69,16 @@ def test_reports_results_and_comparisons_name_the_run(two_models, tiny_tiff, tmp
     assert "--names: 1 names and 2 models; wanted a name for every model" in capsys.readouterr().err
     assert main([*compared, "--out", str(tmp_path / "c")]) == 2
     assert "no models to compare" in capsys.readouterr().err
+
+
+def test_evaluate_says_which_class_is_in_no_mean_and_leaves_it_out(two_models, tmp_path, capsys):
+    model, _, valid = two_models
+    for i, path in enumerate(sorted((valid / "mask").iterdir())):
+        Image.fromarray(np.full((64, 64), int(i == 0), np.uint8)).save(path)  # pink in one image of six
+    given = ["evaluate", "--model", str(model), "--data", str(valid), "--out", str(tmp_path / "report")]
+    assert main([*given, "--set", "threads=1", "--set", "bootstrap=5"]) == 0
+    assert "in no mean, as too few images hold them: pink (1)" in capsys.readouterr().out
+    for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]:
+        scores = row["scores"]
+        assert (scores["images_of"], scores["too_few"]) == ([5, 1], ["pink"])
+        assert scores["mean_iou"] == scores["iou"][0]
