@@ -51,11 +51,7 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {
-    dotted(path): path
-    for path in sorted(SOURCE.rglob("*.py"))
-    if "sample_data" not in path.parts and path.name != "__main__.py"
-}
+MODULES = {dotted(path): path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__main__.py"}
 CORE = sorted(name for name in MODULES if name and name.split(".")[0] not in ("gui", "cli"))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "sample_data"
+_PACKAGE = Path(__file__).parent
+FOLDER = _PACKAGE / "sample_data"  # as the wheel has it
+if not FOLDER.is_dir():
+    FOLDER = _PACKAGE.parents[1] / "sample_data"  # as the repository and the source distribution have it
 
 
 def skin_slide_path() -> Path:
