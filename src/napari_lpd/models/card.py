@@ -43,7 +43,7 @@ class Card(Settings):
         BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
     ] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(
-        default=Field(default_factory=dict), description="Of some metrics: low and high end of the 95 % interval."
+        default_factory=dict, description="Of some metrics: low and high end of the 95 % interval."
     )
     colours: StainStatistics | None = Field(default=None, description="Colours of the training tiles, unmatched.")
     command: str = ""
