@@ -21,7 +21,7 @@ from napari_lpd.data.regions import read_regions
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import export
 from napari_lpd.results.export.geojson import labels_of_shapes, read_shapes
-from napari_lpd.results.export.ome_tiff import Place, read_label_tiff, write_label_tiff
+from napari_lpd.results.export.ome_tiff import Place, is_labelled, read_label_tiff, write_label_tiff
 from napari_lpd.results.export.picture import scale_bar
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.slides.formats import open_slide
@@ -458,3 +458,16 @@ def test_without_highdicom_the_way_to_get_it_is_named(on_slide, tmp_path, monkey
     with pytest.raises(ExportError, match=r"a\.dcm: DICOM segm.* need highdicom: pip install 'napari-lpd\[dicom\]'"):
         written(prediction, tmp_path / "a.dcm", slide)
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_mask_file_whose_directories_run_in_a_circle_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((32, 32), np.uint8), metadata={"axes": "YX"})
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[4:8], "little")
+    following = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[following : following + 4] = content[4:8]
+    path.write_bytes(content)
+    assert not is_labelled(path)
+    with pytest.raises(DataError, match="run in a circle"):
+        read_label_tiff(path)

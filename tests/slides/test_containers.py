@@ -92,6 +92,7 @@ def test_the_largest_image_is_the_slide_and_the_others_are_said(tmp_path, what, 
         assert np.array_equal(pixels(slide), IMAGE)
         assert slide.mpp == pytest.approx((odd.MPP, odd.MPP))
         assert "--image N" in slide.notes[0]
+        assert slide.resolution.endswith(slide.notes[0])  # which training and comparison show
 
 
 def test_a_tiled_thumbnail_before_the_slide_is_one_of_its_levels(tmp_path):

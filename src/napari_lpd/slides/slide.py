@@ -119,9 +119,10 @@ class Slide:
 
     @property
     def resolution(self) -> str:
-        """µm per pixel of level 0 and where it comes from, as text."""
+        """µm per pixel of level 0, where it comes from, and what else there is to know of the file, as text."""
         (y, x), size = self.mpp, f"{self.mpp[1]:.4g}"
-        return f"{self.name}: {size if y == x else f'{y:.4g} x {x:.4g}'} µm per pixel ({self.mpp_source})"
+        text = f"{self.name}: {size if y == x else f'{y:.4g} x {x:.4g}'} µm per pixel ({self.mpp_source})"
+        return "; ".join([text, *self.notes])
 
     def shape_at(self, mpp: float) -> tuple[int, int]:
         """Return (H, W) of the whole slide in pixels of `mpp`."""
