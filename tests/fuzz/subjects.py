@@ -63,7 +63,7 @@ def damage_folder(path: Path, draw: random.Random) -> None:
         case 0:
             file.unlink()
         case 1:
-            shutil.copyfile(draw.choice(files), file) if draw.random() < 0.5 else file.write_bytes(b"")
+            file.write_bytes(draw.choice(files).read_bytes() if draw.random() < 0.5 else b"")
         case 2 | 3 | 4 if file in metadata:
             damage_json_file(file, draw)
         case _:
