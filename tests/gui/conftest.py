@@ -19,6 +19,7 @@ from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import BlockResult, Prediction
+from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tissue import TissueMask
 
 
@@ -111,10 +112,22 @@ MODEL_STRIDE = 4
 
 
 @pytest.fixture
-def make_prediction(tmp_path):
+def make_prediction(tmp_path, tiny_tiff):
     """A prediction of the tiny slide: left half dark, right half pink, inside a box or everywhere."""
 
-    def make(box=(32, 64, 160, 256), mpp=2.0, slide="tiny.tiff", slide_shape=(256, 384), finish=True, blocks=None, k=2):
+    with open_slide(tiny_tiff) as opened:
+        fingerprint = opened.fingerprint
+
+    def make(
+        box=(32, 64, 160, 256),
+        mpp=2.0,
+        slide="tiny.tiff",
+        slide_shape=(256, 384),
+        finish=True,
+        blocks=None,
+        k=2,
+        slide_hash="",
+    ):
         folder = tmp_path / f"made-{len(list(tmp_path.glob('made-*')))}.zarr"
         classes = (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a"))
         shape = (-(-slide_shape[0] // mpp), -(-slide_shape[1] // mpp))
@@ -128,7 +141,7 @@ def make_prediction(tmp_path):
             slide=slide,
             slide_mpp=(1.0, 1.0),
             slide_shape=slide_shape,
-            slide_hash="s",
+            slide_hash=slide_hash or (fingerprint if slide == "tiny.tiff" else slide),
             mpp_source="given",
             model="m",
             model_hash="h",

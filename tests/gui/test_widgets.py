@@ -27,7 +27,7 @@ from napari_lpd.gui.contributions import skin
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import KINDS, our_layers, show_prediction
-from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.layers.slides import kind, slide_id
 from napari_lpd.gui.predict.widget import WHOLE_AREA, PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.prediction import Prediction
@@ -215,7 +215,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
     assert predict.panel.areas.table.rowCount() == 4
-    assert len(our_layers(viewer, "tiny.tiff", *KINDS)) == 3 + 4
+    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS)) == 3 + 4
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
     assert changed == {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
@@ -327,8 +327,8 @@ def test_a_layer_says_what_is_tissue(predict, pressed, viewer, tiny_layer, layer
 
 def test_the_tissue_is_previewed_without_predicting(predict, viewer, qtbot, tmp_path):
     predict._on_preview()
-    qtbot.waitUntil(lambda: bool(our_layers(viewer, "tiny.tiff", "tissue")), timeout=20_000)
-    [mask] = our_layers(viewer, "tiny.tiff", "tissue")
+    qtbot.waitUntil(lambda: bool(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "tissue")), timeout=20_000)
+    [mask] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "tissue")
     assert mask.visible
     assert "% of the slide is tissue" in predict.job.status.text()
     assert mask.name in [predict.tissue.itemText(i) for i in range(predict.tissue.count())]
@@ -431,13 +431,13 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     predict.job.button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
     assert shown_errors == []
-    [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "labels")
     assert list(labels.features["class"][1:]) == ["epidermis", "naevus nests", "collagen", "fat", "unreadable"]
     first = labels.translate - labels.scale / 2
     last = first + np.array(labels.data.shape) * labels.scale
     stride_um = 32 * labels.scale[0]
     assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
-    assert len(our_layers(viewer, "CMU-1_skin.tiff", "heatmap")) == 4
+    assert len(our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "heatmap")) == 4
     assert labels.metadata[KEY]["prediction"].card.model == "CMU-1_skin-001"
     assert predict.panel.areas.table.rowCount() == 4

@@ -66,7 +66,7 @@ def nearest_patches(searched: PatchSource, j: int, count: int, per_source: int) 
         place = (tile.origin[0] + centre[0], tile.origin[1] + centre[1])
         patch = np.ascontiguousarray(image[y : y + edge, x : x + edge])
         cosine = float(hits.cosine[i, j])
-        patches.append(Patch(tile.name, tile.source, place, cosine, patch, tile.slide, tile.file))
+        patches.append(Patch(tile.name, tile.source, place, cosine, patch, tile.slide, tile.fingerprint, tile.file))
     return tuple(patches)
 
 

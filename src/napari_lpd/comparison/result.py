@@ -45,6 +45,7 @@ class Patch(NamedTuple):
         cosine: To the prototype.
         image: (h, w, 3) around it.
         slide: Name of the slide that the tile was cut from, where it was.
+        fingerprint: That slide's.
         file: The tile's own file, where it has one.
     """
 
@@ -54,6 +55,7 @@ class Patch(NamedTuple):
     cosine: float
     image: NDArray[np.uint8]
     slide: str = ""
+    fingerprint: str = ""
     file: Path | None = None
 
 

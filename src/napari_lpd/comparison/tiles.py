@@ -39,6 +39,7 @@ class Tile(NamedTuple):
         origin: (y, x) of the first pixel, in pixels at that resolution.
         file: The file it is, where it is one.
         slide: Name of the slide that it was cut from, where it was.
+        fingerprint: That slide's.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Tile(NamedTuple):
     origin: tuple[int, int] = (0, 0)
     file: Path | None = None
     slide: str = ""
+    fingerprint: str = ""
 
 
 def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = "") -> list[Tile]:
@@ -115,6 +117,7 @@ def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile
             None,
             (y, x),
             slide=slide.name,
+            fingerprint=slide.fingerprint,
         )
         for y, x in (origins[i] for i in spread(len(origins), count))
     ]
@@ -127,8 +130,9 @@ def tiles_of_set(tiles: TileSet) -> list[Tile]:
     for i, source in enumerate(tiles.sources):
         tile = Tile(tiles.name(i), source, partial(tiles.read, i), None, file=tiles.files[i] if own_files else None)
         if tiles.origins:
-            slide, y, x = tiles.origins[i]
-            tile = tile._replace(name=f"{slide} ({y}, {x})", origin=(y, x), slide=slide)
+            slide, y, x, fingerprint = tiles.origins[i]
+            name = f"{slide} ({y}, {x})"
+            tile = tile._replace(name=name, origin=(y, x), slide=slide, fingerprint=fingerprint)
         found.append(tile)
     return found
 

@@ -102,7 +102,7 @@ def cut_tiles(
         sources=[patient or name] * len(labels),
         files=[slide.path] if slide.path else [],
         clusters=_clusters(origins, settings.tile, name),
-        origins=[Origin(name, y, x) for y, x in origins],
+        origins=[Origin(name, y, x, slide.fingerprint) for y, x in origins],
         check=False,
     )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.data.geojson import Feature
 
+JOIN = " + "
 NONE = "none"  # what a region carries that was looked at and holds none of the classes: glass, say
 
 
@@ -40,6 +41,12 @@ class Region:
     vertices: NDArray[np.float64]
     tissues: tuple[str, ...]
     named: bool = True
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is equal for equal regions: tissues, and corners to half a pixel."""
+        corners = {(round(2 * y), round(2 * x)) for y, x in self.vertices.tolist()}
+        return self.tissues, self.named, frozenset(corners)
 
     def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> shapely.Geometry:
         """Return the area inside as a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x)."""
@@ -94,8 +101,18 @@ def classes_in(path: Path) -> list[TissueClass]:
     return list(found.values())
 
 
+def joined(tissues: Sequence[str]) -> str:
+    """Write tissues as one text: "a + b"."""
+    return JOIN.join(tissues)
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Read the tissues of a text that `joined` may have written; a plus sign in a name stays: "CD8+ + stroma"."""
+    return tuple(name for each in text.split(JOIN) if (name := each.strip()))
+
+
 def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    names: Sequence[str] = feature.classification.split(" + ")
+    names: Sequence[str] = split(feature.classification)
     if feature.tissues is not None:
         names = feature.tissues
     elif feature.classification in classes:
@@ -132,7 +149,7 @@ def write_regions(
     features = []
     for region in regions:
         ring = region.vertices[:, ::-1].round(2).tolist()
-        name = " + ".join(region.tissues) or NONE
+        name = joined(region.tissues) or NONE
         color = colors.get(region.tissues[0], [128, 128, 128]) if region.tissues else [128, 128, 128]
         said = {"tissues": list(region.tissues), "classification": {"name": name, "color": color}}
         features.append(

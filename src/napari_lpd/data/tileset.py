@@ -32,11 +32,12 @@ NAMED = 5  # slides named in a description
 
 
 class Origin(NamedTuple):
-    """Origin of a tile: what its slide is called, and (y, x) of its first pixel there, at the tile's resolution."""
+    """Origin of a tile: its slide's name, (y, x) of its first pixel at its own resolution, the slide's fingerprint."""
 
     slide: str
     y: int
     x: int
+    fingerprint: str = ""
 
 
 class TileSet:
@@ -235,7 +236,7 @@ def tile_hashes(tiles: TileSet, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
         tiles: The tiles; one cut from a slide is hashed by its origin, any other by its file's content.
         files: (m, 8) from `core.files.file_hashes` of their files.
     """
-    identities = [repr(origin).encode() for origin in tiles.origins]
+    identities = [f"Origin(slide={o.slide!r}, y={o.y}, x={o.x})".encode() for o in tiles.origins]
     if not identities and len(files) == len(tiles):
         identities = [row.tobytes() for row in files]
     hashes = [list(hashlib.sha256(identity + labels.tobytes()).digest()[:HASH_BYTES])

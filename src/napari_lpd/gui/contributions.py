@@ -27,6 +27,8 @@ from napari_lpd.slides.tiff.reader import needs_windows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_lpd.gui.layers.slides import Shown
+
 LayerData = tuple[Any, dict[str, Any], str]
 WHOLE_LIMIT = 400_000_000  # pixels; a flat TIFF up to this size is left to other readers, which load it whole
 MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
@@ -63,8 +65,19 @@ def read_prediction(path: str | list[str]) -> list[LayerData]:
     """Read predictions, finished or not, as labels, heatmaps, uncertainty and tissue."""
     from napari_lpd.gui.layers.results import prediction_layers
 
-    folders = [path] if isinstance(path, str) else path
-    return [layer for folder in folders for layer in prediction_layers(Prediction.open(Path(folder)))]
+    predictions = [Prediction.open(Path(folder)) for folder in ([path] if isinstance(path, str) else path)]
+    return [layer for found in predictions for layer in prediction_layers(found, _shown_slide(found.card.slide_hash))]
+
+
+def _shown_slide(fingerprint: str) -> Shown | None:
+    """Return how a slide is shown in the viewer that opens a file; None where it is not."""
+    import napari
+
+    from napari_lpd.gui.layers.slides import Shown, slide_id, slide_layers
+
+    viewer = napari.current_viewer()
+    layers = [] if viewer is None else slide_layers(viewer)
+    return next((Shown.by(layer) for layer in layers if slide_id(layer) == fingerprint), None)
 
 
 def read_masks(path: str | list[str]) -> list[LayerData]:
@@ -111,16 +124,18 @@ def read_outlines(path: str | list[str]) -> list[LayerData]:
 
 
 def _regions_on_slide(path: Path) -> LayerData:
-    """Read regions onto the open slide, or of several onto the one whose name begins the file's name."""
+    """Read regions onto the open slide, or of several onto the one beside which they lie, or whose name they bear."""
     import napari
 
     from napari_lpd.gui.layers.regions import add_regions, empty_regions
-    from napari_lpd.gui.layers.slides import slide_layers
+    from napari_lpd.gui.layers.slides import slide_layers, slide_path
 
     viewer = napari.current_viewer()
     slides = [] if viewer is None else slide_layers(viewer)
-    named = [layer for layer in slides if path.name.startswith(Path(layer.name).stem)]
-    chosen = named if len(slides) > 1 else slides
+    files = {layer: slide_path(layer) for layer in slides}
+    named = [layer for layer, file in files.items() if path.name.startswith((file or Path(layer.name)).stem)]
+    beside = [layer for layer in named if (file := files[layer]) and file.parent.resolve() == path.parent.resolve()]
+    chosen = (beside or named) if len(slides) > 1 else slides
     if len(chosen) != 1:
         remedy = "open that first" if not slides else "name it like the slide, or use Load… in Train"
         raise DataError(f"{path}: its regions are in pixels of a slide: {remedy}")
@@ -189,7 +204,14 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
         "multiscale": len(levels) > 1,
         "scale": slide.mpp if slide.has_mpp else (1.0, 1.0),
         "units": ("micrometer",) * 2 if slide.has_mpp else ("pixel",) * 2,
-        "metadata": {"napari_lpd": {"kind": "slide", "path": str(path), "mpp_source": slide.mpp_source}},
+        "metadata": {
+            "napari_lpd": {
+                "kind": "slide",
+                "path": str(path),
+                "fingerprint": slide.fingerprint,
+                "mpp_source": slide.mpp_source,
+            }
+        },
     }
     return (levels if len(levels) > 1 else levels[0]), options, "image"
 

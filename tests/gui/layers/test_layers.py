@@ -16,7 +16,7 @@ from napari_lpd.gui.layers.results import (
     showing,
     shown_prediction,
 )
-from napari_lpd.gui.layers.slides import corner, set_resolution, slide_of, visible_box_um
+from napari_lpd.gui.layers.slides import Shown, set_resolution, slide_id, slide_of, visible_box_um
 from napari_lpd.gui.predict.live_prediction import LiveLayers
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import BlockResult, Prediction
@@ -38,7 +38,7 @@ def test_labels_and_heatmaps_lie_on_the_slide_to_the_pixel_edge(viewer, tiny_lay
     found = make_prediction()
     show_prediction(viewer, found, tiny_layer)
     wanted = np.add(CORNER, [[32, 64], [32 + 64 * 2, 64 + 96 * 2]])
-    for layer in our_layers(viewer, "tiny.tiff", "labels", "heatmap", "uncertainty"):
+    for layer in our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels", "heatmap", "uncertainty"):
         assert np.allclose(outer_corners(layer), wanted), layer.name
 
 
@@ -46,7 +46,7 @@ def test_labels_and_heatmaps_lie_on_the_slide_to_the_pixel_edge(viewer, tiny_lay
 def test_a_large_prediction_is_a_pyramid_that_lies_on_the_slide(viewer, tiny_layer, make_prediction, slide_shape):
     found = make_prediction(box=None, mpp=0.125, slide_shape=slide_shape)
     show_prediction(viewer, found, tiny_layer)
-    for layer in our_layers(viewer, "tiny.tiff", "labels"):
+    for layer in our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels"):
         assert layer.multiscale
         assert np.allclose(outer_corners(layer), np.add(CORNER, [[0, 0], slide_shape]), atol=0.5)
 
@@ -61,8 +61,8 @@ def test_every_level_shows_the_border_in_the_same_place(viewer, tiny_layer, make
 def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=(35, 69, 161, 255))
     show_prediction(viewer, found, tiny_layer)
-    [labels] = our_layers(viewer, "tiny.tiff", "labels")
-    [heatmap, _] = our_layers(viewer, "tiny.tiff", "heatmap")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
+    [heatmap, _] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "heatmap")
     assert np.allclose(outer_corners(labels), outer_corners(heatmap))
     assert np.allclose(outer_corners(labels), np.add(CORNER, [[32, 64], [168, 256]]))
     assert (labels.data > 0).sum() == found.in_scope((0, 0), found.card.shape).sum()
@@ -70,11 +70,11 @@ def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_predict
 
 def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
-    growing = LiveLayers(found, corner(tiny_layer))
-    for _ in showing(viewer, "tiny.tiff", growing.layers):
+    growing = LiveLayers(found, Shown.by(tiny_layer))
+    for _ in showing(viewer, slide_id(tiny_layer), growing.layers):
         pass
-    [labels] = our_layers(viewer, "tiny.tiff", "labels")
-    [uncertainty] = our_layers(viewer, "tiny.tiff", "uncertainty")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
+    [uncertainty] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "uncertainty")
     assert (labels.data[:, 260:] == 0).all()
     growing.fill()
     assert growing.version == 0
@@ -92,7 +92,7 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
     assert (labels.data[:9, 300:309] == 1).all()
     for _ in completing(viewer, found, writer):
         pass
-    assert shown_prediction(viewer, "tiny.tiff") is writer
+    assert shown_prediction(viewer, slide_id(tiny_layer)) is writer
 
 
 @pytest.mark.parametrize("most", [0, 2**30])
@@ -211,17 +211,17 @@ def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
 
 def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer, tiny_layer, make_prediction):
     show_prediction(viewer, make_prediction(), tiny_layer)
-    [heatmap, _] = our_layers(viewer, "tiny.tiff", "heatmap")
+    [heatmap, _] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "heatmap")
     heatmap.visible, heatmap.opacity, heatmap.colormap = True, 0.3, "viridis"
     before = list(viewer.layers)
     other = make_prediction(box=(16, 32, 200, 300))
     labels = show_prediction(viewer, other, tiny_layer)
     assert list(viewer.layers) == before
     assert (heatmap.visible, heatmap.opacity, heatmap.colormap.name) == (True, 0.3, "viridis")
-    for layer in our_layers(viewer, "tiny.tiff", *KINDS):
+    for layer in our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS):
         fresh = next(
             napari.layers.Layer.create(data, options, kind)
-            for data, options, kind in prediction_layers(other, corner(tiny_layer))
+            for data, options, kind in prediction_layers(other, Shown.by(tiny_layer))
             if options["name"] == layer.name
         )
         assert np.array_equal(np.asarray(layer.data), np.asarray(fresh.data))
@@ -230,5 +230,5 @@ def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer,
     assert viewer.layers[-1] is labels
     larger = show_prediction(viewer, make_prediction(box=None, mpp=0.125), tiny_layer)  # with levels: a new layer
     assert larger.multiscale
-    assert len(our_layers(viewer, "tiny.tiff", "labels")) == 1
+    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")) == 1
     assert viewer.layers[-1] is larger

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QApplication
 from napari_lpd import samples
 from napari_lpd.gui.layers.regions import WHOLE
 from napari_lpd.gui.layers.results import our_layers
-from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.layers.slides import kind, slide_id
 from napari_lpd.gui.predict.widget import PredictWidget
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.geojson import read_mask
@@ -46,8 +46,12 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
     widget.scope.setCurrentText(WHOLE)
     predict()
     picture(viewer, "predict_mask")
-    [labels] = our_layers(viewer, SLIDE, "labels")
-    heatmap = next(layer for layer in our_layers(viewer, SLIDE, "heatmap") if layer.name.startswith("collagen"))
+    [labels] = our_layers(viewer, slide_id(viewer.layers[SLIDE]), "labels")
+    heatmap = next(
+        layer
+        for layer in our_layers(viewer, slide_id(viewer.layers[SLIDE]), "heatmap")
+        if layer.name.startswith("collagen")
+    )
     labels.visible, heatmap.visible = False, True
     viewer.dims.set_point(0, 1)
     picture(viewer, "predict_heatmap")

@@ -18,7 +18,7 @@ from napari_lpd.core.settings.results import Roles
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import Region, write_regions
 from napari_lpd.gui.layers.results import our_layers, show_prediction
-from napari_lpd.gui.layers.slides import kind, set_resolution
+from napari_lpd.gui.layers.slides import kind, set_resolution, slide_id
 from napari_lpd.gui.predict.widget import PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.models.card import read_card
@@ -42,7 +42,7 @@ def waited(widget, qtbot):
     qtbot.waitUntil(lambda: not widget.panel.runner.running, timeout=60_000)
 
 
-def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors):
+def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors, tiny_tiff):
     widget, prediction = shown
     panel = widget.panel
     before = [panel.areas.table.item(row, 1).text() for row in range(2)]
@@ -58,7 +58,7 @@ def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors
     waited(widget, qtbot)
     assert shown_errors == []
     assert panel.correct.layer() is None
-    [labels] = our_layers(viewer, "tiny.tiff", "labels")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
     assert labels.visible
     assert (labels.data[:20, :20] == 2).all()
     assert (prediction.labels.levels[0][:20, :20] == 1).all()  # the model's own stays
@@ -80,9 +80,16 @@ def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors
     waited(widget, qtbot)
     assert json.loads((tmp_path / "corrections.geojson").read_text())["features"]
     assert shown_errors == []
-    panel.export(tmp_path / "a.png")  # of a slide that is another one than was predicted, here
+    panel.export(tmp_path / "a.png")
     waited(widget, qtbot)
-    assert "another slide" in shown_errors[0]
+    assert shown_errors == []
+    assert (tmp_path / "a.png").exists()
+    with tifffile.TiffWriter(tiny_tiff, append=True) as tiff:  # another content under the same name
+        tiff.write(np.zeros((64, 64, 3), np.uint8), photometric="rgb")
+    panel.export(tmp_path / "b.png")
+    waited(widget, qtbot)
+    assert "has changed since it was opened here" in shown_errors[0]
+    assert not (tmp_path / "b.png").exists()
 
 
 def test_a_label_that_is_no_class_is_refused_and_the_layer_stays(shown, shown_errors):
@@ -105,7 +112,7 @@ def test_editing_without_a_prediction_says_what_to_do(use_widget, tiny_layer, sh
 def test_the_legend_switches_and_fades_classes(shown, viewer):
     widget, _ = shown
     areas = widget.panel.areas
-    [labels] = our_layers(viewer, "tiny.tiff", "labels")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
     areas.table.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
     assert labels.colormap.color_dict[1][3] == 0
     assert labels.colormap.color_dict[2][3] == 1

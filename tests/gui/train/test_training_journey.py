@@ -13,7 +13,7 @@ from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.layers.results import our_layers
-from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.layers.slides import kind, slide_id
 from napari_lpd.gui.train.widget import TrainWidget
 
 OUTLINES = [  # keys of the tissues and a box in level-0 pixels: y, x, height, width
@@ -92,7 +92,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     predict = next(w for name, w in viewer.window.dock_widgets.items() if "Predict" in name)
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=600_000)
     assert shown_errors == []
-    [labels] = our_layers(viewer, "CMU-1_skin.tiff", "labels")
+    [labels] = our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "labels")
     assert len(np.unique(labels.data[0] if labels.multiscale else labels.data)) > 1
     picture(viewer, "train_predicted")
 

@@ -11,9 +11,10 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVB
 
 from napari_lpd.core.errors import LpdError, SlideError, one_line
 from napari_lpd.core.files import KEY
-from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
+from napari_lpd.gui.common.layer_box import LayerBox
+from napari_lpd.gui.common.layout import buttons, in_row, note
 from napari_lpd.gui.contributions import read_slide
-from napari_lpd.gui.layers.slides import UM, entered_mpp, hold_in_place, kind, set_resolution, slide_layers
+from napari_lpd.gui.layers.slides import UM, entered_mpp, follow, hold_in_place, kind, set_resolution, slide_layers
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class SlidePicker(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self.combo = chooser()
+        self._box: LayerBox[Image] = LayerBox()
+        self.combo = self._box.combo
         self.resolution = note("")
         self._entry = QWidget()
         self.mpp = QLineEdit()
@@ -62,9 +64,8 @@ class SlidePicker(QWidget):
 
     def find(self) -> Image | None:
         """Return the chosen slide layer, if there is one."""
-        layers = slide_layers(self._viewer)
-        index = self.combo.currentIndex()
-        return layers[index] if 0 <= index < len(layers) else None
+        layer = self._box.layer()
+        return layer if layer is not None and layer in self._viewer.layers else None
 
     def layer(self) -> Image:
         """Return the chosen slide layer.
@@ -79,15 +80,13 @@ class SlidePicker(QWidget):
 
     def refresh(self) -> None:
         """Refill the list and keep the choice."""
+        layers = slide_layers(self._viewer)
         for layer in self._viewer.layers:
-            if kind(layer) or layer in slide_layers(self._viewer):
+            if kind(layer) or layer in layers:
                 hold_in_place(layer)
-        chosen = self.combo.currentText()
-        self.combo.blockSignals(True)
-        self.combo.clear()
-        self.combo.addItems([layer.name for layer in slide_layers(self._viewer)])
-        self.combo.setCurrentText(chosen)
-        self.combo.blockSignals(False)
+        for layer in layers:
+            follow(self._viewer, layer)
+        self._box.fill(layers)
         self._on_chosen()
 
     def open(self, path: Path) -> None:
@@ -97,8 +96,7 @@ class SlidePicker(QWidget):
         except LpdError as error:
             show_error(one_line(error))
             return
-        layer = self._viewer.add_image(data, **options)
-        self.combo.setCurrentText(layer.name)
+        self._box.choose(self._viewer.add_image(data, **options))
 
     def _on_open(self) -> None:
         patterns = " ".join(f"*{suffix}" for suffix in (*VENDOR_SUFFIXES, *TIFF_SUFFIXES))

@@ -16,7 +16,7 @@ from qtpy.QtCore import QTimer
 
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.results import prediction_layers
-from napari_lpd.gui.layers.slides import COMPARED, corner
+from napari_lpd.gui.layers.slides import COMPARED, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -191,7 +191,7 @@ def _slide(name: str, layer: Image) -> LayerData:
 def _heatmaps_and_mask(name: str, prediction: Prediction, slide_layer: Image) -> list[LayerData]:
     """Return layer data of a heatmap per class and the mask, marked so that other modules ignore the layers."""
     layers = []
-    for data, options, layer_type in prediction_layers(prediction, corner(slide_layer)):
+    for data, options, layer_type in prediction_layers(prediction, Shown.by(slide_layer)):
         metadata = options["metadata"][KEY]
         if metadata["kind"] in PARTS:
             options["metadata"] = {KEY: metadata | {"kind": COMPARED, "part": metadata["kind"]}}

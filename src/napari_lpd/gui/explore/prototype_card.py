@@ -13,7 +13,7 @@ from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import KEY
 from napari_lpd.data.images import read_image
 from napari_lpd.gui.common.layout import chooser, in_row, note
-from napari_lpd.gui.layers.slides import COMPARED, UM, corner, slide_layers
+from napari_lpd.gui.layers.slides import COMPARED, UM, corner, slide_id, slide_layers
 
 if TYPE_CHECKING:
     import napari
@@ -140,7 +140,7 @@ def jump(viewer: napari.Viewer, patch: Patch, mpp: float) -> None:
     if patch.file is not None:
         start = _show_tile(viewer, patch, mpp)
     else:
-        layer = next((layer for layer in slide_layers(viewer) if layer.name == patch.slide), None)
+        layer = next((layer for layer in slide_layers(viewer) if slide_id(layer) == patch.fingerprint), None)
         if layer is None:
             raise DataError(f"{patch.tile}: {patch.slide} is not open; open it to move there")
         start = corner(layer)

@@ -119,7 +119,7 @@ class ExploreWidget(QWidget):
             return self.both.side.classes()
         metadata = [layer.metadata[KEY] for layer in self._heatmaps()]
         several = len({m["slide"] for m in metadata}) > 1
-        return [f"{m['class']} ({m['slide']})" if several else m["class"] for m in metadata]
+        return [f"{m['class']} ({m['named']})" if several else m["class"] for m in metadata]
 
     def _axis(self) -> int:
         return int(self._viewer.dims.ndim) - 3

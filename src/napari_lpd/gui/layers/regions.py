@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from napari.layers import Shapes
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import KEY
-from napari_lpd.data.regions import NONE, Region
-from napari_lpd.gui.layers.slides import corner, visible_box_um
+from napari_lpd.data.regions import NONE, Region, joined, split
+from napari_lpd.gui.layers.slides import belongs, corner, home_of, of_slide, visible_box_um
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,17 +25,18 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
-COLUMN = "tissues"
+COLUMN, LIST = "tissues", "tissue list"  # features: the text that is shown, and the names as JSON
 NO_TISSUE = "#5a5a5a"
-JOIN = " + "
 ELLIPSE_VERTICES = 64
 EDGE_UM = 8
 FACE_ALPHA = "38"
 
 
-def regions_layers(viewer: napari.Viewer) -> list[Shapes]:
-    """List the Shapes layers in the viewer, our regions layers first."""
+def regions_layers(viewer: napari.Viewer, slide_layer: Image | None = None) -> list[Shapes]:
+    """List the Shapes layers in the viewer, our regions layers first; with a slide, none that is another slide's."""
     shapes = [layer for layer in viewer.layers if isinstance(layer, Shapes)]
+    if slide_layer is not None:
+        shapes = [each for each in shapes if "slide" not in each.metadata.get(KEY, {}) or belongs(each, slide_layer)]
     return sorted(shapes, key=lambda layer: layer.metadata.get(KEY, {}).get("kind") != "regions")
 
 
@@ -45,37 +47,61 @@ def new_regions_layer(viewer: napari.Viewer, slide_layer: Image) -> Shapes:
 
 
 def empty_regions(slide_layer: Image) -> Shapes:
-    """Make an empty Shapes layer aligned with the slide; each shape shows its tissues as text ("a + b")."""
+    """Make an empty Shapes layer aligned with the slide; each shape shows its tissues as text ("a + b").
+
+    The tissues themselves are lists (JSON) in a feature of their own, as a name may hold a "+" itself.
+    """
     layer = Shapes(
         ndim=2,
         name=f"tissue regions ({slide_layer.name})",
         scale=slide_layer.scale,
         translate=slide_layer.translate,
         units=slide_layer.units,
-        features=pd.DataFrame({COLUMN: pd.Series([], dtype=str)}),
+        features=_features([]),
         text={"string": f"{{{COLUMN}}}", "size": 7, "color": "black", "anchor": "center"},
         edge_width=EDGE_UM / float(slide_layer.scale[-1]),
         edge_color=NO_TISSUE,
         face_color=NO_TISSUE + FACE_ALPHA,
         opacity=1.0,
-        metadata={KEY: {"kind": "regions", "slide": slide_layer.name}},
+        metadata={KEY: {"kind": "regions", **of_slide(slide_layer)}},
     )
-    layer.feature_defaults = {COLUMN: ""}
+    _draw_next(layer, ())
     return layer
+
+
+def _features(tissues: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Return the features of shapes with these tissues."""
+    columns = {COLUMN: [joined(names) for names in tissues], LIST: [json.dumps([*names]) for names in tissues]}
+    return pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in columns.items()})
+
+
+def _draw_next(layer: Shapes, tissues: Sequence[str]) -> None:
+    """Give these tissues to shapes that are drawn next."""
+    layer.feature_defaults = _features([tissues]).iloc[0].to_dict()
+
+
+def _names(text: str, listed: str) -> tuple[str, ...]:
+    """Return the names in a shape's features; a text that somebody changed wins over the list, which it was made of."""
+    try:
+        names = tuple(str(name) for name in json.loads(listed or "[]"))
+    except ValueError:
+        names = ()
+    return names if joined(names) == text else split(text)
 
 
 def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
     """Return the tissue names of each shape."""
     if COLUMN not in layer.features:
         return [()] * len(layer.data)
-    return [tuple(name.strip() for name in str(text).split("+") if name.strip()) for text in layer.features[COLUMN]]
+    lists = layer.features[LIST] if LIST in layer.features else [""] * len(layer.data)
+    return [_names(str(text), str(listed)) for text, listed in zip(layer.features[COLUMN], lists, strict=True)]
 
 
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
     """Draw regions (level-0 pixels) into a regions layer of the same slide."""
     in_hand = layer.feature_defaults.copy()
     for region in regions:
-        layer.feature_defaults = {COLUMN: JOIN.join(region.tissues) or (NONE if region.named else "")}
+        _draw_next(layer, region.tissues or ((NONE,) if region.named else ()))
         color = _color(region.tissues, classes)
         layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
     layer.feature_defaults = in_hand
@@ -87,7 +113,7 @@ def take_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> Non
     color = tissue_color(name, classes)
     with layer.block_update_properties():  # else napari recolours what is selected
         layer.current_edge_color, layer.current_face_color = color, color + FACE_ALPHA
-    layer.feature_defaults = {COLUMN: name}
+    _draw_next(layer, (name,))
 
 
 def draw_next(layer: Shapes) -> None:
@@ -120,7 +146,7 @@ def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueCla
     """Rename a tissue in all regions; return whether any region has it."""
     tissues = tissues_of(layer)
     if layer.feature_defaults.get(COLUMN, pd.Series([""])).iloc[0] == old:
-        layer.feature_defaults = {COLUMN: new}
+        _draw_next(layer, (new,))
     if not any(old in names for names in tissues):
         return False
     _write(layer, [tuple(new if name == old else name for name in names) for names in tissues], classes)
@@ -134,7 +160,7 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
 
 def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
     in_hand = layer.feature_defaults.copy()  # napari takes those of the last row
-    layer.features = pd.DataFrame({COLUMN: pd.Series([JOIN.join(names) for names in tissues], dtype=str)})
+    layer.features = _features(tissues)
     layer.feature_defaults = in_hand
     if tissues:
         colors = [_color(names, classes) for names in tissues]
@@ -203,10 +229,10 @@ def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[
     if scope == VIEW:
         y0, x0, y1, x1 = visible_box_um(viewer, slide_layer)
         return [shapely.box(x0, y0, x1, y1)]
-    for shapes in regions_layers(viewer):
+    for shapes in regions_layers(viewer, slide_layer):
         if shapes.selected_data:
             return polygons_um(shapes, slide_layer, selected=True)
-    raise DataError("no region is selected: select a shape in a Shapes layer, or choose this view")
+    raise DataError(f"no region on {slide_layer.name} is selected: select a shape there, or choose this view")
 
 
 def polygons_um(layer: Shapes, slide_layer: Image, selected: bool = False) -> list[shapely.Geometry]:
@@ -226,8 +252,8 @@ def _on_slide(layer: Shapes, index: int, slide_layer: Image) -> NDArray[np.float
     outline = _outline(layer, index)
     if outline is None:
         raise DataError(f"{layer.name}: shape {index + 1} is a {layer.shape_type[index]}, not a closed outline")
-    world = np.array([layer.data_to_world(vertex) for vertex in outline])[:, -2:]
-    return np.asarray((world - corner(slide_layer)) / slide_layer.scale[-2:])
+    world, home = np.array([layer.data_to_world(vertex) for vertex in outline])[:, -2:], home_of(layer, slide_layer)
+    return np.asarray((world - corner(home)) / home.scale[-2:])
 
 
 def _outline(layer: Shapes, index: int) -> NDArray[np.float64] | None:

@@ -11,7 +11,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.pyramid_view import SMALL, View
-from napari_lpd.gui.layers.slides import UM, corner, kind
+from napari_lpd.gui.layers.slides import UM, Shown, kind, slide_id
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
@@ -34,23 +34,27 @@ KINDS = ("labels", "heatmap", "uncertainty", "tissue")
 LayerData = tuple[Any, dict[str, Any], str]
 
 
-def prediction_layers(prediction: Prediction, slide_corner: Any = None) -> list[LayerData]:
+def prediction_layers(prediction: Prediction, slide: Shown | None = None) -> list[LayerData]:
     """Return layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
 
     Args:
         prediction: A prediction, finished or not.
-        slide_corner: World position (y, x) of the slide's outer corner (default: the first pixel's centre is at 0).
+        slide: How its slide is shown (default: not at all; its first pixel's centre would lie at 0).
     """
-    card = prediction.card
-    start = -np.array(card.slide_mpp) / 2 if slide_corner is None else np.asarray(slide_corner)
-    box = _box(prediction)
-    origin = start + np.array(box[:2]) * card.mpp
-    return [
-        tissue_layer(prediction.tissue, card.slide, start),
+    card, box = prediction.card, _box(prediction)
+    at = slide or Shown(-np.array(card.slide_mpp) / 2, card.slide, {})
+    at = at._replace(metadata=at.metadata | {"slide": card.slide_hash})
+    origin = at.corner + np.array(box[:2]) * card.mpp
+    layers = [
+        tissue_layer(prediction.tissue, at),
         _uncertainty(prediction, box, origin),
         *(_heatmap(prediction, index, box, origin) for index in range(len(card.classes))),
         _labels(prediction, box, origin),
     ]
+    for _, options, _ in layers:
+        options["metadata"][KEY] |= at.metadata | {"named": at.name}
+        options["name"] = options["name"].replace(f"({card.slide})", f"({at.name})")
+    return layers
 
 
 def _box(prediction: Prediction) -> Box:
@@ -77,7 +81,7 @@ def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: 
         "scale": (mpp, mpp),
         "translate": origin + mpp / 2,
         "units": (UM, UM),
-        "metadata": {KEY: {"kind": what, "slide": prediction.card.slide, "prediction": prediction, "view": view}},
+        "metadata": {KEY: {"kind": what, "prediction": prediction, "view": view}},
     }
 
 
@@ -115,7 +119,7 @@ def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> N
     """Redraw the labels inside a box, in pixels of the labels, after a correction."""
     edge = prediction.card.block
     rows, columns = (range(box[i] // edge, -(-box[i + 2] // edge)) for i in (0, 1))
-    for layer in our_layers(viewer, prediction.card.slide, "labels"):
+    for layer in our_layers(viewer, prediction.card.slide_hash, "labels"):
         layer.metadata[KEY]["view"].fill((y, x) for y in rows for x in columns)
         layer.refresh()
 
@@ -159,42 +163,42 @@ def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) 
     return view.data, options, "image"
 
 
-def tissue_layer(mask: TissueMask, slide: str, slide_corner: Any) -> LayerData:
-    """Return layer data of a tissue mask, hidden."""
+def tissue_layer(mask: TissueMask, slide: Shown) -> LayerData:
+    """Return layer data of a tissue mask on a slide, hidden."""
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
     options = {
-        "name": f"tissue mask ({slide})",
+        "name": f"tissue mask ({slide.name})",
         "scale": (mask.mpp, mask.mpp),
-        "translate": np.asarray(slide_corner) + mask.mpp / 2,
+        "translate": slide.corner + mask.mpp / 2,
         "units": (UM, UM),
         "opacity": 0.35,
         "visible": False,
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": pd.DataFrame({"index": [0, 1], "class": ["no tissue", "tissue"]}),
-        "metadata": {KEY: {"kind": "tissue", "slide": slide}},
+        "metadata": {KEY: {"kind": "tissue", **slide.metadata}},
     }
     return mask.array.astype(np.uint8), options, "labels"
 
 
 def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
-    """List the layers of `slide` that are of one of `kinds`."""
-    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY]["slide"] == slide]
+    """List the layers of a slide, by its fingerprint (`slides.slide_id`), that are of one of `kinds`."""
+    return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY].get("slide") == slide]
 
 
 def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
-    """Return the uppermost prediction in the viewer, of `slide` if a name is given."""
+    """Return the uppermost prediction in the viewer, of `slide` if a fingerprint is given."""
     for layer in reversed(viewer.layers):
-        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY]["slide"]):
+        if kind(layer) == "labels" and slide in (None, layer.metadata[KEY].get("slide")):
             return layer.metadata[KEY].get("prediction")
     return None
 
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
     """Show a prediction's layers, replacing an older prediction of the slide, and return the Labels layer."""
-    layers = prediction_layers(prediction, None if slide_layer is None else corner(slide_layer))
-    for _ in showing(viewer, prediction.card.slide, layers):
+    layers = prediction_layers(prediction, None if slide_layer is None else Shown.by(slide_layer))
+    for _ in showing(viewer, prediction.card.slide_hash, layers):
         pass
-    (labels,) = our_layers(viewer, prediction.card.slide, "labels")
+    (labels,) = our_layers(viewer, prediction.card.slide_hash, "labels")
     assert isinstance(labels, Labels)
     return labels
 
@@ -258,9 +262,9 @@ def _fill(layer: Layer, data: Any, options: dict[str, Any]) -> None:
 
 def show_tissue(viewer: napari.Viewer, mask: TissueMask, slide_layer: Image) -> Labels:
     """Show a tissue mask on a slide, replacing an older one, and return its layer."""
-    for layer in our_layers(viewer, slide_layer.name, "tissue"):
+    for layer in our_layers(viewer, slide_id(slide_layer), "tissue"):
         viewer.layers.remove(layer)
-    data, options, _ = tissue_layer(mask, slide_layer.name, corner(slide_layer))
+    data, options, _ = tissue_layer(mask, Shown.by(slide_layer))
     return viewer.add_labels(data, **(options | {"visible": True}))
 
 
@@ -283,5 +287,5 @@ def completing(viewer: napari.Viewer, prediction: Prediction, finished: Predicti
 
 
 def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
-    layers = our_layers(viewer, prediction.card.slide, *KINDS)
+    layers = our_layers(viewer, prediction.card.slide_hash, *KINDS)
     return [layer for layer in layers if layer.metadata[KEY].get("prediction") is prediction]

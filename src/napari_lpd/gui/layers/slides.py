@@ -7,7 +7,8 @@ its translate, and a coarser layer with the same corner has a larger translate.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 from napari.layers import Image
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from napari.utils.events import Event
     from numpy.typing import NDArray
 
+_OF_ARRAYS: WeakKeyDictionary[Image, tuple[Any, str]] = WeakKeyDictionary()  # data, fingerprint
+_HOMES: WeakValueDictionary[str, Image] = WeakValueDictionary()  # slide layers by their ids in napari
+_PLACES: WeakKeyDictionary[Image, NDArray[np.float64]] = WeakKeyDictionary()  # of slide layers that are followed
 UM = "micrometer"
 COMPARED = "compared"  # kind of temporary layers in the side-by-side view, ignored by all other modules
 
@@ -64,18 +68,91 @@ def slide_of(layer: Image) -> Slide:
         layer.rotate, np.eye(layer.ndim)
     ):
         raise SlideError(f"{layer.name} is rotated or has an affine transform: remove it first")
-    path, mpp = slide_path(layer), layer.metadata.get(KEY, {}).get("mpp")
-    if path is not None:
-        slide = open_slide(path, mpp)
-    else:
-        in_um = all(str(unit) == UM for unit in layer.units)
-        scale = (float(layer.scale[-2]), float(layer.scale[-1]))
-        levels = list(layer.data) if layer.multiscale else [layer.data]
-        slide = Slide.from_levels(levels, scale if in_um else None, layer.name, "scale of the layer")
+    slide = _open(layer)
+    if slide.fingerprint != layer.metadata.get(KEY, {}).get("fingerprint", slide.fingerprint):
+        slide.close()
+        raise SlideError(
+            f"{slide_path(layer)} has changed since it was opened here: remove {layer.name}, open it again"
+        )
     if not slide.has_mpp:
         slide.close()
         raise SlideError(f"{slide.name} has no resolution ({slide.mpp_source}): enter its µm per pixel")
     return slide
+
+
+def _open(layer: Image) -> Slide:
+    path = slide_path(layer)
+    if path is not None:
+        return open_slide(path, layer.metadata[KEY].get("mpp"))
+    in_um = all(str(unit) == UM for unit in layer.units)
+    scale = (float(layer.scale[-2]), float(layer.scale[-1]))
+    levels = list(layer.data) if layer.multiscale else [layer.data]
+    return Slide.from_levels(levels, scale if in_um else None, layer.name, "scale of the layer")
+
+
+def slide_id(layer: Image) -> str:
+    """Return which slide a layer shows, whatever layer and file are called: the slide's fingerprint."""
+    known = layer.metadata.get(KEY, {}).get("fingerprint")
+    if known is not None:
+        return str(known)
+    data, found = _OF_ARRAYS.get(layer, (None, ""))
+    if data is not layer.data:
+        try:
+            with _open(layer) as slide:
+                found = slide.fingerprint
+        except SlideError:  # of a type that is no slide's
+            found = str(layer.unique_id)
+        _OF_ARRAYS[layer] = layer.data, found
+    return found
+
+
+def of_slide(layer: Image) -> dict[str, str]:
+    """Return metadata that tie another layer to a slide layer: to the slide, its file and the layer itself."""
+    _HOMES[str(layer.unique_id)] = layer
+    path = slide_path(layer)
+    return {"slide": slide_id(layer), "layer": str(layer.unique_id)} | ({} if path is None else {"path": str(path)})
+
+
+def belongs(layer: Layer, slide_layer: Image) -> bool:
+    """Return whether a layer is of the slide of `slide_layer`: of the same slide, and of its file if it names one."""
+    about, path = layer.metadata.get(KEY, {}), slide_path(slide_layer)
+    if about.get("path", path and str(path)) != (path and str(path)):
+        return False
+    return bool(about.get("slide") == slide_id(slide_layer))
+
+
+def home_of(layer: Layer, slide_layer: Image) -> Image:
+    """Return the slide layer that a layer was laid on: `slide_layer`, or another one of its slide."""
+    home = _HOMES.get(layer.metadata.get(KEY, {}).get("layer", ""))
+    return slide_layer if home is None or not belongs(layer, slide_layer) else home
+
+
+def follow(viewer: napari.Viewer, slide_layer: Image) -> None:
+    """From now on move with a slide layer what was laid on it."""
+
+    def move() -> None:
+        shift = slide_layer.translate[-2:] - _PLACES[slide_layer]
+        _PLACES[slide_layer] = np.array(slide_layer.translate[-2:])
+        for layer in viewer.layers:
+            if layer.metadata.get(KEY, {}).get("layer") == str(slide_layer.unique_id):
+                layer.translate = layer.translate + np.array([0.0] * (layer.ndim - 2) + shift.tolist())
+
+    if slide_layer not in _PLACES:
+        _PLACES[slide_layer] = np.array(slide_layer.translate[-2:])
+        slide_layer.events.translate.connect(move)
+
+
+class Shown(NamedTuple):
+    """How a slide is shown: position (y, x) of its outer corner in the world, its name, and metadata (`of_slide`)."""
+
+    corner: NDArray[np.float64]
+    name: str
+    metadata: dict[str, str]
+
+    @classmethod
+    def by(cls, layer: Image) -> Shown:
+        """Describe a slide layer."""
+        return cls(corner(layer), layer.name, of_slide(layer))
 
 
 def slide_path(layer: Image) -> Path | None:

@@ -17,7 +17,7 @@ from napari_lpd.data.regions import classes_in, read_regions
 from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
-from napari_lpd.gui.layers.slides import UM, corner, kind, slide_path, visible_box_um
+from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_path, visible_box_um
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:
@@ -101,18 +101,18 @@ class CorrectBar(QWidget):
         labels = Corrections(prediction).read_crop(y0, x0, (h, w))
         layer = self._viewer.add_labels(
             labels,
-            name=f"edit ({card.slide})",
+            name=f"edit ({slide_layer.name})",
             scale=(card.mpp, card.mpp),
             translate=corner(slide_layer) + (np.array([y0, x0]) + 0.5) * card.mpp,
             units=(UM, UM),
             opacity=0.6,
-            metadata={KEY: {"kind": EDIT, "slide": card.slide, "prediction": prediction, "origin": (y0, x0)}},
+            metadata={KEY: {"kind": EDIT, **of_slide(slide_layer), "prediction": prediction, "origin": (y0, x0)}},
             **label_colours(card.classes),
         )
         layer.brush_size = max(5, min(h, w) // 40)
         layer.mode = "paint"
         layer.events.selected_label.connect(lambda event: self.use(event.source.selected_label))
-        for mask in our_layers(self._viewer, card.slide, "labels"):
+        for mask in our_layers(self._viewer, card.slide_hash, "labels"):
             mask.visible = False
         self._show_buttons()
         self.use(self.label if self.label <= len(card.classes) else 1)
@@ -170,7 +170,7 @@ class CorrectBar(QWidget):
         """Remove the edited layer and show the mask again."""
         layer = self._edited()
         self._viewer.layers.remove(layer)
-        for mask in our_layers(self._viewer, layer.metadata[KEY]["slide"], "labels"):
+        for mask in our_layers(self._viewer, layer.metadata[KEY]["prediction"].card.slide_hash, "labels"):
             mask.visible = True
             self._viewer.layers.selection.active = mask
         self._show_buttons()
@@ -205,7 +205,7 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
     card, regions = prediction.card, Corrections(prediction).regions()
     if not regions:
         raise DataError("no corrections yet: press Correct mask, paint, and press Apply")
-    ours = [s for s in regions_layers(viewer) if kind(s) == "regions" and s.metadata[KEY]["slide"] == slide_layer.name]
+    ours = [shapes for shapes in regions_layers(viewer, slide_layer) if kind(shapes) == "regions"]
     layer = ours[0] if ours else empty_regions(slide_layer)
     path = slide_path(slide_layer)
     if not ours and path is not None and regions_beside(path).exists():
@@ -228,7 +228,9 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
 
 def carried_over(new: Prediction, old: Prediction | None) -> str:
     """Copy an older prediction's corrections to a new one of the slide and return a line for the status."""
-    if old is None or old.folder == new.folder or not Corrections(old).blocks():
+    if old is None or old.card.slide_hash != new.card.slide_hash or old.folder == new.folder:
+        return ""
+    if not Corrections(old).blocks():
         return ""
     try:
         Corrections(new).copy_from(old)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import napari
 
     from napari_lpd.gui.layers.pyramid_view import View
+    from napari_lpd.gui.layers.slides import Shown
 
 FILL_S = 0.4  # between two updates of the layers
 POLL_S = 0.02
@@ -38,7 +39,7 @@ class LiveLayers:
 
     Args:
         prediction: The prediction, finished or not.
-        slide_corner: World position (y, x) of the slide's outer corner.
+        slide: How its slide is shown.
 
     Attributes:
         prediction: The prediction.
@@ -46,11 +47,11 @@ class LiveLayers:
         version: Number of updates.
     """
 
-    def __init__(self, prediction: Prediction, slide_corner: Any) -> None:
+    def __init__(self, prediction: Prediction, slide: Shown) -> None:
         self.prediction = prediction
         self.version = 0
         self._filled = prediction.finished_blocks()
-        self.layers = prediction_layers(prediction, slide_corner)
+        self.layers = prediction_layers(prediction, slide)
 
     def fill(self) -> None:
         """Read the blocks that are new since the last call."""
@@ -76,7 +77,7 @@ class LivePrediction(PredictionRun):
     """Prediction that is drawn while it is made; the job ends when everything is drawn.
 
     Attributes:
-        slide_corner: World position (y, x) of the slide's outer corner; set before the start.
+        slide: How the slide is shown; set before the start.
         older: The result whose corrections are copied, if any; set before the start.
         growing: The layers, once there are any.
         finished: The prediction, once it is finished.
@@ -85,7 +86,7 @@ class LivePrediction(PredictionRun):
         drawn: Set by the GUI thread when everything is drawn.
     """
 
-    slide_corner: Any = None
+    slide: Shown
     older: Prediction | None = None
     growing: LiveLayers | None = None
     finished: Prediction | None = None
@@ -138,7 +139,7 @@ class LivePrediction(PredictionRun):
 
     def _fill(self, folder: Path) -> None:
         if self.growing is None:
-            self.growing = LiveLayers(Prediction.open(folder), self.slide_corner)
+            self.growing = LiveLayers(Prediction.open(folder), self.slide)
         self.growing.fill()
 
 
@@ -150,7 +151,7 @@ def drawing(viewer: napari.Viewer, run: LivePrediction) -> Iterator[None]:
     growing = run.growing
     assert growing is not None
     version = growing.version
-    yield from showing(viewer, growing.prediction.card.slide, growing.layers)
+    yield from showing(viewer, growing.prediction.card.slide_hash, growing.layers)
     while not run.filled.is_set():
         if growing.version != version:
             version = growing.version

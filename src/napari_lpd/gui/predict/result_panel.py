@@ -19,7 +19,7 @@ from napari_lpd.gui.common.layout import buttons
 from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
-from napari_lpd.gui.layers.slides import UM, corner, kind, slide_of, visible_box_um
+from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_id, slide_of, visible_box_um
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
@@ -64,6 +64,7 @@ class ResultPanel(QWidget):
         self.runner = JobRunner(self)
         self.rows: list[MeasureRow] = []
         self._listed: tuple[Path, bool] | None = None
+        self._measured: Prediction | None = None
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         measures = buttons(
@@ -99,12 +100,12 @@ class ResultPanel(QWidget):
         self.runner.failed.connect(lambda message: self.message.emit(f"⚠ {message}"))
 
     def shown(self) -> Prediction | None:
-        """Return the prediction that is shown on the chosen slide, else on any slide."""
+        """Return the prediction that is shown on the chosen slide; without a slide, the one that is open."""
         try:
-            name = self._slide_layer().name
+            layer = self._slide_layer()
         except LpdError:
             return shown_prediction(self._viewer)
-        return shown_prediction(self._viewer, name) or shown_prediction(self._viewer)
+        return shown_prediction(self._viewer, slide_id(layer))
 
     def refresh(self) -> None:
         """Show the current prediction; if it is already shown, keep its measures."""
@@ -116,14 +117,15 @@ class ResultPanel(QWidget):
 
     def _require_prediction(self) -> Prediction:
         prediction = self.shown()
-        if prediction is None:
-            raise ExportError("no prediction yet: press Predict first")
-        try:
-            layer = self._slide_layer()
-        except LpdError:  # a result without its slide is open
+        if prediction is not None:
             return prediction
-        _check_slide(prediction, layer)
-        return prediction
+        other = shown_prediction(self._viewer)
+        if other is None:
+            raise ExportError("no prediction yet: press Predict first")
+        raise DataError(
+            f"{other.folder.name} is a result of {other.card.slide}, not of {self._slide_layer().name}:"
+            " choose that slide above"
+        )
 
     def _checked_prediction(self) -> Prediction:
         """Return the prediction to measure or export; raise DataError while it is being corrected."""
@@ -133,7 +135,7 @@ class ResultPanel(QWidget):
     def _on_painted(self, strength: dict[str, float]) -> None:
         prediction = self.shown()
         if prediction is not None:
-            for layer in our_layers(self._viewer, prediction.card.slide, "labels"):
+            for layer in our_layers(self._viewer, prediction.card.slide_hash, "labels"):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
 
     def _on_chosen(self, label: int) -> None:
@@ -148,6 +150,7 @@ class ResultPanel(QWidget):
             prediction = self._checked_prediction()
             arguments = self._measure_arguments(prediction)
             self.runner.start(lambda: measure(prediction, *arguments))
+            self._measured = prediction
         except LpdError as error:
             self.failed.emit(str(error))
 
@@ -160,11 +163,11 @@ class ResultPanel(QWidget):
         layer = self._slide_layer()
         mpp = np.array(prediction.card.slide_mpp)
         sites = [Site("predicted area" if prediction.card.scope else WHOLE)]
-        for fields in self._field_layers():
+        for fields in (each for each in self._field_layers() if len(each.data)):
             for polygon in polygons_um(fields, layer):
                 y, x = np.array([polygon.centroid.y, polygon.centroid.x]) / mpp
                 sites.append(field_around(x, y, prediction.card.slide_mpp))
-        for shapes in regions_layers(self._viewer):
+        for shapes in regions_layers(self._viewer, layer):
             if shapes.selected_data and kind(shapes) != FIELDS:
                 chosen = polygons_um(shapes, layer, selected=True)
                 sites += [
@@ -173,7 +176,8 @@ class ResultPanel(QWidget):
         return sites
 
     def _field_layers(self) -> list[Shapes]:
-        return [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS and len(layer.data)]
+        """List the layers of circles on the chosen slide."""
+        return [each for each in regions_layers(self._viewer, self._slide_layer()) if kind(each) == FIELDS]
 
     def place(self) -> None:
         """Add a TSR circle of 3.1 mm² in the middle of the view, as a shape that can be moved."""
@@ -186,12 +190,12 @@ class ResultPanel(QWidget):
             self.failed.emit(str(error))
             return
         edge = shapely.get_coordinates(field.geometry)[:-1, ::-1] * np.array(mpp) + corner(layer)
-        layers = [layer for layer in regions_layers(self._viewer) if kind(layer) == FIELDS]
+        layers = self._field_layers()
         fields = layers[0] if layers else self._viewer.add_shapes(
             ndim=2,
             name=f"fields of 3.1 mm² ({layer.name})",
             units=(UM, UM),
-            metadata={KEY: {"kind": FIELDS, "slide": layer.name}},
+            metadata={KEY: {"kind": FIELDS, **of_slide(layer)}},
         )  # fmt: skip
         fields.add_polygons([edge[::12]], edge_color=FIELD_COLOR, face_color="#ffffff00", edge_width=8)
         fields.mode = "select"
@@ -267,22 +271,13 @@ class ResultPanel(QWidget):
         if isinstance(result, Path):
             self.message.emit(f"Written: {result}")
             return
+        measured = self._measured
+        shown = self.shown()
+        if measured is None or shown is None or measured.folder != shown.folder:
+            return  # another slide was chosen in the meantime
         self.rows = list(result)
         self.areas.show_measures(self.rows)
         self.message.emit("Measured.")
-
-
-def _check_slide(prediction: Prediction, layer: Image) -> None:
-    """Raise DataError if a result belongs to another slide than a layer."""
-    card = prediction.card
-    matches = tuple((layer.data[0] if layer.multiscale else layer.data).shape[:2]) == card.slide_shape
-    if matches and layer.name != card.slide:
-        with slide_of(layer) as slide:
-            matches = slide.fingerprint == card.slide_hash
-    if not matches:
-        raise DataError(
-            f"{prediction.folder.name} is a result of {card.slide}, not of {layer.name}: choose that slide above"
-        )
 
 
 def _csv_job(

@@ -14,18 +14,20 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout
 
 from napari_lpd import samples
 from napari_lpd.core.errors import NOTICE, DataError, SettingsError
+from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.settings.base import read_settings, write_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
+from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
 from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
-from napari_lpd.gui.layers.slides import UM, corner, kind, slide_of, slide_path
+from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, home_of, kind, slide_id, slide_of, slide_path
 from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
 from napari_lpd.gui.predict.model_picker import ModelPicker
 from napari_lpd.gui.predict.result_panel import ResultPanel
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import napari.viewer
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from napari_lpd.gui.common.prediction_run import MakeMask
     from napari_lpd.results.card import PredictionCard
@@ -65,7 +67,8 @@ class PredictWidget(DockWidget):
         self.slides = SlidePicker(viewer)
         self.model = ModelPicker(self.slides.find)
         self.scope = chooser([VIEW, WHOLE, REGIONS])
-        self.tissue = chooser()
+        self._masks: LayerBox[Layer] = LayerBox(TISSUE_ONLY, WHOLE_AREA)
+        self.tissue = self._masks.combo
         self.results = note("")
         self.warning = warning_note()
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
@@ -147,29 +150,33 @@ class PredictWidget(DockWidget):
             self._shown_slide = slide
             self.model.refresh()
             self._show_results()
+            self._fill_tissue()
+            if not self.job.runner.running:
+                self.warning.setVisible(False)  # of the slide before
         self.panel.refresh()
 
     def _fill_tissue(self) -> None:
-        chosen = self.tissue.currentText()
-        layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Shapes)]
-        names = [layer.name for layer in layers if kind(layer) not in ("labels", "regions")]
-        self.tissue.clear()
-        self.tissue.addItems([TISSUE_ONLY, WHOLE_AREA, *names])
-        self.tissue.setCurrentText(chosen)
+        """List the layers that can be the chosen slide's tissue: none of another slide's."""
+        slide = self.slides.find()
+        layers = [each for each in self._viewer.layers
+                  if isinstance(each, Labels | Shapes) and kind(each) not in ("labels", "regions")]  # fmt: skip
+        if slide is not None:
+            layers = [each for each in layers if "slide" not in each.metadata.get(KEY, {}) or belongs(each, slide)]
+        self._masks.fill(layers)
 
     def _make_mask(self, slide_layer: Image) -> MakeMask:
         """Return the function that makes the chosen tissue mask in the thread."""
-        chosen = self.tissue.currentText()
-        if chosen in (TISSUE_ONLY, WHOLE_AREA):
+        layer = self._masks.layer()
+        if layer is None:
             return lambda _: None
-        layer = self._viewer.layers[chosen]
         if isinstance(layer, Shapes):
             polygons = polygons_um(layer, slide_layer)
             return lambda slide: mask_of_polygons(polygons, slide)
         if any(str(unit) != UM for unit in layer.units) or layer.ndim != 2:
-            raise DataError(f"{chosen}: a tissue mask must be 2-d, on the slide, and in micrometres")
+            raise DataError(f"{layer.name}: a tissue mask must be 2-d, on the slide, and in micrometres")
         labels = layer.data[0] if layer.multiscale else layer.data.copy()
-        mpp, start = (float(layer.scale[0]), float(layer.scale[1])), corner(layer) - corner(slide_layer)
+        home = home_of(layer, slide_layer)
+        mpp, start = (float(layer.scale[0]), float(layer.scale[1])), corner(layer) - corner(home)
         return lambda slide: mask_of_labels(labels, mpp, (float(start[0]), float(start[1])), slide)
 
     def _results_folder(self) -> Path:
@@ -227,7 +234,7 @@ class PredictWidget(DockWidget):
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
             run = LivePrediction(slide_of(layer), path, settings, scope, tissue, self._place)
-            run.slide_corner, run.older = corner(layer), shown_prediction(self._viewer, layer.name)
+            run.slide, run.older = Shown.by(layer), shown_prediction(self._viewer, slide_id(layer))
             self.warning.setVisible(False)
             self.job.start(run.job)
             self._run, self._drawing = run, None

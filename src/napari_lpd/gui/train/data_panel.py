@@ -11,11 +11,12 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QVBoxLayo
 from napari_lpd import samples
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import LpdError
+from napari_lpd.core.files import told_apart
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
 from napari_lpd.data.regions import read_regions, write_regions
 from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
-from napari_lpd.gui.layers.slides import slide_path
+from napari_lpd.gui.layers.slides import slide_id, slide_path
 from napari_lpd.gui.train.class_table import ClassTable
 from napari_lpd.gui.train.labelled_tiles import LabelledTiles
 from napari_lpd.gui.train.slide_regions import SlideRegions
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import napari.viewer
+    from napari.layers import Image
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.data.regions import Region
@@ -46,6 +48,7 @@ class TrainingData(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self.project: Path | None = None
+        self._patient_of: Image | None = None  # the slide whose patient is shown
         self.source = chooser([DRAWN, TILES])
         self.used = note(ALONE)
         self.patient = QLineEdit()
@@ -171,9 +174,10 @@ class TrainingData(QWidget):
         if path is None:
             self.used.setText(ALONE)
         else:
-            names = ", ".join(annotated.slide.name for annotated in project.slides)
+            names = ", ".join(told_apart([annotated.slide for annotated in project.slides]))
             count = f"{len(project.slides)} slide{'s' * (len(project.slides) > 1)}"
             self.used.setText(f"Project {path.name}: {count} ({names})")
+            self._patient_of = None
             self._show_patient()
 
     def _on_open(self) -> None:
@@ -195,9 +199,11 @@ class TrainingData(QWidget):
     def add_to_project(self, path: Path) -> None:
         """Save the open slide and its regions in a project file, new or existing, and train on the project."""
         try:
-            annotated = self.drawn.annotated().model_copy(update={"patient": self.patient.text().strip()})
+            said = {"patient": self.patient.text().strip(), "fingerprint": slide_id(self.drawn.slides.layer())}
+            annotated = self.drawn.annotated().model_copy(update=said)
             slides = list(read_project(path).slides) if path.exists() else []
-            indices = [index for index, other in enumerate(slides) if other.slide == annotated.slide]
+            file = annotated.slide.resolve()
+            indices = [index for index, other in enumerate(slides) if other.slide.resolve() == file]
             if indices:
                 slides[indices[0]] = annotated
             else:
@@ -213,16 +219,23 @@ class TrainingData(QWidget):
         return read_project(self.project).model_copy(update={"classes": self.tissue_classes()})
 
     def _show_patient(self) -> None:
-        """Show the patient of the open slide, as saved in the project."""
+        """Show the patient of the chosen slide, as saved in the project, when another slide is chosen."""
         layer = self.drawn.slides.find()
+        if layer is self._patient_of:
+            return
+        self._patient_of = layer
+        self.patient.clear()
         path = None if layer is None else slide_path(layer)
-        if self.project is not None and self.project.exists():
+        if self.project is not None and self.project.exists() and path is not None:
+            file = path.resolve()
             try:
                 slides = read_project(self.project).slides
             except LpdError as error:
                 self.failed.emit(str(error))
                 return
-            self.patient.setText(next((annotated.patient for annotated in slides if annotated.slide == path), ""))
+            self.patient.setText(
+                next((annotated.patient for annotated in slides if annotated.slide.resolve() == file), "")
+            )
 
     # Source and classes
 

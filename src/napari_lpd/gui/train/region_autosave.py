@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.core.errors import DataError, LpdError
-from napari_lpd.core.files import KEY
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import classes_in, write_regions
 from napari_lpd.gui.common.layout import note
-from napari_lpd.gui.layers.regions import outlines_of
-from napari_lpd.gui.layers.slides import slide_layers, slide_path
+from napari_lpd.gui.layers.regions import outlines_of, regions_layers
+from napari_lpd.gui.layers.slides import belongs, kind, slide_layers, slide_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import napari.viewer
@@ -45,6 +46,7 @@ class RegionFiles(QWidget):
         super().__init__()
         self._viewer, self._classes = viewer, classes
         self._changed: dict[Shapes, Image] = {}
+        self._slides: WeakKeyDictionary[Shapes, Image] = WeakKeyDictionary()  # of each layer, also when it is closed
         self._ours: set[Path] = set()  # files that we wrote, which may be replaced
         self.line: QLabel = note("")
         self._timer = QTimer(self)
@@ -58,32 +60,37 @@ class RegionFiles(QWidget):
 
     def change(self, layer: Shapes) -> None:
         """Schedule saving of a changed regions layer; layers that are not ours are ignored."""
-        name = layer.metadata.get(KEY, {}).get("slide")
-        slide = next((image for image in slide_layers(self._viewer) if image.name == name), None)
-        if slide is not None:
-            self._changed[layer] = slide
-            self._timer.start()
+        if kind(layer) != "regions":
+            return
+        slide = next((image for image in slide_layers(self._viewer) if belongs(layer, image)), self._slides.get(layer))
+        if slide is None:
+            self._say(f"⚠ {layer.name} is not saved: its slide is not open. Use Save as… to save it elsewhere.")
+            return
+        self._changed[layer] = self._slides[layer] = slide
+        self._timer.start()
 
     def save(self) -> None:
         """Save all changed layers now; show an error where that fails."""
         self._timer.stop()
         changed, self._changed = self._changed, {}
-        for layer, slide in changed.items():
+        for slide in dict.fromkeys(changed.values()):
+            layers = [layer for layer, own in changed.items() if own is slide]
+            layers += [each for each in regions_layers(self._viewer, slide) if kind(each) == "regions"]
             path = slide_path(slide)
-            if path is None or not len(layer.data):
+            if path is None or not any(len(layer.data) for layer in layers):
                 continue
             if samples.is_sample(path):
                 self._say(SAMPLE)
                 continue
             try:
-                self._say(f"Regions saved: {self.write(layer, slide).name}")
+                self._say(f"Regions saved: {self.write(list(dict.fromkeys(layers)), slide).name}")
             except LpdError as error:
                 line = f"Regions are not saved: {error}. Use Save as… to save them elsewhere."
                 if self._say(line):
                     self.failed.emit(line)
 
-    def write(self, layer: Shapes, slide: Image) -> Path:
-        """Write a layer's regions beside the slide's file and return their path.
+    def write(self, layers: Sequence[Shapes], slide: Image) -> Path:
+        """Write the regions of layers, equal ones once, beside the slide's file and return their path.
 
         Raises:
             DataError: the slide has no file or is a sample, or the existing regions cannot be read and are kept.
@@ -98,7 +105,8 @@ class RegionFiles(QWidget):
                 classes_in(beside)
             except DataError as error:
                 raise DataError(f"{error}; it is not replaced: fix it, or move it") from error
-        write_regions(beside, outlines_of(layer, slide), self._classes.drafts())
+        regions = {region.key: region for layer in layers for region in outlines_of(layer, slide)}
+        write_regions(beside, regions.values(), self._classes.drafts())
         self._ours.add(beside)
         return beside
 

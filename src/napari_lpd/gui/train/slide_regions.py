@@ -14,7 +14,8 @@ from napari_lpd.core.files import KEY
 from napari_lpd.data.project import AnnotatedSlide, regions_beside
 from napari_lpd.data.regions import NONE, Region, classes_in, outside, read_regions, write_regions
 from napari_lpd.gui.common.class_keys import ClassKeys
-from napari_lpd.gui.common.layout import buttons, chooser
+from napari_lpd.gui.common.layer_box import LayerBox
+from napari_lpd.gui.common.layout import buttons
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import (
     add_regions,
@@ -30,7 +31,7 @@ from napari_lpd.gui.layers.regions import (
     tissue_color,
     toggle_tissue,
 )
-from napari_lpd.gui.layers.slides import kind, slide_of, slide_path
+from napari_lpd.gui.layers.slides import belongs, kind, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
@@ -66,7 +67,8 @@ class SlideRegions(QWidget):
         self._viewer = viewer
         self.classes = classes
         self.slides = SlidePicker(viewer)
-        self.regions = chooser()
+        self._box: LayerBox[Shapes] = LayerBox()
+        self.regions = self._box.combo
         self.files = RegionFiles(viewer, classes)
         self.keys = ClassKeys.of(viewer)
         self.in_hand = ""  # the class that is drawn next, or NONE
@@ -138,7 +140,7 @@ class SlideRegions(QWidget):
         """
         path = self.file()
         self.checked()
-        return AnnotatedSlide(slide=path, regions=self.files.write(self.layer(), self.slides.layer()), mpp=self.mpp())
+        return AnnotatedSlide(slide=path, regions=self.files.write([self.layer()], self.slides.layer()), mpp=self.mpp())
 
     def layer(self) -> Shapes:
         """Return the chosen regions layer.
@@ -146,26 +148,21 @@ class SlideRegions(QWidget):
         Raises:
             DataError: there is no regions layer.
         """
-        layers = regions_layers(self._viewer)
-        index = self.regions.currentIndex()
-        if not 0 <= index < len(layers):
+        layer = self._box.layer()
+        if layer is None or layer not in self._viewer.layers:
             raise DataError("no regions yet: press Draw regions and outline a few regions per tissue")
-        return layers[index]
+        return layer
 
     def _fill(self) -> None:
-        chosen = self.regions.currentText()
-        self.regions.blockSignals(True)
-        self.regions.clear()
+        """List the regions layers that are not another slide's; watch them all."""
         for layer in regions_layers(self._viewer):
-            self.regions.addItem(layer.name)
             if layer not in self._watched:
                 self._watched.add(layer)
                 layer.events.data.connect(self._on_data)
                 layer.events.mode.connect(self._on_mode)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
                 self.files.change(layer)
-        self.regions.setCurrentText(chosen)
-        self.regions.blockSignals(False)
+        self._box.fill(regions_layers(self._viewer, self.slides.find()))
         self.regions.setVisible(self.regions.count() > 0)
         self.count()
 
@@ -191,9 +188,11 @@ class SlideRegions(QWidget):
         layer = self.slides.find()
         if layer is None:
             return
+        self._fill()
         shapes, path = self._layer_of(layer), slide_path(layer)
         if shapes is not None:
-            self.regions.setCurrentText(shapes.name)
+            if self._box.layer() is None or not belongs(self.layer(), layer):
+                self._box.choose(shapes)
         elif path is not None and layer not in self._loaded and regions_beside(path).exists():
             self._loaded.add(layer)
             self.load(regions_beside(path))
@@ -210,16 +209,15 @@ class SlideRegions(QWidget):
         self.use(self.in_hand or (first[0].name if first else NONE))
 
     def _layer_of(self, slide: Image) -> Shapes | None:
-        """Return the regions layer of a slide, which has at most one."""
-        layers = (shapes for shapes in regions_layers(self._viewer) if kind(shapes) == "regions")
-        return next((shapes for shapes in layers if shapes.metadata[KEY]["slide"] == slide.name), None)
+        """Return the first regions layer of a slide; a second one is a copy that the user made."""
+        return next((each for each in regions_layers(self._viewer, slide) if kind(each) == "regions"), None)
 
     def _ensure_layer(self) -> Shapes:
         """Return the regions layer of the chosen slide, a new one if it has none, and choose it."""
         slide = self.slides.layer()
         slide_of(slide).close()  # raises for a slide without resolution
         layer = self._layer_of(slide) or new_regions_layer(self._viewer, slide)
-        self.regions.setCurrentText(layer.name)
+        self._box.choose(layer)
         return layer
 
     def _on_save_regions(self) -> None:
@@ -246,8 +244,8 @@ class SlideRegions(QWidget):
             layer = self._ensure_layer()
             with slide_of(self.slides.layer()) as slide:
                 warning = _foreign(regions, slide.shape)
-            drawn = {_identity(region) for region in outlines_of(layer, self.slides.layer())}
-            added = [region for region in regions if _identity(region) not in drawn]
+            drawn = {region.key for region in outlines_of(layer, self.slides.layer())}
+            added = [region for region in regions if region.key not in drawn]
             new = self._add_classes(classes)
             add_regions(layer, added, self.classes.drafts())
         except LpdError as error:
@@ -358,9 +356,3 @@ def _foreign(regions: Sequence[Region], shape: tuple[int, int]) -> str:
         return ""
     size = f"{shape[1]} x {shape[0]} pixels"
     return f"⚠ {count} of {len(regions)} regions are outside the slide ({size}): is it the right one? "
-
-
-def _identity(region: Region) -> tuple[object, ...]:
-    """Return a key that is equal for equal regions: tissues, and corners to half a pixel."""
-    corners = {(round(2 * y), round(2 * x)) for y, x in region.vertices.tolist()}
-    return region.tissues, region.named, frozenset(corners)
