@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import math
+import re
 import zipfile
 
 import numpy as np
@@ -17,9 +18,11 @@ from made_predictions import predicted
 from napari_lpd.cli.main import main
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError
-from napari_lpd.data.geojson import read_features
+from napari_lpd.data.geojson import Frame, read_features
 from napari_lpd.data.regions import Region, classes_in, read_regions
+from napari_lpd.prediction.batch import polygons_um
 from napari_lpd.results.export.geojson import read_shapes
+from napari_lpd.slides.formats import open_slide
 
 RING = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]
 HOLE = [[3, 3], [6, 3], [6, 6], [3, 6], [3, 3]]
@@ -121,11 +124,12 @@ SAID = {  # properties: the text that names a measured region, and the tissues
     "list wins": ({"tissues": ["CD8+"], "classification": {"name": "Tumor"}}, "Tumor", ("CD8+",)),
     "empty list": ({"tissues": [], "classification": {"name": "Tumor"}}, "Tumor", ()),
     "no list": ({"tissues": None, "classification": {"name": "Tumor"}}, "Tumor", ("Tumor",)),
+    "star in a class": ({"classification": {"name": "CD3*"}}, "CD3*", ("CD3*",)),
     "ignored": ({"classification": {"name": "Ignore*"}}, "Ignore*", ()),
     "region": ({"classification": {"name": "Region*"}}, "Region*", ()),
     "none": ({"classification": {"name": "none"}}, "none", ()),
 }
-CLASSES = ["Tumor", "Stroma", "CD8+", "Tumor: Positive", "fat + vessel"]
+CLASSES = ["Tumor", "Stroma", "CD8+", "Tumor: Positive", "fat + vessel", "CD3*"]
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -146,10 +150,10 @@ def test_nothing_is_said_of_an_outline_alone(tmp_path, properties):
 
 def test_a_class_has_its_colour_where_the_file_gives_one_that_can_be_used(tmp_path):
     said = [{"name": "a", "color": [200, 0, 255]}, {"name": "b", "color": ["x", "y", "z"]}, {"name": "c", "color": 3}]
-    said += [{"name": "d + e", "color": [1, 2, 3]}]
+    said += [{"name": "d + e", "color": [1, 2, 3]}, {"name": "f", "colorRGB": -3670016}]
     path = write(tmp_path / "a.geojson", [feature(polygon(RING), classification=each) for each in said])
-    own = ["#c800ff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b"]
-    assert classes_in(path) == [TissueClass(name=n, color=c) for n, c in zip("abcde", own, strict=True)]
+    own = ["#c800ff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#c80000"]
+    assert classes_in(path) == [TissueClass(name=n, color=c) for n, c in zip("abcdef", own, strict=True)]
 
 
 DAMAGED = {
@@ -169,19 +173,20 @@ DAMAGED = {
 
 @pytest.mark.parametrize("read", [read_regions, read_shapes, classes_in])
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_feature_is_named_by_its_number(tmp_path, name, read):
+def test_a_damaged_feature_is_left_out_and_named_by_its_number(tmp_path, name, read, caplog):
     damaged, why = DAMAGED[name]
-    path = write(tmp_path / "a.geojson", [feature(polygon(RING)), feature(None), damaged])
-    with pytest.raises(
-        DataError, match=rf"a\.geojson: not readable as .* \(feature 3: .*{why}.*\); correct this feature"
-    ):
-        read(path)
+    fine = feature(polygon(RING), classification="Tumor")
+    assert len(read(write(tmp_path / "a.geojson", [fine, feature(None), damaged]))) == 1
+    [said] = caplog.messages
+    assert re.search(rf"a\.geojson: left out, .*{why}.*: feature 3$", said)
+    with pytest.raises(DataError, match=rf"b\.geojson: not readable as .* \(left out, .*{why}.*: feature 1\)"):
+        read(write(tmp_path / "b.geojson", [damaged]))
 
 
 def test_a_coordinate_too_large_for_a_number_is_named(tmp_path):
     text = json.dumps(feature(polygon(RING))).replace("9", "1e400")
     (tmp_path / "a.geojson").write_text(text)
-    with pytest.raises(DataError, match="feature 1: a coordinate is not finite"):
+    with pytest.raises(DataError, match="left out, a coordinate is not finite: feature 1"):
         read_regions(tmp_path / "a.geojson")
 
 
@@ -208,7 +213,7 @@ def wide(x, classification):
 
 def packed(path, content):
     """The content as a file, compressed as the name says."""
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.geojson", content)
     else:
@@ -216,17 +221,46 @@ def packed(path, content):
     return path
 
 
+SLIDE = Frame("a.svs", (256, 384), "1")
+
+
+def test_stray_vertices_are_cut_and_what_lies_outside_is_left_out(tmp_path, caplog):
+    far = feature(polygon([[0, 0], [1e9, 0], [1e9, 9], [0, 9], [0, 0]]), classification="Tumor")
+    over = feature(polygon([[380, 0], [384.4, 0], [384.4, 2], [380, 2], [380, 0]]))
+    gone = feature(polygon([[500, 0], [509, 0], [509, 9], [500, 9], [500, 0]]))
+    found = read_features(write(tmp_path / "a.geojson", [far, over, gone]), SLIDE)
+    assert [each.geometry.area for each in found.features] == [384 * 9, 8]
+    assert [each.number for each in found.features] == [1, 2]
+    assert found.notes == [
+        "cut at the slide's edge: feature 1",
+        "left out, outside a.svs (384 x 256 pixels): feature 3",
+    ]
+    assert len(caplog.messages) == 2
+    [first, _] = read_regions(tmp_path / "a.geojson", frame=SLIDE)
+    assert first.polygon().bounds == (0, 0, 384, 9)
+
+
+def test_regions_of_another_slide_are_refused_by_every_reader(tmp_path):
+    document = {"type": "FeatureCollection", "napari_lpd": {"slide": "b.svs", "slide_hash": "2"}}
+    path = write(tmp_path / "a.geojson", document | {"features": [feature(polygon(RING))]})
+    with pytest.raises(DataError, match=r"was made from another slide \(b\.svs\), not from a\.svs"):
+        read_regions(path, frame=SLIDE)
+    assert len(read_regions(path)) == 1
+
+
 FORMS = [
     ("a.geojson", "CD8+", {"name": "Tumor: Positive"}),
     ("a.geojson", "CD8+", {"names": ["Tumor", "Positive"]}),
     ("a.geojson.gz", {"name": "CD8+"}, {"name": "Tumor: Positive"}),
     ("a.zip", {"name": "CD8+"}, "Tumor: Positive"),
+    ("A.ZIP", {"names": ["CD8+"]}, {"name": "Tumor: Positive", "colorRGB": -1}),
 ]
 
 
 @pytest.mark.parametrize(("name", "left", "right"), FORMS)
 def test_training_and_measuring_take_the_same_forms(tmp_path, tiny_tiff, capsys, name, left, right):
-    content = json.dumps([feature(None), wide(0, left), wide(194, right)]).encode("utf-8-sig")
+    odd = [feature(polygon([[1, 1]])), feature({"type": "Point", "coordinates": [1, 1]}), 3]
+    content = json.dumps([feature(None), wide(0, left), wide(194, right), *odd]).encode("utf-8-sig")
     path = packed(tmp_path / name, content)
     names = ("CD8+", "Tumor: Positive")
     (tmp_path / "classes.json").write_text(json.dumps({"classes": names}), encoding="utf-16")
@@ -243,4 +277,6 @@ def test_training_and_measuring_take_the_same_forms(tmp_path, tiny_tiff, capsys,
     assert main([*map(str, measure)]) == 0
     table = pd.read_csv(tmp_path / "m.csv")
     areas = table[table.what == "tissue"].set_index("region").area_mm2
+    with open_slide(tiny_tiff) as slide:
+        assert [each.area for each in polygons_um(path, slide)] == [48640, 48640]  # what predict takes
     assert areas[1:].to_dict() == {"CD8+ 1": 0.04864, "Tumor: Positive 2": 0.04864}  # 190 x 256 µm²

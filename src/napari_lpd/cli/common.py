@@ -194,6 +194,16 @@ def add_override_option(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_origin_option(sub: argparse.ArgumentParser) -> None:
+    """Add ``--origin``."""
+    sub.add_argument(
+        "--origin",
+        choices=("bounds", "slide"),
+        default="bounds",
+        help="where GeoJSON coordinates begin: at the part that was scanned, as in QuPath (default), or at the slide",
+    )
+
+
 def add_source_option(sub: argparse.ArgumentParser) -> None:
     """Add ``--source``."""
     sub.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_override_option, add_settings_options, expanded
+from napari_lpd.cli.common import add_origin_option, add_override_option, add_settings_options, expanded
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import WARNING
@@ -34,6 +34,7 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
     predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
+    add_origin_option(predict)
     predict.add_argument("--replace", action="store_true", help="replace predictions with other settings in DIR")
     predict.add_argument(
         "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
@@ -69,6 +70,7 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             options.replace,
             options.override_mpp,
             options.image,
+            options.origin,
         )
         for path in options.slides
     ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from napari_lpd.cli.common import add_settings_options, expanded
+from napari_lpd.cli.common import add_origin_option, add_settings_options, expanded
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import Settings, read_settings
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.results.measure import MeasureRow
 
+ON_GLASS = "are they another slide's, or counted from another corner (--origin)?"
 S = TypeVar("S", bound=Settings)
 
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """Write areas and ratios of results as one table."""
-    from napari_lpd.core.files import refuse_overwrite
+    from napari_lpd.core.files import refuse_overwrite, told_apart
     from napari_lpd.core.settings.results import MeasureSettings
     from napari_lpd.results.measure import WHOLE, Site, field_around, sites_of, write_measures
     from napari_lpd.results.measure import measure as measure_job
@@ -33,16 +35,26 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
         raise DataError("--regions and --field belong to one slide: measure such results one by one")
     refuse_overwrite(options.out, options.overwrite)
     predictions = [Prediction.open(path) for path in options.results]
+    slides = [prediction.card.slide for prediction in predictions]
+    names = [
+        slide if slides.count(slide) == 1 else f"{slide} ({path})"
+        for slide, path in zip(slides, told_apart(options.results), strict=True)
+    ]
     rows: list[MeasureRow] = []
-    for prediction in predictions:
+    for name, prediction in zip(names, predictions, strict=True):
         sites = [Site(WHOLE)]
-        sites += sites_of(options.regions, prediction) if options.regions else []
+        sites += sites_of(options.regions, prediction, options.origin) if options.regions else []
         sites += [field_around(*_read_point(text), prediction.card.slide_mpp) for text in options.field]
         measured = run(measure_job(prediction, settings, sites), printer.progress)
+        inside = [row for row in measured if row.what == "tissue" and row.region != WHOLE]
+        if options.regions and not any(row.area_mm2 for row in inside):
+            raise DataError(
+                f"{options.regions}: none of its regions holds tissue of {prediction.card.slide}; {ON_GLASS}"
+            )
         for row in measured:
             if row.what == "tissue" and not row.area_mm2:
                 printer.note(f"{prediction.folder}: no tissue in {row.region}: its percentages are left empty")
-        rows += measured
+        rows += [replace(row, slide=name) for row in measured]
     table = write_measures(rows, options.out, options.overwrite)
     return {"table": str(table), "results": len(predictions), "rows": len(rows)}
 
@@ -55,10 +67,20 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.slides.formats import open_slide
     from napari_lpd.slides.resolution import INSTEAD
 
-    flags = {"what": options.what, "simplify_um": options.simplify, "overwrite": options.overwrite or None}
+    flags = {
+        "origin": options.origin if options.origin != "bounds" else None,
+        "what": options.what,
+        "simplify_um": options.simplify,
+        "overwrite": options.overwrite or None,
+    }
     options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(flags).items())]
     settings = _with_roles(ExportSettings, options, "measure.roles")
     prediction = Prediction.open(options.prediction)
+    x, y = prediction.card.frame.counted_from(settings.origin).origin
+    if (x or y) and options.to.suffix == ".geojson":
+        printer.note(
+            f"coordinates are counted from x {x}, y {y}, where the scanned part begins, as in QuPath (--origin)"
+        )
     if options.slide is None:
         return {"written": str(run(write(prediction, options.to, settings), printer.progress))}
     mpp = prediction.card.slide_mpp[0]  # for a file that gives none
@@ -101,6 +123,7 @@ def measure_options(measure: argparse.ArgumentParser) -> None:
         metavar="X,Y",
         help="score the tumour-stroma ratio in 3.1 mm² around this point, in level-0 pixels; may be repeated",
     )
+    add_origin_option(measure)
     _result_options(measure)
 
 
@@ -122,6 +145,7 @@ def export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
     export.add_argument("--slide", type=Path, help="the slide, for .png and .dcm")
     export.add_argument("--image", type=int, metavar="N", help="number of the image in its file, if one was predicted")
+    add_origin_option(export)
     _result_options(export)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option
+from napari_lpd.cli.common import add_origin_option, add_override_option, add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import check_writable
@@ -18,15 +18,18 @@ from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER, TrainSettings
+from napari_lpd.data.geojson import Frame
 from napari_lpd.data.regions import read_regions
 from napari_lpd.data.training_set import SHEET, TrainingSource
 from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.core.classes import TissueClass
+    from napari_lpd.data.regions import Region
     from napari_lpd.models.card import Card
 
 VALID = "valid "  # prefix of the figures of a validation on a model's card
@@ -61,6 +64,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="embedded, random, hub, or a file (NVIDIA's MiT weights, and models tuned from them, are non-commercial)",
     )
+    add_origin_option(train)
     add_source_option(train)
     add_settings_options(train)
 
@@ -78,7 +82,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.training.fit import fit
 
     names = [tissue.name for tissue in classes]
-    check = read_regions(options.check_regions, names) if options.check_regions else None
+    check = _check_regions(options, names) if options.check_regions else None
     prepared = source.load(classes, settings)
     check_writable(options.out)
     if options.summary:
@@ -108,6 +112,13 @@ def chosen_epoch(card: Card) -> Result:
     measured = {name.removeprefix(VALID): value for name, value in card.metrics.items() if name.startswith(VALID)}
     shown = {name: value for name, value in measured.items() if name != "score"}
     return {"best epoch": epoch, "validation": shown} if shown else {"epoch": f"{epoch}, the last: no validation data"}
+
+
+def _check_regions(options: argparse.Namespace, names: Sequence[str]) -> list[Region]:
+    from napari_lpd.slides.formats import open_slide
+
+    with open_slide(options.slide, options.slide_mpp, override_mpp=options.override_mpp) as slide:
+        return read_regions(options.check_regions, names, Frame.of(slide, options.origin))
 
 
 def _named_classes(named: Path) -> tuple[TissueClass, ...]:

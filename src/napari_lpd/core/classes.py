@@ -11,6 +11,7 @@ from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -75,9 +76,23 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
     return classes
 
 
+RESERVED = ("none", "tissue", "unlabelled", "unreadable")  # what these mean in regions, tables and masks
+
+
+def check_names(names: Sequence[str], source: str) -> None:
+    """Raise DataError if a class has a name that means something else in regions, tables and masks."""
+    for name in names:
+        if name.strip().casefold() in RESERVED:
+            raise DataError(
+                f"{source}: a class cannot be called {name!r}, which means something else in regions and tables"
+                f" ({', '.join(RESERVED)}); give it another name"
+            )
+
+
 def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
-    """Raise DataError unless `classes` has two or more different names."""
+    """Raise DataError unless `classes` has two or more different names that mean nothing else."""
     names = [tissue.name for tissue in classes]
+    check_names(names, source)
     if len(set(names)) != len(names):
         raise DataError(f"{source}: a tissue name occurs twice in {names}")
     if len(names) < 2:

@@ -10,7 +10,7 @@ import shapely
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import DataError, one_line
 from napari_lpd.core.files import KEY
 from napari_lpd.core.reading import read_json
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from napari_lpd.slides.slide import Slide
+
+GEOJSON = "*.geojson *.json *.geojson.gz *.json.gz *.zip"  # for file dialogs
 WHAT = "GeoJSON regions"  # what messages call it
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 
@@ -32,6 +35,7 @@ class Feature(NamedTuple):
         color: The class's colour, #rrggbb; "" where it has none.
         polygons: As they are drawn, (x, y) in level-0 pixels; they may cross themselves.
         geometry: The area that they enclose.
+        number: Its place in the file, from 1.
     """
 
     name: str
@@ -40,36 +44,143 @@ class Feature(NamedTuple):
     color: str
     polygons: tuple[shapely.Polygon, ...]
     geometry: shapely.Geometry
+    number: int = 0
 
 
-def read_features(path: Path) -> tuple[list[Feature], dict[str, Any]]:
-    """Read the features of a GeoJSON file that outline an area, and what the file says of itself (`KEY`).
+class Frame(NamedTuple):
+    """The slide on which outlines lie, and where their coordinates begin.
+
+    QuPath, as most other programs, shows of a slide the part that was scanned, where its file says so, and counts from
+    there.
+
+    Attributes:
+        name: The slide's name.
+        shape: (h, w) in level-0 pixels.
+        fingerprint: The slide's.
+        origin: (x, y) of the scanned part; 0, 0 where the file says of none.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    fingerprint: str
+    origin: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, slide: Slide, counted_from: str = "bounds") -> Frame:
+        """Describe a slide; `counted_from` its "bounds", the scanned part, or the "slide" itself."""
+        y, x = slide.bounds[:2] if slide.bounds else (0, 0)
+        frame = cls(slide.name, slide.shape, slide.fingerprint, (x, y))
+        return frame.counted_from(counted_from)
+
+    def counted_from(self, origin: str) -> Frame:
+        """Return the frame with coordinates from its "bounds" or from the "slide"."""
+        return self if origin == "bounds" else self._replace(origin=(0, 0))
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What our files say of themselves."""
+        return {"slide": self.name, "slide_hash": self.fingerprint, "origin": list(self.origin)}
+
+
+class Drawing(NamedTuple):
+    """The outlines of a file, what it says of itself (`KEY`), and what was left out, cut or shifted, for people."""
+
+    features: list[Feature]
+    about: dict[str, Any]
+    notes: list[str]
+
+
+def read_features(path: Path, frame: Frame | None = None) -> Drawing:
+    """Read the features of a GeoJSON file that outline an area.
 
     The file holds a FeatureCollection, a list of features, one feature or a geometry. Features without a geometry are
-    passed over; a warning names those that are only points and lines.
+    passed over. What cannot be used, points, lines and damaged features, is left out; with the slide, also what lies
+    outside it, and outlines are cut at its edge. A warning names them by their numbers, from 1.
+
+    Args:
+        path: The file.
+        frame: The slide on which the outlines lie. They are shifted by its origin, or by that in the file's header.
 
     Raises:
-        DataError: missing file, no GeoJSON, or a damaged feature, named by its number from 1.
+        DataError: missing file, no GeoJSON, nothing that can be used, or all of it outside or of another slide.
     """
     document = read_json(path, DataError, WHAT, large=True)
-    features, others = [], []
-    number = 0
-    try:
-        for number, part in enumerate(_parts(document), start=1):
-            feature = _feature(part)
-            if feature.geometry.area > 0:
-                features.append(feature)
-            elif part.get("geometry"):
-                others.append(str(number))
-    except DAMAGED as error:
-        raise DataError(
-            f"{path}: not readable as {WHAT} (feature {number}: {error}); correct this feature, or delete it"
-        ) from error
-    if others:
-        numbers = ", ".join(others[:5]) + ", …" * (len(others) > 5)
-        logging.getLogger(__name__).warning("%s: left out, no polygons: feature %s", path, numbers)
     header = document.get(KEY) if isinstance(document, dict) else None
-    return features, header if isinstance(header, dict) else {}
+    about = header if isinstance(header, dict) else {}
+    if frame is not None and about.get("slide_hash", frame.fingerprint) != frame.fingerprint:
+        raise DataError(f"{path}: was made from another slide ({about.get('slide')}), not from {frame.name}")
+    origin, found = _origin(path, about, frame), _Found()
+    read = (_usable(number, part, found) for number, part in enumerate(_parts(document), start=1))
+    features = [feature for feature in read if feature is not None]
+    if frame is not None:
+        features = [_placed(feature, origin, frame, found) for feature in features]
+        features = [feature for feature in features if feature.geometry.area]
+    notes = found.notes()
+    if not features and notes:
+        raise DataError(f"{path}: not readable as {WHAT} ({'; '.join(notes)}); correct it, or is it of another slide?")
+    if any(origin) and features:
+        notes.append(f"coordinates are counted from x {origin[0]}, y {origin[1]}, where the scanned part begins")
+    for line in notes:
+        logging.getLogger(__name__).warning("%s: %s", path, line)
+    return Drawing(features, about, notes)
+
+
+class _Found:
+    """Numbers of the features that are left out, by reason, or cut."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, list[int]] = {}
+
+    def leave_out(self, number: int, why: str) -> None:
+        self._numbers.setdefault(f"left out, {why}", []).append(number)
+
+    def cut(self, number: int) -> None:
+        self._numbers.setdefault("cut at the slide's edge", []).append(number)
+
+    def notes(self) -> list[str]:
+        return [
+            f"{what}: feature {', '.join(map(str, numbers[:5]))}{', …' * (len(numbers) > 5)}"
+            for what, numbers in self._numbers.items()
+        ]
+
+
+def _usable(number: int, part: Any, found: _Found) -> Feature | None:
+    """Read a feature that outlines an area; None for any other."""
+    try:
+        feature = _feature(part)._replace(number=number)
+    except DAMAGED as error:
+        found.leave_out(number, one_line(error))
+        return None
+    if feature.geometry.area:
+        return feature
+    if part.get("geometry") or "coordinates" in part:
+        found.leave_out(number, "no polygons")
+    return None
+
+
+def _origin(path: Path, about: dict[str, Any], frame: Frame | None) -> tuple[float, float]:
+    """Return (x, y) at which the coordinates of a file begin."""
+    try:
+        x, y = (float(value) for value in about.get("origin", (0, 0) if frame is None else frame.origin))
+    except DAMAGED as error:
+        raise DataError(f"{path}: its origin is {about['origin']!r}, wanted [x, y]; export it again") from error
+    return x, y
+
+
+def _placed(feature: Feature, origin: tuple[float, float], frame: Frame, found: _Found) -> Feature:
+    """Shift a feature to the slide and cut it at the slide's edge."""
+    geometry, *polygons = shapely.transform([feature.geometry, *feature.polygons], lambda corners: corners + origin)
+    slide = shapely.box(0, 0, frame.shape[1], frame.shape[0])
+    if not shapely.covers(slide, geometry):
+        inside = shapely.intersection(geometry, slide)
+        if not inside.area:
+            size = f"{frame.shape[1]} x {frame.shape[0]} pixels"
+            found.leave_out(feature.number, f"outside {frame.name} ({size})")
+        elif geometry.area - inside.area > max(1.0, 1e-3 * geometry.area):
+            found.cut(feature.number)
+        geometry = inside
+        polygons = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon"]
+    return feature._replace(polygons=tuple(polygons), geometry=geometry)
 
 
 def enclosed(geometry: shapely.Geometry) -> shapely.Geometry:
@@ -99,6 +210,8 @@ def _feature(part: Any) -> Feature:
         raise ValueError(f"its tissues are {tissues!r}, wanted a list")
     name = classification.get("name") or ": ".join(classification.get("names", []))
     rgb = classification.get("color")
+    if isinstance(packed := classification.get("colorRGB"), int):  # QuPath before 0.4
+        rgb = [packed >> 16, packed >> 8, packed]
     known = isinstance(rgb, list) and len(rgb) == 3 and all(isinstance(value, int) for value in rgb)
     is_feature = "geometry" in part or part.get("type") == "Feature"
     polygons = tuple(_polygons(part.get("geometry") if is_feature else part))

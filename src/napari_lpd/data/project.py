@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -24,6 +25,10 @@ class AnnotatedSlide(Settings):
     mpp: float | None = Field(default=None, gt=0, description="µm per pixel where the file gives none.")
     override_mpp: float | None = Field(default=None, gt=0, description="µm per pixel in place of what the file says.")
     patient: str = Field(default="", description="Slides of one patient are never split between training and test.")
+    origin: Literal["bounds", "slide"] = Field(
+        default="bounds",
+        description="Where the regions' coordinates begin: at the slide's scanned part, as in QuPath, or at the slide.",
+    )
     fingerprint: str = Field(default="", description="The slide's content when it was added; another's is refused.")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
+GLASS_LEVEL, BARE = 220, 0.995  # of a pixel's darkest channel; share of such pixels, more than fat has
 
 
 def tiles_from_regions(
@@ -94,6 +95,10 @@ def cut_tiles(
         )
     shape = (settings.tile, settings.tile)
     images = [slide.read(origin, shape, settings.mpp) for origin in origins]
+    if all((image.min(-1) > GLASS_LEVEL).mean() > BARE for image in images) and np.any(labels):
+        raise DataError(
+            f"{name}: all regions lie on glass; are they another slide's, or counted from another corner (--origin)?"
+        )
     return TileSet(
         classes,
         np.array(labels, np.float32),

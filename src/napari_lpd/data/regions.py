@@ -12,7 +12,7 @@ from shapely.geometry import Polygon
 
 from napari_lpd.core.classes import COLORS, TissueClass
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import write_text
+from napari_lpd.core.files import KEY, write_text
 from napari_lpd.core.geometry import without_holes
 from napari_lpd.data.geojson import enclosed, read_features
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_lpd.data.geojson import Feature
+    from napari_lpd.data.geojson import Drawing, Feature, Frame
 
 JOIN = " + "
 NONE = "none"  # what a region carries that was looked at and holds none of the classes: glass, say
@@ -53,26 +53,19 @@ class Region:
         return enclosed(Polygon((self.vertices * np.array(factor))[:, ::-1]))
 
 
-def read_regions(path: Path, classes: Sequence[str] | None = None) -> list[Region]:
-    """Read regions from a GeoJSON file in level-0 pixels (x, y).
-
-    A feature's tissues are its property ``tissues`` (a list), else its QuPath classification: one of `classes` as a
-    whole, or split at " + "; "none" and QuPath's classes that end in * (``Ignore*``) mean none of the classes. A
-    polygon with holes comes back in parts without them.
+def read_regions(path: Path, classes: Sequence[str] | None = None, frame: Frame | None = None) -> list[Region]:
+    """Read regions from a GeoJSON file, in level-0 pixels (x, y).
 
     Args:
         path: The file.
         classes: Allowed tissue names, and every region must carry one or none; None allows all.
+        frame: The slide on which they lie; None: level-0 pixels as they are.
 
     Raises:
         DataError: as `read_features`, no polygons, a tissue name that is not among `classes`, or a region of which
             nothing is said.
     """
-    regions: list[Region] = []
-    for feature in read_features(path)[0]:
-        tissues, named = _tissues(feature, classes or ()), feature.tissues is not None or bool(feature.classification)
-        outlines = (np.asarray(polygon.exterior.coords)[:-1, 1::-1].astype(float) for polygon in _outlines(feature))
-        regions += [Region(outline, tissues, named) for outline in outlines]
+    regions = regions_in(read_features(path, frame), classes or ())
     if not regions:
         raise DataError(f"{path}: holds no polygons; outline at least one region")
     if classes is None:
@@ -86,15 +79,34 @@ def read_regions(path: Path, classes: Sequence[str] | None = None) -> list[Regio
     return regions
 
 
+def regions_in(drawing: Drawing, known: Sequence[str] = ()) -> list[Region]:
+    """Convert features to regions; a polygon with holes comes back in parts without them.
+
+    A feature's tissues are its property ``tissues`` (a list), else its QuPath classification: one of the `known`
+    classes as a whole, or split at " + "; "none" and QuPath's classes that end in * (``Ignore*``) mean none of them.
+    """
+    regions: list[Region] = []
+    for feature in drawing.features:
+        tissues, named = _tissues(feature, known), feature.tissues is not None or bool(feature.classification)
+        outlines = (np.asarray(polygon.exterior.coords)[:-1, 1::-1].astype(float) for polygon in _outlines(feature))
+        regions += [Region(outline, tissues, named) for outline in outlines]
+    return regions
+
+
 def classes_in(path: Path) -> list[TissueClass]:
     """List the tissue classes that occur in a GeoJSON file, in their order there, with QuPath's colours.
 
     Raises:
         DataError: as `read_features`.
     """
+    return classes_of(read_features(path))
+
+
+def classes_of(drawing: Drawing, known: Sequence[str] = ()) -> list[TissueClass]:
+    """List the tissue classes of features, as `classes_in`; a `known` class is not split at a plus sign."""
     found: dict[str, TissueClass] = {}
-    for feature in read_features(path)[0]:
-        tissues = _tissues(feature)
+    for feature in drawing.features:
+        tissues = _tissues(feature, known)
         for name in tissues:
             color = (feature.color if len(tissues) == 1 else "") or COLORS[len(found) % len(COLORS)]
             found.setdefault(name, TissueClass(name=name, color=color))
@@ -112,12 +124,10 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    names: Sequence[str] = split(feature.classification)
-    if feature.tissues is not None:
-        names = feature.tissues
-    elif feature.classification in classes:
-        names = [feature.classification]
-    return tuple(name for each in names if (name := each.strip()) and name != NONE and not name.endswith("*"))
+    if feature.tissues is None and feature.classification in classes:
+        return (feature.classification,)
+    names = split(feature.classification) if feature.tissues is None else map(str.strip, feature.tissues)
+    return tuple(name for name in names if name and name != NONE and (name in classes or not name.endswith("*")))
 
 
 def _outlines(feature: Feature) -> list[Polygon]:
@@ -136,19 +146,25 @@ def outside(regions: Sequence[Region], shape: tuple[int, int]) -> list[int]:
 
 
 def write_regions(
-    path: Path, regions: Iterable[Region], classes: Sequence[TissueClass], overwrite: bool = True
+    path: Path,
+    regions: Iterable[Region],
+    classes: Sequence[TissueClass],
+    overwrite: bool = True,
+    frame: Frame | None = None,
 ) -> Path:
-    """Write regions as GeoJSON (level-0 pixels, closed rings, QuPath classification with the first tissue's colour).
+    """Write regions as GeoJSON (closed rings, QuPath classification with the first tissue's colour).
 
-    Whole or not at all.
+    Whole or not at all. With the slide (`frame`) coordinates are counted from its scanned part, as in QuPath, else they
+    are level-0 pixels; the file says so.
 
     Raises:
         ExportError: the place cannot be written, or holds a file that is not to be replaced.
     """
     colors = {tissue.name: list(tissue.rgb) for tissue in classes}
+    header = {"origin": [0, 0]} if frame is None else frame.header
     features = []
     for region in regions:
-        ring = region.vertices[:, ::-1].round(2).tolist()
+        ring = (region.vertices[:, ::-1] - header["origin"]).round(2).tolist()
         name = joined(region.tissues) or NONE
         color = colors.get(region.tissues[0], [128, 128, 128]) if region.tissues else [128, 128, 128]
         said = {"tissues": list(region.tissues), "classification": {"name": name, "color": color}}
@@ -159,4 +175,5 @@ def write_regions(
                 "properties": {"objectType": "annotation", **(said if region.named else {})},
             }
         )
-    return write_text(path, json.dumps({"type": "FeatureCollection", "features": features}, indent=1), overwrite)
+    document = {"type": "FeatureCollection", KEY: header, "features": features}
+    return write_text(path, json.dumps(document, indent=1), overwrite)

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import atomic_write
+from napari_lpd.core.pictures.fonts import draw_text
+from napari_lpd.data.region_tiles import GLASS_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 MIN_TILES = 20
 """A class with fewer tiles causes a warning."""
-GLASS_LEVEL, GLASS_SHARE = 220, 0.8  # of a pixel's darkest channel; of a tile's pixels
+GLASS_SHARE = 0.8  # of a tile's pixels
 LOOKED_AT = 400  # tiles that are read for the warnings
 NAMED = 5  # files named in a warning
 THUMBNAIL, GAP, PER_CLASS = 64, 4, 6
@@ -131,7 +133,7 @@ def sheet(rows: Sequence[tuple[str, tuple[int, int, int], Sequence[NDArray[np.ui
     for number, (title, color, images) in enumerate(rows):
         y = GAP + number * (THUMBNAIL + line + GAP)
         draw.rectangle((GAP, y + 2, GAP + 8, y + 10), fill=color)
-        draw.text((GAP + 13, y - 1), title, fill=(220, 222, 226))
+        draw_text(draw, (GAP + 13, y - 1), title, (220, 222, 226), 10)
         for column, image in enumerate(images):
             thumbnail = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
             canvas.paste(thumbnail, (GAP + column * (THUMBNAIL + GAP), y + line))

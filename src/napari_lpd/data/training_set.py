@@ -6,10 +6,11 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import told_apart, write_text
+from napari_lpd.data.geojson import Frame
 from napari_lpd.data.images import masked_images, part_of
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.images import MaskedImage
+    from napari_lpd.data.regions import Region
 
 SUMMARY, SHEET = "summary.json", "tiles.png"
 FLAGS = {
     "slide": "--slide",
     "regions": "--regions",
     "slide_mpp": "--slide-mpp",
+    "origin": "--origin",
     "override_mpp": "--override-mpp",
     "project": "--project",
     "data": "--data",
@@ -87,6 +90,7 @@ class TrainingSource:
         slide: A slide on which `regions` are outlined.
         regions: GeoJSON in level-0 pixels of the slide.
         slide_mpp: The slide's µm per pixel where its file gives none.
+        origin: Where the regions' coordinates begin: at the slide's "bounds", as in QuPath, or at the "slide".
         override_mpp: The slide's µm per pixel in place of what its file says.
         project: A project file of several annotated slides, with its own classes.
         data: A folder or table of labelled tiles.
@@ -96,6 +100,7 @@ class TrainingSource:
     slide: Path | None = None
     regions: Path | None = None
     slide_mpp: float | None = None
+    origin: Literal["bounds", "slide"] = "bounds"
     override_mpp: float | None = None
     project: Path | None = None
     data: Path | None = None
@@ -116,7 +121,8 @@ class TrainingSource:
 
         parser = argparse.ArgumentParser(add_help=False)
         for name, flag in FLAGS.items():
-            read = {"slide_mpp": float, "override_mpp": float, "source_pattern": str}.get(name, locate)
+            known = {"slide_mpp": float, "override_mpp": float, "origin": str, "source_pattern": str}
+            read = known.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
         return cls(**vars(parser.parse_known_args(arguments)[0]))
 
@@ -128,7 +134,8 @@ class TrainingSource:
     def arguments(self) -> list[str]:
         """List the arguments of ``train`` that name this source."""
         values = {flag: getattr(self, name) for name, flag in FLAGS.items()}
-        return [text for flag, value in values.items() if value not in (None, "") for text in (flag, str(value))]
+        values = {flag: value for flag, value in values.items() if value not in (None, "", "bounds")}
+        return [text for flag, value in values.items() for text in (flag, str(value))]
 
     def paths(self) -> list[Path]:
         """List the files and folders that are read."""
@@ -166,7 +173,11 @@ class TrainingSource:
             return _from_labelled(self.data, classes, settings, self.source_pattern)
         assert self.slide is not None and self.regions is not None  # as checked
         annotated = AnnotatedSlide(
-            slide=self.slide, regions=self.regions, mpp=self.slide_mpp, override_mpp=self.override_mpp
+            slide=self.slide,
+            regions=self.regions,
+            mpp=self.slide_mpp,
+            override_mpp=self.override_mpp,
+            origin=self.origin,
         )
         return _from_slides([annotated], classes, settings)
 
@@ -184,14 +195,25 @@ def _from_slides(
     names = [tissue.name for tissue in classes]
     sets, resolutions = [], []
     for annotated, name in zip(slides, _slide_names(slides), strict=True):
-        regions = read_regions(annotated.regions, names)
         with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
+            regions = read_regions(annotated.regions, names, Frame.of(slide, annotated.origin))
             sets.append(cut_tiles(slide, regions, classes, settings, name, annotated.patient))
             resolutions.append(slide.resolution)
     source = sets[0].description if len(sets) == 1 else f"{len(sets)} slides"
     tiles = TileSet.joined(sets, source)
     tiles.resolutions = resolutions
     return TrainingSet(tiles, (), settings)
+
+
+def read_annotated(annotated: AnnotatedSlide, names: Sequence[str]) -> list[Region]:
+    """Read the regions of a project's slide, in level-0 pixels.
+
+    Raises:
+        SlideError: the slide cannot be read.
+        DataError: as `read_regions`.
+    """
+    with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
+        return read_regions(annotated.regions, names, Frame.of(slide, annotated.origin))
 
 
 def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:
@@ -202,7 +224,7 @@ def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:
     """
     names, fingerprints = [], []
     for annotated in slides:
-        with open_slide(annotated.slide, annotated.mpp) as slide:
+        with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
             names.append(slide.name)
             fingerprints.append(slide.fingerprint)
         if annotated.fingerprint not in ("", fingerprints[-1]):

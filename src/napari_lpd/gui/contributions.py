@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.data.regions import classes_in, read_regions
+from napari_lpd.data.geojson import Frame, read_features
+from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.results.export.geojson import read_mask
 from napari_lpd.results.export.ome_tiff import (
     SUFFIXES,
@@ -128,7 +129,7 @@ def _regions_on_slide(path: Path) -> LayerData:
     import napari
 
     from napari_lpd.gui.layers.regions import add_regions, empty_regions
-    from napari_lpd.gui.layers.slides import slide_layers, slide_path
+    from napari_lpd.gui.layers.slides import slide_layers, slide_of, slide_path
 
     viewer = napari.current_viewer()
     slides = [] if viewer is None else slide_layers(viewer)
@@ -139,8 +140,10 @@ def _regions_on_slide(path: Path) -> LayerData:
     if len(chosen) != 1:
         remedy = "open that first" if not slides else "name it like the slide, or use Load… in Train"
         raise DataError(f"{path}: its regions are in pixels of a slide: {remedy}")
+    with slide_of(chosen[0]) as slide:
+        drawing = read_features(path, Frame.of(slide))
     layer = empty_regions(chosen[0])
-    add_regions(layer, read_regions(path), classes_in(path))
+    add_regions(layer, regions_in(drawing), classes_of(drawing))
     layer.name = path.stem
     data: LayerData = layer.as_layer_data_tuple()
     return data

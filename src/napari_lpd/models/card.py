@@ -11,8 +11,8 @@ import safetensors
 from pydantic import BeforeValidator, Field
 
 from napari_lpd import __version__
-from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import NOTICE, ModelError, SettingsError
+from napari_lpd.core.classes import TissueClass, check_names
+from napari_lpd.core.errors import NOTICE, DataError, ModelError, SettingsError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.training import TrainSettings
@@ -93,6 +93,10 @@ def read_card(path: Path) -> Card:
     if text is None:
         raise ModelError(f"{path}: safetensors without a napari-lpd card; encoder weights go to --encoder-weights")
     try:
-        return Card.model_validate_json(text)
+        card = Card.model_validate_json(text)
+        check_names([tissue.name for tissue in card.classes], str(path))
     except (ValueError, SettingsError) as error:
         raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    return card

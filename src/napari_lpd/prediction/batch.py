@@ -38,6 +38,7 @@ class SlideTask(NamedTuple):
         replace: Delete another prediction that is in the place.
         override_mpp: The slide's µm per pixel, in place of what its file says.
         image: Number of an image in the file, from 1; None: the biggest.
+        origin: Where coordinates in GeoJSON begin, see `geojson.Frame.of`.
     """
 
     slide: Path
@@ -51,6 +52,7 @@ class SlideTask(NamedTuple):
     replace: bool = False
     override_mpp: float | None = None
     image: int | None = None
+    origin: str = "bounds"
 
     @property
     def folder(self) -> Path:
@@ -79,10 +81,15 @@ def predict_file(task: SlideTask) -> Job[Row]:
     if task.mask.exists() and not task.folder.exists():
         raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
     with open_slide(task.slide, task.mpp, task.icc, task.override_mpp, task.image) as slide:
-        scope = polygons_um(task.regions, slide) if task.regions else []
-        tissue = mask_of_polygons(polygons_um(task.tissue, slide), slide) if task.tissue else None
+        scope = polygons_um(task.regions, slide, task.origin) if task.regions else []
+        tissue = mask_of_polygons(polygons_um(task.tissue, slide, task.origin), slide) if task.tissue else None
         job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
         prediction = yield from about(task.slide.name, job)
+    if scope and not prediction.tissue_mm2:
+        raise DataError(
+            f"{task.regions}: no tissue was found in its regions of {task.slide.name}; are they another slide's, or"
+            " counted from another corner (--origin)? If that is tissue, give it (--tissue), or set tissue_only=false"
+        )
     write_ome_tiff(prediction, task.mask, overwrite=True)
     return {
         "slide": str(task.slide),
@@ -109,11 +116,12 @@ def attempt(task: SlideTask, on_progress: Callable[[Progress], None] | None = No
         return {"slide": str(task.slide), "error": f"{task.slide.name}: {described(error)}"}
 
 
-def polygons_um(path: Path, slide: Slide) -> list[shapely.Geometry]:
-    """Read the polygons of a GeoJSON file in level-0 pixels, as (x, y) in µm from the slide's corner."""
+def polygons_um(path: Path, slide: Slide, counted_from: str = "bounds") -> list[shapely.Geometry]:
+    """Read the polygons of a GeoJSON file, as (x, y) in µm from the slide's corner."""
+    from napari_lpd.data.geojson import Frame
     from napari_lpd.data.regions import read_regions
 
-    return [region.polygon(slide.mpp) for region in read_regions(path)]
+    return [region.polygon(slide.mpp) for region in read_regions(path, frame=Frame.of(slide, counted_from))]
 
 
 def summary_line(row: Row) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from napari_lpd.core.errors import ChangedSlideError, ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
+from napari_lpd.data.geojson import Frame
 from napari_lpd.models.cam import class_maps
 from napari_lpd.models.card import target_stain
 from napari_lpd.models.compute import choose_backend, choose_precision, used_stages
@@ -186,6 +187,7 @@ def prediction_card(
         "slide_mpp": slide.mpp,
         "slide_shape": slide.shape,
         "slide_hash": slide.fingerprint,
+        "slide_origin": Frame.of(slide).origin,
         "mpp_source": slide.mpp_source,
         "model": model.name,
         "model_hash": model.hash,

@@ -14,6 +14,7 @@ from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.data.geojson import Frame
 from napari_lpd.results.pyramid import Layout, level_count
 from napari_lpd.results.store import DamagedResultError, read_attributes, write_attributes
 
@@ -44,6 +45,7 @@ class PredictionCard(Settings):
         slide_mpp: (y, x) µm per pixel of the slide's level 0.
         slide_shape: (H, W) of the slide's level 0.
         slide_hash: The slide's fingerprint.
+        slide_origin: (x, y) of the slide's scanned part, from which other programs count.
         mpp_source: Origin of the slide's resolution.
         model: Name of the model: of its run's folder, or of its file. Its hash, not its name, makes a difference.
         model_hash: SHA-256 of the model's file.
@@ -64,6 +66,7 @@ class PredictionCard(Settings):
     slide_mpp: tuple[Positive, Positive]
     slide_shape: tuple[Edge, Edge]
     slide_hash: Text
+    slide_origin: tuple[int, int] = (0, 0)
     mpp_source: Text
     model: Text
     model_hash: Text
@@ -92,6 +95,11 @@ class PredictionCard(Settings):
             if not (polygon.area > 0 and abs(shapely.get_coordinates(polygon)).max() < 1e12):
                 raise ValueError("not a polygon with an area")
         return scope
+
+    @property
+    def frame(self) -> Frame:
+        """The slide, as outlines on it need it."""
+        return Frame(self.slide, self.slide_shape, self.slide_hash, self.slide_origin)
 
     @property
     def digest(self) -> str:

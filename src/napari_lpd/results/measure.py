@@ -101,14 +101,23 @@ def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
     return Site(f"field x {x:.0f} y {y:.0f}", circle, is_field=True)
 
 
-def sites_of(path: Path, prediction: Prediction) -> list[Site]:
-    """Read the regions of a GeoJSON file, named by their names, else by classification and number.
+def sites_of(path: Path, prediction: Prediction, counted_from: str = "bounds") -> list[Site]:
+    """Read the regions of a GeoJSON file, named by their names where these tell them apart, else also by number.
 
     Raises:
         DataError: as `read_shapes`.
     """
-    shapes = enumerate(read_shapes(path, prediction.card), start=1)
-    return [Site(each.name or f"{each.classification or 'region'} {i}", each.geometry) for i, each in shapes]
+    shapes = read_shapes(path, prediction.card, counted_from)
+    names = [each.name for each in shapes]
+    return [
+        Site(
+            each.name
+            if each.name and names.count(each.name) == 1 and each.name != WHOLE
+            else f"{each.name or each.classification or 'region'} {i}",
+            each.geometry,
+        )
+        for i, each in enumerate(shapes, start=1)
+    ]
 
 
 def measure(

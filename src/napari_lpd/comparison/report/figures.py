@@ -17,6 +17,7 @@ from PIL import Image
 
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import atomic_write
+from napari_lpd.core.pictures.fonts import in_figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +108,7 @@ def heatmap_figure(comparison: Comparison) -> Figure:
         scale = f"cosine {heat.min():.2f} to {heat.max():.2f}"
         text = f"{tissue.name} · {comparison.models[m]} · {scale} · {example.tile}"
         axes.text(GAP, y + LABEL - 5, "■", color=tissue.color)
-        axes.text(GAP + LABEL - 5, y + LABEL - 5, text)
+        axes.text(GAP + LABEL - 5, y + LABEL - 5, **in_figure(text))
         for left, cell in zip(lefts, _cells(example, m, comparison.classes), strict=True):
             paste(axes, cell, (left, y + LABEL), (CELL, CELL))
     return figure
@@ -177,15 +178,20 @@ def scatter_figure(comparison: Comparison) -> Figure:
     handles = [_marks(axes, bank, comparison) for bank in reversed(comparison.banks)]
     bars = ", bars: 95 % interval" if comparison.resamplings else ""
     note = f"large: mean over {', '.join(comparison.judged)}{bars}; small: every tissue"
-    page.legend(
+    names = [in_figure(bank.name) for bank in comparison.banks]
+    title = in_figure(note)
+    families = list(dict.fromkeys(family for each in (*names, title) for family in each["family"]))
+    legend = page.legend(
         handles[::-1],
-        [bank.name for bank in comparison.banks],
-        title=textwrap.fill(note, ACROSS),
+        [each["s"] for each in names],
+        title=textwrap.fill(title["s"], ACROSS),
+        prop={"family": families},
         alignment="left",
         loc="upper left",
         bbox_to_anchor=(MARGIN - GAP, height),
         bbox_transform=page.transData,
     )
+    legend.get_title().set_fontfamily(families)
     return figure
 
 

@@ -86,5 +86,9 @@ class ExportSettings(Settings):
     simplify_um: float = Field(
         default=0.0, ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel."
     )
+    origin: Literal["bounds", "slide"] = Field(
+        default="bounds",
+        description="Where GeoJSON coordinates begin: at the part that was scanned, as in QuPath, or at the slide.",
+    )
     overwrite: bool = Field(default=False, description="Replace existing files.")
     measure: MeasureSettings = Field(default=MeasureSettings(), description="How areas are measured.")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from napari_lpd.comparison.report.figures import heat_colours, mask_colours, over_tile, paste, sheet, styled
+from napari_lpd.core.pictures.fonts import in_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,13 +123,14 @@ def heatmap_grid(
     figure, axes = sheet(columns * (CELL + GAP) + GAP, head + len(views) * block)
     paste(axes, tissue, (GAP, LINE), cell)
     bar = _scale_bar(axes, (GAP, LINE), cell, width_um)
-    axes.text(GAP, LINE - 6, f"{classes[index].name}: {k} prototypes per model; bar: {bar:g} mm", size="x-large")
+    title = f"{classes[index].name}: {k} prototypes per model; bar: {bar:g} mm"
+    axes.text(GAP, LINE - 6, **in_figure(title), size="x-large")
     _colour_bar(axes, (2 * GAP + CELL, LINE + 26), low, high)
     _legend(axes, (3 * GAP + 3 * CELL, LINE), tall, classes)
     slots = []
     for m, view in enumerate(views):
         top = head + m * block
-        axes.text(GAP, top + LINE - 6, view.name, size="x-large")
+        axes.text(GAP, top + LINE - 6, **in_figure(view.name), size="x-large")
         axes.text(GAP, top + LINE + cell[1] + 4, "mask", size="large", va="top")
         paste(axes, over_tile(tissue, *mask_colours(view.mask, classes)), (GAP, top + LINE), cell)
         for u, heatmap in enumerate(view.heatmaps):

@@ -12,8 +12,9 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
+from napari_lpd.data.geojson import read_features
 from napari_lpd.data.project import regions_beside
-from napari_lpd.data.regions import classes_in, read_regions
+from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
@@ -209,7 +210,8 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
     layer = ours[0] if ours else empty_regions(slide_layer)
     path = slide_path(slide_layer)
     if not ours and path is not None and regions_beside(path).exists():
-        add_regions(layer, read_regions(regions_beside(path)), (*card.classes, *classes_in(regions_beside(path))))
+        drawing = read_features(regions_beside(path), card.frame)
+        add_regions(layer, regions_in(drawing), (*card.classes, *classes_of(drawing)))
     outlines = [region.polygon() for region in regions]
     corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
     layer.selected_data = {

@@ -13,8 +13,8 @@ from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.files import told_apart
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
-from napari_lpd.data.regions import read_regions, write_regions
-from napari_lpd.data.training_set import TrainingSource
+from napari_lpd.data.regions import write_regions
+from napari_lpd.data.training_set import TrainingSource, read_annotated
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.layers.slides import slide_id, slide_path
 from napari_lpd.gui.train.class_table import ClassTable
@@ -145,7 +145,7 @@ class TrainingData(QWidget):
             self.drawn.files.save()
             project = self._project_now()
             names = [tissue.name for tissue in project.classes]
-            regions_of_slides = [read_regions(slide.regions, names) for slide in project.slides]
+            regions_of_slides = [read_annotated(slide, names) for slide in project.slides]
             write_project(self.project, project)
             run = make_run()
             copy = write_project(run / f"project{SUFFIX}", _copied(project, regions_of_slides, run))

@@ -10,11 +10,12 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.data.geojson import Frame, read_features
 from napari_lpd.data.project import regions_beside
-from napari_lpd.data.regions import classes_in, write_regions
+from napari_lpd.data.regions import write_regions
 from napari_lpd.gui.common.layout import note
 from napari_lpd.gui.layers.regions import outlines_of, regions_layers
-from napari_lpd.gui.layers.slides import belongs, kind, slide_layers, slide_path
+from napari_lpd.gui.layers.slides import belongs, kind, slide_layers, slide_of, slide_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,12 +102,11 @@ class RegionFiles(QWidget):
             raise DataError(f"{slide.name}: regions are saved beside your own slides; copy it to your own folder")
         beside = regions_beside(path)
         if beside not in self._ours and beside.exists():
-            try:
-                classes_in(beside)
-            except DataError as error:
-                raise DataError(f"{error}; it is not replaced: fix it, or move it") from error
+            with slide_of(slide) as opened:
+                _check_kept(beside, Frame.of(opened))
         regions = {region.key: region for layer in layers for region in outlines_of(layer, slide)}
-        write_regions(beside, regions.values(), self._classes.drafts())
+        with slide_of(slide) as opened:
+            write_regions(beside, regions.values(), self._classes.drafts(), frame=Frame.of(opened))
         self._ours.add(beside)
         return beside
 
@@ -116,3 +116,13 @@ class RegionFiles(QWidget):
         self.line.setText(line)
         self.setVisible(True)
         return new
+
+
+def _check_kept(beside: Path, frame: Frame) -> None:
+    """Raise DataError if a file of regions holds what would be lost when it is replaced."""
+    try:
+        lost = [line for line in read_features(beside, frame).notes if line.startswith("left out")]
+    except DataError as error:
+        raise DataError(f"{error}; it is not replaced: fix it, or move it") from error
+    if lost:
+        raise DataError(f"{beside}: {'; '.join(lost)}; it is not replaced: fix it, or move it")

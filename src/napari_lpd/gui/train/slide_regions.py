@@ -11,8 +11,9 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
+from napari_lpd.data.geojson import GEOJSON, Frame, read_features
 from napari_lpd.data.project import AnnotatedSlide, regions_beside
-from napari_lpd.data.regions import NONE, Region, classes_in, outside, read_regions, write_regions
+from napari_lpd.data.regions import NONE, Region, classes_of, regions_in, write_regions
 from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import buttons
@@ -224,13 +225,16 @@ class SlideRegions(QWidget):
         path, _ = QFileDialog.getSaveFileName(self, "Regions", "regions.geojson", "GeoJSON (*.geojson)")
         if path:
             try:
-                write_regions(Path(path), outlines_of(self.layer(), self.slides.layer()), self.classes.drafts())
+                with slide_of(self.slides.layer()) as slide:
+                    frame = Frame.of(slide)
+                regions = outlines_of(self.layer(), self.slides.layer())
+                write_regions(Path(path), regions, self.classes.drafts(), frame=frame)
                 self.message.emit(f"Regions written: {path}")
             except LpdError as error:
                 self.failed.emit(str(error))
 
     def _on_load_regions(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Regions", "", "GeoJSON (*.geojson *.json)")
+        path, _ = QFileDialog.getOpenFileName(self, "Regions", "", f"GeoJSON ({GEOJSON})")
         if path:
             self.load(Path(path))
 
@@ -240,10 +244,14 @@ class SlideRegions(QWidget):
         Regions that are already on the slide are not drawn twice.
         """
         try:
-            regions, classes = read_regions(path), classes_in(path)
             layer = self._ensure_layer()
             with slide_of(self.slides.layer()) as slide:
-                warning = _foreign(regions, slide.shape)
+                drawing = read_features(path, Frame.of(slide))
+            names = [tissue.name for tissue in self.classes.drafts()]
+            regions, classes = regions_in(drawing, names), classes_of(drawing, names)
+            if not regions:
+                raise DataError(f"{path}: holds no polygons; outline at least one region")
+            warning = "".join(f"⚠ {line}. " for line in drawing.notes)
             drawn = {region.key for region in outlines_of(layer, self.slides.layer())}
             added = [region for region in regions if region.key not in drawn]
             new = self._add_classes(classes)
@@ -347,12 +355,3 @@ class SlideRegions(QWidget):
         self._show_in_hand()
         if self.regions.count() and kind(self.layer()) in ("", "regions"):
             take_tissue(self.layer(), self.in_hand, self.classes.drafts())
-
-
-def _foreign(regions: Sequence[Region], shape: tuple[int, int]) -> str:
-    """Return a warning if most regions are outside a slide of `shape` (h, w), else ""."""
-    count = len(outside(regions, shape))
-    if 2 * count <= len(regions):
-        return ""
-    size = f"{shape[1]} x {shape[0]} pixels"
-    return f"⚠ {count} of {len(regions)} regions are outside the slide ({size}): is it the right one? "

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 2**26  # in memory; a larger result is written from a coarser level
 TILE = 512
+REQUIRED = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID"),
+    *("Rows", "Columns", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "ImageOrientationSlide"),
+)
+ORIGIN = ("XOffsetInSlideCoordinateSystem", "YOffsetInSlideCoordinateSystem")
+MAY_BE_EMPTY = (  # type 2 in a segmentation
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
 NEEDED = "DICOM segmentations need highdicom: pip install 'napari-lpd[dicom]'"
 
 
@@ -49,8 +58,9 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
     labels[labels > len(card.classes)] = 0
     if not labels.any():
         raise ExportError(f"{prediction.folder}: nothing is labelled in it, so there are no segments to write")
+    source = _completed(_source(slide), slide.name)
     with atomic_write(path, overwrite) as partial:
-        _segmentation(highdicom, prediction, _source(slide), labels, card.mpp * 2**level).save_as(partial)
+        _segmentation(highdicom, prediction, source, labels, card.mpp * 2**level).save_as(partial)
     return path
 
 
@@ -68,6 +78,32 @@ def _source(slide: Slide) -> Any:
     if not volumes:
         raise ExportError(f"{slide.name}: is not DICOM; a DICOM segmentation refers to a DICOM slide")
     return max(volumes, key=lambda header: header.TotalPixelMatrixColumns)
+
+
+def _completed(source: Any, name: str) -> Any:
+    """Add the attributes that a segmentation may leave empty, and UTF-8 for our names, to a slide's header.
+
+    Raises:
+        ExportError: attributes without which a segmentation cannot refer to the slide; the message names them.
+    """
+    pixels = (source.get("SharedFunctionalGroupsSequence") or [{}])[0].get("PixelMeasuresSequence") or [{}]
+    missing = [keyword for keyword in REQUIRED if source.get(keyword) in (None, "")]
+    missing += [] if pixels[0].get("PixelSpacing") else ["PixelSpacing"]
+    origin = (source.get("TotalPixelMatrixOriginSequence") or [{}])[0]
+    missing += [keyword for keyword in ORIGIN if origin.get(keyword) is None]
+    if missing:
+        raise ExportError(
+            f"{name}: lacks {', '.join(missing)}, which a DICOM segmentation must refer to; have the slide anonymised"
+            " again with these kept, or export as .ome.tif or .geojson"
+        )
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in source:
+            setattr(source, keyword, "")
+    source.decode()  # texts of the slide's character set, before another one is stated
+    source.SpecificCharacterSet = "ISO_IR 192"
+    if pixels[0].get("SliceThickness") is None:
+        pixels[0].SliceThickness = 0.001  # mm; of a section nobody measured
+    return source
 
 
 def _segmentation(highdicom: Any, prediction: Prediction, source: Any, labels: NDArray[np.uint8], mpp: float) -> Any:

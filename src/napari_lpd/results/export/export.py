@@ -71,13 +71,13 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         raise ExportError(f"{prediction.folder}: unfinished prediction; run predict again to resume it, then export")
     yield Progress(0, 0, f"writing {path.name}")
     if settings.what == "corrections":
-        _write_corrections(prediction, path, settings.overwrite)
+        _write_corrections(prediction, path, settings)
     elif settings.what == "prototypes":
         write_prototype_tiff(prediction, path, settings.overwrite)
     elif suffix in TIFF_SUFFIXES:
         write_ome_tiff(prediction, path, settings.overwrite)
     elif suffix == ".geojson":
-        yield from write_geojson(prediction, path, settings.simplify_um, settings.overwrite)
+        yield from write_geojson(prediction, path, settings.simplify_um, settings.overwrite, settings.origin)
     elif suffix in ON_SLIDE:
         if slide is None:
             raise ExportError(f"{path}: needs the slide {prediction.card.slide}, too; pass --slide")
@@ -98,8 +98,9 @@ def _suffix(path: Path, what: What) -> str:
     return match
 
 
-def _write_corrections(prediction: Prediction, path: Path, overwrite: bool) -> None:
+def _write_corrections(prediction: Prediction, path: Path, settings: ExportSettings) -> None:
     regions = Corrections(prediction).regions()
     if not regions:
         raise ExportError(f"{prediction.folder}: nothing is corrected in it")
-    write_regions(path, regions, prediction.card.classes, overwrite)
+    frame = prediction.card.frame.counted_from(settings.origin)
+    write_regions(path, regions, prediction.card.classes, settings.overwrite, frame)

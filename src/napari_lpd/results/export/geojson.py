@@ -35,7 +35,13 @@ DECIMALS = 3  # of coordinates
 MAX_DRAWN = 16_384  # pixels along an edge
 
 
-def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, overwrite: bool = False) -> Job[Path]:
+def write_geojson(
+    prediction: Prediction,
+    path: Path,
+    simplify_um: float = 0.0,
+    overwrite: bool = False,
+    counted_from: str = "bounds",
+) -> Job[Path]:
     """Write every connected area of the corrected labels as an annotation; whole or not at all.
 
     Args:
@@ -43,6 +49,7 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
         path: ``*.geojson``.
         simplify_um: Corners that span a triangle of less than this squared are left out; 0 follows every pixel.
         overwrite: Replace a file that is there.
+        counted_from: Where coordinates begin: at the scanned part ("bounds"), as in QuPath, or at the "slide".
 
     Raises:
         ExportError: nothing is labelled, a file is there and `overwrite` is off, or the place cannot be written.
@@ -52,11 +59,10 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
-    about: dict[str, Any] = {
-        "slide": card.slide,
+    frame = card.frame.counted_from(counted_from)
+    about: dict[str, Any] = frame.header | {
         "slide_mpp": card.slide_mpp,
         "classes": [tissue.model_dump() for tissue in card.classes],
-        "slide_hash": card.slide_hash,
         "model": card.model,
         "model_hash": card.model_hash,
     }
@@ -65,7 +71,8 @@ def write_geojson(prediction: Prediction, path: Path, simplify_um: float = 0.0, 
     with atomic_write(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
         for label, polygon in outlines(store.levels[0], box, simplify_um / card.mpp):
-            file.write(("," if count else "") + "\n" + feature(polygon, factor, *named[label]))
+            placed = shapely.transform(polygon, lambda corners: corners * factor - frame.origin)
+            file.write(("," if count else "") + "\n" + feature(placed, np.ones(2), *named[label]))
             count += 1
             reached = max(reached, int(polygon.bounds[3]) - box[0])
             yield Progress(reached, box[2] - box[0], "rows outlined")
@@ -92,36 +99,21 @@ def feature(polygon: shapely.Polygon, factor: NDArray[np.float64], name: str, rg
     )
 
 
-def read_shapes(path: Path, card: PredictionCard | None = None) -> list[Feature]:
+def read_shapes(path: Path, card: PredictionCard | None = None, counted_from: str = "bounds") -> list[Feature]:
     """Read the outlines of a GeoJSON file in level-0 pixels, written by us, by QuPath or by hand.
 
     Args:
         path: The file.
         card: The prediction to which they belong, if they must belong to one.
+        counted_from: Where its coordinates begin, see `Frame.of`.
 
     Raises:
-        DataError: as `read_features`, no polygons, or polygons of another slide than the card's.
+        DataError: as `read_features`, or no polygons.
     """
-    shapes, about = read_features(path)
+    shapes = read_features(path, None if card is None else card.frame.counted_from(counted_from)).features
     if not shapes:
         raise DataError(f"{path}: holds no polygons; outline at least one region")
-    if card is not None:
-        if about.get("slide_hash", card.slide_hash) != card.slide_hash:
-            raise DataError(f"{path}: was made from another slide ({about.get('slide')}), not from {card.slide}")
-        _check_inside(path, shapes, card)
     return shapes
-
-
-def _check_inside(path: Path, shapes: Sequence[Feature], card: PredictionCard) -> None:
-    height, width = card.slide_shape
-    slide = shapely.box(0, 0, width, height)
-    for i, each in enumerate(shapes, start=1):
-        if not each.geometry.intersects(slide):
-            x0, y0, x1, y1 = each.geometry.bounds
-            raise DataError(
-                f"{path}: shape {i} (x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}) lies outside {card.slide}"
-                f" ({width} x {height} pixels); is it of another slide?"
-            )
 
 
 def labels_of_shapes(
@@ -186,7 +178,7 @@ def read_mask(path: Path, most: int = MAX_DRAWN) -> DrawnMask | None:
     Raises:
         DataError: as `read_features`, or what the file says of itself is damaged.
     """
-    shapes, about = read_features(path)
+    shapes, about, _ = read_features(path)
     if "slide_mpp" not in about or not shapes:
         return None
     try:
@@ -194,7 +186,8 @@ def read_mask(path: Path, most: int = MAX_DRAWN) -> DrawnMask | None:
         if slide_mpp.shape != (2,) or not min(mpp, *slide_mpp) > 0:
             raise ValueError(f"mpp {mpp}, slide_mpp {slide_mpp}")
         classes = tuple(TissueClass.build(entry) for entry in about["classes"])
-        slide = str(about["slide"])
+        slide, corner = str(about["slide"]), np.array(about.get("origin", (0, 0)), float)
+        shapes = [each._replace(geometry=shapely.transform(each.geometry, lambda c: c + corner)) for each in shapes]
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise DataError(f"{path}: what it says of its mask is damaged ({error}); export it again") from error
     bounds = np.array([each.geometry.bounds for each in shapes])

@@ -6,10 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write
+from napari_lpd.core.pictures.fonts import draw_text, width_of
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
@@ -78,12 +79,11 @@ def _labels_at(prediction: Prediction, box: Box, scale: float) -> NDArray[np.uin
 
 def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Image:
     """Add legend, scale bar and notice below the picture."""
-    font = ImageFont.load_default(TEXT)
     classes = prediction.card.classes
     width = max(image.width, 480)
     named = [(tissue.name, tissue.rgb) for tissue in classes]
     named += [("unreadable", UNREADABLE_RGB)] if prediction.unreadable else []
-    items = [(name, rgb, TEXT + GAP // 2 + font.getlength(name) + 2 * GAP) for name, rgb in named]
+    items = [(name, rgb, TEXT + GAP // 2 + width_of(name, TEXT) + 2 * GAP) for name, rgb in named]
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     for item in items:
         if rows[-1] and sum(used for *_, used in rows[-1]) + item[2] > width - 2 * GAP:
@@ -98,13 +98,14 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
         x = float(GAP)
         for name, rgb, used in row:
             draw.rectangle((x, y, x + TEXT, y + TEXT), fill=tuple(round(127.5 + c / 2) for c in rgb), outline=rgb)
-            draw.text((x + TEXT + GAP // 2, y - 2), name, "black", font)
+            draw_text(draw, (x + TEXT + GAP // 2, y - 2), name, "black", TEXT)
             x += used
         y += line
     length, text = scale_bar(mpp, image.width)
     draw.rectangle((GAP, y + TEXT // 2 - 2, GAP + length - 1, y + TEXT // 2 + 2), fill="black")
-    draw.text((2 * GAP + length, y - 2), text, "black", font)
-    draw.text((GAP, y + line), f"{prediction.card.slide}, {prediction.card.model}. {NOTICE}", "black", font)
+    draw_text(draw, (2 * GAP + length, y - 2), text, "black", TEXT)
+    about = f"{prediction.card.slide}, {prediction.card.model}. {NOTICE}"
+    draw_text(draw, (GAP, y + line), about, "black", TEXT)
     return framed
 
 
@@ -113,4 +114,4 @@ def scale_bar(mpp: float, width: int) -> tuple[int, str]:
     longest = width * mpp / 3
     power = 10 ** math.floor(math.log10(longest))
     um = power * max(step for step in (1, 2, 5) if step * power <= longest)
-    return round(um / mpp), f"{um / 1000:g} mm"  # Pillow's font has no µ
+    return round(um / mpp), f"{um / 1000:g} mm"

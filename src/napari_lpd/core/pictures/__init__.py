@@ -1,0 +1,1 @@
+"""What pictures of every kind share."""
