@@ -235,7 +235,7 @@ def test_any_name_of_a_class_comes_back_from_the_window(train, viewer, tiny_laye
         y = 25.0 * i
         layer.add_rectangles(np.array([[y, 10], [y, 60], [y + 20, 60], [y + 20, 10]]))
     layer.selected_data = {0}
-    data.drawn.use("a + b")
+    data.drawn.toggle("a + b")
     wanted = [("CD8+", "a + b"), *((name,) for name in NAMES[1:])]
     assert tissues_of(layer) == wanted
     assert [row.count.text()[:1] for row in data.classes._rows] == ["1", "1", "2", *"111111"]
