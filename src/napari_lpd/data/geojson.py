@@ -112,14 +112,15 @@ def read_features(path: Path, frame: Frame | None = None) -> Drawing:
     origin, found = _origin(path, about, frame), _Found()
     read = (_usable(number, part, found) for number, part in enumerate(_parts(document), start=1))
     features = [feature for feature in read if feature is not None]
+    if any(origin):
+        features = [_shifted(feature, origin) for feature in features]
     if frame is not None:
-        features = [_placed(feature, origin, frame, found) for feature in features]
-        features = [feature for feature in features if feature.geometry.area]
+        features = [cut for feature in features if (cut := _cut(feature, frame, found)).geometry.area]
     notes = found.notes()
     if not features and notes:
         raise DataError(f"{path}: not readable as {WHAT} ({'; '.join(notes)}); correct it, or is it of another slide?")
     if any(origin) and features:
-        notes.append(f"coordinates are counted from x {origin[0]}, y {origin[1]}, where the scanned part begins")
+        notes.append(f"coordinates are counted from x {origin[0]:g}, y {origin[1]:g}, where the scanned part begins")
     for line in notes:
         logging.getLogger(__name__).warning("%s: %s", path, line)
     return Drawing(features, about, notes)
@@ -167,9 +168,14 @@ def _origin(path: Path, about: dict[str, Any], frame: Frame | None) -> tuple[flo
     return x, y
 
 
-def _placed(feature: Feature, origin: tuple[float, float], frame: Frame, found: _Found) -> Feature:
-    """Shift a feature to the slide and cut it at the slide's edge."""
+def _shifted(feature: Feature, origin: tuple[float, float]) -> Feature:
     geometry, *polygons = shapely.transform([feature.geometry, *feature.polygons], lambda corners: corners + origin)
+    return feature._replace(polygons=tuple(polygons), geometry=geometry)
+
+
+def _cut(feature: Feature, frame: Frame, found: _Found) -> Feature:
+    """Cut a feature at the slide's edge."""
+    geometry, polygons = feature.geometry, list(feature.polygons)
     slide = shapely.box(0, 0, frame.shape[1], frame.shape[0])
     if not shapely.covers(slide, geometry):
         inside = shapely.intersection(geometry, slide)

@@ -186,8 +186,7 @@ def read_mask(path: Path, most: int = MAX_DRAWN) -> DrawnMask | None:
         if slide_mpp.shape != (2,) or not min(mpp, *slide_mpp) > 0:
             raise ValueError(f"mpp {mpp}, slide_mpp {slide_mpp}")
         classes = tuple(TissueClass.build(entry) for entry in about["classes"])
-        slide, corner = str(about["slide"]), np.array(about.get("origin", (0, 0)), float)
-        shapes = [each._replace(geometry=shapely.transform(each.geometry, lambda c: c + corner)) for each in shapes]
+        slide = str(about["slide"])
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise DataError(f"{path}: what it says of its mask is damaged ({error}); export it again") from error
     bounds = np.array([each.geometry.bounds for each in shapes])
