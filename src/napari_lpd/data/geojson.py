@@ -119,7 +119,7 @@ def read_features(path: Path, frame: Frame | None = None) -> Drawing:
     notes = found.notes()
     if not features and notes:
         raise DataError(f"{path}: not readable as {WHAT} ({'; '.join(notes)}); correct it, or is it of another slide?")
-    if any(origin) and features:
+    if any(origin) and features and "origin" not in about:
         notes.append(f"coordinates are counted from x {origin[0]:g}, y {origin[1]:g}, where the scanned part begins")
     for line in notes:
         logging.getLogger(__name__).warning("%s: %s", path, line)
