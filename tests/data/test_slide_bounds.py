@@ -152,7 +152,7 @@ def test_outlines_are_written_where_the_other_program_looks_for_them(prediction,
 def test_regions_are_measured_where_they_were_drawn_and_on_glass_refused(prediction, tmp_path, capsys):
     def measured(origin, x, y):
         path = drawn(tmp_path / "q.geojson", x, y, names=("dark",))
-        out = tmp_path / f"{origin}.csv"
+        out = tmp_path / f"{origin} {x}.csv"
         command = ["measure", str(prediction.folder), "--regions", str(path), "--origin", origin, "--out", str(out)]
         code = main(command)
         return (

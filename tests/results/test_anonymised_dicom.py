@@ -56,7 +56,7 @@ TAKEN = ["PatientBirthDate", "AccessionNumber", "StudyTime", "PatientName", "Pat
 @pytest.mark.parametrize("charset", [None, "ISO_IR 100", "ISO_IR 192"])
 def test_an_anonymised_slide_has_a_segmentation_with_names_in_any_script(shared_slides, tmp_path, charset):
     highdicom = pytest.importorskip("highdicom")
-    [file] = list((shared_slides / "dicom_CMU-1-Small-Region").glob("*.dcm"))[:1]
+    file = min((shared_slides / "dicom_CMU-1-Small-Region").glob("*.dcm"))  # the slide, not its overview
     taken = pydicom.dcmread(file)
     for keyword in TAKEN:
         where = taken.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if "Slice" in keyword else taken
