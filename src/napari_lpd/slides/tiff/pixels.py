@@ -58,6 +58,19 @@ class StoredBytes:
             raise ValueError(f"the file ends {size - len(content)} bytes too early")
         return content
 
+    def read_array(self, offset: int, size: int) -> NDArray[np.uint8]:
+        """Read `size` bytes from `offset` as an array of their own, as `read` does."""
+        content = np.empty(size, np.uint8)
+        if hasattr(os, "preadv"):
+            found = os.preadv(self._file.fileno(), [content.data], offset)
+        else:
+            with self._lock:
+                self._file.seek(offset)
+                found = self._file.readinto(content.data) or 0
+        if found < size:
+            raise ValueError(f"the file ends {size - found} bytes too early")
+        return content
+
 
 class PagePixels:
     """Pixels (H, W, samples) of a page, read by windows; errors of the codecs come through as they are.
@@ -98,25 +111,24 @@ class PagePixels:
         planes = self.shape[2] if self._planar else 1
         if self._kept is None and self._contiguous is None:  # a large part that is damaged needs no window
             self._decoded(y // self._part[0] * self._across + x // self._part[1], complete=False)
+        if self._contiguous is not None:
+            area, samples = self.shape[0] * self.shape[1], self.shape[2] // planes
+            stored = [self._rows(self._contiguous + plane * area, samples, y, x, h, w) for plane in range(planes)]
+            return stored[0] if planes == 1 else np.concatenate(stored, axis=2)
         window = np.full((h, w, self.shape[2]), MISSING, np.uint8)
         for plane in range(planes):
-            target = window[..., plane : plane + 1] if self._planar else window
-            if self._contiguous is None:
-                self._read_parts(plane, y, x, target)
-            else:
-                self._read_rows(self._contiguous + plane * self.shape[0] * self.shape[1], y, x, target)
+            self._read_parts(plane, y, x, window[..., plane : plane + 1] if self._planar else window)
         return window
 
-    def _read_rows(self, offset: int, y: int, x: int, target: NDArray[np.uint8]) -> None:
-        """Read samples that lie in the file row after row as they are: whole rows where most is needed."""
-        (h, w, samples), wide = target.shape, self.shape[1]
-        if w * 4 >= wide:
-            content = self._file.read(offset + y * wide * samples, h * wide * samples)
-            target[:] = np.frombuffer(content, np.uint8).reshape(h, wide, samples)[:, x : x + w]
-            return
-        for row in range(h):
-            content = self._file.read(offset + ((y + row) * wide + x) * samples, w * samples)
-            target[row] = np.frombuffer(content, np.uint8).reshape(w, samples)
+    def _rows(self, offset: int, samples: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        """Read samples that lie in the file row after row as they are; whole rows, unless little of them is needed."""
+        wide = self.shape[1]
+        if w * 8 >= wide:
+            rows = self._file.read_array(offset + y * wide * samples, h * wide * samples)
+            return rows.reshape(h, wide, samples)[:, x : x + w]
+        starts = [offset + (row * wide + x) * samples for row in range(y, y + h)]
+        content = b"".join(self._file.read(start, w * samples) for start in starts)
+        return np.frombuffer(content, np.uint8).reshape(h, w, samples)
 
     def _read_parts(self, plane: int, y: int, x: int, target: NDArray[np.uint8]) -> None:
         (high, wide), (h, w) = self._part, target.shape[:2]

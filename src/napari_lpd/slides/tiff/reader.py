@@ -172,7 +172,9 @@ def _levels_of(
             raise SlideError(f"{name}: not enough memory to read {w}x{h} pixels of level {level}") from error
         except TIFF_ERRORS as error:
             raise DamagedError.at(name, shapes, level, (y, x, h, w), error) from error
-        return on_white(planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2), convert)
+        pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        plain = convert is None and pixels.shape[2] == 3 and pixels.flags.c_contiguous and pixels.flags.writeable
+        return pixels if plain else on_white(pixels, convert)
 
     def close() -> None:
         for part in chain.from_iterable(parts):
