@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import unicodedata
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.text import is_clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+MAX_CLASSES = 250  # in a mask of 8 bits, beside those for background, unreadable and not counted
+
+
+def _clean(name: str) -> str:
+    if not is_clean(name):
+        raise ValueError("a name is one line of letters and signs, without blanks around it")
+    return name
 
 
 class TissueClass(Settings):
@@ -24,7 +35,9 @@ class TissueClass(Settings):
         (255, 0, 0)
     """
 
-    name: str = Field(min_length=1, description="Tissue name, as shown everywhere.")
+    name: Annotated[str, AfterValidator(_clean)] = Field(
+        min_length=1, max_length=100, description="Tissue name, as shown everywhere."
+    )
     color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Display colour, #rrggbb.")
 
     @property
@@ -89,11 +102,14 @@ def check_names(names: Sequence[str], source: str) -> None:
             )
 
 
-def check_classes(classes: tuple[TissueClass, ...], source: str) -> None:
-    """Raise DataError unless `classes` has two or more different names that mean nothing else."""
+def check_classes(classes: Sequence[TissueClass], source: str) -> list[str]:
+    """Return the names; raise DataError unless there are two or more, at most `MAX_CLASSES`, all different."""
     names = [tissue.name for tissue in classes]
     check_names(names, source)
-    if len(set(names)) != len(names):
+    if len({unicodedata.normalize("NFC", name) for name in names}) != len(names):
         raise DataError(f"{source}: a tissue name occurs twice in {names}")
+    if len(names) > MAX_CLASSES:
+        raise DataError(f"{source}: {len(names)} tissue classes; wanted at most {MAX_CLASSES}")
     if len(names) < 2:
         raise DataError(f"{source}: {len(names)} tissue class ({', '.join(names)}); training needs at least two")
+    return names

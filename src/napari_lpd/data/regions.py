@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry import Polygon
 
 from napari_lpd.core.classes import COLORS, TissueClass
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import KEY, write_text
 from napari_lpd.core.geometry import without_holes
 from napari_lpd.data.geojson import enclosed, read_features
@@ -109,7 +109,7 @@ def classes_of(drawing: Drawing, known: Sequence[str] = ()) -> list[TissueClass]
         tissues = _tissues(feature, known)
         for name in tissues:
             color = (feature.color if len(tissues) == 1 else "") or COLORS[len(found) % len(COLORS)]
-            found.setdefault(name, TissueClass(name=name, color=color))
+            found.setdefault(name, _class(name, color))
     return list(found.values())
 
 
@@ -121,6 +121,13 @@ def joined(tissues: Sequence[str]) -> str:
 def split(text: str) -> tuple[str, ...]:
     """Read the tissues of a text that `joined` may have written; a plus sign in a name stays: "CD8+ + stroma"."""
     return tuple(name for each in text.split(JOIN) if (name := each.strip()))
+
+
+def _class(name: str, color: str) -> TissueClass:
+    try:
+        return TissueClass.build({"name": name, "color": color})
+    except SettingsError as error:
+        raise DataError(f"a class of the regions cannot be taken ({one_line(error, 150)})") from error
 
 
 def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:

@@ -5,42 +5,79 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
-import safetensors
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from napari_lpd import __version__
-from napari_lpd.core.classes import TissueClass, check_names
+from napari_lpd.core.classes import MAX_CLASSES, TissueClass, check_classes
 from napari_lpd.core.errors import NOTICE, DataError, ModelError, SettingsError
 from napari_lpd.core.files import KEY
+from napari_lpd.core.reading import read_header
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.slides.stain import StainStatistics
 
 EVERY_RUNS = ("model", "last")  # stems of the models in every run's folder: the best epoch, the last one
+MAPS = 3  # stages whose maps have levels
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Number = Annotated[int, Field(ge=-65536, le=65536)] | Annotated[float, Field(ge=-65536, le=65536)]
+Word = Annotated[str, Field(pattern=r"^[\w.\-]*$", max_length=64)]
+Value = bool | Number | Word | Annotated[tuple[bool | Number | Word, ...], Field(max_length=64)]
+
+
+class Architecture(Settings):
+    """What builds an encoder of a hub again, without the hub: timm's network, and the arguments of its constructor."""
+
+    OURS: ClassVar = frozenset(
+        {"features_only", "output_stride", "out_indices", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+        | {"pretrained_model_args", "checkpoint_path", "cache_dir", "num_classes", "in_chans", "device", "dtype"}
+    )  # arguments that are not the architecture's
+
+    name: Annotated[str, Field(pattern=r"^\w+(\.\w+)?$", max_length=100, description="timm's name.")]
+    arguments: Annotated[dict[Word, Value], Field(max_length=64)] = Field(default_factory=dict)
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+    @model_validator(mode="after")
+    def _only_of_the_architecture(self) -> Architecture:
+        if named := sorted(self.OURS & set(self.arguments)):
+            raise ValueError(f"{named[0]} is no argument of an architecture")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return the arguments for timm."""
+        return dict(self.arguments)
+
+
+def _without_null(values: Any) -> Any:
+    return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
 
 
 class Card(Settings):
     """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
 
-    format: int = 1
-    classes: tuple[TissueClass, ...]
+    format: Literal[1] = 1
+    classes: Annotated[tuple[TissueClass, ...], Field(max_length=MAX_CLASSES)]
     settings: TrainSettings
-    tiles_per_class: dict[str, int]
-    tiles: int
+    encoder: Architecture | None = Field(default=None, description="Of an encoder that is kept on a hub.")
+    tiles_per_class: dict[str, Count]
+    tiles: Count
     data: str = Field(default="", description="Origin of the tiles: slides, a folder, or a table.")
-    steps: int
-    map_scale: tuple[tuple[float, ...], ...] = Field(
+    steps: Count
+    map_scale: tuple[tuple[Positive, ...], ...] = Field(
         description="(3, C): level that counts as 1 in the class maps of stages 2, 3, 4."
     )
-    presence: tuple[float, ...] = Field(description="Per class: score from which it counts as present.")
+    presence: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        description="Per class: score from which it counts as present."
+    )
     temperature: float = Field(
-        default=1.0, gt=0, description="Shares of scores are raised to 1 / temperature, which calibrates them."
+        default=1.0, gt=0, le=100, description="Shares of scores are raised to 1 / temperature, which calibrates them."
     )
     metrics: Annotated[
         dict[str, float],
-        BeforeValidator(lambda values: {name: value for name, value in values.items() if value is not None}),
+        BeforeValidator(_without_null),
     ] = Field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="Of some metrics: low and high end of the 95 % interval."
@@ -51,6 +88,16 @@ class Card(Settings):
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notice: str = NOTICE
+
+    @model_validator(mode="after")
+    def _lengths_fit_classes(self) -> Card:
+        names = check_classes(self.classes, "its card")
+        count = len(names)
+        if len(self.presence) != count or [len(part) for part in self.map_scale] != [count] * MAPS:
+            raise ValueError(f"wanted presence and map_scale ({MAPS} times) of {count} classes")
+        if unknown := next((name for name in self.tiles_per_class if name not in names), ""):
+            raise ValueError(f"tiles_per_class names {unknown!r}, which is none of its classes")
+        return self
 
 
 def model_name(path: Path) -> str:
@@ -83,20 +130,17 @@ def read_card(path: Path) -> Card:
         raise ModelError(f"{path}: a folder; wanted a model file, as {path / 'model.safetensors'}")
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
-    if path.suffix in (".pth", ".pt"):
+    if path.suffix.lower() in (".pth", ".pt"):
         raise ModelError(f"{path}: no model of ours; take it over with napari-lpd import")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except (safetensors.SafetensorError, OSError) as error:
+        found = read_header(path, KEY)
+    except ValueError as error:
         raise ModelError(f"{path}: not a model file ({error}); wanted a .safetensors written by train") from error
-    if text is None:
+    if found is None:
         raise ModelError(f"{path}: safetensors without a napari-lpd card; encoder weights go to --encoder-weights")
     try:
-        card = Card.model_validate_json(text)
-        check_names([tissue.name for tissue in card.classes], str(path))
-    except (ValueError, SettingsError) as error:
+        return Card.build(found)
+    except SettingsError as error:
         raise ModelError(f"{path}: its card does not fit this version of napari-lpd ({error})") from error
     except DataError as error:
-        raise ModelError(str(error)) from error
-    return card
+        raise ModelError(f"{path}: {error}") from error

@@ -8,11 +8,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from napari_lpd.core.errors import ModelError
-from napari_lpd.core.files import KEY, atomic_write, file_hash, write_text
+import torch
+
+from napari_lpd.core.errors import ModelError, one_line
+from napari_lpd.core.files import HASH_BYTES, KEY, atomic_write, file_hash, write_text
 from napari_lpd.models.card import Card, model_name, read_card
 from napari_lpd.models.compute import choose_device
-from napari_lpd.models.network import LoadedModel, new_network
+from napari_lpd.models.network import LoadedModel, network_of
+from napari_lpd.models.published.weight_files import read_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +46,17 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], card: Card) -> Path:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, on the CPU."""
-    from safetensors.torch import load_file
+    """Read the tensors of a checkpoint, on the CPU.
 
-    return load_file(path)
+    Raises:
+        ModelError: damaged, with numbers that are none, or with hashes of another form.
+    """
+    tensors = read_safetensors(path)
+    for name in TRAINING_HASHES.values():
+        held = tensors.get(name)
+        if held is not None and (held.dtype is not torch.uint8 or held.ndim != 2 or held.shape[1] != HASH_BYTES):
+            raise ModelError(f"{path}: damaged ({name} are no hashes of files); train anew")
+    return tensors
 
 
 def load_model(path: Path, device: str = "auto") -> LoadedModel:
@@ -61,13 +71,17 @@ def load_model(path: Path, device: str = "auto") -> LoadedModel:
         ModelError: missing, foreign or damaged file.
     """
     card = read_card(path)
-    settings = card.settings.model
-    network = new_network(settings, len(card.classes))
+    try:
+        network = network_of(card)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     tensors = {name: value for name, value in load_tensors(path).items() if not name.startswith(TRAINING_ONLY)}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{path}: tensors do not fit the card ({str(error).splitlines()[-1].strip()})") from error
+        raise ModelError(
+            f"{path}: tensors do not fit the card ({one_line(str(error).splitlines()[-1], 200)})"
+        ) from error
     chosen = choose_device(device)[0]
     network.eval().requires_grad_(False).to(chosen)
     return LoadedModel(network, card, model_name(path), file_hash(path), chosen)

@@ -17,8 +17,10 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_lpd.core.errors import ModelError
+from napari_lpd.core.errors import ModelError, SettingsError
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER
+from napari_lpd.models.card import Architecture
+from napari_lpd.models.published.weight_files import SAFETENSORS, read_pickle, read_safetensors, weights_in
 from napari_lpd.models.published.weight_names import match_names, strip_wrappers
 
 MIT = {"mit_b0": "pvt_v2_b0", "mit_b1": "pvt_v2_b1", "mit_b2": "pvt_v2_b2"}
@@ -67,7 +69,10 @@ class Encoder(_WithStatistics):
         strides: Input pixels per feature-map pixel.
         mean: (1, 3, 1, 1), in the backbone's channel order.
         std: (1, 3, 1, 1), in the backbone's channel order.
+        architecture: What builds a network of the hub again without the hub; None for those of timm and MiT.
     """
+
+    architecture: Architecture | None = None
 
     def __init__(
         self,
@@ -104,6 +109,7 @@ def build_encoder(
     *,
     statistics: Literal["encoder", "tissue"] = "encoder",
     channel_order: Literal["rgb", "bgr"] = "rgb",
+    architecture: Architecture | None = None,
 ) -> Encoder:
     """Build an encoder with four feature maps, the last of stride 16 where the architecture allows it.
 
@@ -114,6 +120,7 @@ def build_encoder(
             SegFormer names).
         statistics: Mean and deviation of the input: the encoder's own, or those of H&E tissue (method.md §6).
         channel_order: Order in which the backbone sees the channels (L30); `Encoder` itself always takes RGB.
+        architecture: Of a network of the hub, from the card of a model: it is built from that alone.
 
     Raises:
         ModelError: unknown or unfit network, or weights that are missing or do not fit.
@@ -124,13 +131,19 @@ def build_encoder(
     if mit:
         backbone = _create(MIT[name], weights, {"features_only": True, "mlp_ratios": (4, 4, 4, 4)})
     else:
-        backbone = _create(name, weights, {"features_only": True, "output_stride": 16}, {"features_only": True})
+        made, given = (name, {}) if architecture is None else (architecture.name, architecture.given())
+        features = {**given, "features_only": True}
+        backbone = _create(made, weights, {**features, "output_stride": 16}, features)
     strides: list[int] = backbone.feature_info.reduction()[-STAGES:]
     if len(strides) < STAGES:
         raise ModelError(
             f"encoder {name!r} has {len(strides)} feature maps, wanted {STAGES}: choose another, e.g. resnet18"
         )
-    config = timm.get_pretrained_cfg(MIT.get(name, name)) or PretrainedCfg()
+    if ":" in name:
+        architecture = architecture or _architecture_of(backbone, name)
+        config = PretrainedCfg(mean=architecture.mean, std=architecture.std)
+    else:
+        config = timm.get_pretrained_cfg(MIT.get(name, name)) or PretrainedCfg()
     if config.fixed_input_size:
         side = config.input_size[-1]
         raise ModelError(f"encoder {name!r} takes only images of {side}×{side}, wanted any size: e.g. pvt_v2_b1")
@@ -139,7 +152,24 @@ def build_encoder(
         strides = [4, 8, 16, 16]
     _load_weights(backbone, weights, name)
     mean, std = (TISSUE_MEAN, TISSUE_STD) if statistics == "tissue" else (config.mean, config.std)
-    return Encoder(backbone, strides, mean, std, channel_order)
+    encoder = Encoder(backbone, strides, mean, std, channel_order)
+    encoder.architecture = architecture
+    return encoder
+
+
+def _architecture_of(backbone: Any, name: str) -> Architecture:
+    """Describe a network that was built from a repository of the hub, so that it can be built again without it."""
+    config = backbone.pretrained_cfg
+    if config.get("fixed_input_size"):
+        side = config["input_size"][-1]
+        raise ModelError(f"encoder {name!r} takes only images of {side}×{side}, wanted any size: e.g. pvt_v2_b1")
+    given = {key: value for key, value in backbone._model_args.items() if key not in Architecture.OURS}
+    try:
+        return Architecture.build(
+            {"name": config["architecture"], "arguments": given, "mean": config["mean"], "std": config["std"]}
+        )
+    except (KeyError, SettingsError) as error:
+        raise ModelError(f"encoder {name!r}: its architecture cannot be stored in a model ({error})") from error
 
 
 class RegionEncoder(_WithStatistics):
@@ -249,7 +279,7 @@ def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read tensors from safetensors, or from a ``.pth`` without running code that it may carry.
 
-    A dict inside the file (``state_dict``, ``model``) is unpacked and wrapping modules' prefixes are removed.
+    Wrappings are unpacked (`weights_in`) and wrapping modules' prefixes are removed.
 
     Raises:
         ModelError: missing, unreadable, or holding more than tensors.
@@ -261,23 +291,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if head.startswith(b"<") or head.startswith(b"version https://git-lfs"):
         kind = "a web page" if head.startswith(b"<") else "a Git LFS pointer"
         raise ModelError(f"{path}: is {kind}, not weights; download the file itself")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds here; all mean the same to a user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights_only" in str(error) and "nsupported" in str(error):
-            reason = "it would run code, which is refused; save its state_dict as safetensors"
-        raise ModelError(f"{path}: not readable as weights ({reason})") from error
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ModelError(f"{path}: holds no tensors")
-    return strip_wrappers(tensors)
+    if path.suffix.lower() == SAFETENSORS:
+        return strip_wrappers(read_safetensors(path))
+    return strip_wrappers(weights_in(read_pickle(path), path))
 
 
 def _create(name: str, weights: str, *choices: dict[str, Any]) -> Any:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
+from napari_lpd.core.errors import ModelError
 from napari_lpd.models.encoder import STAGES, Encoder, build_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.core.settings.training import ModelSettings
-    from napari_lpd.models.card import Card
+    from napari_lpd.models.card import Architecture, Card
 
 INITIAL_SCALE = 1 / 0.07
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
@@ -160,16 +161,37 @@ class Supervised(nn.Module):
         return Maps([probability for _ in stages], features, self.projected(STAGES - 1))
 
 
-def new_network(settings: ModelSettings, class_count: int, weights: str = "random") -> LPD | Supervised:
+def network_of(card: Card) -> LPD | Supervised:
+    """Build the network that a card describes, without weights, and without the hub.
+
+    Raises:
+        ModelError: its encoder is one of the hub, and the card does not hold its architecture.
+    """
+    settings, architecture = card.settings.model, card.encoder
+    if ":" in settings.encoder and architecture is None:
+        raise ModelError(
+            f"its encoder {settings.encoder!r} is kept on a hub, and its card does not hold the architecture, so it"
+            " cannot be built without the hub; train it anew with this version"
+        )
+    return new_network(settings, len(card.classes), "random", architecture)
+
+
+def new_network(
+    settings: ModelSettings, class_count: int, weights: str = "random", architecture: Architecture | None = None
+) -> LPD | Supervised:
     """Build the network that `settings` describe, with the named weights in its encoder."""
     kind = Supervised if settings.bank == "supervised" else LPD
-    return kind(settings, class_count, encoder_of(settings, weights))
+    return kind(settings, class_count, encoder_of(settings, weights, architecture))
 
 
-def encoder_of(settings: ModelSettings, weights: str) -> Encoder:
-    """Build the encoder that `settings` describe, with the named weights."""
+def encoder_of(settings: ModelSettings, weights: str, architecture: Architecture | None = None) -> Encoder:
+    """Build the encoder that `settings` describe, with the named weights, as `build_encoder`."""
     return build_encoder(
-        settings.encoder, weights, statistics=settings.input_statistics, channel_order=settings.channel_order
+        settings.encoder,
+        weights,
+        statistics=settings.input_statistics,
+        channel_order=settings.channel_order,
+        architecture=architecture,
     )
 
 

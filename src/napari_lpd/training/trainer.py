@@ -282,6 +282,7 @@ class Trainer:
         return Card(
             classes=self.tiles.classes,
             settings=self.settings,
+            encoder=self.network.encoder.architecture,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
             data=describe_sources(self.tiles, *([self.held] if self.held else [])),

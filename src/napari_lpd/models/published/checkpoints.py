@@ -19,13 +19,20 @@ from torch.nn.functional import normalize
 
 from napari_lpd import __version__
 from napari_lpd.core.classes import CLASSES, check_classes
-from napari_lpd.core.errors import ModelError
+from napari_lpd.core.errors import ModelError, SettingsError, one_line
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.models.card import Card
 from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.encoder import MIT, STAGES, build_encoder
 from napari_lpd.models.network import LPD, STAGES_USED
-from napari_lpd.models.published.weight_names import rename_mit
+from napari_lpd.models.published.weight_files import (
+    SAFETENSORS,
+    check_finite,
+    read_pickle,
+    read_safetensors,
+    weights_in,
+)
+from napari_lpd.models.published.weight_names import rename_mit, strip_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +40,15 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
+NEEDED = (
+    *(
+        f"l_fc{i}.{layer}.{kind}"
+        for i in range(1, STAGES + 1)
+        for layer in ("fc1", "fc2")
+        for kind in ("weight", "bias")
+    ),
+    *(f"logit_scale{i}" for i in range(1, STAGES + 1)),
+)  # of its weights
 PUBLISHED_MPP = 0.5  # both data sets: 224 px at about 20x
 
 
@@ -80,9 +96,9 @@ def import_official(
         ModelError: unreadable, not such a checkpoint, or one that would run code.
     """
     stored = _read_pickle(path)
-    state, config = stored.get("model"), _plain(stored.get("cfg"))
-    if not isinstance(state, dict) or "l_fc4.fc2.weight" not in state:
-        raise ModelError(f"{path}: not a checkpoint of the published LPD or PBIP code (no l_fc4 among its weights)")
+    state, config = strip_wrappers(weights_in(stored, path)), _plain(stored.get("cfg"))
+    if missing := next((name for name in NEEDED if name not in state), ""):
+        raise ModelError(f"{path}: not a checkpoint of the published LPD or PBIP code (no {missing} among its weights)")
     learned = "prototypes" in state
     if not learned:
         if prototypes is None:
@@ -95,14 +111,14 @@ def import_official(
     network = LPD(settings, len(classes), encoder)
     try:
         network.load_state_dict(rename_official(state))
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise ModelError(f"{path}: weights do not fit {settings.encoder} ({str(error).splitlines()[-1]})") from error
     card = Card(
         classes=classes,
         settings=TrainSettings(model=settings, mpp=PUBLISHED_MPP, tile=224),
         tiles_per_class={tissue.name: 0 for tissue in classes},
         tiles=0,
-        steps=int(stored.get("iter", 0)),
+        steps=steps if isinstance(steps := stored.get("iter", 0), int) and steps > 0 else 0,
         map_scale=tuple((network.scales.detach()[stage].item(),) * len(classes) for stage in STAGES_USED),
         presence=(0.5,) * len(classes),
         command=f"imported from {path.name}",
@@ -130,12 +146,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     allowed: list[Any] = [(_Inert, name) for name in _CONFIGURATION_CLASSES]
     allowed += [(typing.Any, "typing.Any"), defaultdict, dict, list, int, (dict, "__builtin__.dict")]
     allowed += [(list, "__builtin__.list"), (int, "__builtin__.long"), (int, "builtins.int")]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean that the file is refused
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ModelError(f"{path}: not accepted as a checkpoint of LPD's or PBIP's code ({reason})") from error
+    stored = read_pickle(path, allowed)
     if not isinstance(stored, dict):
         raise ModelError(f"{path}: not a checkpoint of the published code")
     return stored
@@ -153,8 +164,12 @@ def _plain(node: object) -> Any:
     return content
 
 
+def _part(config: Any, name: str, default: Any = None) -> Any:
+    return config.get(name, default) if isinstance(config, dict) else default
+
+
 def _classes_of(path: Path, config: Any) -> tuple[TissueClass, ...]:
-    name = str(((config or {}).get("dataset") or {}).get("name", "")).lower()
+    name = str(_part(_part(config, "dataset"), "name", "")).lower()
     for known, classes in CLASSES.items():
         if known in name:
             return classes
@@ -164,25 +179,31 @@ def _classes_of(path: Path, config: Any) -> tuple[TissueClass, ...]:
 def _settings_of(
     path: Path, config: Any, state: Mapping[str, Tensor], class_count: int, learned: bool
 ) -> ModelSettings:
-    name = str(((config or {}).get("model", {}).get("backbone", {}) or {}).get("config", "mit_b1"))
+    name = str(_part(_part(_part(config, "model"), "backbone"), "config", "mit_b1"))
+    if state["prototypes"].ndim != 2:
+        raise ModelError(f"{path}: its prototypes are no table (prototypes, length)")
     count, dim = state["prototypes"].shape
     if name not in MIT:
         raise ModelError(f"{path}: encoder {name!r} is not known; wanted {', '.join(MIT)}")
     if count % class_count:
         raise ModelError(f"{path}: {count} prototypes do not divide among {class_count} classes")
-    return ModelSettings(
-        encoder=name,
-        encoder_weights="random",
-        prototypes_per_class=count // class_count,
-        prototype_dim=dim,
-        hidden_ratio=state["l_fc1.fc1.weight"].shape[0] / dim,
-        bank="learned" if learned else "clustered",
-        normalise_prototypes=learned,
-        merge_predict="soft",
-        stage_fusion=(0.3, 0.3, 0.4),
-        channel_order="bgr",
-        input_statistics="tissue",
-    )
+    values = {
+        "encoder": name,
+        "encoder_weights": "random",
+        "prototypes_per_class": count // class_count,
+        "prototype_dim": dim,
+        "hidden_ratio": state["l_fc1.fc1.weight"].shape[0] / max(dim, 1),
+        "bank": "learned" if learned else "clustered",
+        "normalise_prototypes": learned,
+        "merge_predict": "soft",
+        "stage_fusion": (0.3, 0.3, 0.4),
+        "channel_order": "bgr",
+        "input_statistics": "tissue",
+    }
+    try:
+        return ModelSettings.build(values)
+    except SettingsError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -203,19 +224,22 @@ def read_prototypes(path: Path) -> Tensor:
     if not path.is_file():
         raise ModelError(f"{path}: no such prototype file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            stored: Any = load_file(path)
-        elif path.suffix == ".npz":
+        if path.suffix.lower() == SAFETENSORS:
+            stored: Any = {name: value.float().numpy() for name, value in read_safetensors(path).items()}
+        elif path.suffix.lower() == ".npz":
             with np.load(path) as arrays:
                 stored = {name: arrays[name] for name in arrays.files}
         else:
             stored = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
     except Exception as error:  # each format raises its own kinds; all mean that the file is refused
-        raise ModelError(f"{path}: not accepted as prototypes ({error})") from error
+        raise ModelError(f"{path}: not accepted as prototypes ({one_line(error, 150)})") from error
     values = list(stored.values()) if isinstance(stored, dict) else [stored]
     tables = [value for value in values if isinstance(value, np.ndarray) and value.ndim == 2]
     if len(tables) != 1:
         raise ModelError(f"{path}: {len(tables)} two-dimensional arrays; wanted one, (prototypes, length)")
-    return torch.from_numpy(tables[0].astype(np.float32))
+    try:
+        table = torch.from_numpy(tables[0].astype(np.float32))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its prototypes are no numbers ({one_line(error, 150)})") from error
+    check_finite(path, {"prototypes": table})
+    return table

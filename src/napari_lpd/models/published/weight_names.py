@@ -84,8 +84,11 @@ def match_names(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Ten
 
 
 def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the prefixes of wrapping modules (DataParallel's ``module.``, Lightning's ``model.``) off the names."""
-    return {re.sub(r"^(module\.|model\.)+", "", name): value for name, value in state.items()}
+    """Take the prefixes of wrapping modules (``module.``, ``model.``, DINO's ``backbone.``) off the names."""
+    return {
+        re.sub(r"^(module\.|model\.|net\.|network\.|backbone\.|teacher\.|student\.|_orig_mod\.)+", "", name): value
+        for name, value in state.items()
+    }
 
 
 def rename_mit(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -173,6 +173,7 @@ def _save(network: Supervised, tiles: TileSet, settings: TrainSettings, steps: i
     card = Card(
         classes=tiles.classes,
         settings=settings,
+        encoder=network.encoder.architecture,
         tiles_per_class=tiles.tiles_per_class,
         tiles=len(tiles),
         steps=steps,

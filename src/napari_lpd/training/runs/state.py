@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save
+from pydantic import BeforeValidator, TypeAdapter
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from napari_lpd.core.errors import DataError, ModelError
+from napari_lpd.core.errors import DataError, ModelError, one_line
 from napari_lpd.core.files import atomic_write
 from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.models.published.weight_files import read_safetensors
 from napari_lpd.training.distributed import is_rank_zero, on_rank_zero
 from napari_lpd.training.runs.folder import STATE_KEY, STATE_NAME, read_state
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_lpd.data.tileset import TileSet
+
+
+Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 @dataclass
@@ -47,11 +53,14 @@ class TrainingPosition:
     step: int = 0
     order: list[int] = field(default_factory=list)
     taken: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, Figure] = field(default_factory=dict)
+    curve: list[dict[str, Figure]] = field(default_factory=list)
+    history: list[dict[str, Figure]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
+
+
+POSITION = TypeAdapter(TrainingPosition)
 
 
 class TrainingState:
@@ -100,7 +109,7 @@ class TrainingState:
         about["scaler"] = self._scaler.state_dict()
         stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with atomic_write(self._path, error=ModelError) as partial:
-            partial.write_bytes(save(stored, metadata={STATE_KEY: json.dumps(about)}))
+            partial.write_bytes(save(stored, metadata={STATE_KEY: json.dumps(_without_nan(about), allow_nan=False)}))
 
     def load(self) -> bool:
         """Go on where the folder's state says, if it has one.
@@ -112,7 +121,15 @@ class TrainingState:
         found = on_rank_zero(self._read)
         if found is None:
             return False
-        about, tensors = found
+        try:
+            self._restore(*found)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            reason = one_line(str(error).partition("\n")[0], 150)
+            raise ModelError(f"{self._path}: damaged ({reason}); delete it to train anew") from error
+        return True
+
+    def _restore(self, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        place = POSITION.validate_python(about["place"])
         for name, module in self._modules.items():
             module.load_state_dict(_below(tensors, name))
         state = self._optimiser.state_dict()
@@ -125,9 +142,8 @@ class TrainingState:
             group["lr"] = lr
         self._optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self._scaler.load_state_dict(about["scaler"])
-        self.place = TrainingPosition(**about["place"])
+        self.place = place
         self._random = _below(tensors, "random")
-        return True
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         about = read_state(self._path.parent)
@@ -135,7 +151,7 @@ class TrainingState:
             return None
         if other := _difference(about["identity"], self._identity):
             raise DataError(f"{self._path.parent}: holds half a training with another {other}; choose another folder")
-        return about, load_file(self._path)
+        return about, read_safetensors(self._path)
 
     def restore_random(self) -> None:
         """Set all sources of randomness as they were, once."""
@@ -150,6 +166,15 @@ class TrainingState:
         """Forget the state: the training is over."""
         if is_rank_zero():
             self._path.unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """Write NaN as null, which JSON knows; infinite numbers, too."""
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def identity_of(tiles: TileSet, settings: TrainSettings, total: int) -> dict[str, Any]:
@@ -169,7 +194,7 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Name the first thing in which two identities differ; "" where they are the same."""
     for name, value in one.items():
         if isinstance(value, dict):
-            if found := _difference(value, other[name]):
+            if found := _difference(value, held if isinstance(held := other.get(name), dict) else {}):
                 return found
         elif value != other.get(name):
             return f"{name} ({value})"
