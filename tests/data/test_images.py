@@ -122,3 +122,87 @@ def test_slides_tiles_and_masks_that_a_tag_turns_are_refused_alike(tmp_path, cla
         else:
             with pytest.raises(LpdError, match=rf"turned or mirrored .*{orientation}\): .*vips autorot"):
                 read(tmp_path / name)
+
+
+NUMBERS = np.array([[0, 1, 2, 255], [2, 1, 0, 1]])
+OPAQUE = np.full(NUMBERS.shape, 255, np.uint8)
+
+
+def pixels(mode):
+    """The same mask as an image of every mode that can hold it."""
+    grey = Image.fromarray(NUMBERS.astype(np.uint8))
+    if mode == "LA":
+        return Image.fromarray(np.dstack([NUMBERS.astype(np.uint8), OPAQUE]), "LA")
+    if mode == "P":
+        grey.putpalette([9, 9, 9] * 256)
+        return grey
+    return Image.fromarray(NUMBERS.astype({"L": np.uint8, "I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("L", ".png"),
+        ("LA", ".png"),
+        ("P", ".png"),
+        ("I;16", ".png"),
+        ("I", ".tif"),
+        ("F", ".tif"),
+        ("LA", ".tif"),
+        ("L", ".bmp"),
+    ],
+)
+def test_a_mask_of_numbers_is_the_same_in_every_mode(tmp_path, classes, mode, suffix):
+    pixels(mode).save(tmp_path / f"m{suffix}")
+    assert np.array_equal(read_mask(tmp_path / f"m{suffix}", classes), NUMBERS)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_mask_of_one_bit_holds_0_and_1(tmp_path, classes, suffix):
+    Image.fromarray(np.array([[False, True]] * 8)).save(tmp_path / f"m{suffix}")
+    assert read_mask(tmp_path / f"m{suffix}", classes).tolist() == [[0, 1]] * 8
+
+
+def test_what_is_transparent_is_not_counted(tmp_path, classes):
+    clear = OPAQUE.copy()
+    clear[0, 0] = 0
+    Image.fromarray(np.dstack([NUMBERS.astype(np.uint8), clear]), "LA").save(tmp_path / "g.png")
+    wanted = NUMBERS.copy()
+    wanted[0, 0] = 255
+    assert np.array_equal(read_mask(tmp_path / "g.png", classes), wanted)
+    rgb = np.full((*NUMBERS.shape, 3), classes[1].rgb, np.uint8)
+    Image.fromarray(np.dstack([rgb, clear]), "RGBA").save(tmp_path / "c.png")
+    labels = read_mask(tmp_path / "c.png", classes)
+    assert labels[0, 0] == 255
+    assert (labels.ravel()[1:] == 1).all()
+
+
+ODD = {
+    "half": (lambda: Image.fromarray(np.full((4, 4), 0.5, np.float32)), ".tif", "mask value 0.5"),
+    "NaN": (lambda: Image.fromarray(np.full((4, 4), np.nan, np.float32)), ".tif", "mask value nan"),
+    "below 0": (lambda: Image.fromarray(np.full((4, 4), -1, np.int32)), ".tif", "mask value -1"),
+    "far above": (lambda: Image.fromarray(np.full((4, 4), 65536, np.int32)), ".tif", "mask value 65536"),
+    "half transparent": (lambda: Image.new("LA", (4, 4), (1, 128)), ".png", "half-transparent"),
+    "for print": (lambda: Image.new("CMYK", (4, 4)), ".tif", "mode CMYK"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_mask_that_means_nothing_is_refused(tmp_path, classes, name):
+    make, suffix, why = ODD[name]
+    make().save(tmp_path / f"m{suffix}")
+    with pytest.raises(DataError, match=rf"m\{suffix}: .*{why}"):
+        read_mask(tmp_path / f"m{suffix}", classes)
+
+
+def test_an_image_of_floating_point_numbers_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match=r"f\.tif: has pixels of floating-point numbers"):
+        read_image(tmp_path / "f.tif")
+
+
+def test_an_image_that_is_too_large_for_pillow_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"a\.png: not readable as an image"):
+        read_image(tmp_path / "a.png")

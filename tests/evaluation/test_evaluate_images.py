@@ -122,14 +122,14 @@ def test_from_the_command_line_a_folder_trains_and_is_measured_and_training_tile
     model = str(tmp_path / "m" / "model.safetensors")
     history = (tmp_path / "m" / "history.csv").read_text()
     assert "valid mIoU" in history
-    report = str(tmp_path / "r")
-    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 0
+    report, named = str(tmp_path / "r"), ["--classes", str(classes)]
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report, *named]) == 0
     assert "6 of the images chose the best epoch" in (tmp_path / "r" / "report.md").read_text()
     seen = sorted((tile_folder / "train").iterdir())[0]
     (tile_folder / "valid" / "img" / "seen.png").write_bytes(seen.read_bytes())
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tile_folder / "valid" / "mask" / "seen.png")
     capsys.readouterr()
-    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report]) == 2
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", report, *named]) == 2
     assert "seen.png: trained on, as 1 of 7 images were" in capsys.readouterr().err
 
 
@@ -173,7 +173,8 @@ def test_a_class_without_validation_masks_leaves_a_model_that_can_be_used(tile_f
     small = ["--set", "model.prototype_dim=32", "--set", "max_steps=1", "--set", "threads=1"]
     assert main([*given, "--out", str(tmp_path / "m"), *small]) == 0
     model = str(tmp_path / "m" / "model.safetensors")
-    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), "--out", str(tmp_path / "r")]) == 0
+    named = ["--classes", str(tmp_path / "classes.json"), "--out", str(tmp_path / "r")]
+    assert main(["evaluate", "--model", model, "--data", str(tile_folder / "valid"), *named]) == 0
 
 
 def test_what_cannot_be_measured_is_found_before_the_first_image(tiny_model, tile_folder):

@@ -31,8 +31,19 @@ def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--choose-on", type=Path, metavar="DIR", help="other images with masks, to tune thresholds and temperature"
     )
+    add_description_options(evaluate)
     add_source_option(evaluate)
     add_settings_options(evaluate)
+
+
+def add_description_options(sub: argparse.ArgumentParser) -> None:
+    """Add what says of images with masks which classes and resolution they have, where their folder does not."""
+    sub.add_argument(
+        "--classes",
+        metavar="JSON",
+        help="names of the masks' classes, in the order of their numbers; or bcss, luad (default: classes.json in DIR)",
+    )
+    sub.add_argument("--mpp", type=float, help="µm per pixel of the images (default: as classes.json in DIR says)")
 
 
 def compare_options(compare: argparse.ArgumentParser) -> None:
@@ -87,6 +98,7 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     """Measure a model on images with masks and write a report."""
     settings = read_settings(EvaluateSettings, options.settings, options.set)
     from napari_lpd.data.images import masked_images
+    from napari_lpd.evaluation.described import check_fits, description_of
     from napari_lpd.evaluation.evaluate import check_unseen
     from napari_lpd.evaluation.evaluate import evaluate as evaluate_model
     from napari_lpd.models.checkpoint import load_model
@@ -94,9 +106,14 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     images = masked_images(options.data, options.source)
     tuning = masked_images(options.choose_on, options.source) if options.choose_on else []
     model = load_model(options.model, settings.device)
+    unsaid = check_fits(model.card, images, description_of(options.data, options.classes, options.mpp))
+    if tuning:
+        check_fits(model.card, tuning, description_of(options.choose_on, options.classes, options.mpp))
+    for line in unsaid:
+        printer.note(f"warning: {line}")
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
     notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
-    notes += check_unseen(options.model, [item.image for item in images])
+    notes += unsaid + check_unseen(options.model, [item.image for item in images])
     check_unseen(options.model, [item.image for item in tuning])
     check_writable(options.out)
     return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.reading import visible
 from napari_lpd.slides.formats import how_turned
 
@@ -27,6 +28,8 @@ PARTS = {"train": ("train", "training"), "valid": ("valid", "val", "validation")
 """Names of the folders of a data set (BCSS-WSSS: train, valid, test; LUAD-HistoSeg: training, val, test)."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_NUMBERS = ("1", "L", "LA", "P", "PA", "F", *_SIXTEEN_BIT)
+_COLOURS = ("RGB", "RGBA", "YCbCr")
 
 
 def part_of(data: Path, part: str) -> Path:
@@ -48,64 +51,98 @@ def image_files(folder: Path) -> list[Path]:
     return paths
 
 
+@contextmanager
+def opened(path: Path, what: str = "an image") -> Iterator[Image.Image]:
+    """Open an image file: the boundary to Pillow.
+
+    Raises:
+        DataError: it is not readable as `what`, or turned or mirrored by a tag.
+    """
+    try:
+        with Image.open(path) as image:
+            if turned := how_turned(image):
+                raise DataError(f"{path}: {turned}: save it upright, e.g. with `vips autorot IN OUT`")
+            yield image
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise DataError(f"{path}: not readable as {what} ({one_line(error, 150)})") from error
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB: grey is repeated, transparent is white, 16 bit becomes 8.
 
     Raises:
-        DataError: not readable as an image, or turned by a tag.
+        DataError: not readable as an image, or of floating-point numbers, whose white is not known.
     """
-    try:
-        with _upright(path) as image:
-            if image.mode in _SIXTEEN_BIT:
-                grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            if "A" in image.getbands() or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
-            return np.array(image.convert("RGB"))  # asarray would not be writable, and torch wants that
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not readable as an image ({error})") from error
-
-
-@contextmanager
-def _upright(path: Path) -> Iterator[Image.Image]:
-    """Open an image file.
-
-    Raises:
-        DataError: it is turned or mirrored by a tag.
-    """
-    with Image.open(path) as image:
-        if turned := how_turned(image):
-            raise DataError(f"{path}: {turned}: save it upright, e.g. with `vips autorot IN OUT`")
-        yield image
+    with opened(path) as image:
+        if image.mode == "F":
+            raise DataError(f"{path}: has pixels of floating-point numbers, wanted 8 bits per colour; save it as RGB")
+        if image.mode in _SIXTEEN_BIT:
+            grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if "A" in image.getbands() or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            return np.array(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+        return np.array(image.convert("RGB"))  # asarray would not be writable, and torch wants that
 
 
 def read_mask(path: Path, classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
     """Read a mask as (H, W) uint8: c = class c, C = background (no class), 255 = not counted.
 
-    Palette and grey masks hold these numbers themselves. RGB masks hold the classes' colours; white is background
-    and black is not counted.
+    Palette and grey masks, of 1 to 32 bits or of floating-point numbers, hold these numbers themselves. RGB masks hold
+    the classes' colours; white is background and black is not counted. What is transparent is not counted.
 
     Raises:
         DataError: not readable, turned by a tag, or holding an unknown value or colour.
     """
     count = len(classes)
-    try:
-        with _upright(path) as image:
-            values = np.asarray(image if image.mode in ("P", "L", *_SIXTEEN_BIT) else image.convert("RGB"))
-            palette = image.getpalette() or [] if image.mode == "P" else []
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not readable as a mask ({error})") from error
+    with opened(path, "a mask") as image:
+        values, clear = _mask_pixels(path, image)
+        palette = image.getpalette() or [] if image.mode in ("P", "PA") else []
     if values.ndim == 3:
-        return _labels_of_colours(path, values, classes)
-    _check_palette(path, palette, classes)
-    foreign = np.unique(values[(values > count) & (values != IGNORE)])
-    if len(foreign):
-        raise DataError(
-            f"{path}: mask value {foreign[0]}; wanted 0..{count - 1} for {', '.join(t.name for t in classes)},"
-            f" {count} for background, {IGNORE} for pixels that are not counted"
-        )
-    return values.astype(np.uint8)
+        labels = _labels_of_colours(path, values, classes, clear)
+    else:
+        _check_palette(path, palette, classes)
+        known = np.isin(values, [*range(count + 1), IGNORE]) | clear
+        if not known.all():
+            named = ", ".join(tissue.name for tissue in classes)
+            raise DataError(
+                f"{path}: mask value {values[~known][0]:g}; wanted 0..{count - 1} for {named}, {count} for background,"
+                f" {IGNORE} for pixels that are not counted"
+            )
+        labels = np.where(clear, IGNORE, values).astype(np.uint8)
+    return labels
+
+
+def _mask_pixels(path: Path, image: Image.Image) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return a mask's numbers (H, W) or colours (H, W, 3), and which pixels are transparent (H, W)."""
+    if image.mode not in (*_NUMBERS, *_COLOURS):
+        raise DataError(f"{path}: has pixels of mode {image.mode}, wanted numbers or RGB; save it as PNG")
+    values = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image)
+    clear = np.zeros(values.shape[:2], np.bool_)
+    if "A" in image.getbands():
+        values, alpha = values[..., :-1], values[..., -1]
+        if ((alpha > 0) & (alpha < 255)).any():
+            raise DataError(f"{path}: a mask with half-transparent pixels; save it without transparency")
+        clear = alpha == 0
+    return values[..., 0] if values.shape[2:] == (1,) else values, clear
+
+
+def shows_colours(path: Path, classes: Sequence[TissueClass]) -> bool:
+    """Tell whether a mask says by its colours which class is which: it is RGB, or its palette has the classes' colours.
+
+    Raises:
+        DataError: not readable.
+    """
+    with opened(path, "a mask") as image:
+        palette = image.getpalette() or [] if image.mode in ("P", "PA") else []
+        return image.mode in _COLOURS or palette[: 3 * len(classes)] == [value for t in classes for value in t.rgb]
 
 
 def _check_palette(path: Path, palette: Sequence[int], classes: Sequence[TissueClass]) -> None:
@@ -119,15 +156,17 @@ def _check_palette(path: Path, palette: Sequence[int], classes: Sequence[TissueC
             )
 
 
-def _labels_of_colours(path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass]) -> NDArray[np.uint8]:
+def _labels_of_colours(
+    path: Path, rgb: NDArray[np.uint8], classes: Sequence[TissueClass], clear: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
     if len({tissue.rgb for tissue in classes}) < len(classes):
         raise DataError(f"{path}: an RGB mask, but two classes have one colour; give each its own")
     meaning = {(255, 255, 255): len(classes), (0, 0, 0): IGNORE} | {t.rgb: c for c, t in enumerate(classes)}
     codes = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
     labels = np.full(codes.shape, IGNORE, np.uint8)
-    known = np.zeros(codes.shape, bool)
+    known = clear.copy()
     for (red, green, blue), label in meaning.items():
-        pixels = codes == red * 65536 + green * 256 + blue
+        pixels = (codes == red * 65536 + green * 256 + blue) & ~clear
         labels[pixels], known = label, known | pixels
     if not known.all():
         colour = f"#{int(codes[~known][0]):06x}"

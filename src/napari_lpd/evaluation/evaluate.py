@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.special import expit, logit
 
 from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.data.images import IGNORE, MaskedImage, read_image, read_mask
+from napari_lpd.data.images import IGNORE, MaskedImage, opened, read_image, read_mask
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
@@ -115,7 +114,7 @@ def check_masks(images: Sequence[MaskedImage], classes: Sequence[TissueClass]) -
     found = False
     for item in images:
         mask = read_mask(item.mask, classes)
-        with Image.open(item.image) as image:
+        with opened(item.image) as image:
             size = (image.height, image.width)
         if size != mask.shape:
             raise DataError(f"{item.mask}: {mask.shape} pixels, but its image has {size}")
