@@ -91,7 +91,6 @@ WRONG = {
     "a threshold above 1": (("presence", 0), 1.5, "presence"),
     "a map level of 0": (("map_scale", 0, 0), 0, "map_scale"),
     "too few map levels": (("map_scale",), CARD["map_scale"][:2], "map_scale"),
-    "counts of a foreign class": (("tiles_per_class",), {"foreign": 3}, "foreign"),
     "a count below 0": (("tiles",), -1, "tiles"),
     "a temperature of 0": (("temperature",), 0, "temperature"),
     "another format": (("format",), 2, "format"),

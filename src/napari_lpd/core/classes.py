@@ -79,6 +79,8 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
     """
     entries = read_json(path, DataError, "a class list", dict).get("classes")
     try:
+        if not isinstance(entries, list):
+            raise TypeError("it names none")
         classes = tuple(
             TissueClass.build({"name": entry, "color": COLORS[i % len(COLORS)]} if isinstance(entry, str) else entry)
             for i, entry in enumerate(entries)

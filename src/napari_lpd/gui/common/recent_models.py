@@ -52,7 +52,7 @@ def describe(card: Card) -> str:
     """Format a model's card as rich text: data, classes, counts, resolution, metrics, settings, versions."""
     counts = card.tiles_per_class
     classes = ", ".join(
-        f'<span style="color:{tissue.color}">■</span> {html_text(tissue.name)} {counts[tissue.name]}'
+        f'<span style="color:{tissue.color}">■</span> {html_text(tissue.name)} {counts.get(tissue.name, "?")}'
         for tissue in card.classes
     )
     settings = card.settings
