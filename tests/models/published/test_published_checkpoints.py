@@ -54,7 +54,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
             return (os.system, (f"touch {tmp_path / 'ran'}",))
 
     torch.save({"model": {"l_fc4.fc2.weight": torch.zeros(1)}, "cfg": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ModelError, match=r"evil.pth: not accepted as a checkpoint"):
+    with pytest.raises(ModelError, match=r"evil.pth: not readable as weights"):
         import_official(tmp_path / "evil.pth", tmp_path / "out.safetensors")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ModelError, match="is not an array"):
@@ -85,7 +85,7 @@ def test_pbip_needs_its_prototypes_and_takes_them_from_a_pickle_of_arrays(checkp
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), ({"model": {"a": torch.zeros(1)}}, "no l_fc4"), ([1], "not a checkpoint")],
+    [(None, "no such file"), ({"model": {"a": torch.zeros(1)}}, "no l_fc1"), ([1], "not a checkpoint")],
 )
 def test_what_is_no_published_checkpoint_is_named(tmp_path, content, message):
     path = tmp_path / "some.pth"

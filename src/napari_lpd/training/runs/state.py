@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.tileset import TileSet
 
 
-Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Figure = Annotated[int | float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 @dataclass
