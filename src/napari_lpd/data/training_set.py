@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import told_apart, write_text
 from napari_lpd.data.geojson import Frame
 from napari_lpd.data.images import masked_images, part_of
@@ -119,12 +119,15 @@ class TrainingSource:
             candidates = [folder / text for folder in folders] or [Path(text)]
             return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
 
-        parser = argparse.ArgumentParser(add_help=False)
+        parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         for name, flag in FLAGS.items():
             known = {"slide_mpp": float, "override_mpp": float, "origin": str, "source_pattern": str}
             read = known.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
-        return cls(**vars(parser.parse_known_args(arguments)[0]))
+        try:
+            return cls(**vars(parser.parse_known_args(arguments)[0]))
+        except argparse.ArgumentError as error:
+            raise DataError(f"the arguments of a training are damaged ({one_line(error, 150)})") from error
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> TrainingSource:

@@ -15,7 +15,7 @@ from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project
-from napari_lpd.data.training_set import TrainingSource
+from napari_lpd.data.training_set import FLAGS, TrainingSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,9 +148,16 @@ def read_arguments(run: Path) -> list[str]:
     """Read the arguments of the child process that trained in `run`.
 
     Raises:
-        DataError: they are gone or damaged.
+        DataError: they are gone or damaged, or are those of something else than a training into this folder.
     """
-    return [str(argument) for argument in read_json(run / ARGUMENTS, DataError, "arguments of a training", list)]
+    arguments = [str(argument) for argument in read_json(run / ARGUMENTS, DataError, "arguments of a training", list)]
+    command, *options = arguments or [""]
+    known = {*FLAGS.values(), "--settings", "--classes", "--out"}
+    if command != "train" or len(options) % 2 or not known.issuperset(options[::2]) or options[::2].count("--out") != 1:
+        raise DataError(f"{run / ARGUMENTS}: not the arguments of a training in this window; train anew")
+    if out_of(arguments).resolve() != run.resolve():
+        raise DataError(f"{run}: its arguments are those of {out_of(arguments)}; was it moved? Train anew")
+    return arguments
 
 
 def run_classes(arguments: Sequence[str]) -> tuple[TissueClass, ...]:

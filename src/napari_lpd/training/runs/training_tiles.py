@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from napari_lpd.models.card import Card
 
 OF_MODEL = Path("model")
+ELSEWHERE = ("\\\\", "//")  # beginnings of names that Windows asks another computer for
+MAX_PATTERN = 200
 REMEDY = "give the training tiles themselves, or compare without them"
 
 
@@ -63,14 +65,25 @@ def is_at_hand(model: Path) -> bool:
     Raises:
         ModelError: the file is no model.
     """
-    paths = _source_of(read_card(model), model).paths()
+    try:
+        paths = _source_of(read_card(model), model).paths()
+    except DataError:  # what `training_tiles_of` says of it
+        return False
     return bool(paths) and all(path.exists() for path in paths)
 
 
 def _source_of(card: Card, model: Path) -> TrainingSource:
     """Read what a model was trained on from the command on its card; paths are looked for beside the model, too."""
-    folders = [Path(card.folder), *model.absolute().parents]
-    return TrainingSource.parse(shlex.split(card.command), folders)
+    try:
+        words = shlex.split(card.command)
+    except ValueError as error:
+        raise DataError(f"{model}: the command on its card is damaged ({error}): {REMEDY}") from error
+    if any(word.startswith(ELSEWHERE) or "://" in word for word in (card.folder, *words)):
+        raise DataError(f"{model}: its card names data on another computer, which are not looked for: {REMEDY}")
+    source = TrainingSource.parse(words, [Path(card.folder), *model.absolute().parents])
+    if len(source.source_pattern) > MAX_PATTERN:
+        raise DataError(f"{model}: the pattern of slides on its card is too long: {REMEDY}")
+    return source
 
 
 def _check_same(tiles: TileSet, model: Path, card: Card, paths: list[Path]) -> None:
