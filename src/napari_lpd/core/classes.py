@@ -21,8 +21,9 @@ MAX_CLASSES = 250  # in a mask of 8 bits, beside those for background, unreadabl
 
 
 def _clean(name: str) -> str:
-    if not is_clean(name):
-        raise ValueError("a name is one line of letters and signs, without blanks around it")
+    name = name.strip()
+    if not name or not is_clean(name):
+        raise ValueError("a name is one line of letters and signs")
     return name
 
 
