@@ -190,6 +190,7 @@ class _Onnx:
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # sizes become constants, as intended; the exporter is deprecated
+                # The new exporter (dynamo) takes 16 s instead of 1.5 s per size of tile, for a graph that is no faster.
                 how = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
                 maps = _Maps(self._torch).eval()  # the exporter restores the mode of the module
                 torch.onnx.export(maps, (image,), graph, **how)  # type: ignore[arg-type]
