@@ -178,7 +178,7 @@ def _cut(feature: Feature, frame: Frame, found: _Found) -> Feature:
     geometry, polygons = feature.geometry, list(feature.polygons)
     slide = shapely.box(0, 0, frame.shape[1], frame.shape[0])
     if not shapely.covers(slide, geometry):
-        inside = shapely.intersection(geometry, slide)
+        inside = shapely.orient_polygons(shapely.intersection(geometry, slide))
         if not inside.area:
             size = f"{frame.shape[1]} x {frame.shape[0]} pixels"
             found.leave_out(feature.number, f"outside {frame.name} ({size})")
