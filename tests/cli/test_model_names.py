@@ -66,7 +66,7 @@ def test_reports_results_and_comparisons_name_the_run(two_models, tiny_tiff, tmp
     assert "Prototypes of LPD and PBIP" in (tmp_path / "b" / "report.md").read_text()
     capsys.readouterr()
     assert main([*compared, "--out", str(tmp_path / "c"), first, second, "--names", "LPD"]) == 2
-    assert "--names: 1 names and 2 models; wanted a name for every model" in capsys.readouterr().err
+    assert "--names: 1 names for 2 models; wanted a name for every model" in capsys.readouterr().err
     assert main([*compared, "--out", str(tmp_path / "c")]) == 2
     assert "no models to compare" in capsys.readouterr().err
 

@@ -90,7 +90,7 @@ def named_models(names: Sequence[str], models: Sequence[str]) -> tuple[list[str]
     if not paths:
         raise SettingsError("no models to compare; pass one or more model files")
     if names and (len(names) + len(models)) % 2:
-        raise SettingsError(f"--names: {len(names)} names and {len(models)} models; wanted a name for every model")
+        raise SettingsError(f"--names: {len(names)} names for {len(models)} models; wanted a name for every model")
     return list(names[:count]), paths
 
 
