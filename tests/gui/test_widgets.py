@@ -108,7 +108,7 @@ def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, child
     needed = ["arguments.json", "classes.json", "regions.geojson", "settings.json"]
     assert sorted(path.name for path in run.iterdir()) == needed
     assert json.loads((run / "settings.json").read_text())["epochs"] == 2
-    ready.job.button.click()
+    ready.job.stop_button.click()
     qtbot.waitUntil(lambda: not ready.job.runner.running)
     assert ready.job.status.text() == "Stopped."
 
@@ -241,7 +241,7 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
         lambda: predict._run.growing is not None and len(predict._run.growing.prediction.finished_blocks()) > 1,
         timeout=60_000,
     )
-    predict.job.button.click()
+    predict.job.stop_button.click()
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=2000)
     half = predict.panel.shown()
     assert not half.finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +96,36 @@ def warnings(tiles: TileSet) -> list[str]:
     if multiple == len(tiles):
         messages.append("every tile holds several tissues; add some tiles with one tissue alone, to tell them apart")
     return messages
+
+
+def too_few_to_cluster(tiles: TileSet, clusters: int, white_limit: float) -> list[str]:
+    """List the classes that too few tiles hold alone for a clustered model, with what to do.
+
+    Args:
+        tiles: Tiles to train on.
+        clusters: Prototypes per class.
+        white_limit: Share of a tile's pixels from which it counts as white, and is left out.
+    """
+    messages = []
+    for c, tissue in enumerate(tiles.classes):
+        single = np.flatnonzero((tiles.labels.sum(1) == 1) & (tiles.labels[:, c] > 0))
+        usable = (index for index in single if not _is_white(tiles, int(index), white_limit))
+        count = len(list(islice(usable, clusters)))
+        if count < clusters:
+            found = f"only {count} tile{'s' * (count > 1)}" if count else "no tile"
+            messages.append(
+                f"{tissue.name} is {'seldom' if count else 'never'} alone: {found} without another tissue, and"
+                f" clustered prototypes (PBIP), those of the counterpart, too, need {clusters}; outline some"
+                f" {tissue.name} alone, or use smaller tiles"
+            )
+    return messages
+
+
+def _is_white(tiles: TileSet, index: int, limit: float) -> bool:
+    try:
+        return bool((tiles.read(index).min(-1) > GLASS_LEVEL).mean() > limit)
+    except DataError:  # `warnings` names it
+        return True
 
 
 def _name_no_slide(tiles: TileSet) -> bool:

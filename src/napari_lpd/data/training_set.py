@@ -16,7 +16,7 @@ from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import read_regions
-from napari_lpd.data.summary import save_sheet, summarise, tile_sheet
+from napari_lpd.data.summary import save_sheet, summarise, tile_sheet, too_few_to_cluster
 from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
 from napari_lpd.slides.formats import open_slide
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.regions import Region
 
 SUMMARY, SHEET = "summary.json", "tiles.png"
+CLUSTERS = ("learned", "seeded", "clustered")  # banks of models that are clustered, or whose counterpart is
 FLAGS = {
     "slide": "--slide",
     "regions": "--regions",
@@ -56,7 +57,11 @@ class TrainingSet(NamedTuple):
         edge = f"{tiles.edge} pixels, {tiles.edge * settings.mpp:.4g} µm at {settings.mpp:g} µm per pixel"
         cause = "" if split[1] or masks else why_none_is_held_out(tiles, settings.valid_share)
         resolutions = {"resolution": tiles.resolutions} if tiles.resolutions else {}
-        return summarise(tiles, *split, masks, cause) | {"tile edge": edge} | resolutions
+        summary = summarise(tiles, *split, masks, cause) | {"tile edge": edge} | resolutions
+        if settings.model.bank in CLUSTERS:
+            clusters = settings.model.prototypes_per_class
+            summary["warnings"] += too_few_to_cluster(split[0], clusters, settings.white_limit)
+        return summary
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the summary (JSON) and a sheet of tiles (PNG) into `folder`; return the summary.

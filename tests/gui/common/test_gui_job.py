@@ -83,7 +83,7 @@ def test_stop_closes_the_job_and_says_so_at_once(bar, qtbot):
             closed.set()
 
     bar.start(job)
-    bar.button.click()
+    bar.stop_button.click()
     assert bar.status.text() == "Stopping…"
     go_on.set()
     qtbot.waitUntil(lambda: not bar.runner.running)
@@ -94,7 +94,7 @@ def test_stop_closes_the_job_and_says_so_at_once(bar, qtbot):
 def test_stop_ends_a_silent_child_within_two_seconds(bar, qtbot, children):
     bar.start(lambda: in_subprocess(["train"]))
     qtbot.waitUntil(lambda: bar.bar.maximum() == 9)
-    bar.button.click()
+    bar.stop_button.click()
     qtbot.waitUntil(lambda: not bar.runner.running, timeout=2000)
     assert children[0].poll() is not None
 

@@ -37,10 +37,10 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
 
 
 def stopped_after(widget, steps, qtbot):
-    """Press the button, wait for some steps, and press it again."""
+    """Start, wait for some steps, and stop."""
     widget.job.button.click()
     qtbot.waitUntil(lambda: len(widget.tabs.curves.points("loss")[0]) >= steps, timeout=120_000)
-    widget.job.button.click()
+    widget.job.stop_button.click()
     qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=3000)
     return unfinished_run(widget._models_folder())
 

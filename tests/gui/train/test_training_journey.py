@@ -68,7 +68,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     train.job.button.click()
     qtbot.waitUntil(lambda: len(loss()[0]) >= 4, timeout=600_000)
     picture(viewer, "train_running")
-    train.job.button.click()
+    train.job.stop_button.click()
     assert train.job.status.text() == "Stopping…"
     qtbot.waitUntil(lambda: not train.job.runner.running, timeout=4000)
     taken = len(loss()[0])

@@ -251,9 +251,9 @@ def test_pause_waits_and_says_so(train, draw, qtbot, shown_errors):
     assert steps() == taken
     train.job.pause.click()
     qtbot.waitUntil(lambda: steps() > taken, timeout=20_000)
-    train.job.button.click()
+    train.job.stop_button.click()
     qtbot.waitUntil(lambda: not train.job.runner.running, timeout=4000)
-    assert train.job.pause.isHidden()
+    assert not train.job.pause.isEnabled()
     assert shown_errors == []
 
 

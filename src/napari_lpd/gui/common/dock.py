@@ -5,6 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import QEvent, Signal
 from qtpy.QtWidgets import QWidget
 
+from napari_lpd.gui.common.job import JobRunner
+
 
 class DockWidget(QWidget):
     """Widget that napari docks.
@@ -16,7 +18,9 @@ class DockWidget(QWidget):
     undocked = Signal()
 
     def changeEvent(self, event: QEvent) -> None:
-        """Notice that napari takes the widget out of its dock."""
+        """Notice that napari takes the widget out of its dock, and stop its jobs, which nobody would see any more."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parentWidget() is None:
+            for runner in self.findChildren(JobRunner):
+                runner.stop()
             self.undocked.emit()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError, described, one_line
 from napari_lpd.core.jobs import NICENESS, TimeLeft
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POLL_MS = 50
 PAUSE, RESUME = "Pause", "Resume"
+STOP, STOPPING = "Stop", "Stopping…"
 _running: dict[threading.Thread, threading.Event] = {}
 
 
@@ -66,6 +67,10 @@ def stop_all() -> None:
 class JobRunner(QObject):
     """Runner of one job at a time in a thread; signals arrive on the GUI thread.
 
+    Args:
+        parent: The widget whose job it is.
+        question: Is asked before the widget's dock or napari is closed while a job runs; "": the job just stops.
+
     Signals:
         progressed: each new Progress.
         succeeded: the job's result.
@@ -78,9 +83,10 @@ class JobRunner(QObject):
     failed = Signal(str)
     ended = Signal()
 
-    def __init__(self, parent: QWidget) -> None:
+    def __init__(self, parent: QWidget, question: str = "") -> None:
         super().__init__(parent)
         self.running = False
+        self._question, self._guarded = question, False
         self._outbox: SimpleQueue[Message] = SimpleQueue()
         self._stop = threading.Event()
         self.paused = threading.Event()  # for jobs that can pause
@@ -94,6 +100,7 @@ class JobRunner(QObject):
         """Start the job that `make_job` returns; it is called in the thread and may import and load models."""
         if self.running:
             raise LpdError("a job is already running: stop it first")
+        self._guard()
         self._stop.clear()
         self.paused.clear()
         self._latest = None
@@ -106,6 +113,26 @@ class JobRunner(QObject):
     def stop(self) -> None:
         """Ask the job to stop; it is closed at its next step, and `ended` follows."""
         self._stop.set()
+
+    def may_close(self) -> bool:
+        """Ask whether to close though the job runs."""
+        if not self._question or self._stop.is_set():
+            return True
+        buttons = QMessageBox.StandardButton
+        answer = QMessageBox.question(self.parent(), "napari-lpd", self._question, buttons.Close | buttons.Cancel)
+        return bool(answer == buttons.Close)
+
+    def _guard(self) -> None:
+        """Watch the dock and the window, which are known once the widget is docked."""
+        widget = self.parent()
+        while widget is not None and not isinstance(widget, QDockWidget):
+            widget = widget.parent()
+        if widget is not None:
+            _guard_dock(widget)
+        if self._question and not self._guarded:
+            top = self.parent() if widget is None else widget.parentWidget()  # a floating dock is a window of its own
+            _WindowGuard(top.window(), self)
+            self._guarded = True
 
     def _deliver(self) -> None:
         while True:
@@ -135,35 +162,58 @@ class JobRunner(QObject):
         self.failed.emit(message)
 
 
-class CloseGuard(QObject):
-    """Event filter that asks before a window is closed while a job runs.
+class _WindowGuard(QObject):
+    """Event filter that asks before napari's window is closed while a job runs.
 
     Args:
         window: The window; the guard is its child.
         runner: Runs the job.
-        question: The question to ask.
     """
 
-    def __init__(self, window: QWidget, runner: JobRunner, question: str) -> None:
+    def __init__(self, window: QWidget, runner: JobRunner) -> None:
         super().__init__(window)
-        self._runner, self._question = runner, question
+        self._runner = runner
         window.installEventFilter(self)
         runner.destroyed.connect(self.deleteLater)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Keep the window open if the user cancels."""
-        if event.type() != QEvent.Type.Close or not self._runner.running:
+        if event.type() != QEvent.Type.Close or not self._runner.running or self._runner.may_close():
             return super().eventFilter(watched, event)
-        buttons = QMessageBox.StandardButton
-        answer = QMessageBox.question(watched, "napari-lpd", self._question, buttons.Close | buttons.Cancel)
-        if answer == buttons.Cancel:
-            event.ignore()
-            return True
-        return False
+        event.ignore()
+        return True
+
+
+def _guard_dock(dock: QDockWidget) -> None:
+    """Let the × of a dock ask while a job in it runs, and close the dock when that job has ended.
+
+    napari's title bar calls `destroyOnClose` of the dock; Qt itself is not asked.
+    """
+    close = getattr(dock, "destroyOnClose", None)
+    if close is None or hasattr(dock, "_napari_lpd_close"):
+        return
+
+    def ask() -> None:
+        running = [runner for runner in dock.findChildren(JobRunner) if runner.running]
+        if not all(runner.may_close() for runner in running):
+            return
+        for runner in running:
+            runner.stop()
+            runner.ended.connect(ask)
+        if not running:
+            close()
+
+    dock._napari_lpd_close = close
+    dock.destroyOnClose = ask  # type: ignore[attr-defined]
 
 
 class JobBar(QWidget):
-    """Run/Stop button, progress bar with the time left, and a status line.
+    """Buttons to run, pause and stop a job, progress bar with the time left, and a status line.
+
+    Args:
+        run_text: Text of the run button.
+        pausable: Whether the job can pause.
+        question: Is asked before the dock or napari is closed while the job runs.
 
     Signals:
         asked: the run button was pressed; the owner calls `start`.
@@ -171,15 +221,15 @@ class JobBar(QWidget):
 
     asked = Signal()
 
-    def __init__(self, run_text: str, pausable: bool = False) -> None:
+    def __init__(self, run_text: str, pausable: bool = False, question: str = "") -> None:
         super().__init__()
-        self.runner = JobRunner(self)
-        self._run_text, self._pausable = run_text, pausable
+        self.runner = JobRunner(self, question)
+        self._refusal, self._help = "", ""
         self._time_left = TimeLeft()
-        self.button = QPushButton(run_text)
-        self.pause = QPushButton(PAUSE)
+        self.button, self.pause, self.stop_button = QPushButton(run_text), QPushButton(PAUSE), QPushButton(STOP)
         self.pause.setToolTip("Pause the job and keep its data in memory; the processor is free for other work")
-        self.pause.setVisible(False)
+        self.pause.setVisible(pausable)
+        self.stop_button.setToolTip("Stop the job; what is done is kept")
         self.bar = QProgressBar()
         self.status = QLabel()
         self.status.setTextFormat(Qt.TextFormat.PlainText)
@@ -188,33 +238,46 @@ class JobBar(QWidget):
         self.status.setVisible(False)
         self.status.setWordWrap(True)
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        row = in_row([self.button, self.pause, self.stop_button])
+        row.layout().setStretch(0, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (in_row([self.button, self.pause]), self.bar, self.status):
+        for widget in (row, self.bar, self.status):
             layout.addWidget(widget)
 
         self.pause.clicked.connect(self._on_pause)
-        self.button.clicked.connect(self._on_clicked)
+        self.stop_button.clicked.connect(self.stop)
+        self.button.clicked.connect(self.asked)
         self.runner.progressed.connect(self._on_progressed)
         self.runner.failed.connect(self._on_failed)
         self.runner.ended.connect(self._on_ended)
+        self._show_running()
 
     def start(self, make_job: Callable[[], Job[Any]]) -> None:
-        """Start a job; the button then stops it."""
+        """Start a job."""
         self.runner.start(make_job)
         self._time_left.restart()
-        self.button.setText("Stop")
-        self.pause.setVisible(self._pausable)
         self.bar.setRange(0, 0)
-        self.bar.setVisible(True)
+        self._show_running()
         self.say("Starting…")
 
     def stop(self) -> None:
         """Stop the running job."""
         self.runner.stop()
-        self.pause.setVisible(False)
-        self.button.setText("Stopping…")
-        self.say("Stopping…")
+        self.pause.setEnabled(False)
+        self.stop_button.setEnabled(False)
+        self.stop_button.setText(STOPPING)
+        self.say(STOPPING)
+
+    def refuse(self, reason: str) -> None:
+        """Disable the run button and give the reason as its tooltip; with "", enable it."""
+        self._refusal = reason
+        self._show_running()
+
+    def explain(self, text: str) -> None:
+        """Set the tooltip of the run button, shown while it is enabled."""
+        self._help = text
+        self._show_running()
 
     def say(self, text: str) -> None:
         """Show a line of text as status."""
@@ -230,11 +293,15 @@ class JobBar(QWidget):
             show_error(one_line(error))
             self._on_failed(one_line(error))
 
-    def _on_clicked(self) -> None:
-        if self.runner.running:
-            self.stop()
-        else:
-            self.asked.emit()
+    def _show_running(self) -> None:
+        """Enable what can be pressed: another button starts a job than stops it, so no double click does both."""
+        running = self.runner.running
+        self.button.setEnabled(not running and not self._refusal)
+        self.button.setToolTip("It is running: press Stop first" if running else self._refusal or self._help)
+        for button, text in ((self.pause, PAUSE), (self.stop_button, STOP)):
+            button.setText(text)
+            button.setEnabled(running)
+        self.bar.setVisible(running)
 
     def _on_pause(self) -> None:
         paused = not self.runner.paused.is_set()
@@ -256,9 +323,6 @@ class JobBar(QWidget):
         self.say(f"⚠ {message}")
 
     def _on_ended(self) -> None:
-        if self.button.text() == "Stopping…":
+        if self.stop_button.text() == STOPPING:
             self.say("Stopped.")
-        self.button.setText(self._run_text)
-        self.pause.setText(PAUSE)
-        self.pause.setVisible(False)
-        self.bar.setVisible(False)
+        self._show_running()

@@ -4,18 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
-from qtpy.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
-from superqt import QCollapsible
+from qtpy.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QScrollBar,
+    QStyle,
+    QStyleOptionComboBox,
+    QTabBar,
+    QToolButton,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qtpy.QtWidgets import QLayout
-
 WIDTH = 330
 REVEAL_MS = 50
+TURNED = (QComboBox, QAbstractSpinBox, QAbstractSlider, QTabBar)  # what a wheel changes
+FOCUS = """
+QComboBox:focus, QAbstractSpinBox:focus, QLineEdit:focus, QPushButton:focus, QToolButton:focus, QCheckBox:focus,
+QSlider:focus, QTableWidget:focus, QPlainTextEdit:focus { border: 1px solid #2f7de1; }
+"""  # a blue that stands out (3 : 1) from napari's dark and light backgrounds
+
+
+class _WheelGuard(QObject):
+    """Event filter that leaves the wheel to what scrolls around a field, unless the field has the focus."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() != QEvent.Type.Wheel or not isinstance(watched, QWidget) or watched.hasFocus():
+            return super().eventFilter(watched, event)
+        event.ignore()  # so that it goes on to the parent
+        return True
+
+
+def guard_wheel(*roots: QWidget) -> None:
+    """Let the wheel change fields in `roots` only where they have the focus, which the wheel does not give."""
+    for root in roots:
+        for field in [root, *root.findChildren(QWidget)]:
+            if isinstance(field, TURNED) and not isinstance(field, QScrollBar):
+                field.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                field.installEventFilter(_WheelGuard(field))
 
 
 class Column(QScrollArea):
@@ -33,6 +71,8 @@ class Column(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(WIDTH)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setStyleSheet(FOCUS)
         self._target: QWidget | None = None
         self._revealer = QTimer(self)
         self._revealer.setSingleShot(True)
@@ -50,6 +90,7 @@ class Column(QScrollArea):
 
     def add(self, *widgets: QWidget, title: str = "") -> None:
         """Add widgets at the bottom, under a bold title if one is given."""
+        guard_wheel(*widgets)
         heading = [_heading(title)] if title else []
         for widget in [*heading, *widgets]:
             self._column.insertWidget(self._column.count() - 1, widget)
@@ -91,42 +132,89 @@ def _arranged(widgets: Sequence[QWidget], layout_type: type[QHBoxLayout | QVBoxL
     return container
 
 
-def advanced(widget: QWidget) -> QCollapsible:
+class Fold(QWidget):
+    """Section under a title that hides and shows it; hidden at first.
+
+    Hidden fields are out of the order of tabs, and text is measured as it is shown.
+    """
+
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__()
+        self._title, self._content = title, content
+        self.button = QToolButton()
+        self.button.setCheckable(True)
+        self.button.setAutoRaise(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.button)
+        layout.addWidget(content)
+        self.button.toggled.connect(self.open)
+        self.open(False)
+
+    def open(self, opened: bool = True) -> None:
+        """Show or hide the content."""
+        self.button.setChecked(opened)
+        self.button.setText(f"{'▾' if opened else '▸'} {self._title}")
+        self._content.setVisible(opened)
+
+
+def advanced(widget: QWidget) -> Fold:
     """Put settings into a section "Advanced", collapsed at first."""
     return folded("Advanced", widget)
 
 
-def folded(title: str, widget: QWidget) -> QCollapsible:
+def folded(title: str, widget: QWidget) -> Fold:
     """Put a widget into a section that is collapsed at first."""
-    fold = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
-    inner: QLayout = fold.content().layout()
-    inner.setContentsMargins(10, 0, 0, 0)
-    fold.addWidget(widget)
-    return fold
+    return Fold(title, widget)
+
+
+class _Chooser(QComboBox):
+    """Combo box whose tooltip begins with its text where that is cut."""
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ToolTip and self._is_cut():
+            text = "\n".join(part for part in (self.currentText(), self.toolTip()) if part)
+            QToolTip.showText(event.globalPos(), text, self)
+            return True
+        return bool(super().event(event))
+
+    def _is_cut(self) -> bool:
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self).width()
+        return bool(self.fontMetrics().horizontalAdvance(self.currentText()) > room)
 
 
 def chooser(entries: Sequence[str] = ()) -> QComboBox:
     """Make a combo box whose width does not depend on its entries."""
-    box = QComboBox()
+    box = _Chooser()
     box.addItems(entries)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(6)
+    guard_wheel(box)
     return box
 
 
 def note(text: str, rich: bool = False) -> QLabel:
-    """Make a label in small print, of text as it is, or rich text, whose names have to be escaped."""
+    """Make a label in small print, in the colour of napari's theme.
+
+    Args:
+        text: Text as it is, or rich text.
+        rich: Whether it is rich text, whose names have to be escaped.
+    """
     label = QLabel(text)
     label.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)
     label.setWordWrap(True)
-    label.setStyleSheet("font-size: 11px; color: #9aa0a8;")
+    label.setStyleSheet("font-size: 11px;")
     return label
 
 
 def warning_note() -> QLabel:
-    """Make a label for a warning, hidden at first."""
+    """Make a label for a warning, hidden at first: in the colour of napari's theme, beside an orange bar."""
     label = note("")
-    label.setStyleSheet("font-size: 11px; color: #ffb454;")
+    label.setStyleSheet("font-size: 11px; border-left: 3px solid #d9822b; padding-left: 5px;")
     label.setVisible(False)
     return label
 

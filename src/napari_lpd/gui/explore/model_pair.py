@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.comparison.result import check_comparable
-from napari_lpd.core.errors import ModelError
+from napari_lpd.core.errors import LpdError, ModelError
 from napari_lpd.core.jobs import in_subprocess
-from napari_lpd.gui.common.job import CloseGuard, JobBar
+from napari_lpd.gui.common.job import JobBar
 from napari_lpd.gui.common.layout import buttons, chooser
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.models.card import read_card
 from napari_lpd.samples import model_path
-from napari_lpd.training.runs.folder import counterpart_arguments, trained_counterpart
+from napari_lpd.training.runs.folder import check_has_counterpart, counterpart_arguments, trained_counterpart
 
 if TYPE_CHECKING:
     from napari_lpd.models.card import Card
@@ -35,9 +35,8 @@ class ModelPair(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.boxes = (chooser(), chooser())
-        self.job = JobBar("Train the counterpart of the first")
-        self.job.button.setToolTip(TOOLTIP)
-        self._guarded = False
+        self.job = JobBar("Train the counterpart of the first", question=CLOSING)
+        self.job.explain(TOOLTIP)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         open_button = buttons(
@@ -47,6 +46,7 @@ class ModelPair(QWidget):
             layout.addWidget(widget)
         self.job.asked.connect(self._on_counterpart)
         self.job.runner.succeeded.connect(self._on_trained)
+        self.boxes[0].currentIndexChanged.connect(self._check_counterpart)
         recent_models.changed.connect(self._fill)
         self._fill()
 
@@ -91,6 +91,19 @@ class ModelPair(QWidget):
             index = box.findData(kept)
             box.setCurrentIndex(index if index >= 0 else min(number, box.count() - 1))
             box.blockSignals(False)
+        self._check_counterpart()
+
+    def _check_counterpart(self) -> None:
+        """Disable the button for a model whose counterpart cannot be trained, and say why."""
+        first = self.boxes[0].currentData()
+        try:
+            if first is None:
+                raise ModelError("no model yet: train one, or press Open models…")
+            check_has_counterpart(Path(first).parent)
+        except LpdError as error:
+            self.job.refuse(str(error))
+        else:
+            self.job.refuse("")
 
     def _on_open(self) -> None:
         paths, _ = QFileDialog.getOpenFileNames(self, "One or two models", "", "Models (*.safetensors)")
@@ -107,9 +120,6 @@ class ModelPair(QWidget):
                 self.job.say(f"The counterpart is already trained and is now chosen: {counterpart}")
                 return
             arguments = counterpart_arguments(run)
-            if not self._guarded:
-                CloseGuard(self.window(), self.job.runner, CLOSING)
-                self._guarded = True
             self.job.start(lambda: in_subprocess(arguments))
 
     def _on_trained(self, result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout,
 
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import KEY
+from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.layout import Column, chooser, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.explore.compare_panel import ComparePanel
@@ -40,7 +41,7 @@ class _Controls(NamedTuple):
     last: int
 
 
-class ExploreWidget(QWidget):
+class ExploreWidget(DockWidget):
     """Widget to browse the prototypes of a class; layers are unchanged until a class is chosen."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:

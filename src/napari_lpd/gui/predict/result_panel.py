@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 FIELDS = "fields"
+CLOSING = "The result is being measured or exported. Close anyway?"
 FIELD_COLOR = "#ffffff"
 
 
@@ -61,7 +62,7 @@ class ResultPanel(QWidget):
         self.areas = AreaTable()
         self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._require_prediction()))
         self.simplify = QDoubleSpinBox()
-        self.runner = JobRunner(self)
+        self.runner = JobRunner(self, CLOSING)
         self.rows: list[MeasureRow] = []
         self._listed: tuple[Path, bool] | None = None
         self._measured: Prediction | None = None

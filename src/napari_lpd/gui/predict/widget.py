@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 TISSUE_ONLY, WHOLE_AREA = "tissue only (automatic)", "whole area, including glass"
 RESULTS = "napari-lpd-results"
+CLOSING = (
+    "The slide is being segmented. Close anyway? What is done of a whole slide is kept; Predict continues from there."
+)
 DRAW_MS = 40  # between two steps of drawing, so that napari stays responsive
 DRAWN = object()  # marks the end of the drawing
 
@@ -72,7 +75,7 @@ class PredictWidget(DockWidget):
         self.results = note("")
         self.warning = warning_note()
         self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
-        self.job = JobBar("Predict")
+        self.job = JobBar("Predict", question=CLOSING)
         self.previewer = JobRunner(self)
         self.panel = ResultPanel(viewer, self.slides.layer)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyqtgraph as pg
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtGui import QPalette, QShowEvent
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_lpd.gui.common.layout import chooser
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-LOSSES = {"loss": "#c8c8c8", "classification": "#42d4f4", "contrast": "#bfef45", "diversity": "#ff8c1a"}
-OVERALL = "#c8c8c8"
+LOSSES = {"loss": "", "classification": "#42d4f4", "contrast": "#bfef45", "diversity": "#ff8c1a"}
+OVERALL = ""  # the colour of texts in napari's theme
 REDRAW_MS = 200
 PAGES = {
     "losses": "",
@@ -90,6 +91,20 @@ class Curves(QWidget):
         """Return the steps and values of a metric so far."""
         return self._points.get(name, ([], []))
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Draw axes and curves anew in another theme's colours."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange and self.isVisible():
+            self._on_page(self.page.currentText())
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Take the colours of the theme, which are known once the widget is shown."""
+        super().showEvent(event)
+        self._on_page(self.page.currentText())
+
+    def _text_color(self) -> str:
+        return str(self._legend.palette().color(QPalette.ColorRole.WindowText).name())
+
     def _shown(self) -> dict[str, tuple[str, Points]]:
         """Return title → (colour, points) of the curves of the current page."""
         prefix = PAGES[self.page.currentText()]
@@ -108,12 +123,17 @@ class Curves(QWidget):
         for line in self._drawn.values():
             self._plot.removeItem(line)
         self._drawn = {}
+        for side in ("bottom", "left"):
+            axis = self._plot.getAxis(side)
+            axis.setTextPen(self._text_color())
+            axis.setPen(self._text_color())
         self._draw()
 
     def _draw(self) -> None:
         shown = self._shown()
         for name, (color, (steps, values)) in shown.items():
             if name not in self._drawn:
+                color = color or self._text_color()
                 symbol = (
                     {"symbol": "o", "symbolSize": 5, "symbolBrush": color} if PAGES[self.page.currentText()] else {}
                 )
@@ -122,5 +142,7 @@ class Curves(QWidget):
         for name in [name for name in self._drawn if name not in shown]:
             self._plot.removeItem(self._drawn.pop(name))
         empty = "no held-out data to validate on" if "valid" in self.page.currentText() else "no values yet"
-        marks = (f'<span style="color:{color}">●</span> {name}' for name, (color, _) in shown.items())
+        marks = (
+            f'<span style="color:{color or self._text_color()}">●</span> {name}' for name, (color, _) in shown.items()
+        )
         self._legend.setText(" ".join(marks) or empty)

@@ -136,7 +136,7 @@ def summary_html(summary: dict[str, Any]) -> str:
         f"with {per_class}",
         f"from {len(slides)} slide{'s' * (len(slides) > 1)} or patients: {first}{more}" if len(slides) > 1 else "",
         html_text(summary["split"]),
-        *(f'<span style="color:#ffb454">⚠ {html_text(line)}</span>' for line in summary["warnings"]),
+        *(f"<b>⚠</b> {html_text(line)}" for line in summary["warnings"]),
     ]
     return "<br>".join(line for line in lines if line)
 

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBox
 from napari_lpd.core.errors import NOTICE, DataError
 from napari_lpd.core.jobs import COMPUTING, in_subprocess
 from napari_lpd.gui.common.dock import DockWidget
-from napari_lpd.gui.common.job import CloseGuard, JobBar, JobRunner
+from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
 from napari_lpd.gui.common.recent_models import describe, recent_models
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
@@ -51,7 +51,6 @@ class TrainWidget(DockWidget):
         super().__init__()
         self._viewer = viewer
         self._checks = tempfile.TemporaryDirectory(prefix="napari-lpd-")
-        self._guarded = False
         self._run: Path | None = None
         self._trained = False
 
@@ -62,7 +61,7 @@ class TrainWidget(DockWidget):
         self.counterpart.setToolTip(
             "Then train on the same data and seed clustered prototypes (PBIP) if these are learned, else learned ones"
         )
-        self.job = JobBar("Train", pausable=True)
+        self.job = JobBar("Train", pausable=True, question=CLOSING)
         self.resume = QPushButton("Resume")
         self.resume.setToolTip("Continue the training that was stopped last")
         self.predict = QPushButton("Segment this view")
@@ -164,7 +163,6 @@ class TrainWidget(DockWidget):
     def _start(
         self, arguments: list[str], classes: Sequence[TissueClass], history: Sequence[dict[str, float]] = ()
     ) -> None:
-        self._guard()
         self._run, self._trained = out_of(arguments), False
         paused = self.job.runner.paused
         self.job.start(lambda: in_subprocess(arguments, paused))
@@ -173,12 +171,6 @@ class TrainWidget(DockWidget):
         self.device.setVisible(False)
         self.tabs.start(self._run, classes, history)
         self._column.reveal(self.tabs)
-
-    def _guard(self) -> None:
-        """Install the question before napari is closed during a training."""
-        if not self._guarded:
-            CloseGuard(self.window(), self.job.runner, CLOSING)
-            self._guarded = True
 
     def _on_progress(self, progress: Progress) -> None:
         self.tabs.add(progress)

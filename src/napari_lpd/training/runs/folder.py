@@ -117,17 +117,22 @@ def trained_counterpart(run: Path) -> Path | None:
     return next((path for path in trained if path.is_file()), None)
 
 
+def check_has_counterpart(run: Path) -> None:
+    """Raise DataError unless a counterpart of a run's model can be trained, or is trained already."""
+    if not (run / ARGUMENTS).exists() and trained_counterpart(run) is None:
+        raise DataError(
+            f"{run}: its model was not trained in this window's Train, so its data are not known; train it there, or"
+            " its counterpart on the command line (--preset pbip), and choose it as second model"
+        )
+
+
 def counterpart_arguments(run: Path) -> list[str]:
     """Return the arguments that train a run's counterpart, or resume one that was stopped.
 
     Raises:
         DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
     """
-    if not (run / ARGUMENTS).exists():
-        raise DataError(
-            f"{run}: its model was not trained in this window's Train, so its data are not known; train it there, or"
-            " its counterpart on the command line (--preset pbip), and choose it as second model"
-        )
+    check_has_counterpart(run)
     stopped = next((counterpart for counterpart in _counterparts(run) if (counterpart / STATE_NAME).exists()), None)
     return read_arguments(stopped) if stopped else counterpart_of(run)
 
