@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QMessageBox
-from superqt import QCollapsible
 
 from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
@@ -21,7 +20,7 @@ from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common import prediction_run
 from napari_lpd.gui.common.job import _running
-from napari_lpd.gui.common.layout import WIDTH, Column
+from napari_lpd.gui.common.layout import WIDTH, Column, Fold
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.contributions import skin
 from napari_lpd.gui.explore.widget import ExploreWidget
@@ -84,8 +83,8 @@ def test_the_table_counts_regions_per_class(ready):
 @pytest.mark.parametrize("widget", [TrainWidget, PredictWidget, ExploreWidget])
 def test_a_widget_fits_its_width(use_widget, widget):
     column = use_widget(widget).findChild(Column)
-    for fold in column.findChildren(QCollapsible):
-        fold.expand(animate=False)
+    for fold in column.findChildren(Fold):
+        fold.open()
     assert column.widget().minimumSizeHint().width() <= WIDTH
 
 

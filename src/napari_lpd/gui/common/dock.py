@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from qtpy.QtCore import QEvent, Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QDockWidget, QWidget
 
 from napari_lpd.gui.common.job import JobRunner
+
+if TYPE_CHECKING:
+    from qtpy.QtGui import QShowEvent
+
+PLUGIN = " (napari-lpd)"  # napari ends the titles of our docks with it, which are cut then
 
 
 class DockWidget(QWidget):
@@ -24,3 +31,10 @@ class DockWidget(QWidget):
             for runner in self.findChildren(JobRunner):
                 runner.stop()
             self.undocked.emit()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Shorten the title of the dock, which is that of its tab."""
+        super().showEvent(event)
+        dock = self.parentWidget()
+        if isinstance(dock, QDockWidget):
+            dock.setWindowTitle(dock.windowTitle().removesuffix(PLUGIN))

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QDockWidget, QLabel, QMessageBox, QProgressBar, QPush
 
 from napari_lpd.core.errors import LpdError, described, one_line
 from napari_lpd.core.jobs import NICENESS, TimeLeft
-from napari_lpd.gui.common.layout import in_row
+from napari_lpd.gui.common.layout import in_row, tip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,7 +297,7 @@ class JobBar(QWidget):
         """Enable what can be pressed: another button starts a job than stops it, so no double click does both."""
         running = self.runner.running
         self.button.setEnabled(not running and not self._refusal)
-        self.button.setToolTip("It is running: press Stop first" if running else self._refusal or self._help)
+        self.button.setToolTip(tip("It is running: press Stop first" if running else self._refusal or self._help))
         for button, text in ((self.pause, PAUSE), (self.stop_button, STOP)):
             button.setText(text)
             button.setEnabled(running)

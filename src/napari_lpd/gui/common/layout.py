@@ -25,6 +25,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lpd.core.text import html_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -45,6 +47,11 @@ class _WheelGuard(QObject):
             return super().eventFilter(watched, event)
         event.ignore()  # so that it goes on to the parent
         return True
+
+
+def tip(text: str) -> str:
+    """Make a tooltip of text as it is, with names of any letters; long lines are broken."""
+    return f"<qt>{html_text(text)}</qt>"
 
 
 def guard_wheel(*roots: QWidget) -> None:
@@ -174,7 +181,7 @@ class _Chooser(QComboBox):
 
     def event(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ToolTip and self._is_cut():
-            text = "\n".join(part for part in (self.currentText(), self.toolTip()) if part)
+            text = "<br>".join(part for part in (tip(self.currentText()), self.toolTip()) if part)
             QToolTip.showText(event.globalPos(), text, self)
             return True
         return bool(super().event(event))

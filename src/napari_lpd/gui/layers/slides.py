@@ -6,6 +6,7 @@ its translate, and a coarser layer with the same corner has a larger translate.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -16,6 +17,7 @@ from napari.utils.notifications import show_info
 
 from napari_lpd.core.errors import DataError, SlideError
 from napari_lpd.core.files import KEY
+from napari_lpd.samples import is_sample
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.resolution import PLAUSIBLE_MPP
 from napari_lpd.slides.slide import Slide
@@ -159,6 +161,13 @@ def slide_path(layer: Image) -> Path | None:
     """Return the file of a slide layer, if our reader opened it."""
     path = layer.metadata.get(KEY, {}).get("path")
     return None if path is None else Path(path)
+
+
+def folder_beside(layer: Image | None) -> Path:
+    """Return the folder of a slide's file; the home folder for a sample, no file, or a folder without write access."""
+    path = None if layer is None else slide_path(layer)
+    beside = path is not None and not is_sample(path) and os.access(path.parent, os.W_OK)
+    return path.parent if path is not None and beside else Path.home()
 
 
 def entered_mpp(text: str, whose: str) -> float:

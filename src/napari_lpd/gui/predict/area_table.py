@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lpd.core.settings.results import Roles
-from napari_lpd.gui.common.layout import chooser, note, swatch
+from napari_lpd.gui.common.layout import chooser, note, swatch, tip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,14 +95,14 @@ class AreaTable(QWidget):
         for row, tissue in enumerate(classes):
             name = QTableWidgetItem(swatch(tissue.color), tissue.name)
             name.setCheckState(Qt.CheckState.Checked)
+            name.setToolTip(tip(f"{tissue.name}: {COLUMNS['tissue'].lower()}"))
             self.table.setItem(row, 0, name)
             for column in range(1, len(COLUMNS)):
                 self.table.setItem(row, column, QTableWidgetItem(""))
             if areas and prediction is not None:
                 share = 100 * areas[tissue.name] / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
                 self._write(row, areas[tissue.name], share)
-                self.table.item(row, EXPECTED).setText("–")
-                self.table.item(row, EXPECTED).setToolTip(NOT_MEASURED)
+        self.table.setColumnHidden(EXPECTED, True)  # until it is measured; leaves room for names
         self.table.blockSignals(False)
         self._strength = {tissue.name: 100 for tissue in classes}
         self.opacity.setVisible(False)
@@ -135,6 +135,7 @@ class AreaTable(QWidget):
             if row.region == whole and row.what in index:
                 self._write(index[row.what], row.area_mm2, row.percent or 0.0)
                 if row.expected_mm2 is not None:
+                    self.table.setColumnHidden(EXPECTED, False)
                     item = self.table.item(index[row.what], EXPECTED)
                     item.setText(f"{row.expected_mm2:.3f}")
                     low, high = row.expected_low_mm2, row.expected_high_mm2

@@ -19,7 +19,17 @@ from napari_lpd.gui.common.layout import buttons
 from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
-from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_id, slide_of, visible_box_um
+from napari_lpd.gui.layers.slides import (
+    UM,
+    corner,
+    folder_beside,
+    kind,
+    of_slide,
+    slide_id,
+    slide_of,
+    slide_path,
+    visible_box_um,
+)
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.measure import MeasureRow
     from napari_lpd.results.prediction import Prediction
 
-FIELDS = "fields"
+FIELDS, DICOM = "fields", ".dcm"
 CLOSING = "The result is being measured or exported. Close anyway?"
 FIELD_COLOR = "#ffffff"
 
@@ -233,10 +243,12 @@ class ResultPanel(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        kinds = ";;".join(f"{text.capitalize()} (*{suffixes[0]})" for suffixes, text in FORMS[what].items())
-        first = next(iter(FORMS[what]))[0]
-        name = f"{Path(prediction.card.slide).stem}{first}"
-        path, chosen = QFileDialog.getSaveFileName(self, "Export", name, kinds)
+        try:
+            layer: Image | None = self._slide_layer()
+        except LpdError:  # a result without its slide is open
+            layer = None
+        name = folder_beside(layer) / Path(prediction.card.slide).stem  # the ending is that of the chosen form
+        path, chosen = QFileDialog.getSaveFileName(self, "Export", str(name), ";;".join(_forms(what, layer)))
         if not path:
             return
         suffix = chosen.rpartition("*")[2].rstrip(")")
@@ -279,6 +291,14 @@ class ResultPanel(QWidget):
         self.rows = list(result)
         self.areas.show_measures(self.rows)
         self.message.emit("Measured.")
+
+
+def _forms(what: What, layer: Image | None) -> list[str]:
+    """List the forms to export in, as filters of a file dialog; DICOM for DICOM slides only."""
+    path = None if layer is None else slide_path(layer)
+    dicom = path is not None and (path.is_dir() or path.suffix.lower() == DICOM)
+    forms = [(suffixes[0], text) for suffixes, text in FORMS[what].items() if dicom or suffixes[0] != DICOM]
+    return [f"{text[0].upper()}{text[1:]} (*{suffix})" for suffix, text in forms]
 
 
 def _csv_job(

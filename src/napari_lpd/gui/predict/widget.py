@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout
 
-from napari_lpd import samples
 from napari_lpd.core.errors import NOTICE, DataError, SettingsError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import WARNING, Progress
@@ -27,7 +25,7 @@ from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
-from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, home_of, kind, slide_id, slide_of, slide_path
+from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, folder_beside, home_of, kind, slide_id, slide_of
 from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
 from napari_lpd.gui.predict.model_picker import ModelPicker
 from napari_lpd.gui.predict.result_panel import ResultPanel
@@ -184,10 +182,7 @@ class PredictWidget(DockWidget):
 
     def _results_folder(self) -> Path:
         """Return the results folder: the user's choice, else beside the slide, for samples in the home folder."""
-        layer = self.slides.find()
-        path = None if layer is None else slide_path(layer)
-        beside = path is not None and not samples.is_sample(path) and os.access(path.parent, os.W_OK)
-        return self._out or (path.parent if path and beside else Path.home()) / RESULTS
+        return self._out or folder_beside(self.slides.find()) / RESULTS
 
     def _place(self, card: PredictionCard) -> Path:
         folder = Path(self._views.name) if card.scope else self._results_folder()

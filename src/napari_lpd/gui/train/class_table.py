@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushBu
 from napari_lpd.core.classes import COLORS, TissueClass, check_classes
 from napari_lpd.data.regions import NONE
 from napari_lpd.gui.common.class_keys import text_color
-from napari_lpd.gui.common.layout import SWATCH, swatch
+from napari_lpd.gui.common.layout import SWATCH, swatch, tip
 from napari_lpd.gui.layers.regions import NO_TISSUE
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Row:
         self.remove = QToolButton()
         self.remove.setText("✕")
         self.remove.setToolTip("Remove this class")
-        self._describe(number)
+        self.describe(number)
         if tissue is None:
             self.name.setReadOnly(True)
             self.name.setFrame(False)
@@ -58,9 +58,12 @@ class _Row:
     def widgets(self) -> tuple[QWidget, ...]:
         return self.use, self.button, self.name, self.count, self.remove
 
-    def _describe(self, number: int) -> None:
+    def describe(self, number: int) -> None:
+        """Name the class and its keys in the tooltips."""
         key, control = (f" (key {number})", f"Ctrl+{number}") if number < 10 else ("", "Ctrl and a click")
-        self.use.setToolTip(HELP.format(name=self.known_as, key=key, control=control))
+        self.use.setToolTip(tip(HELP.format(name=self.name.text(), key=key, control=control)))
+        self.name.setToolTip(tip(self.name.text()))
+        self.name.setCursorPosition(0)  # show the start of a long name
 
     def show_in_hand(self, in_hand: bool) -> None:
         """Show whether the class is in hand."""
@@ -187,6 +190,7 @@ class ClassTable(QWidget):
         (self.toggled if control else self.used).emit(name)
 
     def _on_name(self, row: _Row) -> None:
+        row.describe(self._rows.index(row) + 1)
         old, new = row.known_as, row.name.text().strip()
         others = {other.name.text().strip() for other in self._rows if other is not row}
         if new and new != old and new not in others:

@@ -32,7 +32,7 @@ from napari_lpd.gui.layers.regions import (
     tissue_color,
     toggle_tissue,
 )
-from napari_lpd.gui.layers.slides import belongs, kind, slide_of, slide_path
+from napari_lpd.gui.layers.slides import belongs, folder_beside, kind, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
@@ -222,16 +222,18 @@ class SlideRegions(QWidget):
         return layer
 
     def _on_save_regions(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Regions", "regions.geojson", "GeoJSON (*.geojson)")
-        if path:
-            try:
-                with slide_of(self.slides.layer()) as slide:
-                    frame = Frame.of(slide)
-                regions = outlines_of(self.layer(), self.slides.layer())
+        try:
+            layer = self.slides.layer()
+            regions = outlines_of(self.layer(), layer)
+            with slide_of(layer) as slide:
+                frame = Frame.of(slide)
+            name = folder_beside(layer) / f"{Path(layer.name).stem}.geojson"
+            path, _ = QFileDialog.getSaveFileName(self, "Regions", str(name), "GeoJSON (*.geojson)")
+            if path:
                 write_regions(Path(path), regions, self.classes.drafts(), frame=frame)
                 self.message.emit(f"Regions written: {path}")
-            except LpdError as error:
-                self.failed.emit(str(error))
+        except LpdError as error:
+            self.failed.emit(str(error))
 
     def _on_load_regions(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Regions", "", f"GeoJSON ({GEOJSON})")
