@@ -150,6 +150,12 @@ def locked(lock: Path, what: Path, error: type[LpdError] = ExportError, wait_s: 
             lock.unlink(missing_ok=True)
 
 
+def holder(lock: Path) -> str:
+    """Describe who holds a lock; "" where it is free, or was left by a process that is gone."""
+    other = _read(lock)
+    return "" if other is None or _is_left(other, lock) else str(other)
+
+
 def beside(path: Path) -> Path:
     """Return the lock file of a file, or of a folder that is replaced as a whole."""
     return path.with_name(f".{path.name}.lock")

@@ -9,6 +9,7 @@ import pytest
 
 from napari_lpd import samples
 from napari_lpd.core.classes import CLASSES
+from napari_lpd.core.locks import inside, locked
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
@@ -87,6 +88,24 @@ def test_what_a_stopped_training_has_learned_can_be_used_at_once(make_widget, tm
     )
     assert not widget.predict.isHidden()
     assert run / "model.safetensors" in recent_models.paths()
+
+
+def test_a_run_that_goes_on_in_another_process_is_not_offered_and_cannot_be_resumed(
+    make_widget, tmp_path, shown_errors
+):
+    run = tmp_path / "models" / "tiny-001"
+    run.mkdir(parents=True)
+    (run / STATE_NAME).write_bytes(b"x" * 50)
+    (run / ARGUMENTS).write_text("[]")
+    widget = make_widget()
+    assert widget.resume.text() == "Resume tiny-001"
+    with locked(inside(run), run):
+        widget.resume.click()  # it was offered before the other process began
+        assert "no stopped training" in shown_errors[0]
+        again = make_widget()
+        assert again.resume.isHidden()
+    again.out.textChanged.emit("")
+    assert not again.resume.isHidden()
 
 
 def test_a_run_whose_files_are_damaged_is_said_in_one_line(make_widget, tmp_path, shown_errors):

@@ -11,6 +11,7 @@ from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.files import write_text
 from napari_lpd.core.reading import read_header, read_json
+from napari_lpd.core.locks import holder, inside
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -133,7 +134,11 @@ def counterpart_arguments(run: Path) -> list[str]:
         DataError: the run was not trained in napari, its files are gone, or the place cannot be written.
     """
     check_has_counterpart(run)
-    stopped = next((counterpart for counterpart in _counterparts(run) if (counterpart / STATE_NAME).exists()), None)
+    begun = [counterpart for counterpart in _counterparts(run) if (counterpart / STATE_NAME).exists()]
+    running = next((counterpart for counterpart in begun if holder(inside(counterpart))), None)
+    if running is not None:
+        raise DataError(f"{running}: the counterpart is being trained ({holder(inside(running))}): wait for it")
+    stopped = next(iter(begun), None)
     return read_arguments(stopped) if stopped else counterpart_of(run)
 
 
@@ -144,8 +149,9 @@ def _counterparts(run: Path) -> list[Path]:
 
 
 def unfinished_run(parent: Path) -> Path | None:
-    """Find the run in `parent` that was stopped last, if any."""
+    """Find the run in `parent` that was stopped last, if any; runs that are going on, in any process, do not count."""
     runs = [path.parent for path in parent.glob(f"*/{STATE_NAME}") if (path.parent / ARGUMENTS).exists()]
+    runs = [run for run in runs if not holder(inside(run))]
     return max(runs, key=lambda run: (run / STATE_NAME).stat().st_mtime, default=None)
 
 
