@@ -13,8 +13,6 @@ from napari_lpd.gui.common.class_keys import OVERLAY, text_color
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, tissues_of
 from napari_lpd.gui.layers.results import show_prediction
 from napari_lpd.gui.layers.slides import kind
-from napari_lpd.gui.predict.widget import PredictWidget
-from napari_lpd.gui.train.widget import TrainWidget
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
 PLACES = [((20, 20), (90, 90)), ((20, 120), (90, 190)), ((20, 220), (90, 290)), ((150, 20), (220, 90))]
@@ -168,8 +166,8 @@ def test_the_text_on_a_class_colour_can_be_read(color):
     assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_train_gives_the_keys_back_after_a_correction(viewer, tiny_layer, classes, make_prediction, use_widget):
-    train, predict = use_widget(TrainWidget), use_widget(PredictWidget)
+def test_train_gives_the_keys_back_after_a_correction(viewer, tiny_layer, classes, make_prediction):
+    train, predict = (viewer.window.add_plugin_dock_widget("napari-lpd", name)[1] for name in ("Train", "Predict"))
     train.data.classes.set_classes(classes)
     layer = new_regions_layer(viewer, tiny_layer)
     add_regions(layer, [], classes)

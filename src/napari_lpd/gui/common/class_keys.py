@@ -44,7 +44,8 @@ class ClassKeys:
 
     @classmethod
     def of(cls, viewer: napari.Viewer) -> ClassKeys:
-        """Return the keys of a viewer."""
+        """Return the keys of a viewer, for which napari hands a proxy to each of our widgets."""
+        viewer = getattr(viewer, "__wrapped__", viewer)
         return _all.get(id(viewer)) or _all.setdefault(id(viewer), cls(viewer))
 
     def take(self, tool: Tool) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.files import write_text
-from napari_lpd.core.reading import read_header, read_json
 from napari_lpd.core.locks import holder, inside
+from napari_lpd.core.reading import read_header, read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
