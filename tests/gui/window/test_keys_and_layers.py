@@ -180,3 +180,20 @@ def test_train_gives_the_keys_back_after_a_correction(viewer, tiny_layer, classe
     assert overlay.text == "Paint: dark"
     predict.panel.correct.drop()
     assert overlay.text == "Draw: pink"
+
+
+def test_a_layer_of_regions_is_emptied_and_not_removed(window):
+    viewer, train, user = window
+    click(button(train, "Draw regions"))
+    user.polygon(*PLACES[0])
+    [layer] = [layer for layer in viewer.layers if kind(layer) == "regions"]
+    click(viewer.window._qt_viewer.layerButtons.deleteButton)
+    user.key(Qt.Key.Key_Delete, CONTROL)
+    assert layer in viewer.layers
+    assert len(layer.data) == 1
+    user.key(Qt.Key.Key_Delete)  # the region drawn last, which is selected
+    assert len(layer.data) == 0
+    click(button(train, "Draw regions"))
+    user.polygon(*PLACES[1])
+    assert [each for each in viewer.layers if kind(each) == "regions"] == [layer]
+    assert tissues_of(layer) == [("dark",)]
