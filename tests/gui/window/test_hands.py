@@ -244,3 +244,27 @@ def test_saving_regions_asks_for_a_name_only_when_there_are_regions(
     click(button(train, "Add class"))  # a new class says the same as those without regions
     texts = {row.count.text() for row in [*train.data.classes._rows, train.data.classes._none]}
     assert texts == {"no regions"}
+
+
+def test_naparis_slider_of_prototypes_is_there_only_while_it_moves_something(shown_viewer, tiny_tiff, make_prediction):
+    viewer = shown_viewer
+    sliders = viewer.window._qt_viewer.dims
+    _, predict = viewer.window.add_plugin_dock_widget("napari-lpd", "Predict")
+    predict.slides.open(tiny_tiff)
+    show_prediction(viewer, make_prediction(), predict.slides.layer())
+    QApplication.processEvents()
+    heatmap = next(layer for layer in viewer.layers if layer.ndim == 3)
+    assert not sliders.isVisible()  # the mask alone
+    heatmap.visible = True
+    assert sliders.isVisible()
+    dock, explore = viewer.window.add_plugin_dock_widget("napari-lpd", "Explore prototypes")
+    explore.show_heatmap(0, 1)
+    assert heatmap.visible
+    assert not sliders.isVisible()  # Explore has its own, which counts from 1
+    assert explore.which.text() == "Prototype 2 of 2"
+    click(dock.title.close_button)
+    heatmap.visible = False
+    heatmap.visible = True
+    assert sliders.isVisible()
+    viewer.layers.remove(heatmap)
+    assert not sliders.isVisible()

@@ -15,6 +15,7 @@ from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.explore.compare_panel import ComparePanel
 from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.explore.side_by_side_panel import BothModels
+from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.slides import kind
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class ExploreWidget(DockWidget):
         self.pair = ModelPair()
         self.both = BothModels(viewer, self.slides.layer, self.pair)
         self.compare = ComparePanel(viewer, self.slides.layer, self.pair)
+        self._napari_slider = PrototypeSlider(viewer, self, has_own=True)
         self._lay_out()
         self._connect()
         self._fill()
@@ -96,6 +98,7 @@ class ExploreWidget(DockWidget):
         self.both.changed.connect(self._on_both)
         self.both.picked.connect(self.show_heatmap)
         self.both.asked_for_all.connect(lambda: self.both.show_all(max(0, self.tissue.currentIndex() - 1)))
+        self.undocked.connect(self._napari_slider.leave)
         self._viewer.layers.events.inserted.connect(self._fill)
         self._viewer.layers.events.removed.connect(self._fill)
         self._viewer.dims.events.current_step.connect(self._on_dims)
@@ -178,6 +181,7 @@ class ExploreWidget(DockWidget):
 
     def _on_look(self) -> None:
         """Show only the heatmaps of the chosen class, with the opacity and colours of the controls."""
+        self._napari_slider.update()
         chosen, side = self._chosen(), self.both.side
         labels = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
         for layer in side.heatmaps() if side.is_open else self._heatmaps():

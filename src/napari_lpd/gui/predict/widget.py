@@ -23,6 +23,7 @@ from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
 from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
+from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
 from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, folder_beside, home_of, kind, slide_id, slide_of
@@ -76,6 +77,7 @@ class PredictWidget(DockWidget):
         self.job = JobBar("Predict", question=CLOSING)
         self.previewer = JobRunner(self)
         self.panel = ResultPanel(viewer, self.slides.layer)
+        self._slider = PrototypeSlider(viewer, self)
 
         self._lay_out()
         self._connect()
@@ -112,6 +114,7 @@ class PredictWidget(DockWidget):
 
     def _connect(self) -> None:
         self.undocked.connect(self.panel.correct.put_down)
+        self.undocked.connect(self._slider.leave)
         self.slides.changed.connect(self._on_slide)
         self.panel.message.connect(self.job.say)
         self.panel.failed.connect(self._on_panel_failed)
