@@ -56,12 +56,14 @@ def state(field):
 
 
 def turn(field, notches):
-    centre = QPointF(field.rect().center())
-    wheel = QWheelEvent(
-        centre, QPointF(field.mapToGlobal(field.rect().center())), QPoint(), QPoint(0, 120 * notches),
-        Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
-    )  # fmt: skip
-    QApplication.sendEvent(field, wheel)
+    """Turn the wheel over a field; who ignores it leaves it to the parent, as Qt does with events of a real mouse."""
+    place, under = field.mapToGlobal(field.rect().center()), field
+    while under is not None:
+        at, turned = QPointF(under.mapFromGlobal(place)), QPoint(0, 120 * notches)
+        none = Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False
+        wheel = QWheelEvent(at, QPointF(place), QPoint(), turned, *none)
+        QApplication.sendEvent(under, wheel)
+        under = None if wheel.isAccepted() or under.isWindow() else under.parentWidget()
 
 
 def test_the_wheel_scrolls_the_column_and_changes_nothing_that_has_no_focus(docked):
@@ -181,7 +183,7 @@ def test_a_name_that_is_cut_is_in_its_tooltip_and_begins_at_its_start(docked, ti
     box.show()
     assert LONG in tooltip_of(box)
     box.setFixedWidth(900)
-    assert tooltip_of(box) == ""
+    assert not box._is_cut()
     predict.slides.open(tiny_tiff)
     show_prediction(viewer, make_prediction(), predict.slides.layer())
     predict.panel.refresh()
@@ -193,7 +195,7 @@ def test_a_name_that_is_cut_is_in_its_tooltip_and_begins_at_its_start(docked, ti
         assert "napari-lpd" not in "".join(titles)
 
 
-def test_a_folded_text_is_shown_whole_and_leaves_no_gap(docked):
+def test_a_folded_text_is_shown_whole_and_leaves_no_gap(docked, qtbot):
     _, docks = docked
     docks[1][0].raise_()
     predict = docks[1][1]
@@ -201,9 +203,9 @@ def test_a_folded_text_is_shown_whole_and_leaves_no_gap(docked):
     closed = fold.height()
     assert closed <= fold.button.height() + 4
     click(fold.button)
-    assert details.height() >= details.heightForWidth(details.width())
+    qtbot.waitUntil(lambda: details.height() >= details.heightForWidth(details.width()) > 50)
     click(fold.button)
-    assert fold.height() == closed
+    qtbot.waitUntil(lambda: fold.height() == closed)
 
 
 def test_the_export_dialog_offers_what_fits_beside_the_slide(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Shapes
 from napari.utils.notifications import show_info
 
 from napari_lpd.core.errors import DataError, SlideError
@@ -47,7 +47,13 @@ def slide_layers(viewer: napari.Viewer) -> list[Image]:
 
 
 def hold_in_place(layer: Layer) -> None:
-    """Leave napari's transform tool of a layer without effect: a drag would move it off what belongs to it."""
+    """Leave napari's transform tool of a layer without effect: a drag would move it off what belongs to it.
+
+    A Shapes layer is locked, too, so that it is emptied and not removed by a click: napari 0.9 with OpenGL in software
+    ends in a segmentation fault when one is removed and another is added.
+    """
+    if isinstance(layer, Shapes):
+        layer.locked = True
     layer.events.mode.disconnect(_refuse_transform)
     layer.events.mode.connect(_refuse_transform)
     if layer.mode == "transform":
