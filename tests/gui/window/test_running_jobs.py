@@ -115,6 +115,19 @@ def test_a_double_click_starts_and_does_not_stop(qtbot):
     assert not bar.stop_button.isEnabled()
 
 
+def test_no_time_is_said_before_it_is_known_nor_when_nothing_is_left(qtbot):
+    bar = JobBar("Go")
+    qtbot.addWidget(bar)
+    for done in (0, 1, 2):
+        bar.runner.progressed.emit(Progress(done, 480, "training"))
+        assert bar.status.text() == f"training · {done} of 480"
+    bar.runner.progressed.emit(Progress(240, 480, "training"))
+    assert bar.status.text().endswith(" left")
+    for _ in range(2):
+        bar.runner.progressed.emit(Progress(480, 480, "training"))
+        assert bar.status.text() == "training · 480 of 480"
+
+
 def box(y, x, size, *tissues):
     return Region(np.array([[y, x], [y, x + size], [y + size, x + size], [y + size, x]], float), tissues)
 
