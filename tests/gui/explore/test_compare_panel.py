@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def test_the_counterpart_of_a_model_from_elsewhere_cannot_be_trained_here(use_wi
     explore.pair.choose(make_model("one"), make_model("two"))
     button = explore.pair.job.button
     assert not button.isEnabled()
-    assert "one: its model was not trained in this window's Train" in button.toolTip()
+    assert "one: its model was not trained in this window's Train" in html.unescape(button.toolTip())
     assert "choose it as second model" in button.toolTip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 
 import numpy as np
@@ -153,4 +154,4 @@ def test_a_class_that_is_never_alone_is_said_before_it_cannot_be_clustered(tiny_
 def test_a_counterpart_that_cannot_be_trained_is_not_offered(use_widget, viewer):
     pair = use_widget(ExploreWidget).pair
     assert not button(pair, "Train the counterpart of the first").isEnabled()  # of the sample model
-    assert "was not trained in this window's Train" in pair.job.button.toolTip()
+    assert "was not trained in this window's Train" in html.unescape(pair.job.button.toolTip())
