@@ -10,8 +10,8 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QPushButton
 
-from napari_lpd.gui.common.class_keys import OVERLAY
 from napari_lpd.gui.demo import take_picture
+from napari_lpd.gui.layers.class_keys import OVERLAY
 
 PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")
 LEFT = Qt.MouseButton.LeftButton

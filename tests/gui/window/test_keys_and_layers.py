@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_lpd.gui.common.class_keys import OVERLAY, text_color
+from napari_lpd.gui.layers.class_keys import OVERLAY, text_color
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, tissues_of
 from napari_lpd.gui.layers.results import show_prediction
 from napari_lpd.gui.layers.slides import kind

@@ -15,7 +15,7 @@ from napari_lpd.core.files import KEY
 from napari_lpd.data.geojson import read_features
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import classes_of, regions_in
-from napari_lpd.gui.common.class_keys import ClassKeys
+from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
 from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_path, visible_box_um

@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushBu
 
 from napari_lpd.core.classes import COLORS, TissueClass, check_classes
 from napari_lpd.data.regions import NONE
-from napari_lpd.gui.common.class_keys import text_color
 from napari_lpd.gui.common.layout import SWATCH, swatch, tip
+from napari_lpd.gui.layers.class_keys import text_color
 from napari_lpd.gui.layers.regions import NO_TISSUE
 
 if TYPE_CHECKING:

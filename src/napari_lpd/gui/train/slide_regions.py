@@ -14,10 +14,10 @@ from napari_lpd.core.files import KEY
 from napari_lpd.data.geojson import GEOJSON, Frame, read_features
 from napari_lpd.data.project import AnnotatedSlide, regions_beside
 from napari_lpd.data.regions import NONE, Region, classes_of, regions_in, write_regions
-from napari_lpd.gui.common.class_keys import ClassKeys
 from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import buttons
 from napari_lpd.gui.common.slide_picker import SlidePicker
+from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import (
     add_regions,
     area_mm2,
