@@ -5,6 +5,7 @@ It is there as soon as a layer with prototypes is, also while that is hidden, an
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QWidget
@@ -12,6 +13,8 @@ from qtpy.QtWidgets import QWidget
 from napari_lpd.gui.layers.slides import kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import napari
     from napari.layers import Layer
     from napari.utils.events import Event
@@ -31,7 +34,7 @@ class PrototypeSlider:
 
     def __init__(self, viewer: napari.Viewer, widget: QWidget, has_own: bool = False) -> None:
         self._viewer, self._widget, self._has_own = viewer, widget, has_own
-        self._window: QWidget | None = None
+        self._window: Callable[[], QWidget | None] = lambda: None  # not kept alive, as it holds the viewer
         self._left = False
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self.update)
@@ -43,7 +46,8 @@ class PrototypeSlider:
         if self._left:
             return
         top = self._widget.window()
-        self._window = window = top.parentWidget() or top  # a floating dock is a window of its own
+        window = top.parentWidget() or top  # a floating dock is a window of its own
+        self._window = weakref.ref(window)
         if self._has_own:
             window.setProperty(OWN, True)
         own = bool(window.property(OWN))
@@ -52,10 +56,11 @@ class PrototypeSlider:
     def leave(self) -> None:
         """Show the slider again, as napari does."""
         self._left = True
-        if self._window is not None:
+        window = self._window()
+        if window is not None:
             if self._has_own:
-                self._window.setProperty(OWN, False)
-            _show(self._window, True)
+                window.setProperty(OWN, False)
+            _show(window, True)
 
     @staticmethod
     def _moves(layer: Layer, has_own: bool) -> bool:
