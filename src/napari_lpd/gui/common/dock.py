@@ -32,9 +32,17 @@ class DockWidget(QWidget):
                 runner.stop()
             self.undocked.emit()
 
+    def _on_dock(self, visible: bool) -> None:
+        if self.parentWidget() is not None:
+            self.setVisible(visible)
+
     def showEvent(self, event: QShowEvent) -> None:
-        """Shorten the title of the dock, which is that of its tab."""
+        """Shorten the title of the dock, which is that of its tab; behind another tab, hide with the dock.
+
+        Qt leaves what is behind a tab in the order of the tab key.
+        """
         super().showEvent(event)
         dock = self.parentWidget()
-        if isinstance(dock, QDockWidget):
+        if isinstance(dock, QDockWidget) and dock.windowTitle().endswith(PLUGIN):
             dock.setWindowTitle(dock.windowTitle().removesuffix(PLUGIN))
+            dock.visibilityChanged.connect(self._on_dock)
