@@ -14,6 +14,7 @@ from napari_lpd import samples
 from napari_lpd.core import jobs
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.contributions import read_slide
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.card import PredictionCard
@@ -51,6 +52,7 @@ def shown_viewer(make_napari_viewer):
     """A viewer in a window of a usual size, on the screen."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1500, 940)
+    keep_triton_out()  # as torch may be imported by a later test of this process
     return viewer
 
 
