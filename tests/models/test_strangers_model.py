@@ -118,7 +118,7 @@ def test_a_card_that_is_no_object_is_refused(tmp_path, text):
 ARGUMENTS = [*Architecture.OURS]
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_an_architecture_cannot_ask_for_weights_files_or_devices(name):
     with pytest.raises(LpdError):
         Architecture.build({"name": "resnet18", "arguments": {name: True}, "mean": [0, 0, 0], "std": [1, 1, 1]})
