@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import shapely
 from qtpy.QtCore import QSettings
+from qtpy.QtWidgets import QMessageBox
 
 from napari_lpd import samples
 from napari_lpd.core import jobs
@@ -31,6 +32,12 @@ def _own_settings(tmp_path, monkeypatch):
         "napari_lpd.gui.common.recent_models._store",
         lambda: QSettings(str(folder / "recent.ini"), QSettings.Format.IniFormat),
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_question_waits(monkeypatch):
+    """Answer questions that a test does not answer itself, as on closing a window with a job, which would wait."""
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Close)
 
 
 @pytest.fixture

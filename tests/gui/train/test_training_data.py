@@ -121,7 +121,7 @@ def test_labelled_tiles_are_asked_for_their_resolution_and_their_slides(
     arguments = json.loads((run / "arguments.json").read_text())
     assert arguments[:5] == ["train", "--data", str(tile_folder), "--source", "^(.)"]
     assert run_classes(arguments) == train.data.tissue_classes()
-    train.job.button.click()
+    train.job.stop_button.click()
     qtbot.waitUntil(lambda: not train.job.runner.running)
 
 
