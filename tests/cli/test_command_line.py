@@ -52,7 +52,7 @@ def test_train_predict_export(training, tiny_tiff, tmp_path, capsys):
     assert prediction.card.shape == (256, 384)
     [row] = result["slides"]
     assert row["mm²"] == prediction.area_mm2()
-    with tifffile.TiffFile(tmp_path / "out" / "tiny.ome.tif") as tiff:
+    with tifffile.TiffFile(tmp_path / "out" / "tiny.mask.ome.tif") as tiff:
         assert tiff.asarray().shape == (256, 384)
 
     target = tmp_path / "again.ome.tif"
@@ -133,7 +133,7 @@ def test_a_slide_with_damaged_places_is_done_but_for_them(shared_slides, tmp_pat
     said = capsys.readouterr()
     assert "unreadable places" in said.err
     assert "unreadable: x " in said.out
-    labels = tifffile.imread(tmp_path / "out" / "bitrot_CMU-1-Small-Region.ome.tif")
+    labels = tifffile.imread(tmp_path / "out" / "bitrot_CMU-1-Small-Region.mask.ome.tif")
     assert 0 < (labels == 255).mean() < 0.5
 
 
@@ -281,15 +281,16 @@ def test_what_is_not_ours_is_not_overwritten_and_that_is_found_first(tiny_tiff, 
     assert "tiny.zarr exists and is not a prediction" in said
     assert "tiles" not in said
     (out / "tiny.zarr").rmdir()
-    (out / "tiny.ome.tif").write_text("mine")
-    assert main(["predict", str(tiny_tiff), "--out", str(out)]) == 2
-    assert "tiny.ome.tif exists and belongs to no prediction" in capsys.readouterr().err
-    assert (out / "tiny.ome.tif").read_text() == "mine"
-    other = tmp_path / "b" / "tiny.tiff"
+    (out / "tiny.mask.ome.tif").write_text("mine")
+    assert main(["predict", str(tiny_tiff), "--out", str(out), "--overwrite"]) == 2
+    assert "tiny.mask.ome.tif exists and is no file of this kind written by napari-lpd" in capsys.readouterr().err
+    assert (out / "tiny.mask.ome.tif").read_text() == "mine"
+    other = tmp_path / "b" / "TINY.tif"
     other.parent.mkdir()
     other.write_bytes(tiny_tiff.read_bytes())
     assert main(["predict", str(tiny_tiff), str(other), "--out", str(tmp_path / "two")]) == 2
-    assert "two slides are called tiny" in capsys.readouterr().err
+    assert f"{tiny_tiff} and {other} would both be written to TINY.zarr" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
 
 
 def test_a_model_of_another_kind_names_the_way(tmp_path, tiny_tiff, capsys):

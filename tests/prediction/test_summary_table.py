@@ -25,7 +25,7 @@ DONE = {
     "unreadable": ["x 20..60, y 1100..1120", "x 0..8, y 0..4"],
     "warnings": ["pale", "few tiles, and dark"],
     "prediction": "a.zarr",
-    "mask": "a.ome.tif",
+    "mask": "a.mask.ome.tif",
     "seconds": 7.5,
 }
 SOUND = {**DONE, "slide": "b.svs", "mm²": {"pink": 0.5, "blue": 3.0}, "unreadable": [], "warnings": []}
@@ -93,5 +93,5 @@ def test_a_row_has_what_was_predicted(tiny_tiff, classes, tmp_path, monkeypatch)
     assert row["tissue mm²"] == pytest.approx((320 * 160 - 10 * 20) * 0.25e-6)
     assert (row["µm per pixel"], row["resolution from"]) == (0.25, "given")
     assert row["unreadable"] == ["x 40..80, y 600..620"]
-    assert (row["prediction"], row["mask"]) == (str(tmp_path / "tiny.zarr"), str(tmp_path / "tiny.ome.tif"))
+    assert (row["prediction"], row["mask"]) == (str(tmp_path / "tiny.zarr"), str(tmp_path / "tiny.mask.ome.tif"))
     assert task.mask.exists()

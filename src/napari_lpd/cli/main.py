@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo_options(add("demo", demo, "Predict the sample slide and show mask and prototypes in napari."))
     train_options(add("train", train, "Train a model from regions on a slide, or from a folder of labelled tiles."))
-    predict_options(add("predict", predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.ome.tif for each."))
+    predict_options(add("predict", predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.mask.ome.tif for each."))
     evaluate_options(add("evaluate", evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
     compare_options(add("compare", compare, "Compare the prototypes of models; write a report."))
     import_options(add("import", import_official, "Convert a checkpoint (.pth) of the published LPD or PBIP code."))

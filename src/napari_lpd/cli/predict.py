@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from napari_lpd import samples
 from napari_lpd.cli.common import add_origin_option, add_override_option, add_settings_options, expanded
 from napari_lpd.core.errors import DataError, LpdError
-from napari_lpd.core.files import check_writable
+from napari_lpd.core.files import check_writable, refuse_overwrite
 from napari_lpd.core.jobs import WARNING
+from napari_lpd.core.outputs import check_distinct, check_outputs
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 
@@ -35,7 +36,9 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
     predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
     add_origin_option(predict)
-    predict.add_argument("--replace", action="store_true", help="replace predictions with other settings in DIR")
+    predict.add_argument(
+        "--overwrite", "--replace", dest="replace", action="store_true", help="replace other predictions in DIR"
+    )
     predict.add_argument(
         "--scheduler", metavar="ADDRESS", help="send slides to this dask cluster (tcp://…; extra 'cluster')"
     )
@@ -47,19 +50,17 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     options.slides = expanded(options.slides)
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
-    from napari_lpd.prediction.batch import SlideTask, attempt, count_states, summary_line, write_summary
+    from napari_lpd.prediction.batch import SUMMARY, SlideTask, attempt, count_states, summary_line, write_summary
     from napari_lpd.prediction.cluster import on_cluster
 
     read_card(options.model)
-    stems = [path.stem for path in options.slides]
-    if repeated := next((stem for stem in stems if stems.count(stem) > 1), ""):
-        raise DataError(f"two slides are called {repeated}: predict them into two folders")
-    if len(stems) > 1 and (options.regions or options.tissue):
+    if len(options.slides) > 1 and (options.regions or options.tissue):
         raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
-    check_writable(options.out)
+    slides = tuple(dict.fromkeys(path.absolute() for path in options.slides))
+    settings_file = (options.settings.absolute(),) if options.settings else ()
     tasks = [
         SlideTask(
-            path.absolute(),
+            path,
             options.model.absolute(),
             options.out.absolute(),
             settings,
@@ -71,11 +72,17 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             options.override_mpp,
             options.image,
             options.origin,
+            (*slides, *settings_file),
         )
-        for path in options.slides
+        for path in slides
     ]
-    tries = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
+    check_distinct({task.slide: (task.folder, task.mask) for task in tasks})
     rows, table = [], options.out / "summary.csv"
+    if len(tasks) > 1:
+        check_outputs([table], (*slides, *settings_file, options.model))
+        refuse_overwrite(table, True, SUMMARY)
+    check_writable(options.out)
+    tries = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
     for row in tries:
         rows.append(row)
         if len(tasks) == 1 and "error" in row:

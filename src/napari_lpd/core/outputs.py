@@ -15,41 +15,47 @@ if TYPE_CHECKING:
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, where the file system does not say
 
 
-def check_outputs(outputs: Mapping[str, Iterable[Path]], inputs: Iterable[Path | None]) -> None:
-    """Refuse outputs that would replace an input, that meet each other, or whose names cannot be written.
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Refuse outputs that would replace an input, or whose names cannot be written.
 
     Two paths are the same where they lead to one file through links, or differ only in upper and lower case, which many
     file systems do not tell apart, or in how accents are composed.
 
     Args:
-        outputs: Files and folders that will be written, by the name of what they are made of.
+        outputs: Files and folders that will be written.
         inputs: Files and folders that are read: slides, regions, models, settings, results.
 
     Raises:
         ExportError: one line that names the output, the input and the remedy.
     """
     read = [path for path in inputs if path is not None]
-    for path in read:
-        _check_text(path)
     keys = {path: _key(path) for path in read}
-    taken: dict[str, str] = {}
+    for path in outputs:
+        check_name(path)
+        for other, its in keys.items():
+            _check_apart(path, _key(path), other, its)
+
+
+def check_distinct(outputs: Mapping[Path, Iterable[Path]]) -> None:
+    """Refuse outputs of several inputs, by input, of which two would be one; what is one is as in `check_outputs`.
+
+    Raises:
+        ExportError: one line that names both inputs and the output.
+    """
+    taken: dict[str, Path] = {}
     for origin, paths in outputs.items():
         for path in paths:
-            check_name(path)
-            key = _key(path)
-            if key in taken:
+            other = taken.setdefault(_key(path), origin)
+            if other != origin:
                 raise ExportError(
-                    f"{taken[key]} and {origin} would both be written to {path.name} (upper and lower case count as"
-                    " one): give them two folders"
+                    f"{other} and {origin} would both be written to {path.name} (upper and lower case count as one):"
+                    " give them two folders"
                 )
-            taken[key] = origin
-            for other, its in keys.items():
-                _check_apart(path, key, other, its)
 
 
 def check_name(path: Path) -> None:
     """Raise ExportError if a path is not UTF-8, or is longer than its file system takes."""
-    _check_text(path)
+    check_text(path)
     parent = next(folder for folder in (path.absolute().parent, *path.absolute().parents) if folder.is_dir())
     for text, limit, what in (
         (path.name, _limit(parent, "PC_NAME_MAX", LONGEST_NAME), "name"),
@@ -62,7 +68,8 @@ def check_name(path: Path) -> None:
             )
 
 
-def _check_text(path: Path) -> None:
+def check_text(path: Path) -> None:
+    """Raise ExportError if a name that goes into results is not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

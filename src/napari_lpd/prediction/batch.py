@@ -6,9 +6,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.errors import DataError, LpdError, described, one_line
+from napari_lpd.core.errors import DataError, ExportError, LpdError, described, one_line
+from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress, about, run
-from napari_lpd.core.text import write_table
+from napari_lpd.core.locks import beside, locked
+from napari_lpd.core.outputs import check_outputs
+from napari_lpd.core.text import read_table, write_table
+from napari_lpd.results.export.ome_tiff import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 Row = dict[str, Any]
+PATIENCE_S = 10  # for another run to write its line into the table of slides
+FIRST = ("slide", "state")  # columns of that table, before the areas
+LAST = ("tissue mm²", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
+SUMMARY = ",".join(FIRST)
 OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
 
 
@@ -29,7 +37,7 @@ class SlideTask(NamedTuple):
     Attributes:
         slide: The file.
         model: Model file.
-        out: Folder for ``STEM.zarr`` and ``STEM.ome.tif``.
+        out: Folder for ``STEM.zarr`` and ``STEM.mask.ome.tif``; STEM is the slide's name without its last ending.
         settings: How.
         mpp: The slide's µm per pixel, if its file gives none.
         icc: Convert colours by the slide's ICC profile.
@@ -39,6 +47,7 @@ class SlideTask(NamedTuple):
         override_mpp: The slide's µm per pixel, in place of what its file says.
         image: Number of an image in the file, from 1; None: the biggest.
         origin: Where coordinates in GeoJSON begin, see `geojson.Frame.of`.
+        others: What else is read in the same run, as other slides, and must not be replaced.
     """
 
     slide: Path
@@ -53,6 +62,7 @@ class SlideTask(NamedTuple):
     override_mpp: float | None = None
     image: int | None = None
     origin: str = "bounds"
+    others: tuple[Path, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -61,8 +71,23 @@ class SlideTask(NamedTuple):
 
     @property
     def mask(self) -> Path:
-        """Where the mask for other programs goes."""
-        return self.out / f"{self.slide.stem.removesuffix('.ome')}.ome.tif"
+        """Where the mask for other programs goes: a name that no slide has by itself."""
+        return self.out / f"{self.slide.stem}.mask.ome.tif"
+
+    def check(self) -> None:
+        """Refuse the task, before its work, if its results would replace what is read or what is not ours.
+
+        Raises:
+            ExportError: they would, or their names cannot be written.
+        """
+        read = (self.slide, self.model, self.regions, self.tissue, *self.others)
+        check_outputs([self.folder, beside(self.folder), self.mask], read)
+        refuse_overwrite(self.mask, True, MASK)
+        if self.mask.exists() and not self.folder.exists() and not self.replace:
+            raise ExportError(
+                f"{self.mask} exists and belongs to no prediction here: choose another folder, or allow to replace it"
+                " (--overwrite)"
+            )
 
 
 def predict_file(task: SlideTask) -> Job[Row]:
@@ -77,9 +102,8 @@ def predict_file(task: SlideTask) -> Job[Row]:
     from napari_lpd.slides.tissue import mask_of_polygons
 
     began = time.monotonic()
+    task.check()
     model = load_cached(task.model, task.settings.device)
-    if task.mask.exists() and not task.folder.exists():
-        raise DataError(f"{task.mask} exists and belongs to no prediction here: choose another folder")
     with open_slide(task.slide, task.mpp, task.icc, task.override_mpp, task.image) as slide:
         scope = polygons_um(task.regions, slide, task.origin) if task.regions else []
         tissue = mask_of_polygons(polygons_um(task.tissue, slide, task.origin), slide) if task.tissue else None
@@ -143,21 +167,29 @@ def count_states(rows: Sequence[Row]) -> str:
 
 
 def write_summary(rows: Sequence[Row], path: Path) -> Path:
-    """Write a table of slides (CSV): state, areas per class in mm², places, warnings, seconds.
+    """Add slides to a table (CSV): state, areas per class in mm², places, warnings, seconds.
+
+    Slides that are in the table already get their new line; all other lines stay, and so do columns of the user's own.
 
     Raises:
-        ExportError: the file cannot be written.
+        ExportError: the file cannot be read or written, or is another table.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row.get("mm²", {})))
-    columns = ["slide", "state", *(f"{name} mm²" for name in names), "tissue mm²"]
-    columns += ["µm per pixel", "resolution from", "unreadable", "warnings", "seconds"]
-    lines = []
-    for row in rows:
-        values: Row = {"slide": row["slide"], "state": row.get("error") or row["state"]}
-        values |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-        if "tissue mm²" in row:
-            values |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "µm per pixel": f"{row['µm per pixel']:.6g}"}
-            values |= {name: row[name] for name in ("resolution from", "seconds")}
-        values |= {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}
-        lines.append([values.get(name) for name in columns])
-    return write_table(path, [columns, *lines])
+    with locked(beside(path), path, wait_s=PATIENCE_S):
+        refuse_overwrite(path, True, SUMMARY)
+        columns, kept = read_table(path, ExportError) if path.exists() else ([], [])
+        lines = {line.cells["slide"]: line.cells for line in kept}
+        lines |= {row["slide"]: _cells(row) for row in rows}
+        found = list(dict.fromkeys([*columns, *(name for cells in lines.values() for name in cells)]))
+        areas = [name for name in found if name.endswith(" mm²") and name not in FIRST + LAST]
+        own = [name for name in found if name not in (*FIRST, *areas, *LAST)]
+        columns = [*FIRST, *areas, *LAST, *own]
+        return write_table(path, [columns, *([cells.get(name) for name in columns] for cells in lines.values())])
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {"slide": row["slide"], "state": row.get("error") or row["state"]}
+    cells |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
+    if "tissue mm²" in row:
+        cells |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "µm per pixel": f"{row['µm per pixel']:.6g}"}
+        cells |= {name: row[name] for name in ("resolution from", "seconds")}
+    return cells | {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor
 from napari_lpd.core.errors import ChangedSlideError, ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
+from napari_lpd.core.locks import beside, locked
+from napari_lpd.core.outputs import check_outputs, check_text
 from napari_lpd.data.geojson import Frame
 from napari_lpd.models.cam import class_maps
 from napari_lpd.models.card import target_stain
@@ -36,7 +39,6 @@ from napari_lpd.slides.tissue import TissueMask, find_tissue, full_mask
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -89,9 +91,12 @@ def predict_slide(
     Raises:
         SlideError: no resolution, or the slide's file is changed while it is predicted.
         SettingsError: a polygon is empty or lies outside the slide.
-        ExportError: the place cannot be written, or holds something else.
+        ExportError: the place cannot be written, holds something else, or another process is writing there.
         ModelError: a GPU's memory does not suffice; what is done is kept.
     """
+    check_outputs([folder, beside(folder)], [slide.path])
+    for name in (slide.name, model.name):
+        check_text(Path(name))
     torch.set_num_threads(settings.threads or TORCH_THREADS)
     card = prediction_card(slide, model, settings, scope, tissue)
     yield Progress(0, 0, "looking for tissue")
@@ -100,29 +105,35 @@ def predict_slide(
         found = tissue or (find_tissue(slide) if settings.tissue_only else full_mask(slide))
         return found, levels_of_maps(slide, model, card, found)
 
-    prediction = start_prediction(folder, card, prepare, replace)
-    yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
-    yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
-    if not prediction.finished:
-        run = SlidePredictor(slide, model, prediction)
-        with keep_freed_memory():
-            try:
-                yield from run.steps()
-                slide.check_unchanged(thorough=True)
-            except ChangedSlideError as error:
-                prediction.forget(run.written)
-                raise ChangedSlideError(
-                    f"{error}: what this run made of it is dropped; predict it again once it no longer changes"
-                ) from error
-            except torch.OutOfMemoryError as error:
-                raise ModelError(
-                    f"{model.device}: not enough memory; what is done is kept: continue with"
-                    f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
-                ) from error
-        prediction.finish()
-        if (line := _why_empty(prediction)) and prediction.warn(line):
-            yield Progress(0, 0, WARNING + line)
+    with locked(beside(folder), folder):
+        prediction = start_prediction(folder, card, prepare, replace)
+        yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
+        yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
+        if not prediction.finished:
+            yield from _completed(slide, model, prediction)
     return prediction
+
+
+def _completed(slide: Slide, model: LoadedModel, prediction: Prediction) -> Iterator[Progress]:
+    """Predict all that is left and finish the prediction."""
+    run = SlidePredictor(slide, model, prediction)
+    with keep_freed_memory():
+        try:
+            yield from run.steps()
+            slide.check_unchanged(thorough=True)
+        except ChangedSlideError as error:
+            prediction.forget(run.written)
+            raise ChangedSlideError(
+                f"{error}: what this run made of it is dropped; predict it again once it no longer changes"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{model.device}: not enough memory; what is done is kept: continue with"
+                f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
+            ) from error
+    prediction.finish()
+    if (line := _why_empty(prediction)) and prediction.warn(line):
+        yield Progress(0, 0, WARNING + line)
 
 
 def _why_empty(prediction: Prediction) -> str:

@@ -9,8 +9,13 @@ import tifffile
 import zarr
 
 from napari_lpd.core.classes import TissueClass
+<<<<<<< HEAD
 from napari_lpd.core.errors import DataError, ExportError, SettingsError, SlideError
 from napari_lpd.core.files import atomic_write
+=======
+from napari_lpd.core.errors import DataError, ExportError, SettingsError
+from napari_lpd.core.files import atomic_write, mark_of
+>>>>>>> 3d87e0a (Predict: inputs are never replaced, one run per result, a table of slides is added to)
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.slides.tiff.directories import read_directories
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".ome.tif", ".ome.tiff")
 NAMESPACE = "napari-lpd.org/classes"
+MASK, PROTOTYPES = mark_of("labels"), mark_of("prototypes")  # what our files have as the name of their software
 TILE = 256
 ROWS = 1024  # read at a time
 MIN_LEVEL = 512
@@ -69,7 +75,7 @@ def write_ome_tiff(prediction: Prediction, path: Path, overwrite: bool = False) 
     ]
     place = Place((card.mpp, card.mpp), (y0 * card.mpp, x0 * card.mpp))
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
-    return _write_pyramid(levels, path, place, _annotation(classes), overwrite)
+    return _write_pyramid(levels, path, place, _annotation(classes), overwrite, MASK)
 
 
 def write_label_tiff(
@@ -89,7 +95,7 @@ def write_label_tiff(
         overwrite: Replace an existing file.
     """
     levels = [[_Plane(level, (0, 0), (level.shape[0], level.shape[1]))] for level in halvings(labels)]
-    return _write_pyramid(levels, path, place, _annotation(classes), overwrite)
+    return _write_pyramid(levels, path, place, _annotation(classes), overwrite, MASK)
 
 
 def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = False) -> Path:
@@ -123,7 +129,7 @@ def write_prototype_tiff(prediction: Prediction, path: Path, overwrite: bool = F
             "value": "cosine = (value - 1) / 127 - 1; 0 = not computed",
         },
     }
-    return _write_pyramid(levels, path, Place((mpp, mpp), (y0 * mpp, x0 * mpp)), about, overwrite)
+    return _write_pyramid(levels, path, Place((mpp, mpp), (y0 * mpp, x0 * mpp)), about, overwrite, PROTOTYPES)
 
 
 def is_labelled(path: Path) -> bool:
@@ -213,7 +219,7 @@ class _Plane(NamedTuple):
 
 
 def _write_pyramid(
-    levels: Sequence[Sequence[_Plane]], path: Path, place: Place, about: dict[str, Any], overwrite: bool
+    levels: Sequence[Sequence[_Plane]], path: Path, place: Place, about: dict[str, Any], overwrite: bool, mark: str
 ) -> Path:
     """Write levels of planes atomically."""
     if not path.name.lower().endswith(SUFFIXES):
@@ -235,7 +241,7 @@ def _write_pyramid(
     dtype = np.dtype(levels[0][0].array.dtype)
     size = count * levels[0][0].shape[0] * levels[0][0].shape[1] * dtype.itemsize
     with (
-        atomic_write(path, overwrite) as partial,
+        atomic_write(path, overwrite, mark=mark) as partial,
         tifffile.TiffWriter(partial, ome=True, bigtiff=size > 2**31) as tiff,
     ):
         for i, planes in enumerate(levels):
@@ -251,6 +257,7 @@ def _write_pyramid(
                 photometric="minisblack",
                 compression="zlib",
                 resolutionunit="CENTIMETER",
+                software=mark,
             )
     return path
 
