@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+from killing import in_child, needs_fork
 from made_predictions import predicted
 
 from napari_lpd.core.errors import ExportError
+from napari_lpd.core.locks import partial_beside
 from napari_lpd.results.create import copy_prediction, start_prediction
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.slides.tissue import TissueMask
@@ -36,18 +40,27 @@ def test_files_that_a_killed_prediction_was_writing_are_removed_when_it_goes_on(
     assert not list(stopped.folder.rglob("*.partial"))
 
 
+def killed_while_making(path):
+    """Leave what a process that was killed leaves of a folder that it was making."""
+
+    def work():
+        partial = partial_beside(path)
+        (partial / "foreign").mkdir(parents=True)
+        os._exit(7)
+
+    assert in_child(work) == 7
+
+
+@needs_fork
 def test_a_folder_that_a_killed_process_was_making_is_not_taken_over(stopped):
-    chunk = stopped.folder.with_name(".a.zarr.partial") / "labels" / "tissues" / "0" / "c" / "0" / "7"
-    chunk.parent.mkdir(parents=True)
-    chunk.write_bytes(b"of another run")
+    killed_while_making(stopped.folder)
     assert again(stopped, model_hash="1").finished_blocks() == set()
     assert [path.name for path in stopped.folder.parent.iterdir()] == ["a.zarr"]
 
 
+@needs_fork
 def test_a_copy_has_nothing_of_a_copy_that_was_killed(stopped, tmp_path):
-    left = tmp_path / ".b.zarr.partial" / "foreign"
-    left.parent.mkdir()
-    left.write_bytes(b"of another run")
+    killed_while_making(tmp_path / "b.zarr")
     copy = copy_prediction(stopped, tmp_path / "b.zarr")
     assert not (copy / "foreign").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]

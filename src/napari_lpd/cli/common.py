@@ -212,3 +212,8 @@ def add_source_option(sub: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="slide or patient in a tile's name: the first group (default: the name before + or [)",
     )
+
+
+def add_overwrite_option(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--overwrite``."""
+    sub.add_argument("--overwrite", action="store_true", help=f"replace {what}")

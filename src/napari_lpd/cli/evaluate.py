@@ -7,10 +7,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.cli.common import add_override_option, add_settings_options, add_source_option, expanded
+from napari_lpd.cli.common import (
+    add_override_option,
+    add_overwrite_option,
+    add_settings_options,
+    add_source_option,
+    expanded,
+)
 from napari_lpd.core.errors import SettingsError
-from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
+from napari_lpd.core.outputs import run_folder
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import CompareSettings, EvaluateSettings
 
@@ -32,6 +38,7 @@ def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
         "--choose-on", type=Path, metavar="DIR", help="other images with masks, to tune thresholds and temperature"
     )
     add_description_options(evaluate)
+    add_overwrite_option(evaluate, "an evaluation that is in DIR")
     add_source_option(evaluate)
     add_settings_options(evaluate)
 
@@ -75,6 +82,7 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if the file has none")
     add_override_option(compare)
+    add_overwrite_option(compare, "a comparison that is in REPORT")
     add_source_option(compare)
     add_settings_options(compare)
 
@@ -99,7 +107,7 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     settings = read_settings(EvaluateSettings, options.settings, options.set)
     from napari_lpd.data.images import masked_images
     from napari_lpd.evaluation.described import check_fits, description_of
-    from napari_lpd.evaluation.evaluate import check_unseen
+    from napari_lpd.evaluation.evaluate import MARKS, check_unseen
     from napari_lpd.evaluation.evaluate import evaluate as evaluate_model
     from napari_lpd.models.checkpoint import load_model
 
@@ -115,8 +123,9 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
     notes += unsaid + check_unseen(options.model, [item.image for item in images])
     check_unseen(options.model, [item.image for item in tuning])
-    check_writable(options.out)
-    return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
+    read = (options.model, options.data, options.choose_on, options.settings)
+    with run_folder(options.out, MARKS, read, options.overwrite):
+        return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
 
 
 def compare(options: argparse.Namespace, printer: Printer) -> Result:
@@ -125,15 +134,15 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.comparison.compare import compare as compare_models
     from napari_lpd.comparison.compare import prepare
     from napari_lpd.comparison.report.tables import verdicts_of
-    from napari_lpd.comparison.report.writer import write_comparison
+    from napari_lpd.comparison.report.writer import MARKS, write_comparison
     from napari_lpd.evaluation.evaluate import check_unseen
     from napari_lpd.training.runs.training_tiles import chosen_training_tiles
 
     names, paths = named_models(options.names, options.models)
-    with _images_or_slide(options) as data:
+    read = (*paths, options.data, options.training, options.settings)
+    with run_folder(options.out, MARKS, read, options.overwrite), _images_or_slide(options) as data:
         models, tiles = prepare(paths, data, settings, names, options.source)
         training = chosen_training_tiles(options.training, paths[0], options.source)
-        check_writable(options.out)
         now = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
         notes = [
             f"{model.name}: {path} (SHA-256 {model.hash[:12]}…)." for model, path in zip(models, paths, strict=True)
@@ -144,7 +153,7 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
         for model, path in zip(models, paths, strict=True):
             notes += [f"{model.name}: {note}" for note in (check_unseen(path, files) if files else ())]
         comparison = run(compare_models(models, tiles, settings, training), printer.progress)
-    report = write_comparison(options.out, comparison, notes)
+        report = write_comparison(options.out, comparison, notes)
     return {"report": str(report), "conclusions": verdicts_of(comparison, controls=len(models) == 1)}
 
 

@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.cli.common import add_settings_options, add_source_option
+from napari_lpd.cli.common import add_overwrite_option, add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import check_writable
 from napari_lpd.core.jobs import run
+from napari_lpd.core.outputs import run_folder
 from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
@@ -35,6 +35,7 @@ def stage2_options(stage2: argparse.ArgumentParser) -> None:
         default="lattice",
         help="sharpens the pseudo-masks along the image's edges (default: %(default)s)",
     )
+    add_overwrite_option(stage2, "a model that is in DIR; masks that are there are used")
     add_source_option(stage2)
     add_settings_options(stage2)
 
@@ -62,6 +63,7 @@ def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     reproduce.add_argument(
         "--evaluate-set", action="append", default=[], metavar="NAME=VALUE", help="one setting of the evaluation"
     )
+    add_overwrite_option(reproduce, "a table that is in DIR, and its models: every row is made again")
     add_source_option(reproduce)
     add_settings_options(reproduce)
 
@@ -72,13 +74,14 @@ def import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     parser.add_argument("--classes", type=Path, metavar="JSON", help="names and colours, in the checkpoint's order")
     parser.add_argument("--prototypes", type=Path, metavar="FILE", help="PBIP's prototypes (.pkl, .npz, .safetensors)")
+    add_overwrite_option(parser, "a model that is in DIR")
 
 
 def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     """Write pseudo-masks of labelled tiles and train a supervised segmenter on them."""
     settings = read_settings(TrainSettings, options.settings, options.set)
     from napari_lpd.data.labelled_tiles import labelled_tiles
-    from napari_lpd.models.card import target_stain
+    from napari_lpd.models.card import model_files, target_stain
     from napari_lpd.models.checkpoint import load_model
     from napari_lpd.training.papers.segmenter import fit_segmenter, write_pseudo_masks
 
@@ -86,14 +89,12 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
     tiles = labelled_tiles(options.data, model.card.classes, options.source)
     stain = target_stain(model.card)
     tiles = tiles if stain is None else tiles.with_colours(stain)
-    check_writable(options.out)
-    masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
     settings = settings.model_copy(update={"mpp": model.card.settings.mpp, "tile": model.card.settings.tile})
     command = "napari-lpd " + shlex.join(options.given)
-    return {
-        "masks": str(masks),
-        "model": str(run(fit_segmenter(tiles, masks, settings, options.out, command), printer.progress)),
-    }
+    with run_folder(options.out, model_files(), (options.model, options.data, options.settings), options.overwrite):
+        masks = run(write_pseudo_masks(model, tiles, options.out / "mask", options.refiner), printer.progress)
+        trained = run(fit_segmenter(tiles, masks, settings, options.out, command), printer.progress)
+    return {"masks": str(masks), "model": str(trained)}
 
 
 def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
@@ -102,7 +103,6 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.training.papers.reproduce import reproduce as make_table
 
     out = options.out or Path(f"{options.table}-{options.data.resolve().name}")
-    check_writable(out)
     with_mpp = any(override.startswith("mpp=") for override in options.set) or options.settings
     mpp = None if with_mpp else _mpp_of(options.data)
     protocol = Protocol(
@@ -114,7 +114,9 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
         seeds=options.seeds,
         measured=read_settings(EvaluateSettings, None, options.evaluate_set),
     )
-    return {"table": str(run(make_table(options.table, protocol, out, options.rows), printer.progress))}
+    with run_folder(out, {}, (options.data, options.settings)):
+        table = run(make_table(options.table, protocol, out, options.rows, options.overwrite), printer.progress)
+    return {"table": str(table)}
 
 
 def _mpp_of(data: Path) -> float | None:
@@ -135,11 +137,13 @@ def _classes_of(data: Path, named: str | None) -> tuple[TissueClass, ...]:
 
 def import_official(options: argparse.Namespace, _: Printer) -> Result:
     """Convert a checkpoint of the published code."""
-    from napari_lpd.models.card import read_card
+    from napari_lpd.models.card import model_files, read_card
     from napari_lpd.models.published.checkpoints import import_official as convert
 
     classes = read_classes(options.classes) if options.classes else ()
-    model = convert(options.checkpoint, options.out / MODEL_NAME, classes, options.prototypes)
+    read = (options.checkpoint, options.prototypes, options.classes)
+    with run_folder(options.out, model_files(MODEL_NAME), read, options.overwrite):
+        model = convert(options.checkpoint, options.out / MODEL_NAME, classes, options.prototypes)
     card = read_card(model)
     names = ", ".join(tissue.name for tissue in card.classes)
     return {

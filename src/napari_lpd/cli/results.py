@@ -24,8 +24,9 @@ S = TypeVar("S", bound=Settings)
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """Write areas and ratios of results as one table."""
     from napari_lpd.core.files import refuse_overwrite, told_apart
+    from napari_lpd.core.outputs import check_outputs
     from napari_lpd.core.settings.results import MeasureSettings
-    from napari_lpd.results.measure import WHOLE, Site, field_around, sites_of, write_measures
+    from napari_lpd.results.measure import MARK, WHOLE, Site, field_around, sites_of, write_measures
     from napari_lpd.results.measure import measure as measure_job
     from napari_lpd.results.prediction import Prediction
 
@@ -33,7 +34,8 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
     settings = _with_roles(MeasureSettings, options, "roles")
     if len(options.results) > 1 and (options.regions or options.field):
         raise DataError("--regions and --field belong to one slide: measure such results one by one")
-    refuse_overwrite(options.out, options.overwrite)
+    check_outputs([options.out], [*options.results, options.regions, options.roles, options.settings])
+    refuse_overwrite(options.out, options.overwrite, MARK)
     predictions = [Prediction.open(path) for path in options.results]
     slides = [prediction.card.slide for prediction in predictions]
     names = [
@@ -61,6 +63,7 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
 
 def export(options: argparse.Namespace, printer: Printer) -> Result:
     """Write one result in another format."""
+    from napari_lpd.core.outputs import check_outputs
     from napari_lpd.core.settings.results import ExportSettings
     from napari_lpd.results.export.export import export as write
     from napari_lpd.results.prediction import Prediction
@@ -75,6 +78,7 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
     }
     options.set = [*options.set, *(f"{name}={value}" for name, value in _lower(flags).items())]
     settings = _with_roles(ExportSettings, options, "measure.roles")
+    check_outputs([options.to], [options.prediction, options.slide, options.roles, options.settings])
     prediction = Prediction.open(options.prediction)
     x, y = prediction.card.frame.counted_from(settings.origin).origin
     if (x or y) and options.to.suffix == ".geojson":

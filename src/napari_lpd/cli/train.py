@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_origin_option, add_override_option, add_settings_options, add_source_option
+from napari_lpd.cli.common import (
+    add_origin_option,
+    add_override_option,
+    add_overwrite_option,
+    add_settings_options,
+    add_source_option,
+)
 from napari_lpd.core.classes import CLASSES, read_classes
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import check_writable
+from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import run
+from napari_lpd.core.outputs import check_outputs, run_folder
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER, TrainSettings
 from napari_lpd.data.geojson import Frame
 from napari_lpd.data.regions import read_regions
-from napari_lpd.data.training_set import SHEET, TrainingSource
-from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME
+from napari_lpd.data.training_set import SHEET, SUMMARY_FILES, TrainingSource
+from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME, run_files
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.core.classes import TissueClass
@@ -65,6 +74,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
         help="embedded, random, hub, or a file (NVIDIA's MiT weights, and models tuned from them, are non-commercial)",
     )
     add_origin_option(train)
+    add_overwrite_option(train, "a model that is in DIR, or half a training of another")
     add_source_option(train)
     add_settings_options(train)
 
@@ -84,11 +94,10 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     names = [tissue.name for tissue in classes]
     check = _check_regions(options, names) if options.check_regions else None
     prepared = source.load(classes, settings)
-    check_writable(options.out)
-    if options.summary:
-        return prepared.write(options.out) | {"sheet": str(options.out / SHEET)}
     tiles, validation_images, settings = prepared
-    with distributed.joined():
+    with _run_folder(options, source), distributed.joined():
+        if options.summary:
+            return prepared.write(options.out) | {"sheet": str(options.out / SHEET)}
         first, processes = distributed.is_rank_zero(), distributed.world_size()
         for line in distributed.on_rank_zero(lambda: prepared.write(options.out)["warnings"]):
             printer.note(f"warning: {line}")  # further processes print nothing
@@ -135,9 +144,32 @@ def _checked_source(options: argparse.Namespace) -> TrainingSource:
         raise DataError("--classes goes with --slide or --data only: a project has its own classes")
     if not options.classes and not options.project:
         raise DataError("no tissue classes given; pass --classes JSON")
-    if (options.out / MODEL_NAME).exists() and not (options.out / STATE_NAME).exists():
-        raise DataError(f"{options.out}: holds a model, which is not overwritten; choose another folder")
+    trained = (options.out / MODEL_NAME).exists() and not (options.out / STATE_NAME).exists()
+    if trained and not options.overwrite:
+        raise DataError(
+            f"{options.out}: holds a model, which is not overwritten; choose another folder, or allow it (--overwrite)"
+        )
     return source
+
+
+@contextmanager
+def _run_folder(options: argparse.Namespace, source: TrainingSource) -> Iterator[None]:
+    """Hold the folder of the run, in the first of several processes, and check what will be written there.
+
+    Summary and sheet of tiles are replaced whenever they are ours; a training that was stopped goes on.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    resumed = (options.out / STATE_NAME).exists() and not options.overwrite
+    read = (*source.paths(), options.check_regions, options.classes, options.settings)
+    check_outputs([options.out / name for name in SUMMARY_FILES], read)
+    for name, mark in SUMMARY_FILES.items():
+        refuse_overwrite(options.out / name, True, mark)
+    with run_folder(options.out, {} if options.summary or resumed else run_files(), read, options.overwrite):
+        if options.overwrite and not options.summary:
+            (options.out / STATE_NAME).unlink(missing_ok=True)
+        yield
 
 
 def recall_on_check_regions(

@@ -29,6 +29,7 @@ from napari_lpd.core.errors import ExportError, LpdError, reason
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PATIENCE_S = 10  # how long to wait for another process's short work
 PARTIAL = ".partial"  # ending of what is being written
 UNKNOWN = -1  # start of a process that is there but may not be looked at
 HALF_WRITTEN_S = 60  # a lock without content that is older was left by a process that was killed while it made it

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import ExportError
+from napari_lpd.core.files import check_writable, refuse_overwrite
+from napari_lpd.core.locks import inside, locked, remove_leftovers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, where the file system does not say
 
@@ -51,6 +54,36 @@ def check_distinct(outputs: Mapping[Path, Iterable[Path]]) -> None:
                     f"{other} and {origin} would both be written to {path.name} (upper and lower case count as one):"
                     " give them two folders"
                 )
+
+
+@contextmanager
+def run_folder(
+    folder: Path, marks: Mapping[str, str], inputs: Iterable[Path | None], overwrite: bool = False
+) -> Iterator[None]:
+    """Hold a folder while a command writes into it; all that it will write is checked first.
+
+    Args:
+        folder: Made where it is missing; removed if nothing was written.
+        marks: The files that will be written, by name, with what an existing one must hold, as for
+            `files.refuse_overwrite`.
+        inputs: All that is read.
+        overwrite: Whether the user has agreed to replace files of ours.
+
+    Raises:
+        ExportError: a file is there that is not to be replaced, or someone else is writing there.
+        DataError: the folder cannot be written.
+    """
+    check_outputs([folder / name for name in marks], inputs)
+    for name, mark in marks.items():
+        refuse_overwrite(folder / name, overwrite, mark)
+    check_writable(folder)
+    try:
+        with locked(inside(folder), folder):
+            remove_leftovers(folder)
+            yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def check_name(path: Path) -> None:

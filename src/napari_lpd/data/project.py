@@ -95,4 +95,4 @@ def write_project(path: Path, project: Project) -> Path:
         for annotated in project.slides
     )
     text = project.model_copy(update={"slides": slides}).model_dump_json(indent=1, exclude_defaults=False)
-    return write_text(path, text + "\n")
+    return write_text(path, text + "\n", mark=KIND)

@@ -12,7 +12,7 @@ from shapely.geometry import Polygon
 
 from napari_lpd.core.classes import COLORS, TissueClass
 from napari_lpd.core.errors import DataError, SettingsError, one_line
-from napari_lpd.core.files import KEY, write_text
+from napari_lpd.core.files import KEY, mark_of, write_text
 from napari_lpd.core.geometry import without_holes
 from napari_lpd.data.geojson import enclosed, read_features
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_lpd.data.geojson import Drawing, Feature, Frame
 
 JOIN = " + "
+REGIONS = mark_of("regions")
 NONE = "none"  # what a region carries that was looked at and holds none of the classes: glass, say
 
 
@@ -158,11 +159,12 @@ def write_regions(
     classes: Sequence[TissueClass],
     overwrite: bool = True,
     frame: Frame | None = None,
+    mark: str = REGIONS,
 ) -> Path:
     """Write regions as GeoJSON (closed rings, QuPath classification with the first tissue's colour).
 
     Whole or not at all. With the slide (`frame`) coordinates are counted from its scanned part, as in QuPath, else they
-    are level-0 pixels; the file says so.
+    are level-0 pixels; the file says so. A file is replaced only if it has the `mark`; "": whatever it holds.
 
     Raises:
         ExportError: the place cannot be written, or holds a file that is not to be replaced.
@@ -182,5 +184,5 @@ def write_regions(
                 "properties": {"objectType": "annotation", **(said if region.named else {})},
             }
         )
-    document = {"type": "FeatureCollection", KEY: header, "features": features}
-    return write_text(path, json.dumps(document, indent=1), overwrite)
+    document = {"type": "FeatureCollection", KEY: {"kind": REGIONS, **header}, "features": features}
+    return write_text(path, json.dumps(document, indent=1), overwrite, mark=mark)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.files import atomic_write, mark_of
 from napari_lpd.core.pictures.fonts import draw_text
 from napari_lpd.data.region_tiles import GLASS_LEVEL
 
@@ -27,6 +28,7 @@ MIN_TILES = 20
 GLASS_SHARE = 0.8  # of a tile's pixels
 LOOKED_AT = 400  # tiles that are read for the warnings
 NAMED = 5  # files named in a warning
+TILE_SHEET = mark_of("tile sheet")
 THUMBNAIL, GAP, PER_CLASS = 64, 4, 6
 
 
@@ -177,6 +179,8 @@ def save_sheet(image: Image.Image, path: Path) -> Path:
     Raises:
         ExportError: the file cannot be written.
     """
-    with atomic_write(path, overwrite=True) as partial:
-        image.save(partial, "PNG")
+    about = PngInfo()
+    about.add_text("Software", TILE_SHEET)
+    with atomic_write(path, mark=TILE_SHEET) as partial:
+        image.save(partial, "PNG", pnginfo=about)
     return path

@@ -16,7 +16,7 @@ from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import read_regions
-from napari_lpd.data.summary import save_sheet, summarise, tile_sheet, too_few_to_cluster
+from napari_lpd.data.summary import TILE_SHEET, save_sheet, summarise, tile_sheet, too_few_to_cluster
 from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
 from napari_lpd.slides.formats import open_slide
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUMMARY, SHEET = "summary.json", "tiles.png"
 CLUSTERS = ("learned", "seeded", "clustered")  # banks of models that are clustered, or whose counterpart is
+SUMMARY_FILES = {SUMMARY: '"tile edge"', SHEET: TILE_SHEET}  # and what tells them from others
 FLAGS = {
     "slide": "--slide",
     "regions": "--regions",

@@ -12,6 +12,7 @@ from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, opened, read_image, read_mask
+from napari_lpd.evaluation import report
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from napari_lpd.models.network import LoadedModel
 
     Cell = tuple[Gate, Refiner]
+
+RESULTS = "results.npz"
+MARKS = {**report.MARKS, RESULTS: "boundary "}  # our files, and what tells them from others
 
 
 def measure_images(
@@ -212,7 +216,7 @@ def evaluate(
     ]
     presence, present = _presence(next(iter(cells.values())))
     scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
-    save_results(out / "results.npz", cells)
+    save_results(out / RESULTS, cells)
     judged = None if supervised else calibration(scaled, present)
     path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
     result = {"report": str(path)}
@@ -260,7 +264,7 @@ def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> Non
     for (gate, refiner), results in cells.items():
         arrays[f"confusion {gate} {refiner}"] = np.stack([r.confusion for r in results])
         arrays[f"boundary {gate} {refiner}"] = np.stack([r.boundary for r in results])
-    with atomic_write(path) as partial, partial.open("wb") as file:
+    with atomic_write(path, mark=MARKS[RESULTS]) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 

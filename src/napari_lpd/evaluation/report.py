@@ -34,6 +34,11 @@ BACKGROUNDS: dict[Background, str] = {
 }
 COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
 NAN = float("nan")
+MARKS = {  # our files, and what tells them from others
+    "report.md": "## Segmentation, background:",
+    "report.csv": ",".join(COLUMNS[:2]),
+    "report.json": '"refiner"',
+}
 
 
 class ReportRow(NamedTuple):
@@ -85,7 +90,7 @@ def write_report(
         "report.json": _json(title, rows, notes, calibration).encode(),
         "report.md": _markdown(title, rows, notes, calibration).encode(),
     }
-    write_files(folder, texts)
+    write_files(folder, texts, marks=MARKS)
     return folder / "report.md"
 
 

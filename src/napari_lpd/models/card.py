@@ -55,6 +55,11 @@ def _without_null(values: Any) -> Any:
     return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
 
 
+def model_files(name: str = "model.safetensors") -> dict[str, str]:
+    """Return the files of a model, by name, with what tells them from others: tensors with the card, and its copy."""
+    return {name: f'"{KEY}"', str(Path(name).with_suffix(".json")): '"map_scale"'}
+
+
 class Card(Settings):
     """What a model is: classes, data, settings, constants of its maps, figures, and how it was made."""
 

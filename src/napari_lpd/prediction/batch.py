@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_lpd.core.errors import DataError, ExportError, LpdError, described, one_line
 from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress, about, run
-from napari_lpd.core.locks import beside, locked
+from napari_lpd.core.locks import PATIENCE_S, beside, locked
 from napari_lpd.core.outputs import check_outputs
 from napari_lpd.core.text import read_table, write_table
 from napari_lpd.results.export.ome_tiff import MASK
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 Row = dict[str, Any]
-PATIENCE_S = 10  # for another run to write its line into the table of slides
 FIRST = ("slide", "state")  # columns of that table, before the areas
 LAST = ("tissue mm²", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
 SUMMARY = ",".join(FIRST)

@@ -7,15 +7,18 @@ first correction. Labels to show, measure or export are read here, with the corr
 
 from __future__ import annotations
 
-import shutil
+import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 import zarr
 
-from napari_lpd.core.errors import DataError, ExportError
+from napari_lpd.core.errors import DataError, ExportError, one_line
+from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import outlines, without_holes
+from napari_lpd.core.locks import PATIENCE_S, inside, locked, partial_beside, remove_leftovers
 from napari_lpd.data.regions import Region
 from napari_lpd.results.pyramid import OME_VERSION, Pyramid, image_label
 from napari_lpd.results.store import BY_HAND, DamagedResultError, write_attributes
@@ -68,6 +71,10 @@ class Corrections:
         self._folder = prediction.folder / "labels" / NAME
         self._pyramid: Pyramid | None = None
         self.levels = [CorrectedLevel(self, i) for i in range(len(prediction.labels.levels))]
+        self._journal = self._folder.with_name(f"{NAME}.journal.npz")
+        if self._journal.exists():  # by a process that was killed, or is at it
+            with self._locked():
+                self._finish()
 
     @property
     def pyramid(self) -> Pyramid | None:
@@ -122,6 +129,11 @@ class Corrections:
         """
         edited = np.asarray(labels)
         self._check_inside((y, x), edited.shape)
+        with self._locked():
+            self._finish()
+            return self._apply(y, x, edited)
+
+    def _apply(self, y: int, x: int, edited: NDArray[Any]) -> int:
         crop = _slices((y, x), (edited.shape[0], edited.shape[1]))
         changed = edited != self.levels[0][crop]
         if not changed.any():
@@ -150,26 +162,53 @@ class Corrections:
                 f" x {origin[1]} does not lie in its {h} x {w} pixels"
             )
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the corrections; of the prediction there is another."""
+        where = self.prediction.folder
+        with locked(inside(where), where / "labels" / NAME, wait_s=PATIENCE_S):
+            try:
+                yield
+            except OSError as error:
+                raise ExportError(f"{where}: corrections cannot be written ({error.strerror or error})") from error
+
     def _write(self, origin: tuple[int, int], stored: NDArray[np.uint8]) -> None:
+        """Write stored values to all levels, wholly or not at all: a journal lets it be finished later."""
+        with atomic_write(self._journal) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, origin=origin, stored=stored)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Do what the journal says, if there is one: again where a process was killed while it did."""
+        if not self._journal.exists():
+            return
         try:
-            if self.pyramid is None:
-                self._create()
-            assert self.pyramid is not None
-            self.pyramid.write_anywhere(origin, stored)
-        except OSError as error:
-            where = self.prediction.folder
-            raise ExportError(f"{where}: corrections cannot be written ({error.strerror or error})") from error
+            with np.load(self._journal) as journal:
+                (y, x), stored = journal["origin"].tolist(), journal["stored"]
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ExportError(f"{self._journal}: damaged ({one_line(error)}); delete it to go on without it") from error
+        if self.pyramid is None:
+            self._create()
+        assert self.pyramid is not None
+        self._list()
+        for leftover in self._folder.rglob("*.partial"):
+            leftover.unlink()
+        self.pyramid.write_anywhere((y, x), stored)
+        self._journal.unlink()
 
     def _create(self) -> None:
         """Create the empty store atomically."""
+        remove_leftovers(self._folder.parent)
         card = self.prediction.card
-        new = self._folder.with_name(f".{NAME}.new")
-        shutil.rmtree(new, ignore_errors=True)
+        new = partial_beside(self._folder)
         corner = [-m / 2 for m in card.slide_mpp]
         names = [(i, c.name, (*c.rgb, 255)) for i, c in enumerate(card.classes, start=1)]
         about = {"image-label": image_label([*names, (ERASED, "unlabelled", (0, 0, 0, 255))])}
         Pyramid.create(zarr.create_group(new), self._layout, card.mpp, corner, about)
         new.rename(self._folder)
+
+    def _list(self) -> None:
+        """Name the corrections among the label images."""
         labels = {"version": OME_VERSION, "labels": ["tissues", "tissue_mask", NAME]}
         write_attributes(self.prediction.folder, "ome", labels, "labels")
 
@@ -229,7 +268,13 @@ class Corrections:
                 f"{older.folder}: holds corrections of another slide ({older.card.slide}), not of {card.slide}"
             )
         codes = self._codes(theirs)
-        ratio = card.mpp / older.card.mpp
+        with self._locked():
+            self._finish()
+            self._copy(theirs, codes)
+
+    def _copy(self, theirs: Corrections, codes: NDArray[np.uint8]) -> None:
+        card = self.prediction.card
+        ratio = card.mpp / theirs.prediction.card.mpp
         for (y, x), values in theirs.corrected_blocks():
             rows, columns = (
                 _sampled(first, n, ratio, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import zarr
 
 from napari_lpd.core.errors import ExportError
+from napari_lpd.core.locks import PATIENCE_S, beside, inside, locked, partial_beside, remove_leftovers
 from napari_lpd.results.card import UNREADABLE, ResultAttributes
 from napari_lpd.results.corrections import NAME as CORRECTIONS
 from napari_lpd.results.corrections import Corrections
@@ -41,17 +43,20 @@ def start_prediction(
     Raises:
         ExportError: the folder cannot be written, or contains something else than this prediction.
     """
+    _recover(folder)
     check_place(folder)
     existing = _existing(folder, replace)
     if existing is not None:
         difference = card.difference(existing.card)
         if not difference:
-            for leftover in folder.rglob("*.partial"):
-                leftover.unlink()
+            with locked(inside(folder), folder, wait_s=PATIENCE_S):
+                for leftover in folder.rglob("*.partial"):
+                    leftover.unlink()
             existing.drop_damaged()
             return existing
         if not replace:
             raise ExportError(f"{folder}: holds a prediction with {difference}; choose another folder or replace it")
+        Corrections(existing)  # finishes what was interrupted
     mask, map_scale = prepare()
 
     def write(partial: Path) -> None:
@@ -94,9 +99,12 @@ def copy_prediction(prediction: Prediction, folder: Path) -> Path:
     Raises:
         ExportError: the folder cannot be written, or is not a prediction.
     """
-    check_place(folder)
     if folder.resolve() != prediction.folder.resolve():
-        _replace_folder(folder, lambda partial: shutil.copytree(prediction.folder, partial))
+        with locked(beside(folder), folder):
+            _recover(folder)
+            check_place(folder)
+            ours = shutil.ignore_patterns("*.lock", "*.partial")
+            _replace_folder(folder, lambda partial: shutil.copytree(prediction.folder, partial, ignore=ours))
     return folder
 
 
@@ -106,18 +114,35 @@ def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ExportError: the folder cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, old = partial_beside(folder), _old(folder)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        remove_leftovers(folder.parent)
+        with locked(inside(folder), folder, wait_s=PATIENCE_S) if folder.exists() else nullcontext():
+            write(partial)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        _recover(folder)
         raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    """Name the place of a prediction while another takes its own."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    """Put a prediction back that was to be replaced when the process was killed, or remove it where it was replaced."""
+    old = _old(folder)
+    if is_prediction(old) and not folder.exists():
+        old.rename(folder)
+    elif folder.exists() and old.exists():
+        shutil.rmtree(old)
 
 
 def _write_metadata(folder: Path, card: PredictionCard, mask: TissueMask, map_scale: list[list[float]]) -> None:

@@ -294,6 +294,9 @@ def _percent(area: float, total: float) -> float | None:
     return 100 * area / total if total else None
 
 
+MARK = ",".join(field.name for field in fields(MeasureRow)[:2])  # what the table begins with
+
+
 def write_measures(rows: Sequence[MeasureRow], path: Path, overwrite: bool = False) -> Path:
     """Write the table as CSV atomically; values that do not apply stay empty.
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from napari_lpd.core.errors import ExportError
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.files import atomic_write, mark_of
 from napari_lpd.core.pictures.fonts import in_figure
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
+FIGURE = mark_of("figure")
 FORMATS: dict[str, dict[str, Any]] = {  # with what they are saved: fast, and without a date
-    ".png": {"pil_kwargs": {"compress_level": 1}},
-    ".svg": {"metadata": {"Date": None}},
-    ".pdf": {"metadata": {"CreationDate": None}},
+    ".png": {"metadata": {"Software": FIGURE}, "pil_kwargs": {"compress_level": 1}},
+    ".svg": {"metadata": {"Date": None, "Creator": FIGURE}},
+    ".pdf": {"metadata": {"CreationDate": None, "Creator": FIGURE}},
 }
 POINTS = 72  # per inch
 CELL, GAP, LABEL = 108, 5, 18  # points
@@ -77,7 +78,7 @@ def encoded(figure: Figure, suffix: str, dpi: float | None = None) -> bytes:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, in place of a file that is there; the name's ending says the format.
+    """Write a figure, in place of another figure of ours; the name's ending says the format.
 
     Raises:
         ExportError: another ending than those of `FORMATS`, or the place cannot be written.
@@ -85,7 +86,7 @@ def write_figure(figure: Figure, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ExportError(f"{path.name}: figures are written as {', '.join(FORMATS)}; end the name in one of these")
-    with atomic_write(path, overwrite=True) as partial:
+    with atomic_write(path, mark=FIGURE) as partial:
         partial.write_bytes(encoded(figure, suffix))
 
 

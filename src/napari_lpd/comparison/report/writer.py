@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-from napari_lpd.comparison.report.figures import FORMATS, encoded, heatmap_figure, patch_strip, scatter_figure
+from napari_lpd.comparison.report.figures import FIGURE, FORMATS, encoded, heatmap_figure, patch_strip, scatter_figure
 from napari_lpd.comparison.report.tables import (
     card_table,
     difference_table,
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
     Table = list[list[str]]
 
+MARKS = {  # our files, and what tells them from others
+    "report.html": "<h2>Figures</h2>",
+    "report.md": "## Figures",
+    "figures.csv": "bank,kind",
+    "differences.csv": "metric,first",
+    "prototypes.csv": "bank,class",
+    "report.json": '"chance_overlap"',
+    **{f"{name}{suffix}": FIGURE for name in ("heatmaps", "scatter") for suffix in FORMATS},
+}
 FIELDS = ("usage", "own", "marginal", "purity", "stability", "spread", "loss", "sibling", "dead", "redundant")
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1250px;padding:0 1em;color:#111}"
@@ -72,7 +81,7 @@ def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] 
     }
     for name, figure in figures.items():
         contents |= {f"{name}{suffix}": encoded(figure, suffix) for suffix in FORMATS}
-    write_files(folder, contents)
+    write_files(folder, contents, marks=MARKS)
     return folder / "report.html"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_lpd.core.errors import SettingsError, one_line
-from napari_lpd.core.files import write_text
+from napari_lpd.core.files import mark_of, write_text
 from napari_lpd.core.reading import parse_json, read_json
 from napari_lpd.core.settings.presets import PRESETS
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 S = TypeVar("S", bound="Settings")
+KIND = "kind"  # in a settings file: that it is one
 
 
 class Settings(BaseModel):
@@ -76,6 +77,7 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
         SettingsError: a file that is not JSON or contradicts the preset, an unknown name or a value out of its limits.
     """
     values: dict[str, Any] = {} if path is None else read_json(path, SettingsError, "settings", dict)
+    values.pop(KIND, None)
     _merge(values, copy.deepcopy(PRESETS[preset]), f"{path}: its %s contradicts preset {preset}; leave one of them out")
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -95,12 +97,14 @@ def read_settings(cls: type[S], path: Path | None, overrides: list[str], preset:
 
 
 def write_settings(path: Path, settings: Settings) -> Path:
-    """Write settings as JSON atomically, for `read_settings`.
+    """Write settings as JSON atomically, for `read_settings`; only settings of the same kind are replaced.
 
     Raises:
-        ExportError: the file cannot be written.
+        ExportError: the file cannot be written, or is another one.
     """
-    return write_text(path, settings.model_dump_json(indent=1) + "\n")
+    kind = mark_of(type(settings).__name__)
+    content = {KIND: kind, **settings.model_dump(mode="json")}
+    return write_text(path, json.dumps(content, indent=1) + "\n", mark=kind)
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:

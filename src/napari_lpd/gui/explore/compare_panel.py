@@ -256,11 +256,11 @@ class ComparePanel(QWidget):
                 self.job.say(f"Written: {path}")
 
     def _on_csv(self) -> None:
-        from napari_lpd.comparison.report.writer import figures_csv
+        from napari_lpd.comparison.report.writer import MARKS, figures_csv
 
         path, _ = QFileDialog.getSaveFileName(self, "Figures", "figures.csv", "Tables (*.csv)")
         if path:
-            with self.job.reporting(), atomic_write(Path(path), overwrite=True) as partial:
+            with self.job.reporting(), atomic_write(Path(path), mark=MARKS["figures.csv"]) as partial:
                 partial.write_bytes(figures_csv(self._require_comparison()))
                 self.job.say(f"Written: {path}")
 

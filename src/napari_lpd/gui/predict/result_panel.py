@@ -33,7 +33,7 @@ from napari_lpd.gui.layers.slides import (
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
-from napari_lpd.results.measure import WHOLE, Site, field_around, measure, write_measures
+from napari_lpd.results.measure import MARK, WHOLE, Site, field_around, measure, write_measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -304,7 +304,7 @@ def _forms(what: What, layer: Image | None) -> list[str]:
 def _csv_job(
     prediction: Prediction, path: Path, overwrite: bool, settings: MeasureSettings, sites: Sequence[Site]
 ) -> Job[Path]:
-    refuse_overwrite(path, overwrite)
+    refuse_overwrite(path, overwrite, MARK)
     rows = yield from measure(prediction, settings, sites)
     return write_measures(rows, path, overwrite)
 

@@ -106,7 +106,7 @@ class RegionFiles(QWidget):
                 _check_kept(beside, Frame.of(opened))
         regions = {region.key: region for layer in layers for region in outlines_of(layer, slide)}
         with slide_of(slide) as opened:
-            write_regions(beside, regions.values(), self._classes.drafts(), frame=Frame.of(opened))
+            write_regions(beside, regions.values(), self._classes.drafts(), frame=Frame.of(opened), mark="")
         self._ours.add(beside)
         return beside
 

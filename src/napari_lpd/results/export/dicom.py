@@ -31,6 +31,7 @@ MAY_BE_EMPTY = (  # type 2 in a segmentation
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
 )
+MAKER = "napari-lpd developers"
 NEEDED = "DICOM segmentations need highdicom: pip install 'napari-lpd[dicom]'"
 
 
@@ -44,7 +45,7 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
         ExportError: highdicom is missing, `slide` is not DICOM or not the predicted one, nothing is labelled, the file
             exists and `overwrite` is off, or it cannot be written.
     """
-    refuse_overwrite(path, overwrite)
+    refuse_overwrite(path, overwrite, MAKER)
     try:
         import highdicom
     except ImportError as error:
@@ -59,7 +60,7 @@ def write_dicom_seg(prediction: Prediction, path: Path, slide: Slide, overwrite:
     if not labels.any():
         raise ExportError(f"{prediction.folder}: nothing is labelled in it, so there are no segments to write")
     source = _completed(_source(slide), slide.name)
-    with atomic_write(path, overwrite) as partial:
+    with atomic_write(path, overwrite, mark=MAKER) as partial:
         _segmentation(highdicom, prediction, source, labels, card.mpp * 2**level).save_as(partial)
     return path
 
@@ -143,7 +144,7 @@ def _segmentation(highdicom: Any, prediction: Prediction, source: Any, labels: N
         series_number=100,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
-        manufacturer="napari-lpd developers",
+        manufacturer=MAKER,
         manufacturer_model_name="napari-lpd",
         software_versions=__version__,
         device_serial_number=card.model_hash[:16],

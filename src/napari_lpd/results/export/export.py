@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.data.regions import write_regions
+from napari_lpd.core.outputs import check_outputs
+from napari_lpd.data.regions import REGIONS, write_regions
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import copy_prediction
-from napari_lpd.results.export.dicom import write_dicom_seg
-from napari_lpd.results.export.geojson import write_geojson
+from napari_lpd.results.export.dicom import MAKER, write_dicom_seg
+from napari_lpd.results.export.geojson import OUTLINES, write_geojson
+from napari_lpd.results.export.ome_tiff import MASK, PROTOTYPES, write_ome_tiff, write_prototype_tiff
 from napari_lpd.results.export.ome_tiff import SUFFIXES as TIFF_SUFFIXES
-from napari_lpd.results.export.ome_tiff import write_ome_tiff, write_prototype_tiff
-from napari_lpd.results.export.picture import write_overlay
-from napari_lpd.results.measure import measure, write_measures
+from napari_lpd.results.export.picture import PICTURE, write_overlay
+from napari_lpd.results.measure import MARK, measure, write_measures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,9 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
             be read, or the file cannot be written. No partial file remains.
     """
     suffix = _suffix(path, settings.what)
-    refuse_overwrite(path, settings.overwrite)
+    if path.resolve() != prediction.folder.resolve():
+        check_outputs([path], [prediction.folder, None if slide is None else slide.path])
+    refuse_overwrite(path, settings.overwrite, _mark(suffix, settings.what))
     if not prediction.finished and settings.what != "corrections" and suffix != ".zarr":
         raise ExportError(f"{prediction.folder}: unfinished prediction; run predict again to resume it, then export")
     yield Progress(0, 0, f"writing {path.name}")
@@ -88,6 +91,15 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
     else:
         copy_prediction(prediction, path)
     return path
+
+
+def _mark(suffix: str, what: What) -> str:
+    """Return what tells our files of this kind from all others."""
+    if what == "corrections":
+        return REGIONS
+    if what == "prototypes":
+        return PROTOTYPES
+    return {".geojson": OUTLINES, ".png": PICTURE, ".csv": MARK, ".dcm": MAKER}.get(suffix, MASK)
 
 
 def _suffix(path: Path, what: What) -> str:

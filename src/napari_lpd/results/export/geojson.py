@@ -12,7 +12,7 @@ import shapely
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import NOTICE, DataError, ExportError, SettingsError
-from napari_lpd.core.files import KEY, atomic_write
+from napari_lpd.core.files import KEY, atomic_write, mark_of
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.geojson import read_features
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
+OUTLINES = mark_of("outlines")
 DECIMALS = 3  # of coordinates
 MAX_DRAWN = 16_384  # pixels along an edge
 
@@ -61,6 +62,7 @@ def write_geojson(
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
     frame = card.frame.counted_from(counted_from)
     about: dict[str, Any] = frame.header | {
+        "kind": OUTLINES,
         "slide_mpp": card.slide_mpp,
         "classes": [tissue.model_dump() for tissue in card.classes],
         "model": card.model,
@@ -68,7 +70,7 @@ def write_geojson(
     }
     about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": NOTICE}
     count = reached = 0
-    with atomic_write(path, overwrite) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path, overwrite, mark=OUTLINES) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
         for label, polygon in outlines(store.levels[0], box, simplify_um / card.mpp):
             placed = shapely.transform(polygon, lambda corners: corners * factor - frame.origin)

@@ -9,13 +9,8 @@ import tifffile
 import zarr
 
 from napari_lpd.core.classes import TissueClass
-<<<<<<< HEAD
 from napari_lpd.core.errors import DataError, ExportError, SettingsError, SlideError
-from napari_lpd.core.files import atomic_write
-=======
-from napari_lpd.core.errors import DataError, ExportError, SettingsError
 from napari_lpd.core.files import atomic_write, mark_of
->>>>>>> 3d87e0a (Predict: inputs are never replaced, one run per result, a table of slides is added to)
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.slides.tiff.directories import read_directories
 

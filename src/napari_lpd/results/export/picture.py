@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from napari_lpd.core.errors import NOTICE, ExportError
-from napari_lpd.core.files import atomic_write
+from napari_lpd.core.files import atomic_write, mark_of
 from napari_lpd.core.pictures.fonts import draw_text, width_of
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
 
+PICTURE = mark_of("picture")
 EDGE = 2000  # pixels of the longer edge, at most
 OPACITY = 0.5
 TEXT, GAP = 18, 12  # pixels
@@ -55,8 +57,10 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
         np.where(painted[..., None], (1 - OPACITY) * image + OPACITY * colors[labels], image).round().astype(np.uint8)
     )
     picture = _framed(Image.fromarray(mixed), prediction, mpp)
-    with atomic_write(path, overwrite) as partial:
-        picture.save(partial, "PNG", dpi=(25400 / mpp, 25400 / mpp))
+    about = PngInfo()
+    about.add_text("Software", PICTURE)
+    with atomic_write(path, overwrite, mark=PICTURE) as partial:
+        picture.save(partial, "PNG", dpi=(25400 / mpp, 25400 / mpp), pnginfo=about)
     return path
 
 

@@ -75,6 +75,8 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
 def _check_made_with(wanted: dict[str, str], folder: Path) -> None:
     path = folder / "made_with.json"
     if not path.exists():
+        if any(folder.iterdir()):
+            raise DataError(f"{folder}: holds files, and not what made them: choose another folder, or move them away")
         write_text(path, json.dumps(wanted, indent=1) + "\n")
     made = read_json(path, DataError, "what made the masks", dict)
     if made != wanted:

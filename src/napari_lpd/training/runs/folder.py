@@ -17,6 +17,7 @@ from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project
 from napari_lpd.data.training_set import FLAGS, TrainingSource
+from napari_lpd.models.card import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,11 @@ STATE_KEY = "training_state"
 ARGUMENTS = "arguments.json"  # of the command line; with them it resumes
 SETTINGS, CLASSES = "settings.json", "classes.json"
 COUNTERPART = "rival"  # in a counterpart's folder: the run whose counterpart it is
+
+
+def run_files() -> dict[str, str]:
+    """Return the files that a training replaces, by name, with what tells ours from others."""
+    return {**model_files(MODEL_NAME), **model_files(LAST_NAME), HISTORY: "epoch,step"}
 
 
 def new_run_folder(parent: Path, name: str) -> Path:

@@ -1,0 +1,155 @@
+"""Results, corrections and exports after a kill at each of their file operations: whole, or not there at all."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from killing import in_child, killed_at_every_file_operation, needs_fork
+from made_predictions import predicted
+
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.results import ExportSettings
+from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.create import copy_prediction
+from napari_lpd.results.export.export import export
+from napari_lpd.results.prediction import Prediction
+
+pytestmark = needs_fork
+LABELS = np.zeros((2100, 600), np.uint8)
+LABELS[:1000] = 1
+CROP = np.full((300, 200), 2, np.uint8)
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Return what makes copies of a folder, each in a new place."""
+    numbers = itertools.count()
+
+    def of(folder):
+        return lambda: shutil.copytree(folder, tmp_path / f"copy{next(numbers)}")
+
+    return of
+
+
+@pytest.fixture
+def made(classes, tmp_path):
+    predicted(tmp_path / "made" / "a.zarr", LABELS, classes)
+    return tmp_path / "made"
+
+
+def levels(folder) -> list[np.ndarray]:
+    return [np.asarray(level) for level in Corrections(Prediction.open(folder / "a.zarr")).levels]
+
+
+def same(one, two) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def leftovers(folder) -> list[str]:
+    names = ("*.partial", "*.lock", "*.old", "*.npz", "*+")
+    return [path.name for name in names for path in folder.rglob(name)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, copies, first):
+    if not first:
+        Corrections(Prediction.open(made / "a.zarr")).apply_crop(400, 100, np.full((99, 99), 2, np.uint8))
+    before, new_folder = levels(made), copies(made)
+
+    def correct(folder):
+        assert Corrections(Prediction.open(folder / "a.zarr")).apply_crop(900, 300, CROP) == CROP.size
+
+    after = new_folder()
+    assert in_child(lambda: correct(after)) == 0
+    wanted, found = levels(after), []
+    assert not same(before, wanted)
+    for folder in killed_at_every_file_operation(correct, new_folder):
+        found.append(same(levels(folder), wanted))
+        assert found[-1] or same(levels(folder), before)
+        Corrections(Prediction.open(folder / "a.zarr")).apply_crop(900, 300, CROP)
+        assert same(levels(folder), wanted)
+        labels = zarr.open_group(folder / "a.zarr" / "labels", mode="r")
+        assert labels.attrs["ome"]["labels"] == ["tissues", "tissue_mask", "corrections"]
+        assert not leftovers(folder / "a.zarr" / "labels" / "corrections")
+        assert not list((folder / "a.zarr" / "labels").glob("*.npz"))
+        shutil.rmtree(folder)
+    assert found == sorted(found)  # none before some operation, all from there on
+    assert set(found) == {False, True}
+
+
+def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correction(made, copies, classes):
+    Corrections(Prediction.open(made / "a.zarr")).apply_crop(900, 300, CROP)
+    wanted = levels(made)
+
+    def replace(folder):
+        predicted(folder / "a.zarr", LABELS, classes, model_hash="1")
+
+    for folder in killed_at_every_file_operation(replace, copies(made)):
+        replace(folder)
+        assert same(levels(folder), wanted)
+        assert Prediction.open(folder / "a.zarr").card.model_hash == "1"
+        assert sorted(path.name for path in folder.iterdir()) == ["a.zarr"]
+        assert not leftovers(folder)
+        shutil.rmtree(folder)
+
+
+def test_a_prediction_that_is_killed_anywhere_goes_on_and_leaves_nothing(made, tmp_path, classes):
+    numbers = itertools.count()
+
+    def new_folder():
+        (folder := tmp_path / f"new{next(numbers)}").mkdir()
+        return folder
+
+    def predict(folder):
+        predicted(folder / "a.zarr", LABELS, classes)
+
+    for folder in killed_at_every_file_operation(predict, new_folder):
+        predict(folder)
+        assert content(folder) == content(made)
+        shutil.rmtree(folder)
+
+
+def content(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+FILES = [("a.ome.tif", "labels"), ("a.geojson", "labels"), ("a.csv", "labels"), ("b.zarr", "labels")]
+FILES += [("p.ome.tif", "prototypes"), ("c.geojson", "corrections")]
+
+
+@pytest.mark.parametrize(("name", "what"), FILES)
+@pytest.mark.parametrize("older", [False, True])
+def test_an_export_that_is_killed_anywhere_is_whole_or_not_there(made, tmp_path, name, what, older):
+    numbers, prediction = itertools.count(), Prediction.open(made / "a.zarr")
+    Corrections(prediction).apply_crop(900, 300, CROP)
+
+    def write(folder):
+        run(export(prediction, folder / name, ExportSettings(what=what, overwrite=True)))
+
+    def new_folder():
+        (folder := tmp_path / f"out{next(numbers)}").mkdir()
+        if older:
+            write(folder)
+        return folder
+
+    for folder in killed_at_every_file_operation(write, new_folder):
+        if (path := folder / name).exists() and path.suffix == ".zarr":
+            assert content(path) == content(made / "a.zarr")
+        elif path.exists():
+            assert path.read_bytes()[-1:]
+        else:
+            assert not older or path.suffix == ".zarr"
+        write(folder)
+        assert [path.name for path in folder.iterdir()] == [name]
+        shutil.rmtree(folder)
+
+
+def test_a_copy_does_not_take_locks_and_half_written_files_along(made):
+    for name in (".napari-lpd.lock", "labels/x.partial"):
+        (made / "a.zarr" / name).write_text("")
+    copy = copy_prediction(Prediction.open(made / "a.zarr"), made / "b.zarr")
+    assert not leftovers(copy)
