@@ -96,7 +96,7 @@ def test_train_makes_its_summary_anew_but_replaces_no_other(command, train, tmp_
         shutil.rmtree(tmp_path / "others")
 
 
-def test_evaluate_and_compare_and_stage2(command, train, tile_folder, tmp_path):
+def test_evaluate_and_compare(command, train, tile_folder, tmp_path):
     assert command(*train)[0] == 0
     model, valid = tmp_path / "run" / "model.safetensors", tile_folder / "valid"
     evaluate = ["evaluate", "--model", model, "--data", valid, "--out", tmp_path / "evaluation", *ONE]
@@ -105,6 +105,11 @@ def test_evaluate_and_compare_and_stage2(command, train, tile_folder, tmp_path):
     compare = ["compare", model, "--data", valid, "--out", tmp_path / "comparison", "--set", "bootstrap=0"]
     names = ["report.html", "report.md", "report.json", "figures.csv", "scatter.png", "scatter.svg", "heatmaps.pdf"]
     one_rule_for_existing_files(command, compare, tmp_path / "comparison", names)
+
+
+def test_stage2(command, train, tile_folder, tmp_path):
+    assert command(*train)[0] == 0
+    model = tmp_path / "run" / "model.safetensors"
     stage2 = ["stage2", "--model", model, "--data", tile_folder, "--out", tmp_path / "stage2", *FAST]
     one_rule_for_existing_files(command, stage2, tmp_path / "stage2", ["model.safetensors", "model.json"])
     before = model.read_bytes()

@@ -15,7 +15,7 @@ from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.training.runs.folder import MODEL_NAME
+from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME
 
 if TYPE_CHECKING:
     import argparse
@@ -99,7 +99,7 @@ def stage2(options: argparse.Namespace, printer: Printer) -> Result:
 
 def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
     """Make a table of the papers from the user's data, row by row."""
-    from napari_lpd.training.papers.reproduce import Protocol
+    from napari_lpd.training.papers.reproduce import PROTOCOL, Protocol
     from napari_lpd.training.papers.reproduce import reproduce as make_table
 
     out = options.out or Path(f"{options.table}-{options.data.resolve().name}")
@@ -115,8 +115,19 @@ def reproduce(options: argparse.Namespace, printer: Printer) -> Result:
         measured=read_settings(EvaluateSettings, None, options.evaluate_set),
     )
     with run_folder(out, {}, (options.data, options.settings)):
-        table = run(make_table(options.table, protocol, out, options.rows, options.overwrite), printer.progress)
+        if options.overwrite and (out / PROTOCOL).exists():
+            _forget_rows(out)
+        table = run(make_table(options.table, protocol, out, options.rows), printer.progress)
     return {"table": str(table)}
+
+
+def _forget_rows(out: Path) -> None:
+    """Let all rows of the table in `out` count as not done; the table is made of the rows that are."""
+    from napari_lpd.training.papers.reproduce import PROTOCOL
+
+    for name in ("*/seed*/report.md", f"*/seed*/{STATE_NAME}", PROTOCOL):
+        for path in out.glob(name):
+            path.unlink()
 
 
 def _mpp_of(data: Path) -> float | None:

@@ -176,7 +176,23 @@ class Corrections:
         """Write stored values to all levels, wholly or not at all: a journal lets it be finished later."""
         with atomic_write(self._journal) as partial, partial.open("wb") as file:
             np.savez_compressed(file, origin=origin, stored=stored)
-        self._finish()
+        before = self._at_levels(origin, stored.shape)
+        try:
+            self._finish()
+        except OSError:
+            after = self._at_levels(origin, stored.shape)
+            before = before or [np.zeros_like(values) for values in after]
+            if all(np.array_equal(one, two) for one, two in zip(before, after, strict=True)):
+                self._journal.unlink()  # nothing was written: it is not to be finished later
+            raise
+
+    def _at_levels(self, origin: tuple[int, int], shape: tuple[int, ...]) -> list[NDArray[np.uint8]]:
+        """Read what is stored in a part of the slide, at every level; [] before the first correction."""
+        (y, x), (h, w) = origin, shape
+        levels = [] if self.pyramid is None else self.pyramid.levels
+        return [
+            np.asarray(level[y >> i : (y + h >> i) + 1, x >> i : (x + w >> i) + 1]) for i, level in enumerate(levels)
+        ]
 
     def _finish(self) -> None:
         """Do what the journal says, if there is one: again where a process was killed while it did."""

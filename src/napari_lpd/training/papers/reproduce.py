@@ -31,7 +31,7 @@ from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import LoadedModel, cosine_maps, encoder_of
 from napari_lpd.models.prototypes import at_places, effective_number, position_share, spatial_divergence
 from napari_lpd.training.fit import fit
-from napari_lpd.training.runs.folder import MODEL_NAME, STATE_NAME
+from napari_lpd.training.runs.folder import MODEL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,9 +111,7 @@ class Protocol(NamedTuple):
     measured: EvaluateSettings
 
 
-def reproduce(
-    table: str, protocol: Protocol, out: Path, only: Sequence[str] = (), overwrite: bool = False
-) -> Job[Path]:
+def reproduce(table: str, protocol: Protocol, out: Path, only: Sequence[str] = ()) -> Job[Path]:
     """Run the rows of a table that are not done yet; returns the path of ``out/table.md``.
 
     Args:
@@ -121,14 +119,11 @@ def reproduce(
         protocol: Data, settings, seeds.
         out: Folder of the table; one folder per row and seed in it.
         only: Names of rows; others are left to another run. Empty: all.
-        overwrite: Make a table that is there, whatever it is made of, and its rows again.
 
     Raises:
         SettingsError: a name in `only` is no row, or a row that is done was made with other settings.
     """
     rows = TABLES[table]
-    if overwrite and (out / PROTOCOL).exists():
-        _forget(out, only)
     _check_protocol(table, protocol, out)
     unknown = set(only) - {row.name for row in rows}
     if unknown:
@@ -166,17 +161,6 @@ def row_settings(row: Row, protocol: Protocol, seed: int) -> TrainSettings:
         width = encoder_of(settings.model, "random").widths[-1]
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"prototype_dim": width})})
     return settings
-
-
-def _forget(out: Path, only: Sequence[str]) -> None:
-    """Let the rows of the table in `out` count as not done."""
-    read_json(out / PROTOCOL, SettingsError, "a table's protocol", dict)
-    for row in (row for rows in TABLES.values() for row in rows if not only or row.name in only):
-        for name in ("report.md", STATE_NAME):
-            for path in (out / row.folder).glob(f"seed*/{name}"):
-                path.unlink()
-    if not only:
-        (out / PROTOCOL).unlink()
 
 
 def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
