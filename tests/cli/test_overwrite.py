@@ -96,10 +96,21 @@ def test_train_makes_its_summary_anew_but_replaces_no_other(command, train, tmp_
         shutil.rmtree(tmp_path / "others")
 
 
-def test_evaluate_and_compare(command, train, tile_folder, tmp_path):
+def test_evaluate_and_compare(command, train, tile_folder, named, tmp_path):
     assert command(*train)[0] == 0
     model, valid = tmp_path / "run" / "model.safetensors", tile_folder / "valid"
-    evaluate = ["evaluate", "--model", model, "--data", valid, "--out", tmp_path / "evaluation", *ONE]
+    evaluate = [
+        "evaluate",
+        "--model",
+        model,
+        "--data",
+        valid,
+        "--out",
+        tmp_path / "evaluation",
+        *ONE,
+        "--classes",
+        named,
+    ]
     names = ["report.md", "report.csv", "report.json", "results.npz"]
     one_rule_for_existing_files(command, evaluate, tmp_path / "evaluation", names)
     compare = ["compare", model, "--data", valid, "--out", tmp_path / "comparison", "--set", "bootstrap=0"]

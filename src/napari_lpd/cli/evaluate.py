@@ -123,7 +123,8 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     notes = [f"Images: {options.data}. Model: {options.model} (SHA-256 {model.hash[:12]}…). {now[:16]} UTC."]
     notes += unsaid + check_unseen(options.model, [item.image for item in images])
     check_unseen(options.model, [item.image for item in tuning])
-    read = (options.model, options.data, options.choose_on, options.settings)
+    named = Path(options.classes) if options.classes else None
+    read = (options.model, options.data, options.choose_on, options.settings, named)
     with run_folder(options.out, MARKS, read, options.overwrite):
         return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
 
