@@ -36,12 +36,14 @@ MASK = TissueMask(np.ones((20, 30), bool), 16.0)
 OTHERS: dict[str, dict[str, Any]] = {  # options of a run beside its settings
     "model": {"model_hash": "other"},
     "icc": {"icc": True},
+    "image": {"image": 2},
     "mpp": {"bare": True, "mpp": 0.5},
     "override_mpp": {"override_mpp": 0.5},
     "regions": {"scope": [shapely.box(10, 10, 90, 90)]},
     "tissue": {"tissue": MASK},
 }
 NOT_OF_PIXELS = {"slide", "out", "settings", "replace"}  # what is read, where it goes, and the tables above
+NOT_OF_PIXELS |= {"others", "origin"}  # the batch's other slides, and where the regions are counted from: in the scope
 
 
 class _Options(NamedTuple):
@@ -50,6 +52,7 @@ class _Options(NamedTuple):
     settings: PredictSettings = PredictSettings()
     model_hash: str = ""
     icc: bool = False
+    image: int | None = None
     bare: bool = False
     mpp: float | None = None
     override_mpp: float | None = None
@@ -61,14 +64,16 @@ class _Options(NamedTuple):
 def card_of(tiny_model, tiny_image, swapped, tmp_path):
     """Return the card of a run with options; `bare` is a slide without resolution."""
     tags = {"photometric": "rgb", "tile": (64, 64), "metadata": None, "iccprofile": swapped}
-    tifffile.imwrite(tmp_path / "a.tif", tiny_image, resolution=(1e4, 1e4), resolutionunit="CENTIMETER", **tags)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for image in (tiny_image, tiny_image[:192, :192]):
+            file.write(image, resolution=(1e4, 1e4), resolutionunit="CENTIMETER", **tags)
     tifffile.imwrite(tmp_path / "bare.tif", tiny_image, **tags)
 
     def card(**options: Any) -> PredictionCard:
         run = _Options(**options)
         model = tiny_model._replace(hash=run.model_hash or tiny_model.hash)
         path = tmp_path / ("bare.tif" if run.bare else "a.tif")
-        with open_slide(path, run.mpp, run.icc, run.override_mpp) as slide:
+        with open_slide(path, run.mpp, run.icc, run.override_mpp, run.image) as slide:
             return prediction_card(slide, model, run.settings, run.scope, run.tissue)
 
     return card

@@ -53,16 +53,16 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_slides_line_has_its_areas_and_how_many_places_were_unreadable():
     assert summary_line(DONE) == (
-        "ok  a.svs: dark 1.25, pink 0.123 of 2.5 mm² at 0.499 µm per pixel (aperio metadata); 2 unreadable places"
-        "  (7.5 s)"
+        "ok a.svs: dark 1.25, pink 0.123 of 2.5 mm² at 0.499 µm per pixel (aperio metadata); 2 unreadable places"
+        " (7.5 s)"
     )
     assert summary_line(SOUND) == (
-        "ok  b.svs: pink 0.5, blue 3 of 2.5 mm² at 0.499 µm per pixel (given by the user)  (7.5 s)"
+        "ok b.svs: pink 0.5, blue 3 of 2.5 mm² at 0.499 µm per pixel (given by the user) (7.5 s)"
     )
     assert summary_line(EMPTY) == (
-        "NOTHING LABELLED  d.svs: pink 0, blue 0 of 2.5 mm² at 0.499 µm per pixel (given by the user)  (7.5 s)"
+        "NOTHING LABELLED d.svs: pink 0, blue 0 of 2.5 mm² at 0.499 µm per pixel (given by the user) (7.5 s)"
     )
-    assert summary_line(FAILED) == "FAILED  c.svs: damaged, truncated"
+    assert summary_line(FAILED) == "FAILED c.svs: damaged, truncated"
 
 
 def test_slides_are_counted_by_state():

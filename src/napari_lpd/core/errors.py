@@ -77,9 +77,10 @@ def described(error: BaseException) -> str:
         return one_line(error)
     if isinstance(error, MemoryError):
         return "not enough memory: close other programs, or choose smaller settings"
-    said = one_line(f"{type(error).__name__}: {error}", MAX_LINE // 2).rstrip(": ")
     log = _log(error)
-    return f"unexpected {said}" + (f"; please report it with {log}" if log else "")
+    end = f"; please report it with {log}" if log else ""
+    room = max(60, MAX_LINE - len("unexpected napari-lpd: error: ") - len(end))
+    return f"unexpected {one_line(f'{type(error).__name__}: {error}', room).rstrip(': ')}{end}"
 
 
 def _log(error: BaseException) -> Path | None:

@@ -150,13 +150,13 @@ def polygons_um(path: Path, slide: Slide, counted_from: str = "bounds") -> list[
 def summary_line(row: Row) -> str:
     """Summarise a slide's result in one line."""
     if "error" in row:
-        return f"FAILED  {row['error']}"
+        return f"FAILED {row['error']}"
     areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
     state = row["state"] if row["state"] == OK else row["state"].upper()
     resolution = f"at {row['µm per pixel']:.4g} µm per pixel ({row['resolution from']})"
     total = f"{row['tissue mm²']:.3g} mm²"
-    return f"{state}  {row['slide']}: {areas} of {total} {resolution}{places}  ({row['seconds']:g} s)"
+    return f"{state} {row['slide']}: {areas} of {total} {resolution}{places} ({row['seconds']:g} s)"
 
 
 def count_states(rows: Sequence[Row]) -> str:
