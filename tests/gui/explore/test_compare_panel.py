@@ -252,7 +252,7 @@ def test_nothing_in_view_says_where_to_go(use_widget, viewer, tiny_layer, make_m
     assert shown_errors == ["tiny.tiff is out of view: move to it, or predict the whole slide"]
     explore.both.scope.setCurrentText("the selected regions")
     explore.both.job.button.click()
-    assert "select a shape in a Shapes layer" in shown_errors[1]
+    assert "no region on tiny.tiff is selected" in shown_errors[1]
 
 
 def test_the_counterpart_of_a_model_from_elsewhere_cannot_be_trained_here(use_widget, make_model):
