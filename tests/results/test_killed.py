@@ -81,6 +81,7 @@ def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, 
     assert set(found) == {False, True}
 
 
+@pytest.mark.slow
 def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correction(made, copies, classes):
     Corrections(Prediction.open(made / "a.zarr")).apply_crop(900, 300, CROP)
     wanted = levels(made)
@@ -97,6 +98,7 @@ def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correcti
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_is_killed_anywhere_goes_on_and_leaves_nothing(made, tmp_path, classes):
     numbers = itertools.count()
 
@@ -121,6 +123,7 @@ FILES = [("a.ome.tif", "labels"), ("a.geojson", "labels"), ("a.csv", "labels"), 
 FILES += [("p.ome.tif", "prototypes"), ("c.geojson", "corrections")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "what"), FILES)
 @pytest.mark.parametrize("older", [False, True])
 def test_an_export_that_is_killed_anywhere_is_whole_or_not_there(made, tmp_path, name, what, older):
