@@ -154,6 +154,16 @@ class Corrections:
         self._write((y + top, x + left), stored[top : rows[-1] + 1, left : columns[-1] + 1])
         return int(changed.sum())
 
+    def add(self, origin: tuple[int, int], stored: NDArray[np.uint8]) -> int:
+        """Store values (h, w), 0: none, where nothing is corrected yet, and return the number of pixels."""
+        with self._locked():
+            self._finish()
+            existing = self.stored_labels(origin, (stored.shape[0], stored.shape[1]))
+            new = (stored > 0) & (existing == 0)
+            if new.any():
+                self._write(origin, np.where(new, stored, existing))
+        return int(new.sum())
+
     def _check_inside(self, origin: tuple[int, int], shape: tuple[int, ...]) -> None:
         h, w = self.prediction.card.shape
         if len(shape) != 2 or min(*origin, *shape) < 0 or origin[0] + shape[0] > h or origin[1] + shape[1] > w:

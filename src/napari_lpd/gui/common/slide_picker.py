@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
@@ -14,7 +14,16 @@ from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import buttons, in_row, note
 from napari_lpd.gui.contributions import read_slide
-from napari_lpd.gui.layers.slides import UM, entered_mpp, follow, hold_in_place, kind, set_resolution, slide_layers
+from napari_lpd.gui.layers.slides import (
+    UM,
+    change_resolution,
+    entered_mpp,
+    follow,
+    hold_in_place,
+    is_entered,
+    kind,
+    slide_layers,
+)
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ class SlidePicker(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
+        self._described: Image | None = None
         self._box: LayerBox[Image] = LayerBox()
         self.combo = self._box.combo
         self.resolution = note("")
@@ -41,6 +51,8 @@ class SlidePicker(QWidget):
         self.mpp = QLineEdit()
         self.mpp.setPlaceholderText("µm per pixel: unknown")
         use = QPushButton("Use")
+        self.change = QPushButton("Change")
+        self.change.setToolTip("Enter another resolution")
 
         row = QHBoxLayout(self._entry)
         row.setContentsMargins(0, 0, 0, 0)
@@ -52,11 +64,14 @@ class SlidePicker(QWidget):
         browse = buttons(("Open…", "Open a slide file with napari-lpd's reader", self._on_open))
         chosen = in_row([self.combo, browse])
         chosen.layout().setStretch(0, 1)
-        for widget in (chosen, self.resolution, self._entry):
+        known = in_row([self.resolution, self.change])
+        known.layout().setStretch(0, 1)
+        for widget in (chosen, known, self._entry):
             layout.addWidget(widget)
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
         use.clicked.connect(self._on_use)
+        self.change.clicked.connect(self._on_change)
         self.mpp.returnPressed.connect(self._on_use)
         for event in ("inserted", "removed", "reordered", "renamed"):
             getattr(viewer.layers.events, event).connect(self.refresh)
@@ -107,7 +122,11 @@ class SlidePicker(QWidget):
     def _on_chosen(self) -> None:
         layer = self.find()
         missing = layer is not None and any(str(unit) != UM for unit in layer.units)
-        self._entry.setVisible(missing)
+        if layer is not self._described:
+            self._described = layer
+            self.mpp.clear()  # each slide has a resolution of its own
+            self._entry.setVisible(missing)
+        self.change.setVisible(layer is not None and is_entered(layer) and not missing)
         if layer is None:
             self.resolution.setText("Press Open…, or choose File ▸ Open Sample ▸ napari-lpd")
         else:
@@ -121,9 +140,17 @@ class SlidePicker(QWidget):
         if layer is None:
             return
         try:
-            set_resolution(layer, entered_mpp(self.mpp.text(), f"{layer.name}'s"))
+            removed = change_resolution(self._viewer, layer, entered_mpp(self.mpp.text(), f"{layer.name}'s"))
         except LpdError as error:
             show_error(one_line(error))
             return
-        self.mpp.clear()  # the next slide has a resolution of its own
+        if removed:
+            show_info(f"{layer.name}: the mask was made at another resolution and is closed; press Predict again")
+        self._described = None
         self._on_chosen()
+
+    def _on_change(self) -> None:
+        """Ask for the resolution again."""
+        self.mpp.setText(f"{self.layer().scale[-1]:.4g}")
+        self._entry.setVisible(True)
+        self.mpp.setFocus()

@@ -7,12 +7,13 @@ its translate, and a coarser layer with the same corner has a larger translate.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
-from napari.layers import Image, Shapes
+from napari.layers import Image, Points, Shapes
 from napari.utils.notifications import show_info
 
 from napari_lpd.core.errors import DataError, SlideError
@@ -32,6 +33,8 @@ _OF_ARRAYS: WeakKeyDictionary[Image, tuple[Any, str]] = WeakKeyDictionary()  # d
 _HOMES: WeakValueDictionary[str, Image] = WeakValueDictionary()  # slide layers by their ids in napari
 _PLACES: WeakKeyDictionary[Image, NDArray[np.float64]] = WeakKeyDictionary()  # of slide layers that are followed
 UM = "micrometer"
+UM_AT_1X = 10.0  # µm per pixel, as is usual
+EDIT = "edit"  # kind of the layer on which a mask is corrected
 COMPARED = "compared"  # kind of temporary layers in the side-by-side view, ignored by all other modules
 
 
@@ -50,10 +53,15 @@ def hold_in_place(layer: Layer) -> None:
     """Leave napari's transform tool of a layer without effect: a drag would move it off what belongs to it.
 
     A Shapes layer is locked, too, so that it is emptied and not removed by a click: napari 0.9 with OpenGL in software
-    ends in a segmentation fault when one is removed and another is added.
+    ends in a segmentation fault when one is removed and another is added. What is painted on a mask would be neither
+    measured nor exported: napari's brush is for the layer on which the mask is corrected.
     """
-    if isinstance(layer, Shapes):
+    if isinstance(layer, Shapes | Points) or kind(layer) == EDIT:
         layer.locked = True
+    if kind(layer) == "labels":
+        layer.events.editable.disconnect(_refuse_to_edit)
+        layer.events.editable.connect(_refuse_to_edit)
+        layer.editable = False
     layer.events.mode.disconnect(_refuse_transform)
     layer.events.mode.connect(_refuse_transform)
     if layer.mode == "transform":
@@ -64,6 +72,10 @@ def _refuse_transform(event: Event) -> None:
     if event.source.mode == "transform":
         event.source.mode = "pan_zoom"
         show_info(f"{event.source.name} stays where it is: slides, masks and regions belong on each other")
+
+
+def _refuse_to_edit(event: Event) -> None:
+    event.source.editable = False
 
 
 def slide_of(layer: Image) -> Slide:
@@ -183,14 +195,20 @@ def entered_mpp(text: str, whose: str) -> float:
         DataError: the field is empty, not a number, or out of the plausible range.
     """
     text, (least, most) = text.strip().replace(",", "."), PLAUSIBLE_MPP
+    magnification = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]", text, re.IGNORECASE)
     try:
-        value = float(text)
+        value = UM_AT_1X / float(magnification[1]) if magnification else float(text)
         reason = f"{value:g} is not between {least:g} and {most:g}"
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         value, reason = 0.0, f"{text!r} is not a number" if text else "the files do not contain it"
     if not least <= value <= most:
-        raise DataError(f"enter {whose} µm per pixel: {reason} (0.5 is usual at 20x, 1 at 10x)")
+        raise DataError(f"enter {whose} µm per pixel: {reason} (0.5 is usual at 20x, 1 at 10x; 20x is taken, too)")
     return value
+
+
+def is_entered(layer: Image) -> bool:
+    """Return whether the user has entered the resolution of a slide layer, or has to."""
+    return "mpp" in layer.metadata.get(KEY, {}) or any(str(unit) != UM for unit in layer.units)
 
 
 def set_resolution(layer: Image, mpp: float) -> None:
@@ -198,6 +216,32 @@ def set_resolution(layer: Image, mpp: float) -> None:
     layer.units = (UM,) * layer.ndim
     layer.scale = (mpp,) * layer.ndim
     layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), "mpp": mpp, "mpp_source": "given by the user"}
+
+
+def change_resolution(viewer: napari.Viewer, layer: Image, mpp: float) -> int:
+    """Set the resolution of a slide that is shown, as `set_resolution`, and return the number of masks removed.
+
+    The view and the regions stay on what they show; results were computed with another resolution and are removed.
+
+    Raises:
+        DataError: a mask on the slide is being corrected.
+    """
+    ours = [each for each in viewer.layers if each is not layer and kind(each) and belongs(each, layer)]
+    if any(kind(each) == EDIT for each in ours):
+        raise DataError("the mask is being corrected: press Apply or Discard first")
+    outdated = [each for each in ours if not isinstance(each, Shapes)]
+    with viewer.layers.batched_update():
+        for each in outdated:
+            viewer.layers.remove(each)
+    factor, before = mpp / float(layer.scale[-1]), corner(layer)
+    set_resolution(layer, mpp)
+    for each in ours:
+        if isinstance(each, Shapes):
+            each.scale, each.units = layer.scale, layer.units
+    camera = viewer.scene.camera
+    seen = corner(layer) + (np.array(camera.center[-2:]) - before) * factor
+    camera.center, camera.zoom = (*camera.center[:-2], *seen), camera.zoom / factor
+    return sum(kind(each) == "labels" for each in outdated)
 
 
 def corner(layer: Image) -> NDArray[np.float64]:

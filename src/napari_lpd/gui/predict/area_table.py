@@ -86,9 +86,9 @@ class AreaTable(QWidget):
         for widget in (self.table, self.opacity, self.total, self.ratios):
             layout.addWidget(widget)
 
-    def show_prediction(self, prediction: Prediction | None) -> None:
-        """Show the legend and the model's areas; areas of an unfinished prediction are missing."""
-        areas = {} if prediction is None else prediction.area_mm2()
+    def show_prediction(self, prediction: Prediction | None, is_corrected: bool = False) -> None:
+        """Show the legend and the model's areas; those of an unfinished or a corrected prediction are missing."""
+        areas = {} if prediction is None or is_corrected else prediction.area_mm2()
         classes = () if prediction is None else prediction.card.classes
         self.table.blockSignals(True)
         self.table.setRowCount(len(classes))
@@ -112,6 +112,8 @@ class AreaTable(QWidget):
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
         if prediction is None:
             self.total.setText("Nothing predicted yet.")
+        elif prediction.finished and is_corrected:
+            self.total.setText("Measuring with your corrections…")
         elif not areas:
             self.total.setText("Unfinished: areas are shown at the end.")
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -18,21 +19,49 @@ from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
-from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_path, visible_box_um
+from napari_lpd.gui.layers.slides import (
+    EDIT,
+    UM,
+    corner,
+    folder_beside,
+    kind,
+    of_slide,
+    slide_id,
+    slide_path,
+    visible_box_um,
+)
 from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.slide_corrections import corrections_beside, keep_corrections, lay_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import napari
     from napari.layers import Image
+    from napari.utils.events import Event
+    from numpy.typing import NDArray
 
     from napari_lpd.results.prediction import Prediction
 
 MAX_EDGE = 4096  # pixels; edge of the crop
-EDIT = "edit"
+RESULTS = "napari-lpd-results"
 ERASER = "#5a5a5a"
 SUPERSEDED = 0.99  # share of a region's area; a region corrected to this share came from an earlier correction
+
+
+class _Applied(NamedTuple):
+    """Labels (h, w) of a part of a result, from `origin` (y, x), and the file with the corrections of its slide."""
+
+    prediction: Prediction
+    origin: tuple[int, int]
+    labels: NDArray[Any]
+    kept: Path
+
+
+def corrections_path(slide_layer: Image) -> Path:
+    """Return the file with the corrections of a slide, whichever result they were made on."""
+    name = (slide_path(slide_layer) or Path(slide_layer.name)).name
+    return corrections_beside(folder_beside(slide_layer) / RESULTS, name, slide_id(slide_layer))
 
 
 class CorrectBar(QWidget):
@@ -62,15 +91,26 @@ class CorrectBar(QWidget):
         self.edit = QPushButton("Correct mask")
         self.apply = QPushButton("Apply")
         self.discard = QPushButton("Discard")
+        self.restore = QPushButton("Model's mask")
+        self.undo = QPushButton("Undo")
+        self._applied: list[_Applied] = []
         self.edit.setToolTip("Copy the visible mask to a layer for napari's brush, fill and undo")
         self.apply.setToolTip("Save the changes as corrections; the model's output is kept")
         self.discard.setToolTip("Discard the changes")
+        self.restore.setToolTip("Go back to the model's mask in this view; Ctrl+Z brings the corrections back")
+        self.undo.setToolTip("Take back what was applied last")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        for button, action in ((self.edit, self.start), (self.apply, self.finish), (self.discard, self.drop)):
+        for button, action in (
+            (self.edit, self.start),
+            (self.undo, self.take_back),
+            (self.apply, self.finish),
+            (self.discard, self.drop),
+            (self.restore, self.restore_model),
+        ):
             row.addWidget(button)
             button.clicked.connect(lambda _=False, action=action: self._guarded(action))
-        viewer.layers.events.removed.connect(self._show_buttons)
+        viewer.layers.events.removed.connect(self._on_removed)
         self._show_buttons()
 
     def layer(self) -> Labels | None:
@@ -90,7 +130,9 @@ class CorrectBar(QWidget):
         """
         self.check_applied()
         slide_layer, prediction = self._target()
-        card = prediction.card
+        card, kept = prediction.card, corrections_path(slide_layer)
+        if lay_over(prediction, kept):
+            refresh_labels(self._viewer, prediction, (0, 0, *card.shape))
         y0, x0, y1, x1 = (value / card.mpp for value in visible_box_um(self._viewer, slide_layer))
         top, left, bottom, right = prediction.scope_box()
         y0, x0 = max(int(y0), top), max(int(x0), left)
@@ -107,7 +149,9 @@ class CorrectBar(QWidget):
             translate=corner(slide_layer) + (np.array([y0, x0]) + 0.5) * card.mpp,
             units=(UM, UM),
             opacity=0.6,
-            metadata={KEY: {"kind": EDIT, **of_slide(slide_layer), "prediction": prediction, "origin": (y0, x0)}},
+            metadata={
+                KEY: {"kind": EDIT, **of_slide(slide_layer), "prediction": prediction, "origin": (y0, x0), "kept": kept}
+            },
             **label_colours(card.classes),
         )
         layer.brush_size = max(5, min(h, w) // 40)
@@ -151,7 +195,7 @@ class CorrectBar(QWidget):
         self.keys.drop(self)
 
     def finish(self) -> None:
-        """Save the changes as corrections.
+        """Save the changes as corrections of the result and of its slide.
 
         Raises:
             LpdError: a label is not a class, or the result cannot be written; the layer is kept.
@@ -159,22 +203,56 @@ class CorrectBar(QWidget):
         layer = self._edited()
         metadata = layer.metadata[KEY]
         prediction: Prediction = metadata["prediction"]
-        y, x = metadata["origin"]
-        changed = Corrections(prediction).apply_crop(y, x, np.asarray(layer.data))
+        (y, x), (h, w) = metadata["origin"], layer.data.shape
+        before = _Applied(prediction, (y, x), Corrections(prediction).read_crop(y, x, (h, w)), metadata["kept"])
+        changed = self._store(before._replace(labels=np.asarray(layer.data)))
+        if changed:
+            self._applied.append(before)
         self.drop()
-        h, w = layer.data.shape
-        refresh_labels(self._viewer, prediction, (y, x, y + h, x + w))
         self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
         self.applied.emit(prediction)
 
+    def take_back(self) -> None:
+        """Undo what was applied last.
+
+        Raises:
+            LpdError: the result cannot be written.
+        """
+        self.check_applied()
+        before = self._applied[-1]
+        changed = self._store(before)
+        self._applied.pop()
+        self._show_buttons()
+        self.message.emit(f"{changed * (before.prediction.card.mpp / 1000) ** 2:.4f} mm² taken back.")
+        self.applied.emit(before.prediction)
+
+    def _store(self, to: _Applied) -> int:
+        (y, x), (h, w) = to.origin, to.labels.shape
+        changed = Corrections(to.prediction).apply_crop(y, x, to.labels)
+        keep_corrections(to.prediction, to.kept)
+        refresh_labels(self._viewer, to.prediction, (y, x, y + h, x + w))
+        return changed
+
+    def restore_model(self) -> None:
+        """Put the model's labels into the edited layer; what was corrected there is one step of its undo."""
+        layer = self._edited()
+        prediction, (y, x), (h, w) = *(layer.metadata[KEY][name] for name in ("prediction", "origin")), layer.data.shape
+        model = np.asarray(prediction.labels.levels[0][y : y + h, x : x + w])
+        there = np.nonzero(np.asarray(layer.data) != model)
+        layer.data_setitem(there, model[there])
+
     def drop(self) -> None:
         """Remove the edited layer and show the mask again."""
-        layer = self._edited()
-        self._viewer.layers.remove(layer)
+        self._viewer.layers.remove(self._edited())
+
+    def _on_removed(self, event: Event) -> None:
+        layer = event.value
+        self._show_buttons()
+        if kind(layer) != EDIT:
+            return
         for mask in our_layers(self._viewer, layer.metadata[KEY]["prediction"].card.slide_hash, "labels"):
             mask.visible = True
             self._viewer.layers.selection.active = mask
-        self._show_buttons()
 
     def _edited(self) -> Labels:
         layer = self.layer()
@@ -193,6 +271,8 @@ class CorrectBar(QWidget):
         self.edit.setVisible(not editing)
         self.apply.setVisible(editing)
         self.discard.setVisible(editing)
+        self.restore.setVisible(editing)
+        self.undo.setVisible(not editing and bool(self._applied))
         if not editing:
             self.put_down()
 
@@ -228,14 +308,13 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
     return f"{len(regions)} corrected region{'s' * (len(regions) > 1)} added to '{layer.name}': train on them in Train."
 
 
-def carried_over(new: Prediction, old: Prediction | None) -> str:
-    """Copy an older prediction's corrections to a new one of the slide and return a line for the status."""
-    if old is None or old.card.slide_hash != new.card.slide_hash or old.folder == new.folder:
-        return ""
-    if not Corrections(old).blocks():
-        return ""
+def carried_over(new: Prediction, old: Prediction | None, kept: Path) -> str:
+    """Copy the corrections of a slide, and of an older result of it, to a new one; return a line for the status."""
+    older = old if old is not None and old.card.slide_hash == new.card.slide_hash else None
     try:
-        Corrections(new).copy_from(old)
+        if older is not None and older.folder != new.folder:
+            Corrections(new).copy_from(older)
+        lay_over(new, kept)
     except LpdError as error:
-        return f" Corrections remain in the older result: {error}."
-    return " Your corrections were copied to it."
+        return f" Not all corrections were copied: {error}."
+    return " Your corrections are in it." if Corrections(new).blocks() else ""

@@ -18,7 +18,6 @@ from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.gui.common.prediction_run import PredictionRun
 from napari_lpd.gui.layers.results import completing, prediction_layers, refreshing, showing
 from napari_lpd.gui.predict.correction_bar import carried_over
-from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import napari
+    from napari.layers import Image
 
     from napari_lpd.gui.layers.pyramid_view import View
     from napari_lpd.gui.layers.slides import Shown
@@ -62,15 +62,9 @@ class LiveLayers:
             self._filled |= new
             self.version += 1
 
-    def fill_corrections(self) -> None:
-        """Read the corrected blocks."""
-        blocks = Corrections(self.prediction).blocks()
-        for view in self._views("labels"):
-            view.fill(blocks)
-
-    def _views(self, *kinds: str) -> list[View]:
+    def _views(self) -> list[View]:
         metadata = [options["metadata"][KEY] for _, options, _ in self.layers]
-        return [m["view"] for m in metadata if "view" in m and (not kinds or m["kind"] in kinds)]
+        return [m["view"] for m in metadata if "view" in m]
 
 
 class LivePrediction(PredictionRun):
@@ -78,7 +72,10 @@ class LivePrediction(PredictionRun):
 
     Attributes:
         slide: How the slide is shown; set before the start.
+        layer: The slide's layer; set before the start.
         older: The result whose corrections are copied, if any; set before the start.
+        corrections: The file with the slide's corrections; set before the start.
+        warning: A line about the slide, for the user.
         growing: The layers, once there are any.
         finished: The prediction, once it is finished.
         carried: A line for the status about copied corrections.
@@ -87,7 +84,10 @@ class LivePrediction(PredictionRun):
     """
 
     slide: Shown
+    layer: Image
     older: Prediction | None = None
+    corrections: Path
+    warning = ""
     growing: LiveLayers | None = None
     finished: Prediction | None = None
     carried = ""
@@ -109,10 +109,7 @@ class LivePrediction(PredictionRun):
         gc.freeze()  # also the objects of torch
         try:
             prediction = yield from self._followed(job, folder)
-            self.carried = carried_over(prediction, self.older)
             self._fill(folder)
-            assert self.growing is not None
-            self.growing.fill_corrections()
             self.finished = prediction
         finally:
             self.filled.set()
@@ -139,7 +136,9 @@ class LivePrediction(PredictionRun):
 
     def _fill(self, folder: Path) -> None:
         if self.growing is None:
-            self.growing = LiveLayers(Prediction.open(folder), self.slide)
+            prediction = Prediction.open(folder)
+            self.carried = carried_over(prediction, self.older, self.corrections)  # at once: it may be stopped
+            self.growing = LiveLayers(prediction, self.slide)
         self.growing.fill()
 
 

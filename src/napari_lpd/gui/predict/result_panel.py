@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
+from napari.layers import Points
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
@@ -21,8 +23,10 @@ from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
 from napari_lpd.gui.layers.slides import (
     UM,
+    belongs,
     corner,
     folder_beside,
+    home_of,
     kind,
     of_slide,
     slide_id,
@@ -32,14 +36,16 @@ from napari_lpd.gui.layers.slides import (
 )
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
+from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
-from napari_lpd.results.measure import MARK, WHOLE, Site, field_around, measure, write_measures
+from napari_lpd.results.measure import FIELD_MM2, MARK, WHOLE, Site, field_around, measure, write_measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import napari
-    from napari.layers import Image, Shapes
+    from napari.layers import Image
+    from napari.utils.events import Event
     from numpy.typing import NDArray
 
     from napari_lpd.core.settings.results import What
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 FIELDS, DICOM = "fields", ".dcm"
+FIELD_UM = 2000 * math.sqrt(FIELD_MM2 / math.pi)  # diameter
 CLOSING = "The result is being measured or exported. Close anyway?"
 FIELD_COLOR = "#ffffff"
 
@@ -73,13 +80,18 @@ class ResultPanel(QWidget):
         self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._require_prediction()))
         self.simplify = QDoubleSpinBox()
         self.runner = JobRunner(self, CLOSING)
+        self.measurer = JobRunner(self)  # measures what is corrected, unasked
         self.rows: list[MeasureRow] = []
         self._listed: tuple[Path, bool] | None = None
         self._measured: Prediction | None = None
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         measures = buttons(
-            ("Measure", "Measure corrected and expected areas and ratios, also of selected shapes", self.measure),
+            (
+                "Measure",
+                "Measure corrected and expected areas and ratios, also of shapes selected in your own layers",
+                self.measure,
+            ),
             ("Tumour and stroma…", "Choose which classes are tumour and stroma", self._on_roles),
             ("TSR circle", "Add a circle of 3.1 mm² for the tumour-stroma ratio, then move it", self.place),
         )
@@ -108,7 +120,10 @@ class ResultPanel(QWidget):
         self.correct.applied.connect(lambda _: self.measure())
         self.runner.progressed.connect(lambda progress: self.message.emit(f"{progress.message}…"))
         self.runner.succeeded.connect(self._on_done)
-        self.runner.failed.connect(lambda message: self.message.emit(f"⚠ {message}"))
+        for runner in (self.runner, self.measurer):
+            runner.failed.connect(lambda message: self.message.emit(f"⚠ {message}"))
+        self.measurer.succeeded.connect(self._show_rows)
+        self.measurer.ended.connect(self._on_measured)
 
     def shown(self) -> Prediction | None:
         """Return the prediction that is shown on the chosen slide; without a slide, the one that is open."""
@@ -118,13 +133,30 @@ class ResultPanel(QWidget):
             return shown_prediction(self._viewer)
         return shown_prediction(self._viewer, slide_id(layer))
 
-    def refresh(self) -> None:
-        """Show the current prediction; if it is already shown, keep its measures."""
+    def refresh(self, anew: bool = False) -> None:
+        """Show the prediction with its corrections; if it is already shown and not `anew`, keep its measures."""
         prediction = self.shown()
         key = None if prediction is None else (prediction.folder, prediction.finished)
-        if key is None or key != self._listed:
-            self.areas.show_prediction(prediction)
+        if key is None or key != self._listed or anew:
+            is_corrected = prediction is not None and bool(Corrections(prediction).blocks())
+            self.areas.show_prediction(prediction, is_corrected)
+            if is_corrected:
+                self._measure_corrected()
         self._listed = key
+
+    def _measure_corrected(self) -> None:
+        """Measure the shown prediction, unasked."""
+        prediction = self.shown()
+        if prediction is None or not prediction.finished or self.measurer.running:
+            return  # comes back at the end
+        arguments = self._measure_arguments(prediction)
+        self.measurer.start(lambda: measure(prediction, *arguments))
+        self._measured = prediction
+
+    def _on_measured(self) -> None:
+        if self._measured is not self.shown():
+            self._measured = self.shown()
+            self._measure_corrected()
 
     def _require_prediction(self) -> Prediction:
         prediction = self.shown()
@@ -170,45 +202,57 @@ class ResultPanel(QWidget):
         return MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
 
     def _sites(self, prediction: Prediction) -> list[Site]:
-        """List the sites to measure: the whole, TSR circles, and selected shapes."""
-        layer = self._slide_layer()
-        mpp = np.array(prediction.card.slide_mpp)
+        """List the sites to measure: the whole, TSR circles, and shapes selected in layers of the user's own."""
         sites = [Site("predicted area" if prediction.card.scope else WHOLE)]
-        for fields in (each for each in self._field_layers() if len(each.data)):
-            for polygon in polygons_um(fields, layer):
-                y, x = np.array([polygon.centroid.y, polygon.centroid.x]) / mpp
+        try:
+            layer = self._slide_layer()
+        except LpdError:  # a result without its slide is open
+            return sites
+        mpp = np.array(prediction.card.slide_mpp)
+        for fields in self._field_layers():
+            start = corner(home_of(fields, layer))
+            for y, x in (
+                np.array([fields.data_to_world(centre) for centre in fields.data]).reshape(-1, 2) - start
+            ) / mpp:
                 sites.append(field_around(x, y, prediction.card.slide_mpp))
         for shapes in regions_layers(self._viewer, layer):
-            if shapes.selected_data and kind(shapes) != FIELDS:
+            if shapes.selected_data and kind(shapes) != "regions":
                 chosen = polygons_um(shapes, layer, selected=True)
                 sites += [
                     Site(f"{shapes.name} {i}", _scaled(polygon, 1 / mpp)) for i, polygon in enumerate(chosen, start=1)
                 ]
         return sites
 
-    def _field_layers(self) -> list[Shapes]:
-        """List the layers of circles on the chosen slide."""
-        return [each for each in regions_layers(self._viewer, self._slide_layer()) if kind(each) == FIELDS]
+    def _field_layers(self) -> list[Points]:
+        """List the layers of circles on the chosen slide: points as large as a field, which no handle changes."""
+        layer = self._slide_layer()
+        layers = [each for each in self._viewer.layers if kind(each) == FIELDS and belongs(each, layer)]
+        return [each for each in layers if isinstance(each, Points)]
 
     def place(self) -> None:
-        """Add a TSR circle of 3.1 mm² in the middle of the view, as a shape that can be moved."""
+        """Add a TSR circle of 3.1 mm² in the middle of the view, which can be moved, but not resized."""
         try:
-            layer, prediction = self._slide_layer(), self._require_prediction()
+            layer, _ = self._slide_layer(), self._require_prediction()
             y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
-            mpp = prediction.card.slide_mpp
-            field = field_around((x0 + x1) / 2 / mpp[1], (y0 + y1) / 2 / mpp[0], mpp)
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        edge = shapely.get_coordinates(field.geometry)[:-1, ::-1] * np.array(mpp) + corner(layer)
         layers = self._field_layers()
-        fields = layers[0] if layers else self._viewer.add_shapes(
+        fields = layers[0] if layers else self._viewer.add_points(
             ndim=2,
             name=f"fields of 3.1 mm² ({layer.name})",
             units=(UM, UM),
+            size=FIELD_UM,
+            face_color="#ffffff00",
+            border_color=FIELD_COLOR,
+            border_width=8,
+            border_width_is_relative=False,
             metadata={KEY: {"kind": FIELDS, **of_slide(layer)}},
         )  # fmt: skip
-        fields.add_polygons([edge[::12]], edge_color=FIELD_COLOR, face_color="#ffffff00", edge_width=8)
+        fields.events.size.connect(_keep_size)
+        centre = np.array([(y0 + y1) / 2, (x0 + x1) / 2]) + corner(layer)
+        fields.add(fields.world_to_data(centre))
+        self._viewer.layers.selection.active = fields
         fields.mode = "select"
         self.message.emit("Move the circle so that there is tumour on all its sides, then press Measure.")
 
@@ -284,13 +328,21 @@ class ResultPanel(QWidget):
         if isinstance(result, Path):
             self.message.emit(f"Written: {result}")
             return
-        measured = self._measured
-        shown = self.shown()
-        if measured is None or shown is None or measured.folder != shown.folder:
-            return  # another slide was chosen in the meantime
-        self.rows = list(result)
-        self.areas.show_measures(self.rows)
+        self._show_rows(result)
         self.message.emit("Measured.")
+
+    def _show_rows(self, rows: Sequence[MeasureRow]) -> None:
+        """Show measures, unless another result is shown by now."""
+        measured, shown = self._measured, self.shown()
+        if measured is not None and shown is not None and measured.folder == shown.folder:
+            self.rows = list(rows)
+            self.areas.show_measures(self.rows)
+
+
+def _keep_size(event: Event) -> None:
+    fields = event.source
+    if (np.asarray(fields.size) != FIELD_UM).any():
+        fields.size = FIELD_UM
 
 
 def _forms(what: What, layer: Image | None) -> list[str]:

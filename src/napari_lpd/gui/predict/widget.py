@@ -27,6 +27,7 @@ from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
 from napari_lpd.gui.layers.results import show_tissue, shown_prediction
 from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, folder_beside, home_of, kind, slide_id, slide_of
+from napari_lpd.gui.predict.correction_bar import RESULTS, corrections_path
 from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
 from napari_lpd.gui.predict.model_picker import ModelPicker
 from napari_lpd.gui.predict.result_panel import ResultPanel
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from napari_lpd.slides.tissue import TissueMask
 
 TISSUE_ONLY, WHOLE_AREA = "tissue only (automatic)", "whole area, including glass"
-RESULTS = "napari-lpd-results"
 CLOSING = (
     "The slide is being segmented. Close anyway? What is done of a whole slide is kept; Predict continues from there."
 )
@@ -156,7 +156,8 @@ class PredictWidget(DockWidget):
             self._show_results()
             self._fill_tissue()
             if not self.job.runner.running:
-                self.warning.setVisible(False)  # of the slide before
+                self.job.say("")  # what is there is of the slide before
+            self._show_warning()
         self.panel.refresh()
 
     def _fill_tissue(self) -> None:
@@ -235,18 +236,26 @@ class PredictWidget(DockWidget):
             scope = chosen_scope(self._viewer, layer, self.scope.currentText())
             tissue = self._make_mask(layer)
             run = LivePrediction(slide_of(layer), path, settings, scope, tissue, self._place)
+            run.layer, run.corrections = layer, corrections_path(layer)
             run.slide, run.older = Shown.by(layer), shown_prediction(self._viewer, slide_id(layer))
-            self.warning.setVisible(False)
             self.job.start(run.job)
             self._run, self._drawing = run, None
+            self._show_warning()
 
     def _on_progressed(self, progress: Progress) -> None:
         """Start drawing when the first layers exist, and show warnings."""
         if progress.message.startswith(WARNING):
-            self.warning.setText(f"⚠ {progress.message.removeprefix(WARNING)}")
-            self.warning.setVisible(True)
+            assert self._run is not None
+            self._run.warning = progress.message.removeprefix(WARNING)
+            self._show_warning()
         if self._begin_drawing():
             self._drawer.start()
+
+    def _show_warning(self) -> None:
+        """Show what the last run said of the chosen slide."""
+        warning = self._run.warning if self._run is not None and self._run.layer is self.slides.find() else ""
+        self.warning.setText(f"⚠ {warning}")
+        self.warning.setVisible(bool(warning))
 
     def _begin_drawing(self) -> bool:
         """Begin to draw the run's layers, if they exist and are not being drawn; return whether it began."""
@@ -260,6 +269,7 @@ class PredictWidget(DockWidget):
         """Draw one step; the timer triggers the next after pending events."""
         assert self._run is not None
         assert self._drawing is not None
+        self.panel.refresh()  # areas of the result before are none of this one's
         if next(self._drawing, DRAWN) is DRAWN:
             self._drawer.stop()
             self._run.drawn.set()
@@ -271,8 +281,9 @@ class PredictWidget(DockWidget):
         resolution = f"read at {card.mpp:g} µm per pixel"
         if f"{card.mpp:.4g}" != f"{card.slide_mpp[1]:.4g}":
             resolution += f"; the slide has {card.slide_mpp[1]:.4g}"
-        self.job.say(f"Done, {resolution}.{lost}{self._run.carried}")
-        self.panel.refresh()
+        of = "" if self._run.layer is self.slides.find() else f"{card.slide}: "
+        self.job.say(f"{of}Done, {resolution}.{lost}{self._run.carried}")
+        self.panel.refresh(anew=True)
 
     def _on_ended(self) -> None:
         self._drawer.stop()
