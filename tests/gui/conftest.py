@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ from napari_lpd.slides.tissue import TissueMask
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path, monkeypatch):
     folder = tmp_path / "settings"
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")  # where what is made on samples is kept
     monkeypatch.setattr(
         "napari_lpd.gui.common.recent_models._store",
         lambda: QSettings(str(folder / "recent.ini"), QSettings.Format.IniFormat),

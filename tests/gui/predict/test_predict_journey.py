@@ -80,7 +80,7 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
 
     widget.form.set_value(widget.settings().model_copy(update={"presence": 0.4}))
     predict()
-    assert "Your corrections were copied" in widget.job.status.text()
+    assert "Your corrections are in it" in widget.job.status.text()
     prediction = panel.shown()
     y, x = (round(um / prediction.card.mpp) for um in (2500, 1900))
     assert Corrections(prediction).levels[0][y : y + 1, x : x + 1] == FAT + 1

@@ -150,15 +150,16 @@ def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_error
     assert "a field of 3.1 mm² there reaches outside tiny.tiff" in shown_errors[0]
 
 
-def test_corrections_survive_another_prediction_of_the_slide(shown, viewer, make_prediction, qtbot):
+def test_corrections_survive_another_prediction_of_the_slide(shown, make_prediction, tmp_path):
     from napari_lpd.gui.predict.correction_bar import carried_over
 
     _, old = shown
     Corrections(old).apply_crop(0, 0, np.full((20, 20), 2, np.uint8))
     new = make_prediction(box=None)
-    assert "copied" in carried_over(new, old)
+    kept = tmp_path / "kept.geojson"
+    assert "are in it" in carried_over(new, old, kept)
     assert (Corrections(Prediction.open(new.folder)).read_crop(0, 0, (20, 20)) == 2).all()
-    assert carried_over(new, new) == ""
+    assert carried_over(make_prediction(box=None), None, kept) == ""
 
 
 def test_a_new_slide_with_an_old_result_shows_its_corrections(viewer, tiny_layer, make_prediction):
