@@ -18,7 +18,6 @@ from napari_lpd.gui.layers.results import (
 )
 from napari_lpd.gui.layers.slides import Shown, set_resolution, slide_id, slide_of, visible_box_um
 from napari_lpd.gui.predict.live_prediction import LiveLayers
-from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import BlockResult, Prediction
 
 SLIDE_MPP = 1.0
@@ -87,9 +86,6 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
     assert growing.version == 1
     assert (labels.data[:, 260:] == 2).all()
     assert (uncertainty.data[:, 70:] == 2).all()
-    Corrections(writer).apply_crop(0, 300, np.ones((9, 9), np.uint8))
-    growing.fill_corrections()
-    assert (labels.data[:9, 300:309] == 1).all()
     for _ in completing(viewer, found, writer):
         pass
     assert shown_prediction(viewer, slide_id(tiny_layer)) is writer
