@@ -79,13 +79,15 @@ def cut_tiles(
     polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
     tree = STRtree(polygons)
     names = [tissue.name for tissue in classes]
-    origins, labels = [], []
+    origins, labels, used = [], [], set[int]()
     for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
         tile = box(x, y, x + settings.tile, y + settings.tile)
         hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
         if not hits or unary_union([overlap for _, overlap in hits]).area < settings.min_cover * tile.area:
             continue
-        tissues = {t for i, overlap in hits if overlap.area >= MIN_TISSUE_SHARE * tile.area for t in regions[i].tissues}
+        filled = [i for i, overlap in hits if overlap.area >= MIN_TISSUE_SHARE * tile.area]
+        used.update(filled)
+        tissues = {t for i in filled for t in regions[i].tissues}
         origins.append((y, x))
         labels.append([float(name in tissues) for name in names])
     if not origins:
@@ -99,7 +101,7 @@ def cut_tiles(
         raise DataError(
             f"{name}: all regions lie on glass; are they another slide's, or counted from another corner (--origin)?"
         )
-    return TileSet(
+    tiles = TileSet(
         classes,
         np.array(labels, np.float32),
         images.__getitem__,
@@ -110,6 +112,19 @@ def cut_tiles(
         origins=[Origin(name, y, x, slide.fingerprint) for y, x in origins],
         check=False,
     )
+    if unused := len(regions) - len(used):
+        tiles.doubts.append(
+            f"{name}: {unused} of {len(regions)} regions are not used: too small for a tile of {settings.tile} pixels"
+            f" ({settings.tile * settings.mpp:.0f} µm), of which {settings.min_cover:.0%} must lie in regions; enlarge"
+            " them, or choose smaller tiles"
+        )
+    return tiles
+
+
+def too_small(regions: Sequence[Region], mpp: tuple[float, float], settings: TrainSettings) -> int:
+    """Count the regions that cannot fill a tile alone, on a slide of `mpp` (y, x) µm per pixel."""
+    least = settings.min_cover * (settings.tile * settings.mpp) ** 2
+    return sum(region.polygon(mpp).area < least for region in regions)
 
 
 def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:

@@ -68,9 +68,12 @@ def warnings(tiles: TileSet) -> list[str]:
     Of a large set 400 tiles, evenly spread over the classes, are read.
     """
     messages = [
-        f"{name}: only {count} tile{'s' * (count > 1)}; wanted {MIN_TILES} or more"
-        for name, count in tiles.tiles_per_class.items()
-        if count < MIN_TILES
+        *tiles.doubts,
+        *(
+            f"{name}: only {count} tile{'s' * (count > 1)}; wanted {MIN_TILES} or more"
+            for name, count in tiles.tiles_per_class.items()
+            if count < MIN_TILES
+        ),
     ]
     indices = range(len(tiles)) if len(tiles) <= LOOKED_AT else tiles.spread(LOOKED_AT)
     glass, unreadable = [], []

@@ -47,6 +47,7 @@ class TileSet:
         classes: The tissue classes.
         labels: (n, C) in {0, 1}.
         description: Origin of the tiles, for messages.
+        doubts: Lines on what was not used, for people.
         resolutions: Of each slide, a line with its resolution and where that comes from.
         sources: Per tile: its slide or patient.
         clusters: Per tile: its part of the slide; tiles of two clusters do not touch.
@@ -74,6 +75,7 @@ class TileSet:
         self.classes = classes
         self.labels = labels
         self.description = description
+        self.doubts: list[str] = []
         self.resolutions: list[str] = []
         self.sources = tuple(sources)
         self.clusters = tuple(clusters) or self.sources
@@ -87,7 +89,7 @@ class TileSet:
     def joined(cls, sets: Sequence[TileSet], description: str) -> TileSet:
         """Join several sets of the same classes and tile size."""
         starts = np.cumsum([0, *(len(tiles) for tiles in sets)])
-        return cls(
+        whole = cls(
             sets[0].classes,
             np.concatenate([tiles.labels for tiles in sets]),
             partial(_read_joined, [tiles.read for tiles in sets], starts),
@@ -97,6 +99,8 @@ class TileSet:
             clusters=[cluster for tiles in sets for cluster in tiles.clusters],
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
+        whole.doubts = [line for tiles in sets for line in tiles.doubts]
+        return whole
 
     def check(self) -> None:
         """Raise DataError if fewer than two classes occur, or one of the classes never does."""

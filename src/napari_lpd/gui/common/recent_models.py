@@ -48,6 +48,16 @@ def remember_roles(names: Sequence[str], roles: Roles) -> None:
     _store().setValue(f"roles/{'|'.join(names)}", roles.model_dump_json())
 
 
+def kept(name: str) -> str:
+    """Return a text that a widget has stored; "" at first."""
+    return str(_store().value(name, "") or "")
+
+
+def keep(name: str, text: str) -> None:
+    """Store a text of a widget for the next session."""
+    _store().setValue(name, text)
+
+
 def describe(card: Card) -> str:
     """Format a model's card as rich text: data, classes, counts, resolution, metrics, settings, versions."""
     counts = card.tiles_per_class

@@ -16,6 +16,7 @@ from napari_lpd.gui.common.layout import buttons, in_row, note
 from napari_lpd.gui.contributions import read_slide
 from napari_lpd.gui.layers.slides import (
     UM,
+    bring_to_front,
     change_resolution,
     entered_mpp,
     follow,
@@ -70,6 +71,7 @@ class SlidePicker(QWidget):
             layout.addWidget(widget)
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
+        self.combo.activated.connect(self._on_picked)
         use.clicked.connect(self._on_use)
         self.change.clicked.connect(self._on_change)
         self.mpp.returnPressed.connect(self._on_use)
@@ -134,6 +136,12 @@ class SlidePicker(QWidget):
             known = f"{layer.scale[-1]:.4g} µm per pixel ({source})"
             self.resolution.setText(f"Resolution missing ({source}): enter it" if missing else known)
         self.changed.emit()
+
+    def _on_picked(self) -> None:
+        """Bring a slide that the user chooses before the eyes."""
+        layer = self.find()
+        if layer is not None:
+            bring_to_front(self._viewer, layer)
 
     def _on_use(self) -> None:
         layer = self.find()

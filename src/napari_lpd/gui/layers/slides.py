@@ -162,6 +162,18 @@ def follow(viewer: napari.Viewer, slide_layer: Image) -> None:
         slide_layer.events.translate.connect(move)
 
 
+def bring_to_front(viewer: napari.Viewer, slide_layer: Image) -> None:
+    """Show a slide above all others, with what belongs to it, and fit it into the view."""
+    slide_layer.visible = True
+    ours = [each for each in viewer.layers if each is slide_layer or belongs(each, slide_layer)]
+    viewer.layers.move_multiple([viewer.layers.index(each) for each in ours], len(viewer.layers))
+    size = np.array((slide_layer.data[0] if slide_layer.multiscale else slide_layer.data).shape[:2])
+    size = size * slide_layer.scale[-2:]
+    middle = corner(slide_layer) + size / 2
+    viewer.scene.camera.center = (*viewer.scene.camera.center[:-2], *middle)
+    viewer.scene.camera.zoom = 0.95 * float(np.min(np.array(viewer.canvas.size) / size))
+
+
 class Shown(NamedTuple):
     """How a slide is shown: position (y, x) of its outer corner in the world, its name, and metadata (`of_slide`)."""
 

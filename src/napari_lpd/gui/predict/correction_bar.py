@@ -13,8 +13,10 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.geojson import read_features
 from napari_lpd.data.project import regions_beside
+from napari_lpd.data.region_tiles import too_small
 from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
@@ -305,7 +307,16 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
     layer.metadata[KEY] |= {"classes": card.classes, "corrected": outlines}
     if not ours:
         viewer.add_layer(layer)
-    return f"{len(regions)} corrected region{'s' * (len(regions) > 1)} added to '{layer.name}': train on them in Train."
+    said = f"{len(regions)} corrected region{'s' * (len(regions) > 1)} added to '{layer.name}': train on them in Train."
+    settings = TrainSettings()
+    if small := too_small(regions, card.slide_mpp, settings):
+        edge = settings.tile * settings.mpp
+        said += (
+            f" {small} of them {'are' if small > 1 else 'is'} too small for a tile of {edge:.0f} µm and will not be"
+            " used alone: correct or draw larger areas there, or choose smaller tiles in Train (Check the data counts"
+            " them)."
+        )
+    return said
 
 
 def carried_over(new: Prediction, old: Prediction | None, kept: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,14 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.core.classes import CLASSES, read_classes
+from napari_lpd.core.classes import CLASSES, TissueClass, read_classes
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.files import told_apart
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
 from napari_lpd.data.regions import write_regions
 from napari_lpd.data.training_set import TrainingSource, read_annotated
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
+from napari_lpd.gui.common.recent_models import keep, kept
 from napari_lpd.gui.layers.slides import slide_id, slide_path
 from napari_lpd.gui.train.class_table import ClassTable
 from napari_lpd.gui.train.labelled_tiles import LabelledTiles
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Image
 
-    from napari_lpd.core.classes import TissueClass
     from napari_lpd.data.regions import Region
 
 DRAWN, TILES = "regions drawn on slides", "labelled tiles: a folder or a table"
+KEPT = "train/classes"
 ALONE = "Project: none; trains on this slide only"
 
 
@@ -55,7 +57,7 @@ class TrainingData(QWidget):
         self.patient.setPlaceholderText("patient, if several slides are of the same")
         self.patient.setToolTip("Saved in the project: slides of one patient are never split for validation")
         self.tiles = LabelledTiles()
-        self.classes = ClassTable(read_classes(samples.classes_path()))
+        self.classes = ClassTable(_kept_classes())
         self.drawn = SlideRegions(viewer, self.classes)
         self._pages = (QWidget(), self.tiles)
         self._lay_out()
@@ -63,6 +65,7 @@ class TrainingData(QWidget):
         self.drawn.failed.connect(self.failed)
         self.source.currentIndexChanged.connect(self._on_source)
         self.drawn.slides.changed.connect(self._show_patient)
+        self.classes.changed.connect(self._keep_classes)
         self._on_source(0)
 
     def _lay_out(self) -> None:
@@ -239,6 +242,10 @@ class TrainingData(QWidget):
 
     # Source and classes
 
+    def _keep_classes(self) -> None:
+        """Store the classes for the next session."""
+        keep(KEPT, json.dumps([tissue.model_dump() for tissue in self.classes.drafts()]))
+
     def _on_source(self, index: int) -> None:
         for number, page in enumerate(self._pages):
             page.setVisible(number == index)
@@ -251,6 +258,12 @@ class TrainingData(QWidget):
                 self.classes.set_classes(read_classes(Path(path)))
             except LpdError as error:
                 self.failed.emit(str(error))
+
+
+def _kept_classes() -> tuple[TissueClass, ...]:
+    """Return the classes of the session before; at first those of the sample."""
+    stored = json.loads(kept(KEPT) or "[]")
+    return tuple(TissueClass.build(each) for each in stored) or read_classes(samples.classes_path())
 
 
 def _copied(project: Project, regions_of_slides: Sequence[Sequence[Region]], run: Path) -> Project:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -9,7 +10,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_lpd import samples
-from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.errors import DataError, ExportError, LpdError
 from napari_lpd.data.geojson import Frame, read_features
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import write_regions
@@ -48,7 +49,7 @@ class RegionFiles(QWidget):
         self._viewer, self._classes = viewer, classes
         self._changed: dict[Shapes, Image] = {}
         self._slides: WeakKeyDictionary[Shapes, Image] = WeakKeyDictionary()  # of each layer, also when it is closed
-        self._ours: set[Path] = set()  # files that we wrote, which may be replaced
+        self._ours: dict[Path, int] = {}  # files that we wrote, which may be replaced, with the number of regions
         self.line: QLabel = note("")
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -104,10 +105,13 @@ class RegionFiles(QWidget):
         if beside not in self._ours and beside.exists():
             with slide_of(slide) as opened:
                 _check_kept(beside, Frame.of(opened))
+            _keep_before(beside)  # of the session before
         regions = {region.key: region for layer in layers for region in outlines_of(layer, slide)}
+        if 2 * len(regions) < self._ours.get(beside, 0) and beside.exists():
+            _keep_before(beside)  # most were deleted
         with slide_of(slide) as opened:
             write_regions(beside, regions.values(), self._classes.drafts(), frame=Frame.of(opened), mark="")
-        self._ours.add(beside)
+        self._ours[beside] = len(regions)
         return beside
 
     def _say(self, line: str) -> bool:
@@ -116,6 +120,14 @@ class RegionFiles(QWidget):
         self.line.setText(line)
         self.setVisible(True)
         return new
+
+
+def _keep_before(beside: Path) -> None:
+    """Keep a copy of saved regions, for the user to go back to."""
+    try:
+        shutil.copy2(beside, f"{beside}.bak")
+    except OSError as error:
+        raise ExportError(f"{beside}.bak: cannot be written ({error.strerror or error})") from error
 
 
 def _check_kept(beside: Path, frame: Frame) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import LpdError, one_line
 from napari_lpd.core.settings.base import read_settings, write_settings
 from napari_lpd.core.settings.presets import ABOUT, PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.forms import SettingsForm, merged
 from napari_lpd.gui.common.layout import advanced, buttons, chooser, in_row, note
+from napari_lpd.gui.common.recent_models import keep, kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qtpy.QtGui import QHideEvent
+
+KEPT = "train/settings"
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
 OF_TILES = ("mpp", "tile")  # fixed for labelled tiles
 
@@ -57,6 +63,27 @@ class TrainingSettings(QWidget):
         ):
             layout.addWidget(widget)
         self.preset.currentTextChanged.connect(self._on_preset)
+        self._restore()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Store preset and settings for the next session, before the window closes."""
+        super().hideEvent(event)
+        try:
+            settings = self.value().model_dump(mode="json")
+        except LpdError:  # a value is out of its limits, which nobody wants back
+            return
+        keep(KEPT, json.dumps({"preset": self.preset.currentText(), "settings": settings}))
+
+    def _restore(self) -> None:
+        """Show what was set in the session before."""
+        stored = json.loads(kept(KEPT) or "{}")
+        if stored.get("preset") not in PRESETS:
+            return
+        self.preset.setCurrentText(stored["preset"])
+        try:
+            self.show_value(TrainSettings.build(stored["settings"]))
+        except LpdError as error:
+            show_warning(f"The settings of the last session cannot be shown: {one_line(error)}")
 
     def value(self, mpp: float | None = None) -> TrainSettings:
         """Return the settings in the forms, with another resolution if one is given.

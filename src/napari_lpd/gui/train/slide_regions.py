@@ -196,7 +196,7 @@ class SlideRegions(QWidget):
                 self._box.choose(shapes)
         elif path is not None and layer not in self._loaded and regions_beside(path).exists():
             self._loaded.add(layer)
-            self.load(regions_beside(path))
+            self._load_saved()
         self._loaded.add(layer)  # so that deleted regions are not loaded again
 
     def _on_draw(self) -> None:
@@ -214,12 +214,24 @@ class SlideRegions(QWidget):
         return next((each for each in regions_layers(self._viewer, slide) if kind(each) == "regions"), None)
 
     def _ensure_layer(self) -> Shapes:
-        """Return the regions layer of the chosen slide, a new one if it has none, and choose it."""
+        """Return the regions layer of the chosen slide and choose it; a new one holds what is saved beside it."""
         slide = self.slides.layer()
         slide_of(slide).close()  # raises for a slide without resolution
-        layer = self._layer_of(slide) or new_regions_layer(self._viewer, slide)
+        layer, path = self._layer_of(slide), slide_path(slide)
+        if layer is not None:
+            self._box.choose(layer)
+            return layer
+        layer = new_regions_layer(self._viewer, slide)
         self._box.choose(layer)
+        if path is not None and regions_beside(path).exists():
+            self.load(regions_beside(path))
         return layer
+
+    def _load_saved(self) -> None:
+        try:
+            self._ensure_layer()
+        except LpdError as error:
+            self.failed.emit(str(error))
 
     def _on_save_regions(self) -> None:
         try:
