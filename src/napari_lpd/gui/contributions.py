@@ -150,23 +150,29 @@ def _regions_on_slide(path: Path) -> LayerData:
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Save a Labels layer as `write_mask`, by the name that the user gave."""
+    return [str(write_mask(Path(path), data, attributes, asked_for=Path(path)))]
+
+
+def write_mask(path: Path, data: Any, attributes: dict[str, Any], asked_for: Path) -> Path:
     """Save a Labels layer, multiscale too, as an OME-TIFF pyramid with its physical size, class names and colours.
 
-    A multiscale prediction is written block by block from its folder; any other layer as it is shown.
+    A multiscale prediction is written block by block from its folder; any other layer as it is shown. napari has asked
+    before replacing the file `asked_for`, no other.
 
     Raises:
         ExportError: wrong suffix, not 2-d, no micrometres, or the file cannot be written.
     """
-    target = Path(path)
+    target = path
     if target.name.lower().endswith(TIFF_SUFFIXES) and ".ome." not in target.name.lower():
         target = target.with_suffix(".ome.tif")
-    confirmed = target == Path(path)  # napari asked before replacing `path`, not before replacing another target
+    confirmed = target == asked_for
     name = attributes.get("name", "labels")
     multiscale = attributes.get("multiscale", isinstance(data, list | tuple))
     metadata = attributes.get("metadata", {}).get("napari_lpd", {})
     prediction: Prediction | None = metadata.get("prediction") if metadata.get("kind") == "labels" else None
     if multiscale and prediction is not None:
-        return [str(write_ome_tiff(prediction, target, overwrite=confirmed))]
+        return write_ome_tiff(prediction, target, overwrite=confirmed)
     labels = np.asarray(data[0] if multiscale else data)
     if labels.ndim != 2:
         raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
@@ -174,11 +180,11 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         labels = labels.astype(np.uint32 if labels.max() > 255 else np.uint8)
     mpp = _mpp(name, attributes)
     if prediction is None:
-        return [str(write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=confirmed))]
+        return write_label_tiff(labels, target, Place(mpp, (0.0, 0.0)), overwrite=confirmed)
     card, (y0, x0, _, _) = prediction.card, prediction.scope_box()
     classes = [(tissue.name, tissue.rgb) for tissue in card.classes]
     origin = (y0 // card.stride * card.stride * card.mpp, x0 // card.stride * card.stride * card.mpp)
-    return [str(write_label_tiff(labels, target, Place(mpp, origin), classes, confirmed))]
+    return write_label_tiff(labels, target, Place(mpp, origin), classes, confirmed)
 
 
 def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:

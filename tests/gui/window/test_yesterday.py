@@ -120,7 +120,7 @@ def test_a_slide_that_is_chosen_is_raised_and_fitted(shown_viewer, tiny_tiff, tm
 def test_regions_too_small_for_a_tile_are_counted(tiny_tiff, classes):
     square = np.array([[0.0, 0], [0, 100], [100, 100], [100, 0]])
     small = [Region(square * 0.1 + (150, 20 * i), ("dark",)) for i in range(5)]
-    regions = [Region(square, ("dark",)), Region(square + (0, 200), ("pink",)), *small]
+    regions = [Region(square, ("dark",)), Region(square + np.array([0, 200]), ("pink",)), *small]
     settings = TrainSettings.build({"tile": 64, "mpp": 1.0, "tile_step": 32})
     with open_slide(tiny_tiff) as slide:
         tiles = cut_tiles(slide, regions, classes, settings, "tiny")

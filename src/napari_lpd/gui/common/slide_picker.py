@@ -13,6 +13,7 @@ from napari_lpd.core.errors import LpdError, SlideError, one_line
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.common.layout import buttons, in_row, note
+from napari_lpd.gui.common.saving import save_masks_with_classes
 from napari_lpd.gui.contributions import read_slide
 from napari_lpd.gui.layers.slides import (
     UM,
@@ -44,6 +45,7 @@ class SlidePicker(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
+        save_masks_with_classes(viewer)
         self._described: Image | None = None
         self._box: LayerBox[Image] = LayerBox()
         self.combo = self._box.combo
