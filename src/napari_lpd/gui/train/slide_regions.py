@@ -32,6 +32,7 @@ from napari_lpd.gui.layers.regions import (
     tissue_color,
     toggle_tissue,
 )
+from napari_lpd.gui.layers.shapes_history import ShapesHistory
 from napari_lpd.gui.layers.slides import belongs, folder_beside, kind, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
@@ -161,6 +162,7 @@ class SlideRegions(QWidget):
                 self._watched.add(layer)
                 layer.events.data.connect(self._on_data)
                 layer.events.mode.connect(self._on_mode)
+                ShapesHistory.follow(layer, self._on_drawn)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
                 self.files.change(layer)
         self._box.fill(regions_layers(self._viewer, self.slides.find()))
