@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from qtpy.QtCore import QTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,8 @@ class ShapesHistory:
             _all[layer] = cls(layer, undone)
 
     def _on_data(self, event: Event) -> None:
-        self.note(event.source)
+        layer = event.source
+        QTimer.singleShot(0, lambda: self.note(layer))  # napari tells of a drawing just before it is finished
 
     def note(self, layer: Shapes) -> None:
         """Keep the present state, unless a shape is half drawn."""
@@ -80,7 +82,8 @@ class ShapesHistory:
         try:
             in_hand = layer.feature_defaults.copy()
             layer.selected_data = set()
-            layer.data = state.shapes
+            with layer.events.data.blocker():  # napari tells before it has the types of the shapes
+                layer.data = state.shapes
             layer.features, layer.feature_defaults = state.features.copy(), in_hand
             if state.shapes:
                 layer.edge_color, layer.face_color = state.colors
