@@ -43,7 +43,7 @@ def test_a_setting_is_printed_with_default_unit_limits_and_presets(capsys):
         "presets": "",
         "text": "Resolution of the training tiles, in µm per pixel.",
     }
-    assert rows["epochs"]["presets"] == "quick look: 2, paper: 10, pbip-paper: 10"
+    assert rows["epochs"]["presets"] == "fast: 6, paper: 10, pbip-paper: 10"
     assert rows["model.bank"]["limits"] == "learned, seeded, clustered, random, linear, supervised"
     assert (rows["stage_weights"]["default"], rows["augment"]["limits"]) == ("[0.0,0.1,1.0,1.0]", "true, false")
     assert main(["settings", "evaluate"]) == 0

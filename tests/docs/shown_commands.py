@@ -52,13 +52,14 @@ PLACEHOLDERS = {
     "NAME.zarr": "made/first.zarr",
     SCHEDULER: SCHEDULER,  # the test puts the address of a cluster in its place
     # What one line writes and later ones read.
-    **{name: name for name in ("RUN", "RUN2", "LPD", "PBIP", "A", "B", "CODE", "PAPER", "STAGE2", "IMPORTED")},
+    **{name: name for name in ("RUN", "RUN2", "FAST", "FAST2", "LPD", "PBIP", "A", "B", "CODE", "PAPER")},
+    **{name: name for name in ("STAGE2", "IMPORTED")},
     **{name: name for name in ("RESULTS", "RESULTS2", "RESULTS3", "REPORT", "COMPARISON", "EVAL_A")},
     **{name: name for name in ("MASK.geojson", "AREAS.csv")},
     "--to FILE": "--to mask.ome.tif",
     "--out DIR": "--out written",
     # Choices.
-    "--preset NAME": "--preset 'quick look'",
+    "--preset NAME": "--preset default",
     "TABLE": "table1",
     "SEED": "1",
     "bench_out/NAME.json": "bench_out/reading.json",

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_label_temperature, fit_temperature
+from napari_lpd.evaluation.calibration import (
+    calibration,
+    choose_thresholds,
+    fit_label_temperature,
+    fit_temperature,
+    gate_rates,
+)
 
 
 def test_calibration_by_hand():
@@ -76,3 +82,27 @@ def test_no_other_threshold_is_better(drawn):
     chosen = choose_thresholds(presence[:, None], present[:, None])[0]
     assert 0 <= chosen <= 1
     assert balanced(chosen) >= max(map(balanced, [0, *presence])) - 1e-9
+
+
+def test_the_gate_is_measured_by_hand():
+    presence = np.array([[0.9, 0.1], [0.6, 0.2], [0.4, 0.3], [0.2, 0.4]])
+    present = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], bool)
+    found = gate_rates(presence, present, (0.5, 0.5))
+    assert found["class_f1"][0] == pytest.approx(2 * 1 / (2 + 2))  # said of two images, right about one of two
+    assert found["class_auc"][0] == pytest.approx(3 / 4)  # of four pairs three are in order
+    assert np.isnan(found["class_f1"][1]) and np.isnan(found["class_auc"][1])  # in no image and said of none
+    assert (found["f1"], found["auc"]) == (found["class_f1"][0], found["class_auc"][0])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=30))
+def test_the_auc_is_the_share_of_pairs_in_order(rows):
+    scores, held = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    found = gate_rates(scores[:, None], held[:, None], (0.5,))["auc"]
+    ordered = [(a > b) + (a == b) / 2 for a in scores[held] for b in scores[~held]]
+    assert found == pytest.approx(np.mean(ordered)) if ordered else np.isnan(found)
+
+
+def test_the_rate_of_the_gate_follows_its_thresholds():
+    presence, present = np.array([[0.4], [0.1]]), np.array([[True], [False]])
+    assert gate_rates(presence, present, (0.5,))["f1"] == 0
+    assert gate_rates(presence, present, (0.3,))["f1"] == 1

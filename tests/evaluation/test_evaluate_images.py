@@ -145,7 +145,7 @@ def test_a_class_that_no_mask_has_gives_no_figure_that_cannot_be_stored(tiny_mod
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
     blind = tiny_model._replace(card=tiny_model.card.model_copy(update={"presence": (0.0, 1.1)}))
     figures = mask_validation(masked_images(tile_folder / "valid"), blind.card.classes).figures(blind).values
-    assert set(figures) == {"score", "mIoU", "IoU dark"}
+    assert set(figures) == {"score", "mIoU", "IoU dark", "presence F1"}
 
 
 def test_an_absent_class_never_wins_in_the_published_normalisation_either():

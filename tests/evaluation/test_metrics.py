@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.files import file_hashes, overlap
-from napari_lpd.evaluation.calibration import calibration
+from napari_lpd.evaluation.calibration import calibration, gate_rates
 from napari_lpd.evaluation.metrics import (
     HEADLINES,
     ImageResult,
@@ -289,7 +289,8 @@ def report_rows(results, background="exclude"):
 def test_a_report_reads_back_as_csv_and_json(tmp_path):
     rows = report_rows(varied_results(4))
     scores = rows[0].scores
-    found = calibration(np.array([[0.9, 0.2], [0.3, 0.6]]), np.array([[True, False], [False, True]]))
+    judged = np.array([[0.9, 0.2], [0.3, 0.6]]), np.array([[True, False], [False, True]])
+    found = calibration(*judged) | gate_rates(*judged, (0.5, 0.5))
     path = write_report(tmp_path / "out", "A test", rows, ["Model: small | old"], found)
 
     with (path.parent / "report.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -303,6 +304,7 @@ def test_a_report_reads_back_as_csv_and_json(tmp_path):
     assert values["truth", "recall", "STR"]["low"] == ""
     assert values["truth", "background_iou", ""]["value"] == ""
     assert float(values["", "presence_ece", "TUM"]["value"]) == found["class_ece"][0]
+    assert float(values["", "presence_auc", ""]["value"]) == 1
 
     content = json.loads((path.parent / "report.json").read_text(encoding="utf-8"))
     assert content["rows"][1]["scores"]["confusion"] == scores.confusion.tolist()

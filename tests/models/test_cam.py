@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from napari_lpd.core.settings.training import ModelSettings
 from napari_lpd.models.cam import (
     background,
     class_presence,
@@ -15,8 +16,15 @@ from napari_lpd.models.cam import (
     stretch_tile_maps,
     uncertainty,
 )
+from napari_lpd.models.network import new_network
 
 ALL = torch.ones(9, 9, dtype=torch.bool)
+
+
+def of_two():
+    """A network that merges its two prototypes per class by softmax, so that its gating maps are theirs."""
+    settings = ModelSettings(prototypes_per_class=2, prototype_dim=8, merge_train="soft", encoder_weights="random")
+    return new_network(settings, 2)
 
 
 def test_normalisation_has_one_constant_per_class():
@@ -43,7 +51,7 @@ def test_the_background_follows_its_formula():
 def test_presence_is_the_training_score_in_a_window():
     maps = torch.zeros(4, 9, 9)
     maps[:2, 4, 4] = 9.0
-    presence = class_presence([maps, maps], k=2, window=3, counted=ALL)
+    presence = class_presence(of_two(), [maps, maps], window=3, counted=ALL)
     assert presence.shape == (2, 9, 9)
     assert presence[0, 4, 4].item() == pytest.approx(torch.tensor(1.0).sigmoid().item())
     assert presence[1, 4, 4].item() == pytest.approx(0.5)
@@ -55,7 +63,7 @@ def test_presence_counts_tissue_only():
     maps[:, :, :3] = 2.0
     tissue = torch.zeros(9, 9, dtype=torch.bool)
     tissue[:, :3] = True
-    presence = class_presence([maps, maps], k=2, window=5, counted=tissue)
+    presence = class_presence(of_two(), [maps, maps], window=5, counted=tissue)
     assert presence[0, 4, 2].item() == pytest.approx(torch.tensor(2.0).sigmoid().item())
     assert presence[0, 0, 0].item() == pytest.approx(torch.tensor(2.0).sigmoid().item())
 

@@ -42,7 +42,8 @@ def stage2_options(stage2: argparse.ArgumentParser) -> None:
 
 def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     """Add the options of ``reproduce``."""
-    reproduce.add_argument("table", choices=("table1", "table2", "variants"), help="which (docs/method.md)")
+    tables = ("table1", "table2", "variants", "fast")
+    reproduce.add_argument("table", choices=tables, help="which (docs/method.md)")
     reproduce.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
     )

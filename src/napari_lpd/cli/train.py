@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.data.regions import Region
     from napari_lpd.models.card import Card
+    from napari_lpd.training.ancestor import Ancestor
 
 VALID = "valid "  # prefix of the figures of a validation on a model's card
 
@@ -67,6 +68,12 @@ def train_options(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model")
     train.add_argument("--preset", choices=PRESETS, default="default", help="settings to start from")
+    train.add_argument(
+        "--init", type=Path, metavar="MODEL", help="go on from this model: its classes are taken over by name"
+    )
+    train.add_argument(
+        "--renamed", action="append", default=[], metavar="OLD=NEW", help="a class of that model by its new name"
+    )
     train.add_argument("--encoder", help=f"timm name or mit_b0..b2 (default {EMBEDDED_ENCODER})")
     train.add_argument(
         "--encoder-weights",
@@ -95,6 +102,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     check = _check_regions(options, names) if options.check_regions else None
     prepared = source.load(classes, settings)
     tiles, validation_images, settings = prepared
+    ancestor = _ancestor(options)
     with _run_folder(options, source), distributed.joined():
         if options.summary:
             return prepared.write(options.out) | {"sheet": str(options.out / SHEET)}
@@ -103,7 +111,8 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
             printer.note(f"warning: {line}")  # further processes print nothing
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
         model = run(
-            fit(tiles, settings, options.out, start + shlex.join(options.given), validation_images), printer.progress
+            fit(tiles, settings, options.out, start + shlex.join(options.given), validation_images, ancestor),
+            printer.progress,
         )
     if not first:
         return {}
@@ -128,6 +137,18 @@ def _check_regions(options: argparse.Namespace, names: Sequence[str]) -> list[Re
 
     with open_slide(options.slide, options.slide_mpp, override_mpp=options.override_mpp) as slide:
         return read_regions(options.check_regions, names, Frame.of(slide, options.origin))
+
+
+def _ancestor(options: argparse.Namespace) -> Ancestor | None:
+    """Return the model to go on from, with its renamed classes, if one is given."""
+    from napari_lpd.training.ancestor import Ancestor
+
+    pairs = [renamed.partition("=") for renamed in options.renamed]
+    if wrong := [pair for pair in pairs if not (pair[0] and pair[2])]:
+        raise DataError(f"--renamed {''.join(wrong[0])}: wanted OLD=NEW")
+    if pairs and not options.init:
+        raise DataError("--renamed goes with --init only")
+    return Ancestor(options.init, {old: new for old, _, new in pairs}) if options.init else None
 
 
 def _named_classes(named: Path) -> tuple[TissueClass, ...]:
@@ -162,7 +183,7 @@ def _run_folder(options: argparse.Namespace, source: TrainingSource) -> Iterator
         yield
         return
     resumed = (options.out / STATE_NAME).exists() and not options.overwrite
-    read = (*source.paths(), options.check_regions, options.classes, options.settings)
+    read = (*source.paths(), options.check_regions, options.classes, options.settings, options.init)
     check_outputs([options.out / name for name in SUMMARY_FILES], read)
     for name, mark in SUMMARY_FILES.items():
         refuse_overwrite(options.out / name, True, mark)

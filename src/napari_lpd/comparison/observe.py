@@ -14,13 +14,7 @@ from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.evaluation.masks import class_probability, predicted_labels
 from napari_lpd.models.cam import class_maps, fuse_upsampled, scale_maps
 from napari_lpd.models.encoder import STAGES
-from napari_lpd.models.network import (
-    STAGES_USED,
-    LoadedModel,
-    cosine_maps,
-    image_scores,
-    presence_scores,
-)
+from napari_lpd.models.network import STAGES_USED, LoadedModel, cosine_maps
 from napari_lpd.models.prototypes import map_correlation
 
 if TYPE_CHECKING:
@@ -56,8 +50,7 @@ def observe_tile(model: LoadedModel, image: NDArray[np.uint8]) -> TileObservatio
     """Look at a tile (H, W, 3): the mask is that of `evaluation.evaluate` with the predicted gate and no refiner."""
     network = model.network
     maps = network(_batch(image).to(model.device), STAGES_USED)
-    scores = [image_scores(part, network.k, network.settings.merge_train) for part in maps.logits]
-    present = presence_scores(scores)[0].cpu() >= torch.tensor(model.card.presence)
+    present = network.presence(maps.outputs)[0].cpu() >= torch.tensor(model.card.presence)
     fused = fused_class_maps(model, maps.logits, image.shape[:2])
     labels = predicted_labels(image, class_probability(fused, present, RULES), "none", RULES)
     return TileObservation(maps.features, maps.logits, present, fused, labels)

@@ -11,14 +11,17 @@ from shapely.geometry import box
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.data.regions import outside
-from napari_lpd.data.tileset import Origin, TileSet
+from napari_lpd.data.tileset import CELL, RIM, Origin, TileSet, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.regions import Region
+    from napari_lpd.data.tileset import Cell
     from napari_lpd.slides.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
@@ -112,6 +115,9 @@ def cut_tiles(
         origins=[Origin(name, y, x, slide.fingerprint) for y, x in origins],
         check=False,
     )
+    if settings.model.head == "joint":  # sees what is around a tile, too
+        touched = {cell for origin in tiles.origins for cell in cells_of(origin, settings.tile)}
+        tiles.cells = {cell: _cell_image(slide, cell, settings.mpp) for cell in sorted(touched)}
     if unused := len(regions) - len(used):
         tiles.doubts.append(
             f"{name}: {unused} of {len(regions)} regions are not used: too small for a tile of {settings.tile} pixels"
@@ -125,6 +131,12 @@ def too_small(regions: Sequence[Region], mpp: tuple[float, float], settings: Tra
     """Count the regions that cannot fill a tile alone, on a slide of `mpp` (y, x) µm per pixel."""
     least = settings.min_cover * (settings.tile * settings.mpp) ** 2
     return sum(region.polygon(mpp).area < least for region in regions)
+
+
+def _cell_image(slide: Slide, cell: Cell, mpp: float) -> NDArray[np.uint8]:
+    _, y, x = cell
+    edge = CELL + 2 * RIM
+    return slide.read_tolerant((y * CELL - RIM, x * CELL - RIM), (edge, edge), mpp)[0]
 
 
 def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:

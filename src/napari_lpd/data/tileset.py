@@ -17,7 +17,7 @@ from napari_lpd.core.files import HASH_BYTES
 from napari_lpd.slides.stain import colours_of, matching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,17 @@ class Origin(NamedTuple):
     fingerprint: str = ""
 
 
+CELL, RIM = 512, 64  # pixels; CELL is a multiple of every encoder's strides, and so is RIM
+Cell = tuple[str, int, int]
+"""A slide's name, and row and column of a cell of `CELL` pixels there."""
+
+
+def cells_of(origin: Origin, edge: int) -> Iterator[Cell]:
+    """List the cells that a tile of `edge` pixels touches."""
+    rows, columns = (range(first // CELL, (first + edge - 1) // CELL + 1) for first in (origin.y, origin.x))
+    return ((origin.slide, y, x) for y in rows for x in columns)
+
+
 class TileSet:
     """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float32 in {0, 1}), as NumPy arrays.
 
@@ -53,6 +64,8 @@ class TileSet:
         clusters: Per tile: its part of the slide; tiles of two clusters do not touch.
         files: The files from which the tiles were read.
         origins: Per tile: its location on a slide; empty where every tile is a file.
+        cells: Images of the slides' cells that tiles touch, each with `RIM` pixels around it, where they are wanted:
+            (CELL + 2 · RIM, CELL + 2 · RIM, 3) uint8 RGB.
         read: Tile i as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -77,6 +90,7 @@ class TileSet:
         self.description = description
         self.doubts: list[str] = []
         self.resolutions: list[str] = []
+        self.cells: dict[Cell, NDArray[np.uint8]] = {}
         self.sources = tuple(sources)
         self.clusters = tuple(clusters) or self.sources
         self.files = tuple(files)
@@ -100,6 +114,7 @@ class TileSet:
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
         whole.doubts = [line for tiles in sets for line in tiles.doubts]
+        whole.cells = {cell: image for tiles in sets for cell, image in tiles.cells.items()}
         return whole
 
     def check(self) -> None:
@@ -152,6 +167,10 @@ class TileSet:
         """Return the tiles with their colours matched, slide by slide, to `target`."""
         tiles = copy.copy(self)
         tiles.read = _Matched(self.read, self.sources, target)
+        source = {origin.slide: name for origin, name in zip(self.origins, self.sources, strict=bool(self.origins))}
+        images = list(self.cells.values())
+        match = matching(images.__getitem__, [source[slide] for slide, _, _ in self.cells], target)
+        tiles.cells = {cell: match(i) for i, cell in enumerate(self.cells)}
         return tiles
 
     def kept_in_memory(self) -> TileSet:

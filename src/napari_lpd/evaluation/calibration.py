@@ -1,4 +1,4 @@
-"""Probabilities of tissues, in an image or at a place: how far from frequencies, what is chosen on other data."""
+"""Probabilities of tissues, in an image or at a place: how right, how far from frequencies, what is chosen by them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import log_softmax, logit  # type: ignore[import-untyped]
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from napari_lpd.core.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 TEMPERATURES = (0.05, 20.0)
@@ -46,6 +49,39 @@ def calibration(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -
         "class_ece": class_ece,
         "class_brier": squares.mean(0).tolist(),
     }
+
+
+def gate_rates(presence: NDArray[Any], present: NDArray[Any], thresholds: Sequence[float]) -> dict[str, Any]:
+    """Measure the gate by itself: how right the model is about which classes are in an image.
+
+    F1 is that of the rule presence >= threshold; AUC is the chance that an image with the class scores higher than one
+    without it (the area under the ROC curve), whatever the threshold. A class that is in no image and said to be in
+    none has no F1; one that is in all images or in none has no AUC. Overall values are means over the others.
+
+    Args:
+        presence: (n, C) in 0..1.
+        present: (n, C) bool.
+        thresholds: C of them.
+
+    Returns:
+        f1, auc, and lists of C: class_f1, class_auc, NaN where there is none.
+    """
+    presence, present = _check_presence(presence, present)
+    said = presence >= np.asarray(thresholds)
+    counted = said.sum(0) + present.sum(0)
+    f1 = np.divide(2.0 * (said & present).sum(0), counted, out=np.full(counted.shape, np.nan), where=counted > 0)
+    auc = np.array([_auc(p, held) for p, held in zip(presence.T, present.T, strict=True)])
+    overall = {name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+               for name, values in (("f1", f1), ("auc", auc))}  # fmt: skip
+    return overall | {"class_f1": f1.tolist(), "class_auc": auc.tolist()}
+
+
+def _auc(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
+    held = int(present.sum())
+    if not 0 < held < len(present):
+        return float("nan")
+    ranks = rankdata(presence)[present].sum()  # Mann and Whitney's U; equals count a half
+    return float((ranks - held * (held + 1) / 2) / (held * (len(present) - held)))
 
 
 def _calibration_error(presence: NDArray[np.float64], excess: NDArray[np.float64], bins: int) -> float:
@@ -104,7 +140,8 @@ def choose_thresholds(presence: NDArray[Any], present: NDArray[Any]) -> NDArray[
 
 def _best_threshold(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
     steps = np.concatenate([[0.0], np.unique(presence), [1.0]])
-    thresholds = (steps[1:] + steps[:-1]) / 2
+    between = np.maximum((steps[1:] + steps[:-1]) / 2, np.nextafter(steps[:-1], 1))  # the mean may be rounded down
+    thresholds = np.where(steps[1:] > steps[:-1], between, steps[1:])
     missed = np.searchsorted(np.sort(presence[present]), thresholds) / present.sum()
     rejected = np.searchsorted(np.sort(presence[~present]), thresholds) / (~present).sum()
     balanced = (1 - missed + rejected) / 2

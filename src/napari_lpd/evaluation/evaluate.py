@@ -13,7 +13,7 @@ from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, opened, read_image, read_mask
 from napari_lpd.evaluation import report
-from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature
+from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature, gate_rates
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
     MIN_SOURCES,
@@ -172,7 +172,7 @@ def evaluate(
         ...         Image.fromarray(pixels).save(folder / part / "nests.png")
         ...     report = run(evaluate(load_model(samples.model_path()), masked_images(folder), settings, folder))
         >>> list(report)
-        ['report', 'mIoU, predicted classes, no CRF']
+        ['report', 'gate, F1', 'gate, AUC', 'mIoU, predicted classes, no CRF']
 
     Raises:
         DataError: `images` and `tuning` share a file.
@@ -214,12 +214,16 @@ def evaluate(
         )
         for (gate, refiner), results in cells.items()
     ]
-    presence, present = _presence(next(iter(cells.values())))
+    presence, present = presence_of(next(iter(cells.values())))
     scaled = expit(logit(np.clip(presence, 1e-7, 1 - 1e-7)) / temperature)
     save_results(out / RESULTS, cells)
-    judged = None if supervised else calibration(scaled, present)
+    judged = None
+    if not supervised:
+        judged = calibration(scaled, present) | gate_rates(presence, present, model.card.presence)
     path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
     result = {"report": str(path)}
+    if judged is not None:
+        result |= {"gate, F1": f"{100 * judged['f1']:.1f} %", "gate, AUC": f"{100 * judged['auc']:.1f} %"}
     for row in rows:
         refined = "no CRF" if row.refiner == "none" else row.refiner
         result[f"mIoU, {GATES[row.gate]}, {refined}"] = f"{100 * row.scores.mean_iou:.1f} %"
@@ -234,7 +238,7 @@ def _tuned(
     """Choose the presence thresholds that suit `tuning`, and the temperature of the presence scores there."""
     quick = settings.model_copy(update={"gates": ("none",), "refiners": ("none",)})
     (results,) = (yield from measure_images(model, tuning, quick)).values()
-    presence, present = _presence(results)
+    presence, present = presence_of(results)
     thresholds = tuple(choose_thresholds(presence, present).tolist())
     card = model.card.model_copy(update={"presence": thresholds})
     return model._replace(card=card), fit_temperature(presence, present)
@@ -252,7 +256,8 @@ def _occurrence(classes: Sequence[TissueClass], results: Sequence[ImageResult]) 
     return f"Classes: {', '.join(counts)}.{warning}"
 
 
-def _presence(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+def presence_of(results: Sequence[ImageResult]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Collect the presence probabilities of n images and which classes they hold: (n, C) each."""
     return np.stack([r.presence for r in results]), np.stack([r.present for r in results])
 
 
@@ -260,7 +265,7 @@ def save_results(path: Path, cells: Mapping[Cell, Sequence[ImageResult]]) -> Non
     """Keep the counts of every image: names, sources, and per gate and refiner confusion and boundary counts."""
     first = next(iter(cells.values()))
     arrays: dict[str, Any] = {"names": [r.name for r in first], "sources": [r.source for r in first]}
-    arrays["presence"], arrays["present"] = _presence(first)
+    arrays["presence"], arrays["present"] = presence_of(first)
     for (gate, refiner), results in cells.items():
         arrays[f"confusion {gate} {refiner}"] = np.stack([r.confusion for r in results])
         arrays[f"boundary {gate} {refiner}"] = np.stack([r.boundary for r in results])

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from napari_lpd.models.cam import background, class_maps, gate, probabilities, scale_maps, with_background
-from napari_lpd.models.compute import forward_pass, used_stages
-from napari_lpd.models.network import LoadedModel, image_scores, presence_scores
+from napari_lpd.models.compute import forward_pass
+from napari_lpd.models.network import LoadedModel, used_stages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,18 +53,17 @@ def fused_maps(model: LoadedModel, image: Tensor, settings: EvaluateSettings) ->
     views = VIEWS[settings.views]
     size = (image.shape[1], image.shape[2])
     encoder = model.network.encoder
-    needed, maps_of = used_stages(model), forward_pass(model, settings)
+    needed, maps_of = used_stages(model.network), forward_pass(model, settings)
     mean = encoder.mean[0].flip(0) if encoder.reverse else encoder.mean[0]
     total, presence = [torch.zeros(()) for _ in needed], torch.zeros(())
     for flip in views.flips:
         for factor in views.factors:
             seen = (image - mean.cpu()) * factor + mean.cpu() if factor != 1 else image
             seen = seen.flip(2) if flip else seen
-            logits = maps_of(seen[None].to(model.device))
+            outputs = maps_of(seen[None].to(model.device))
             if not flip and factor == 1:
-                how = model.network.settings.merge_train
-                presence = presence_scores([image_scores(part, model.network.k, how) for part in logits])[0].cpu()
-            for i, maps in enumerate(_unit_maps(model, logits, settings)):
+                presence = model.network.presence(outputs)[0].cpu()
+            for i, maps in enumerate(_unit_maps(model, outputs[: len(needed)], settings)):
                 total[i] = total[i] + (maps.flip(2) if flip else maps)
     fused = torch.zeros(())
     for i, maps in zip(needed, total, strict=True):  # upsampling is linear: once, after the mean over the views
@@ -80,7 +79,8 @@ def _unit_maps(model: LoadedModel, logits: list[Tensor], settings: EvaluateSetti
     merged = [class_maps(model.network, maps)[0].cpu() for maps in logits]
     if settings.normalise == "image":
         return [stretch_image_maps(maps) for maps in merged]
-    return [scale_maps(maps, model.card.map_scale[i]) for maps, i in zip(merged, used_stages(model), strict=True)]
+    stages = used_stages(model.network)
+    return [scale_maps(maps, model.card.map_scale[i]) for maps, i in zip(merged, stages, strict=True)]
 
 
 def stretch_image_maps(class_maps: Tensor) -> Tensor:

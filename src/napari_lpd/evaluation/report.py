@@ -33,6 +33,7 @@ BACKGROUNDS: dict[Background, str] = {
     " is in no mean",
 }
 COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
+GATE_RATES = ("f1", "auc", "ece", "brier")
 NAN = float("nan")
 MARKS = {  # our files, and what tells them from others
     "report.md": "## Segmentation, background:",
@@ -77,7 +78,7 @@ def write_report(
         title: Of the report, without "#".
         rows: At least one; one per gate and refiner, those of one treatment of background together.
         notes: Sentences for the reader: data, model, overlap of training and test files, and the like.
-        calibration: From `calibration.calibration`, of the classes in `rows`.
+        calibration: From `calibration.calibration` and `calibration.gate_rates`, of the classes in `rows`.
 
     Returns:
         The path of report.md.
@@ -156,14 +157,17 @@ def _remarks(row: ReportRow) -> Iterator[str]:
 
 
 def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:
-    yield "## Calibration of the presence probabilities"
+    yield "## The gate by itself: presence of classes in images"
     yield (
-        f"Of {calibration['images']} images, in {calibration['bins']} bins; whole images are judged, so the treatment"
-        " of background pixels plays no part. Expected calibration error in percent, Brier score in 0..1."
+        f"Of {calibration['images']} images; whole images are judged, so the treatment of background pixels plays no"
+        " part. F1 of what the gate lets through and AUC (the chance that an image with the class scores higher than"
+        " one without) in percent. Probabilities: expected calibration error in percent, in"
+        f" {calibration['bins']} bins, Brier score in 0..1."
     )
-    table = [["class", "ECE", "Brier"], ["all", _percent(calibration["ece"]), f"{calibration['brier']:.4f}"]]
-    for name, error, brier in zip(names, calibration["class_ece"], calibration["class_brier"], strict=True):
-        table.append([name, _percent(error), f"{brier:.4f}"])
+    columns = [[calibration[name], *calibration[f"class_{name}"]] for name in GATE_RATES]
+    table = [["class", "F1", "AUC", "ECE", "Brier"]]
+    for name, f1, auc, error, brier in zip(("all", *names), *columns, strict=True):
+        table.append([name, _percent(f1), _percent(auc), _percent(error), f"{brier:.4f}"])
     yield markdown_table(table)
 
 
@@ -202,7 +206,7 @@ def _lines(rows: Sequence[ReportRow], calibration: dict[str, Any] | None) -> Ite
         for metric, name, values in _tidy(row):
             yield row.gate, row.refiner, row.scores.background, metric, name, *values
     if calibration is not None:
-        for metric in ("ece", "brier"):
+        for metric in GATE_RATES:
             classes = zip(rows[0].scores.class_names, calibration[f"class_{metric}"], strict=True)
             for name, value in (("", calibration[metric]), *classes):
                 yield "", "", "", f"presence_{metric}", name, value, "", ""

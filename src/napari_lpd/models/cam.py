@@ -7,13 +7,13 @@ switched off by `gate` alone.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from napari_lpd.models.network import LPD, LoadedModel, Supervised, merge_prototypes, presence_scores
+from napari_lpd.models.network import LPD, LoadedModel, Supervised, merge_prototypes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,31 +21,24 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import PredictSettings
 
 
-def class_presence(
-    stages: Sequence[Tensor], k: int, window: int, counted: Tensor, how: Literal["mean", "soft"] = "mean"
-) -> Tensor:
+def class_presence(network: LPD | Supervised, gating: Sequence[Tensor], window: int, counted: Tensor) -> Tensor:
     """Score the presence of each class around every location.
 
-    This is the score of a tile in training (mean over the tile, mean over prototypes), computed over the tissue in a
-    window of a training tile's size around every location.
+    This is the score of a tile in training (by means over the tile), computed over the tissue in a window of a training
+    tile's size around every location.
 
     Args:
-        stages: Of stages 3 and 4: (C·k, h, w) scaled cosines.
-        k: Prototypes per class.
+        network: Says how presence follows from means.
+        gating: Its gating maps: (G, h, w) each.
         window: Edge of the window in map pixels, odd.
         counted: (h, w) bool, the locations that count: tissue.
-        how: How training merged the prototypes.
 
     Returns:
         (C, h, w) in 0..1.
     """
     share = _window_mean(counted[None].float(), window).clamp(min=1e-6)
-    if how == "mean":  # means commute, and merged maps are fewer
-        stages = [merge_prototypes(maps[None], k, how)[0] for maps in stages]
-    means = [_window_mean(maps * counted, window) / share for maps in stages]
-    if how != "mean":
-        means = [merge_prototypes(maps[None], k, how)[0] for maps in means]
-    return presence_scores(means)
+    means = [(_window_mean(maps * counted, window) / share)[None] for maps in gating]
+    return torch.sigmoid(network.presence_logits(means).mean(0))[0]
 
 
 def _window_mean(maps: Tensor, window: int) -> Tensor:

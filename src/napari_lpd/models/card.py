@@ -92,6 +92,9 @@ class Card(Settings):
     folder: str = Field(default="", description="Where the command ran: its relative paths start here.")
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
+    ancestors: tuple[str, ...] = Field(
+        default=(), description="The models that it was trained on from: file names and hashes, oldest first."
+    )
     notice: str = NOTICE
 
     @model_validator(mode="after")

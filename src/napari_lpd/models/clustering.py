@@ -121,7 +121,6 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
     Raises:
         DataError: a class has fewer usable tiles than prototypes.
     """
-    k = settings.model.prototypes_per_class
     single = np.flatnonzero(tiles.labels.sum(1) == 1)
     features: list[Tensor] = []
     kept: list[int] = []
@@ -133,8 +132,22 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
             features.append(encoder(images).float().cpu())
             kept += (single[done * settings.batch + np.array(usable)]).tolist()
         yield Progress(done + 1, len(loader), "features of tiles with one tissue")
-    vectors = torch.cat(features).double().numpy() if features else np.zeros((0, 1))
-    bank = []
+    return bank_of(torch.cat(features).double().numpy() if features else np.zeros((0, 1)), kept, tiles, settings)
+
+
+def bank_of(vectors: NDArray[np.float64], kept: list[int], tiles: TileSet, settings: TrainSettings) -> Tensor:
+    """Cluster the vectors (n, D) of tiles that hold one class, by class: prototypes (C·k, D) of unit length.
+
+    Args:
+        vectors: One per tile in `kept`.
+        kept: The tiles' indices.
+        tiles: All tiles.
+        settings: Prototypes per class, seed, members.
+
+    Raises:
+        DataError: a class has fewer tiles than prototypes.
+    """
+    k, bank = settings.model.prototypes_per_class, []
     for c, tissue in enumerate(tiles.classes):
         members = vectors[tiles.labels[kept, c] > 0] if kept else vectors
         if len(members) < k:

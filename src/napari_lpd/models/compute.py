@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import ModelError, SettingsError
-from napari_lpd.models.network import GATED_BY, LPD, STAGES_USED, LoadedModel, Supervised
+from napari_lpd.models.network import STAGES_USED, LoadedModel, used_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 CPU_BATCH, GPU_BATCH = 1, 16
 SIZES_KEPT = 4  # sizes of images with cached sessions
-DEVIATION = 1e-3  # of scaled cosines, which span about ±14; 1e-5 is usual
+DEVIATION = 1e-3  # of scaled cosines; 1e-5 is usual
+SPAN = 14.0  # about what these span; larger values, as features, may differ by as much of their span
 ONNX_OPSET = 17
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
@@ -90,10 +91,20 @@ def compiled_forward(
         tensors, passes = [*network.parameters(), *network.buffers()], {}
         _ready[network] = (tensors, _states(tensors), passes)
     if key not in passes:
-        with torch.inference_mode(False), torch.no_grad():
-            kind = _Onnx if backend == "onnx" else _Torch
-            passes[key] = kind(network, tuple(stages), model.device, precision)
+        passes[key] = prepared(network, tuple(stages), model.device, backend, precision)
     return passes[key]
+
+
+def prepared(
+    network: nn.Module,
+    stages: tuple[int, ...],
+    device: torch.device,
+    backend: Literal["torch", "onnx"],
+    precision: torch.dtype | None,
+) -> ForwardPass:
+    """Prepare the forward pass of a network, with an `encoder`, whose result has `outputs`."""
+    with torch.inference_mode(False), torch.no_grad():
+        return (_Onnx if backend == "onnx" else _Torch)(network, stages, device, precision)
 
 
 def _states(tensors: Sequence[Tensor]) -> list[Any]:
@@ -105,19 +116,19 @@ class _Torch:
     """Copy of a network for inference alone."""
 
     def __init__(
-        self, network: LPD | Supervised, stages: tuple[int, ...], device: torch.device, precision: torch.dtype | None
+        self, network: nn.Module, stages: tuple[int, ...], device: torch.device, precision: torch.dtype | None
     ) -> None:
         self._stages = stages
         self._format = torch.contiguous_format if device.type == "mps" else torch.channels_last
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = cast("Any", copy.deepcopy(network).eval().requires_grad_(False))
         _fold_norms(self.network)
-        self.network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self.network.to(memory_format=self._format)
         self.network.encoder.precision = precision
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         images = images.contiguous(memory_format=self._format)
-        logits: list[Tensor] = self.network(images, self._stages).logits
-        return logits
+        outputs: list[Tensor] = self.network(images, self._stages).outputs
+        return outputs
 
 
 def _fold_norms(network: nn.Module) -> None:
@@ -173,7 +184,8 @@ class _Onnx:
     def _checked(self, image: Tensor) -> Any:
         session, maps = self._opened(image.clone())
         expected = self._torch(image)
-        deviation = max(float((torch.from_numpy(f) - e).abs().max()) for f, e in zip(maps, expected, strict=True))
+        pairs = [(torch.from_numpy(f), e) for f, e in zip(maps, expected, strict=True)]
+        deviation = max(float((f - e).abs().max() / max(float(e.abs().max()) / SPAN, 1)) for f, e in pairs)
         if not deviation <= DEVIATION:
             raise ModelError(f"ONNX Runtime's maps differ from PyTorch's by {deviation:.2g}; use backend=torch")
         return session
@@ -212,17 +224,11 @@ class _Maps(nn.Module):
         return tuple(self._computed(images))
 
 
-def used_stages(model: LoadedModel) -> list[int]:
-    """List the indices of the used stages that are fused or gate."""
-    fused = model.network.settings.stage_fusion
-    return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
-
-
 def forward_pass(model: LoadedModel, settings: PredictSettings | EvaluateSettings) -> ForwardPass:
     """Return the forward pass for the required stages, with the backend and precision of `settings`."""
     return compiled_forward(
         model,
-        [STAGES_USED[i] for i in used_stages(model)],
+        [STAGES_USED[i] for i in used_stages(model.network)],
         choose_backend(settings.backend, model.device, settings.precision),
         choose_precision(settings.precision, model.device),
     )

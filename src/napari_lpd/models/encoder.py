@@ -252,11 +252,15 @@ def build_region_encoder(name: str, weights: str, dim: int, seed: int = 42) -> R
     else:
         with torch.inference_mode():
             width = backbone(torch.zeros(1, *config["input_size"])).shape[-1]
-        mean, std, bound = config["mean"], config["std"], 1 / math.sqrt(width)
-        generator = torch.Generator().manual_seed(seed)
-        projection = torch.empty(dim, width).uniform_(-bound, bound, generator=generator)
+        mean, std, projection = config["mean"], config["std"], seeded_projection(dim, width, seed)
     size = tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
     return RegionEncoder(backbone, projection, mean, std, size)
+
+
+def seeded_projection(dim: int, width: int, seed: int = 42) -> Tensor:
+    """Draw a projection (dim, width) from U(-1/√width, 1/√width), as nn.Linear's default."""
+    bound = 1 / math.sqrt(width)
+    return torch.empty(dim, width).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
 def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, normalize
 
 from napari_lpd.core.errors import ModelError
 from napari_lpd.models.encoder import STAGES, Encoder, build_encoder
+from napari_lpd.models.joint.head import JointHead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.models.card import Architecture, Card
 
 INITIAL_SCALE = 1 / 0.07
+MIN_LENGTH = 1e-12  # of a vector that is compared
 STAGES_USED = (1, 2, 3)  # the stages, 0-based, whose maps make the CAM; stage 1 is untrained by default (L9)
 
 
@@ -39,30 +41,75 @@ def merge_prototypes(scores: Tensor, k: int, how: Literal["mean", "soft"]) -> Te
     return (grouped * grouped.softmax(2)).sum(2)
 
 
-def presence_scores(stage_scores: list[Tensor]) -> Tensor:
-    """Compute the probability of each class: sigmoid of the mean of the scores of stages 3 and 4 (the trained ones)."""
-    return torch.sigmoid((stage_scores[-2] + stage_scores[-1]) / 2)
+def disagreement(logits: Tensor) -> Tensor:
+    """Measure how much necks disagree about the class of a place: (M, B, C, h, w) class logits → (B, 1, h, w) in 0..1.
+
+    The Jensen-Shannon divergence of their softmaxes, H(mean) - mean of H, over its maximum: 0 all alike.
+    """
+    shares = logits.softmax(2)
+    divergence = _entropy(shares.mean(0), 1) - _entropy(shares, 2).mean(0)
+    return (divergence / math.log(min(logits.shape[0], logits.shape[2]))).clamp(0, 1)[:, None]
+
+
+def _entropy(shares: Tensor, dim: int) -> Tensor:
+    """Compute Σ -p ln p, with operators that ONNX has."""
+    return -(shares * shares.clamp(min=1e-12).log()).sum(dim)
 
 
 class Maps(NamedTuple):
     """Output of the network for B images and N prototypes.
 
     Attributes:
-        logits: Per used stage: (B, N, h_i, w_i) scaled cosines s_i · cos.
-        features: Stage-4 features (B, D_4, h_4, w_4), not normalised.
-        prototypes: Stage-4 prototypes after projection (N, D_4), not normalised.
+        logits: Per used stage: (B, N, h_i, w_i) scaled cosines s_i · cos; of a joint head the same for every stage.
+        features: What prototypes are compared with (B, D, h, w): stage 4, not normalised, or a joint head's necks.
+        prototypes: The prototypes there (N, D), not normalised.
+        gating: Of a joint head: (B, G, h, w), whose mean over tissue tells which classes are in it; of several necks
+            their `disagreement` is the last channel.
     """
 
     logits: list[Tensor]
     features: Tensor
     prototypes: Tensor
+    gating: Tensor | None = None
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """All that a prediction needs: the maps, and what tells presence where the maps themselves do not."""
+        return self.logits if self.gating is None else [*self.logits, self.gating]
 
 
-class LPD(nn.Module):
+class _Gated(nn.Module):
+    """Network whose maps also tell which classes are in an image."""
+
+    settings: ModelSettings
+    k: int
+    joint: JointHead | None
+
+    def gating(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Choose from `Maps.outputs` (B, N, h, w) those whose means tell presence, merged where that commutes."""
+        if self.joint is not None:
+            return [outputs[-1], merge_prototypes(outputs[0], self.k, "mean")]
+        chosen, how = outputs[-len(GATED_BY) :], self.settings.merge_train
+        return [merge_prototypes(maps, self.k, how) for maps in chosen] if how == "mean" else [*chosen]
+
+    def presence_logits(self, means: Sequence[Tensor]) -> Tensor:
+        """Score the presence of classes by the means (B, G[, h, w]) of `gating`: (S, B, C[, h, w]), to be averaged."""
+        if self.joint is not None:
+            return (means[1] + self.joint.presence_logits(means[0]))[None]
+        how = self.settings.merge_train
+        return torch.stack([part if how == "mean" else merge_prototypes(part, self.k, how) for part in means])
+
+    def presence(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Compute the probability of each class in whole images (B, C)."""
+        return torch.sigmoid(self.presence_logits([maps.mean((2, 3)) for maps in self.gating(outputs)]).mean(0))
+
+
+class LPD(_Gated):
     """Encoder, prototype bank, one adaptive layer and one scale per stage (method.md §2).
 
     The bank is a parameter where it learns and a buffer where it is fixed (clustered: PBIP; random: a control). With
-    ``bank="linear"`` there are no prototypes but one linear classifier per stage: the plain CAM control.
+    ``bank="linear"`` there are no prototypes but one linear classifier per stage: the plain CAM control. With a joint
+    head the stages are one: what is said of the fourth holds for all.
     """
 
     prototypes: Tensor
@@ -73,8 +120,10 @@ class LPD(nn.Module):
         self.k = settings.prototypes_per_class
         self.class_count = class_count
         self.encoder = encoder
+        self.joint = JointHead(settings, class_count, encoder) if settings.head == "joint" else None
+        widths = encoder.widths if self.joint is None else [self.joint.width]
         if settings.bank == "linear":
-            self.classifiers = nn.ModuleList(nn.Conv2d(width, class_count, 1) for width in encoder.widths)
+            self.classifiers = nn.ModuleList(nn.Conv2d(width, class_count, 1) for width in widths)
             self.register_buffer("scales", torch.full((STAGES,), INITIAL_SCALE))  # only for display as cosines
             return
         dim, hidden = settings.prototype_dim, int(settings.prototype_dim * settings.hidden_ratio)
@@ -84,7 +133,7 @@ class LPD(nn.Module):
         else:
             self.register_buffer("prototypes", normalize(bank, dim=1))
         self.adapters = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in encoder.widths
+            nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width)) for width in widths
         )
         for layer in self.adapters.modules():
             if isinstance(layer, nn.Linear):
@@ -104,9 +153,12 @@ class LPD(nn.Module):
 
     def projected(self, stage: int) -> Tensor:
         """Project the bank into the feature space of a stage (0-based): (N, D_i), not normalised."""
+        stage = stage if self.joint is None else 0
         if self.settings.bank == "linear":
             weight: Tensor = self.classifiers[stage].get_parameter("weight")
             return weight[:, :, 0, 0]
+        if self.joint is not None:
+            return self.joint.unit(self.adapters[stage](self.prototypes))
         return self.adapters[stage](self.prototypes)
 
     def stage_logits(self, features: Tensor, stage: int) -> Tensor:
@@ -121,11 +173,35 @@ class LPD(nn.Module):
     def forward(self, images: Tensor, stages: Sequence[int] = (0, 1, 2, 3)) -> Maps:
         """Compute the maps of the requested stages (0-based) for images (B, 3, H, W), RGB in 0..1."""
         features = self.encoder(images)
+        if self.joint is not None:
+            return self.from_joined(self.joint.join(features), stages)
         logits = [self.stage_logits(features[i], i) for i in stages]
         return Maps(logits, features[-1], self.projected(STAGES - 1))
 
+    def from_joined(self, joined: Tensor, stages: Sequence[int] = (STAGES - 1,)) -> Maps:
+        """Compute the maps of a joint head from the encoder's joined features (B, D, h, w), `JointHead.join`."""
+        assert self.joint is not None
+        features = self.joint(joined)
+        necks, gating = self.neck_logits(features), self.joint.gating(features)
+        if len(necks) > 1:
+            merged = merge_prototypes(necks.flatten(0, 1), self.k, self.settings.merge_predict)
+            gating = torch.cat([gating, disagreement(merged.unflatten(0, necks.shape[:2]))], dim=1)
+        return Maps([necks.mean(0)] * len(stages), self.joint.unit(features), self.projected(0), gating)
 
-class Supervised(nn.Module):
+    def neck_logits(self, features: Tensor) -> Tensor:
+        """Compute the scaled cosines of every neck's features (B, width, h, w) by themselves: (necks, B, N, h, w)."""
+        assert self.joint is not None
+        projected = self.projected(0).unflatten(1, (self.joint.necks, -1))
+        if self.settings.bank == "linear":
+            apart = features.unflatten(1, (self.joint.necks, -1))
+            bias = self.classifiers[0].get_parameter("bias")[:, None, None]
+            return self.joint.necks * torch.einsum("bmdhw,nmd->mbnhw", apart, projected) + bias
+        apart = features.unflatten(1, (self.joint.necks, -1))
+        length = apart.norm(dim=2).clamp(min=MIN_LENGTH).movedim(1, 0)[:, :, None]
+        return self.scales[-1] * torch.einsum("bmdhw,nmd->mbnhw", apart, projected) / length
+
+
+class Supervised(_Gated):
     """A segmenter trained on masks (stage 2): torchvision's DeepLabV3 head on the encoder's last stage.
 
     It replaces an `LPD`: its maps, the same for every stage, are class probabilities, one per class.
@@ -140,6 +216,7 @@ class Supervised(nn.Module):
         self.settings = settings
         self.k = 1
         self.class_count = self.prototype_count = class_count
+        self.joint = None
         self.encoder = encoder
         self.head = DeepLabHead(encoder.widths[-1], class_count)
         self.register_buffer("scales", torch.ones(STAGES))
@@ -207,7 +284,24 @@ class LoadedModel(NamedTuple):
 
 def output_stride(network: LPD | Supervised) -> int:
     """Return the pixels per pixel of the fused maps: the stride of the finest used stage."""
+    if network.joint is not None:
+        return network.joint.stride
     return math.gcd(*(network.encoder.strides[i] for i in STAGES_USED))
+
+
+def used_stages(network: LPD | Supervised) -> list[int]:
+    """List the indices of the used stages that are fused or gate, as a prediction computes them."""
+    if network.joint is not None:
+        return [len(STAGES_USED) - 1]
+    fused = network.settings.stage_fusion
+    return [i for i in range(len(STAGES_USED)) if fused[i] or i in GATED_BY]
+
+
+def output_channels(network: LPD | Supervised) -> list[int]:
+    """List the channels of each of the maps that a prediction computes, `Maps.outputs` of the used stages."""
+    settings = network.settings
+    gating = [] if network.joint is None else [2 * settings.presence_width + (settings.necks > 1)]
+    return [network.prototype_count] * len(used_stages(network)) + gating
 
 
 def image_scores(logits: Tensor, k: int, how: Literal["mean", "soft"] = "mean") -> Tensor:

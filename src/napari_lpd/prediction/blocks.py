@@ -13,8 +13,7 @@ import torch
 
 from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
 from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_argmax
-from napari_lpd.models.compute import used_stages
-from napari_lpd.models.network import GATED_BY, STAGES_USED
+from napari_lpd.models.network import STAGES_USED, output_channels, used_stages
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.prediction import BlockResult
 
@@ -84,9 +83,10 @@ class BlockAssembler:
         card, network, need = self.card, self.model.network, self.input_box(block)
         origin, shape = need[:2], (need[2] - need[0], need[3] - need[1])
         tissue = torch.from_numpy(self.prediction.tissue.at(origin, shape, card.mpp * card.stride))
-        stages = dict(zip(used_stages(self.model), maps.split(network.prototype_count), strict=True))
-        gating, counted = [stages[i] for i in GATED_BY], tissue.to(maps.device) & known
-        presence = class_presence(gating, network.k, self.window, counted, network.settings.merge_train)
+        outputs, counted = maps.split(output_channels(network)), tissue.to(maps.device) & known
+        gating = [part[0] for part in network.gating([part[None] for part in outputs])]
+        presence = class_presence(network, gating, self.window, counted)
+        stages = dict(zip(used_stages(network), outputs, strict=False))  # without what only gates
         seen, active = self._around(block, self._seen_around), self._active[block]
         stages = {i: stage[within(need, seen)] for i, stage in stages.items()}
         scores = label_scores(
@@ -95,6 +95,10 @@ class BlockAssembler:
         labels, cells = self._labels(block, scores, damaged)
         inside, box = within(seen, active), divided(self.prediction.block_box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
+
+        unsure = uncertainty(scores[inside], card.temperature)
+        if network.joint is not None and network.joint.necks > 1:  # as unsure as it is of a class, or its necks are
+            unsure = torch.maximum(unsure, outputs[-1][-1][within(need, active)])
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
             """Scale 0..1 to `lowest`..255 in the block; 0 where nothing was predicted."""
@@ -107,7 +111,7 @@ class BlockAssembler:
             labels,
             whole(scores[1:][inside], 0),
             whole((cosines + 1) / 2, 1),
-            whole(uncertainty(scores[inside], card.temperature), 1),
+            whole(unsure, 1),
         )
 
     def _cosines(self, stages: dict[int, Tensor]) -> Tensor:

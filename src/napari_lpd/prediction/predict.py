@@ -25,8 +25,8 @@ from napari_lpd.core.outputs import check_outputs, check_text
 from napari_lpd.data.geojson import Frame
 from napari_lpd.models.cam import class_maps
 from napari_lpd.models.card import target_stain
-from napari_lpd.models.compute import choose_backend, choose_precision, used_stages
-from napari_lpd.models.network import GATED_BY, LoadedModel, merge_prototypes, output_stride, presence_scores
+from napari_lpd.models.compute import choose_backend, choose_precision
+from napari_lpd.models.network import LoadedModel, output_channels, output_stride, used_stages
 from napari_lpd.prediction.blocks import BlockAssembler
 from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
 from napari_lpd.prediction.tile_scorer import TileScorer
@@ -248,7 +248,7 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
         return levels
     if card.settings.normalise == "benchmark":
         return [[1.0] * len(card.classes) for _ in levels]
-    how, tiling = model.network.settings, tiling_of(model, card, tissue)
+    tiling = tiling_of(model, card, tissue)
     tiles, edge = tiling.tiles, tiling.shape.tile
     spread = np.unique(np.linspace(0, len(tiles) - 1, min(len(tiles), SAMPLED_TILES)).astype(int))
     found: dict[tuple[int, int], list[float]] = {}
@@ -256,10 +256,9 @@ def levels_of_maps(slide: Slide, model: LoadedModel, card: PredictionCard, tissu
     scorer = TileScorer(model, card.settings)
     for index in spread:
         pixels = match(slide.read_tolerant(tiles[index], (edge, edge), card.mpp)[0])
-        parts = scorer(pixels[None])[0].cpu().split(model.network.prototype_count)
-        stages = dict(zip(used_stages(model), parts, strict=True))
-        means = [merge_prototypes(stages[i].mean((1, 2))[None], model.network.k, how.merge_train)[0] for i in GATED_BY]
-        there = presence_scores(means) >= torch.tensor(model.card.presence)
+        outputs = scorer(pixels[None]).split(output_channels(model.network), dim=1)
+        stages = dict(zip(used_stages(model.network), (part[0].cpu() for part in outputs), strict=False))
+        there = model.network.presence(outputs)[0].cpu() >= torch.tensor(model.card.presence)
         for i, maps in stages.items():
             merged = class_maps(model.network, maps)
             for c in torch.nonzero(there).flatten().tolist():
@@ -311,7 +310,7 @@ class SlidePredictor:
     def steps(self) -> Iterator[Progress]:
         """Score the tiles, piece by piece; put every block together and write it once its tiles are there."""
         card, done, total = self.prediction.card, 0, len(self.users)
-        channels = len(used_stages(self.model)) * self.model.network.prototype_count
+        channels = sum(output_channels(self.model.network))
         at_hand = blending_device(self.model.device, channels, card)
         stitcher = Stitcher(self.tiling.shape, channels, card.stride, card.block, self.needed.values(), at_hand)
         colours: Future[str] | None = None

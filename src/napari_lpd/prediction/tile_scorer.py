@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from napari_lpd.core.errors import ModelError
 from napari_lpd.models.cam import stretch_tile_maps
 from napari_lpd.models.compute import CPU_BATCH, GPU_BATCH, forward_pass
-from napari_lpd.models.network import LoadedModel, output_stride
+from napari_lpd.models.network import LoadedModel, output_stride, used_stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,8 +110,10 @@ class TileScorer:
         if self.settings.flips:
             maps = (maps + self._stacked_maps(images.flip(3)).flip(3)) / 2
         if self.settings.normalise == "benchmark":
-            stages = maps.unflatten(1, (-1, network.prototype_count))
-            maps = torch.stack([torch.cat([stretch_tile_maps(m, network.k) for m in tile]) for tile in stages])
+            count = network.prototype_count * len(used_stages(network))
+            stages = maps[:, :count].unflatten(1, (-1, network.prototype_count))
+            stretched = torch.stack([torch.cat([stretch_tile_maps(m, network.k) for m in tile]) for tile in stages])
+            maps = torch.cat([stretched, maps[:, count:]], dim=1)
         return maps
 
     def _stacked_maps(self, images: Tensor) -> Tensor:

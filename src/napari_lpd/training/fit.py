@@ -24,11 +24,12 @@ from napari_lpd.training.trainer import Origin, Trainer
 from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.data.tileset import TileSet
+    from napari_lpd.training.ancestor import Ancestor
 
 
 def fit(
@@ -37,6 +38,7 @@ def fit(
     out: Path,
     command: str = "",
     validation: Validation | Sequence[MaskedImage] = (),
+    ancestor: Ancestor | None = None,
 ) -> Job[Path]:
     """Train a model on `tiles`, or resume a training in `out` that was stopped; return the best checkpoint's path.
 
@@ -64,14 +66,19 @@ def fit(
             kept as best. Without it a share of the tiles (`TrainSettings.valid_share`) is held out, by slide or by
             region, and scored by its classification loss; where that cannot be done the best is the last.
 
+        ancestor: A model from which to go on, instead of from the encoder alone.
+
     Raises:
         DataError: too few tiles for the clustered bank, validation on training tiles, or masks that do not fit.
+        ModelError: the ancestor is no model, or of another kind.
         SettingsError: a published diversity loss with prototypes of another length than its features.
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
     """
     if settings.model.bank == "supervised":
         raise SettingsError("bank=supervised is not trained from image labels; run stage2 on a model's pseudo-masks")
+    if world_size() > 1 and settings.model.head == "joint":
+        raise SettingsError("model.head=joint learns in seconds, in one process: start it without torchrun")
     if world_size() > 1:
         settings = TrainSettings.build(settings.model_dump() | {"batch": settings.batch * world_size()})
     if settings.threads:
@@ -80,24 +87,34 @@ def fit(
     of_tiles, colours = tile_hashes(tiles, trained), training_colours(tiles)
     if settings.stain_normalisation == "slide":
         tiles = tiles.with_colours(colours)
-    tiles, held = tiles.kept_in_memory(), None
-    chosen: Validation | None
+    tiles, held = tiles if settings.model.head == "joint" else tiles.kept_in_memory(), None
+    chosen: Validation | None = None
     if not validation:
         tiles, held = tiles.hold_out(settings.valid_share, settings.seed)
-        chosen = held_out_validation(held) if held else None
     else:
         chosen = validation if isinstance(validation, Validation) else mask_validation(validation, tiles.classes)
-    if chosen and not held and (shared := overlap(trained, chosen.files)):
+    if chosen and (shared := overlap(trained, chosen.files)):
         raise DataError(f"{shared[0]}: among the training tiles, too; the best epoch has to be chosen on other images")
-    chosen_by = file_hashes(chosen.files if chosen else ())
+    chosen_by = file_hashes(held.files if held else chosen.files if chosen else ())
     hashes = {"file": trained, "tile": of_tiles, "validation": chosen_by}
-    run = Trainer(tiles, held, settings, out, Origin(command, hashes, colours))
+    run = Trainer(tiles, held, settings, out, Origin(command, hashes, colours, ancestor))
     yield Progress(0, 0, run.arithmetic)
+    yield from run.compute_features()
+    if held and run.held_seen:
+        chosen = held_out_validation(run.held_seen, held.files)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
-    if not run.begin(total) and settings.model.bank in ("clustered", "seeded"):
-        assert run.objective.region_encoder is not None
-        run.network.fill_bank((yield from clustered_bank(tiles, run.objective.region_encoder, settings, run.device)))
+    if not run.begin(total):
+        yield from _start(run)
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
     return out / MODEL_NAME
+
+
+def _start(run: Trainer) -> Iterator[Progress]:
+    """Compute what a network starts with: its features' mean and deviation, and a clustered bank."""
+    run.start_joint()
+    if run.ancestors:
+        return
+    if (encoder := run.objective.region_encoder) is not None and run.settings.model.bank in ("clustered", "seeded"):
+        run.network.fill_bank((yield from clustered_bank(run.tiles, encoder, run.settings, run.device)))

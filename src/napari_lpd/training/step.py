@@ -10,6 +10,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.models.network import LPD, Supervised
+    from napari_lpd.training.losses.joint import JointObjective
     from napari_lpd.training.losses.objective import Objective, StepLosses
 
 
@@ -44,13 +45,13 @@ class TakenStep(NamedTuple):
 class Step(nn.Module):
     """The losses of a batch, as one module."""
 
-    def __init__(self, network: LPD, objective: Objective) -> None:
+    def __init__(self, network: LPD, objective: Objective | JointObjective) -> None:
         super().__init__()
         self.network, self.objective = network, objective
 
-    def forward(self, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
-        """Compute the losses, as `Objective`."""
-        losses: StepLosses = self.objective(self.network, images, labels, warm)
+    def forward(self, *batch: object) -> StepLosses:
+        """Compute the losses of a batch, as `Objective` or `JointObjective`."""
+        losses: StepLosses = self.objective(self.network, *batch)
         return losses
 
 
@@ -71,6 +72,8 @@ def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list
     """AdamW groups: encoder and head with their rates; 1-d tensors, scales and prototypes without decay (L42)."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         head = not name.startswith("encoder.")
         decay = settings.decay_all or (parameter.ndim > 1 and name != "prototypes")
         groups.setdefault((head, decay), []).append(parameter)
@@ -85,8 +88,13 @@ def parameter_groups(network: LPD | Supervised, settings: TrainSettings) -> list
 
 
 def set_training(network: LPD | Supervised, settings: TrainSettings) -> None:
-    """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`)."""
+    """Training mode, but for the encoder's batch statistics where they are to stay (`TrainSettings.freeze_norm`).
+
+    The encoder below a joint head does not learn at all.
+    """
     network.train()
+    if network.joint is not None:
+        network.encoder.eval().requires_grad_(False)
     if settings.freeze_norm and settings.model.encoder_weights != "random":
         for module in network.encoder.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 from napari_lpd.core.errors import LpdError, ModelError, SettingsError
 from napari_lpd.core.jobs import COMPUTING, VALIDATION, Progress
 from napari_lpd.core.text import write_table
-from napari_lpd.data.tileset import describe_sources
+from napari_lpd.data.tileset import describe_sources, room_for_images
 from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision, load_batches
 from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
+from napari_lpd.models.joint.store import FeatureStore
+from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, clustered_bank_of_features
 from napari_lpd.models.network import LPD, LoadedModel, encoder_of
+from napari_lpd.training.ancestor import take_over
 from napari_lpd.training.augmentation import Jitter, augment
 from napari_lpd.training.distributed import (
     agree_to_continue,
@@ -31,6 +35,7 @@ from napari_lpd.training.distributed import (
     world_size,
     wrap_ddp,
 )
+from napari_lpd.training.losses.joint import JointObjective
 from napari_lpd.training.losses.objective import Objective, StepLosses
 from napari_lpd.training.monitor import TrainingMonitor
 from napari_lpd.training.runs.folder import HISTORY, LAST_NAME, MODEL_NAME, PREVIEWS
@@ -40,7 +45,6 @@ from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.slides.stain import StainStatistics
+    from napari_lpd.training.ancestor import Ancestor
     from napari_lpd.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -55,7 +60,8 @@ SAVE_S = 30  # between two saves of a training's state
 
 
 def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
-    if not settings.contrast_weight and settings.model.bank not in ("clustered", "seeded"):
+    needed = settings.contrast_weight or settings.model.bank in ("clustered", "seeded")
+    if settings.model.head == "joint" or not needed:
         return None
     built = build_region_encoder(settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim)
     return built.to(device)
@@ -68,11 +74,13 @@ class Origin(NamedTuple):
         command: The command that trains it again.
         hashes: Of the files and tiles that were trained on, and of those that chose the best epoch (`TRAINING_HASHES`).
         colours: Stain of the training tiles.
+        ancestor: The model from which it went on, if any.
     """
 
     command: str
     hashes: dict[str, NDArray[np.uint8]]
     colours: StainStatistics
+    ancestor: Ancestor | None = None
 
 
 class Trainer:
@@ -93,8 +101,10 @@ class Trainer:
         precision = choose_precision(settings.precision, self.device)
         self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
         self.arithmetic += f", with {world_size()} processes" if world_size() > 1 else ""
-        encoder = encoder_of(settings.model, settings.model.encoder_weights)
-        self.network = LPD(settings.model, len(tiles.classes), encoder).to(self.device)
+        encoder = encoder_of(settings.model, "random" if origin.ancestor else settings.model.encoder_weights)
+        self.network = LPD(settings.model, len(tiles.classes), encoder)
+        self.ancestors = take_over(self.network, tiles.classes, origin.ancestor) if origin.ancestor else ()
+        self.network.to(self.device)
         width = encoder.widths[-1]
         if settings.diversity.startswith("official") and settings.model.prototype_dim != width:
             raise SettingsError(
@@ -107,11 +117,41 @@ class Trainer:
             region_encoder.compute_in(precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.watch = TrainingMonitor(tiles)
-        self.objective = Objective(settings, region_encoder, self.generator).to(self.device)
+        self.seen: TileSet | FeatureTiles = tiles
+        self.held_seen: TileSet | FeatureTiles | None = held
+        self.objective: Objective | JointObjective
+        if self.network.joint is None:
+            self.objective = Objective(settings, region_encoder, self.generator).to(self.device)
+        else:
+            self.objective = self._on_features(tiles, held, precision).to(self.device)
         set_training(self.network, settings)
         self._losses = wrap_ddp(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
         self._unread: deque[TakenStep] = deque()
+
+    def _on_features(self, tiles: TileSet, held: TileSet | None, precision: torch.dtype | None) -> JointObjective:
+        """Prepare to learn from features of the tiles, which are computed once."""
+        settings = self.settings
+        encoder = FrozenEncoder(self.network, self.device, precision)
+        folder = Path(settings.feature_folder) if settings.feature_folder else None
+        store = FeatureStore(encoder.hash, room_for_images(), folder)
+        self.seen = FeatureTiles(tiles, encoder, store)
+        self.held_seen = FeatureTiles(held, encoder, store) if held else None
+        return JointObjective(settings, self.generator, len(tiles), self.seen.of(0).shape[:2])
+
+    def compute_features(self) -> Iterator[Progress]:
+        """Compute what a joint head learns from and is measured on, as far as it is not kept."""
+        for tiles in (self.seen, self.held_seen):
+            if isinstance(tiles, FeatureTiles):
+                yield from tiles.compute()
+
+    def start_joint(self) -> None:
+        """Standardise a joint head's features, and fill its bank where that is clustered; an ancestor has done both."""
+        if isinstance(self.seen, FeatureTiles) and not self.ancestors:
+            assert self.network.joint is not None
+            self.network.joint.standardise(*self.seen.statistics())
+            if self.settings.model.bank in ("clustered", "seeded"):
+                self.network.fill_bank(clustered_bank_of_features(self.seen, self.network, self.settings))
 
     def begin(self, total: int) -> bool:
         """Make optimiser and schedule for `total` steps; return whether a run that was stopped here is resumed."""
@@ -124,13 +164,16 @@ class Trainer:
             self.optimiser, lambda step: poly_factor(step, total, warm_up, settings.lr_power)
         )
         modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
-        identity = identity_of(self.tiles, settings, total)
+        if isinstance(self.objective, JointObjective):
+            modules["objective"] = self.objective
+        self._own_from = math.ceil((1 - settings.self_training) * total) if settings.self_training else total
+        identity = identity_of(self.tiles, settings, total) | {"ancestors": list(self.ancestors)}
         self.state = TrainingState(
             self.out, identity, modules, self.optimiser, self.schedule, self.generator, self.scaler
         )
         if not self.state.load():
             return False
-        self._good = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self._good = {name: tensor.clone() for name, tensor in self._learned().items()}
         return True
 
     def epochs(self, total: int, epochs: int, validation: Validation | None) -> Iterator[Progress]:
@@ -170,7 +213,8 @@ class Trainer:
 
     def _has_stopped_learning(self, validation: Validation | None) -> bool:
         place, patience = self.state.place, self.settings.patience
-        return bool(patience and validation and place.epoch - place.best_epoch >= patience)
+        measured = self.network.joint is None  # after every epoch
+        return bool(patience and validation and measured and place.epoch - place.best_epoch >= patience)
 
     def _take_step(self, raw: Tensor, indices: list[int], total: int) -> dict[str, float]:
         """Learn from one batch; returns what the last step says that is known to have been taken.
@@ -181,13 +225,15 @@ class Trainer:
             total: Steps of the training.
         """
         place = self.state.place
-        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        images = raw.to(self.device, non_blocking=True).float() / 255
-        if self.settings.augment:
-            part = (len(indices), local_slice(len(indices)))
-            images = augment(images, self.generator, Jitter.of(self.settings), part)
+        weights = {name: tensor.clone() for name, tensor in self._learned().items()}
         labels = torch.from_numpy(self.tiles.labels[indices]).to(self.device, non_blocking=True)
-        losses: StepLosses = self._losses(images, labels, place.step < self.settings.warm_up * total)
+        warm = place.step < self.settings.warm_up * total
+        losses: StepLosses
+        if isinstance(self.seen, FeatureTiles):
+            self._learn_from_own_maps()
+            losses = self._losses(raw.to(self.device, non_blocking=True), labels, warm, indices)
+        else:
+            losses = self._losses(self._images(raw, indices), labels, warm)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()
         self.scaler.unscale_(self.optimiser)
@@ -202,6 +248,27 @@ class Trainer:
         place.step += 1
         place.taken += len(indices)
         return metrics
+
+    def _images(self, raw: Tensor, indices: list[int]) -> Tensor:
+        """Bring images to the device, and vary them."""
+        images = raw.to(self.device, non_blocking=True).float() / 255
+        if self.settings.augment:
+            part = (len(indices), local_slice(len(indices)))
+            images = augment(images, self.generator, Jitter.of(self.settings), part)
+        return images
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Return the tensors that change in training."""
+        state, frozen = self.network.state_dict(), self.network.joint is not None
+        return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith("encoder."))}
+
+    def _learn_from_own_maps(self) -> None:
+        """Label a joint head's tiles by its own maps where it is to learn from them from this step on."""
+        if self.state.place.step == self._own_from:
+            assert isinstance(self.objective, JointObjective) and isinstance(self.seen, FeatureTiles)
+            self.network.eval()
+            self.objective.label_tiles(self.network, self.seen)
+            set_training(self.network, self.settings)
 
     def _read(self, left: int) -> dict[str, float]:
         """Take note of what steps say, of all but the last `left`; returns the metrics of the last of them."""
@@ -223,7 +290,7 @@ class Trainer:
         """Keep the last weights that gave a finite loss, still those before its step, and raise."""
         kept = "nothing was learned yet"
         if self._good:
-            self.network.load_state_dict(self._good)
+            self.network.load_state_dict(self.network.state_dict() | self._good)
             if is_rank_zero():
                 self._save(LAST_NAME, self._card(taken.step))
             kept = f"the last good state is kept in {self.out / LAST_NAME}"
@@ -241,6 +308,10 @@ class Trainer:
         size = self.settings.batch
         starts = range(place.taken, len(place.order), size)
         batches = [place.order[start : start + size] for start in starts][: total - place.step]
+        if isinstance(self.seen, FeatureTiles):
+            self.state.restore_random()
+            yield from ((batch, self.seen.batch(batch)) for batch in batches)
+            return
         own = [batch[local_slice(len(batch))] for batch in batches]
         on_gpu = self.device.type == "cuda"
         loader = load_batches(self.tiles, batch_sampler=own, num_workers=self.settings.workers, pin_memory=on_gpu)
@@ -250,9 +321,25 @@ class Trainer:
             yield batch, raw
 
     def _end_epoch(self, message: str, validation: Validation | None) -> tuple[dict[str, float], TrainingPosition]:
-        """Measure, save, and begin the next epoch; returns the figures, and where the training then stands."""
+        """Measure, save, and begin the next epoch; returns the figures, and where the training then stands.
+
+        Epochs of a joint head take less time than measuring: that is done after the last.
+        """
         place = self.state.place
         means = {name: value / place.taken for name, value in place.sums.items()}
+        if self.network.joint is None or place.step == self.total:
+            metrics = self._measured(message, means, validation)
+        else:
+            metrics = {}
+        place.epoch += 1
+        place.history.append({"epoch": place.epoch, "step": place.step, **means, **metrics})
+        _write_history(self.out / HISTORY, place.history)
+        place.order, place.taken, place.sums = [], 0, {}
+        return metrics, place
+
+    def _measured(self, message: str, means: dict[str, float], validation: Validation | None) -> dict[str, float]:
+        """Measure the network, and save it with its figures."""
+        place = self.state.place
         if means["regions left out"]:
             logger.info("%s: %.1f regions per step over max_regions were left out", message, means["regions left out"])
         self.network.eval()
@@ -270,15 +357,11 @@ class Trainer:
             self._save(MODEL_NAME, card)
         with torch.random.fork_rng(devices=[]):  # looking on changes nothing
             self.watch.preview(self.network, card, self.out / PREVIEWS / f"epoch-{place.epoch + 1:04d}.png")
-        place.epoch += 1
-        place.history.append({"epoch": place.epoch, "step": place.step, **means, **card.metrics})
-        _write_history(self.out / HISTORY, place.history)
-        place.order, place.taken, place.sums = [], 0, {}
-        return card.metrics, place
+        return card.metrics
 
     def _card(self, step: int) -> Card:
         self.network.eval()
-        constants = calibrate(self.network, self.tiles, self.held, self.settings.batch)
+        constants = calibrate(self.network, self.seen, self.held_seen, self.settings.batch)
         return Card(
             classes=self.tiles.classes,
             settings=self.settings,
@@ -290,6 +373,7 @@ class Trainer:
             map_scale=constants.map_scale,
             temperature=constants.temperature,
             presence=(PRESENCE,) * len(self.tiles.classes),
+            ancestors=self.ancestors,
             colours=self.origin.colours,
             command=self.origin.command,
             **provenance(),

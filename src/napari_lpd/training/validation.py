@@ -11,19 +11,12 @@ from torch import Tensor
 
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.evaluation import EvaluateSettings
-from napari_lpd.evaluation.calibration import fit_label_temperature
-from napari_lpd.evaluation.evaluate import check_masks, measure_checked
+from napari_lpd.evaluation.calibration import fit_label_temperature, gate_rates
+from napari_lpd.evaluation.evaluate import check_masks, measure_checked, presence_of
 from napari_lpd.evaluation.metrics import bootstrap_intervals, metrics
 from napari_lpd.models.cam import class_maps, fuse_upsampled, gate, scale_maps
-from napari_lpd.models.compute import load_batches
-from napari_lpd.models.network import (
-    LPD,
-    STAGES_USED,
-    LoadedModel,
-    Supervised,
-    image_scores,
-    presence_scores,
-)
+from napari_lpd.models.joint.tiles import maps_of_tiles
+from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, Supervised
 from napari_lpd.training.losses.terms import classification_loss
 
 if TYPE_CHECKING:
@@ -33,6 +26,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.data.images import MaskedImage
     from napari_lpd.data.tileset import TileSet
+    from napari_lpd.models.joint.tiles import FeatureTiles
 
 CALIBRATION_TILES = 256
 PRESENCE = 0.5  # from which a class counts as there
@@ -62,45 +56,48 @@ class TileScores(NamedTuple):
 
     Attributes:
         class_maps: Per used stage: (n, C, h, w), merged, positive part.
-        stage_scores: (stages, n, C) logits of the used stages.
+        presence_logits: (S, n, C) whose mean tells presence: of stages 3 and 4, or of a joint head.
         labels: (n, C) bool.
     """
 
     class_maps: list[Tensor]
-    stage_scores: Tensor
+    presence_logits: Tensor
     labels: Tensor
+
+    def presence(self) -> Tensor:
+        """Compute the probability of every class in every tile (n, C)."""
+        return torch.sigmoid(self.presence_logits.mean(0))
 
 
 @torch.inference_mode()
-def score_tiles(network: LPD | Supervised, tiles: TileSet, batch: int) -> TileScores:
+def score_tiles(network: LPD | Supervised, tiles: TileSet | FeatureTiles, batch: int) -> TileScores:
     """Run the network (evaluation mode) on tiles."""
-    device = next(network.parameters()).device
     merged: list[list[Tensor]] = [[] for _ in STAGES_USED]
     scores, labels = [], []
-    for raw, held in load_batches(tiles, batch_size=batch):
-        maps = network(raw.to(device).float() / 255, STAGES_USED)
+    for maps, held in maps_of_tiles(network, tiles, batch, STAGES_USED):
         for collected, logits in zip(merged, maps.logits, strict=True):
             collected.append(class_maps(network, logits).cpu())
-        how = network.settings.merge_train
-        scores.append(torch.stack([image_scores(logits, network.k, how) for logits in maps.logits]).cpu())
+        means = [gating.mean((2, 3)) for gating in network.gating(maps.outputs)]
+        scores.append(network.presence_logits(means).cpu())
         labels.append(held > 0)
     return TileScores([torch.cat(part) for part in merged], torch.cat(scores, dim=1), torch.cat(labels))
 
 
-def held_out_validation(tiles: TileSet) -> Validation:
+def held_out_validation(tiles: TileSet | FeatureTiles, files: Sequence[Path]) -> Validation:
     """Validate on held-out tiles: their classification loss, and how often a class's presence is right."""
 
     def figures(model: LoadedModel) -> ValidationScores:
         scored = score_tiles(model.network, tiles, model.card.settings.batch)
-        loss = classification_loss(list(scored.stage_scores[1:]), scored.labels.float(), (0.5, 0.5)).item()
-        right = ((presence_scores(list(scored.stage_scores[1:])) >= PRESENCE) == scored.labels).sum(0).tolist()
+        logits = list(scored.presence_logits)
+        loss = classification_loss(logits, scored.labels.float(), [1 / len(logits)] * len(logits)).item()
+        right = ((scored.presence() >= PRESENCE) == scored.labels).sum(0).tolist()
         shares = {f"right about {t.name}": count / len(tiles) for t, count in zip(tiles.classes, right, strict=True)}
         return ValidationScores(
             {"score": -loss, "classification": loss, **shares, "tiles": float(len(tiles))},
             {name: wilson(count, len(tiles)) for name, count in zip(shares, right, strict=True)},
         )
 
-    return Validation(figures, tiles.files)
+    return Validation(figures, files)
 
 
 def wilson(count: int, of: int, z: float = 1.96) -> tuple[float, float]:
@@ -125,7 +122,9 @@ class MapCalibration(NamedTuple):
     temperature: float
 
 
-def calibrate(network: LPD, tiles: TileSet, held: TileSet | None, batch: int) -> MapCalibration:
+def calibrate(
+    network: LPD, tiles: TileSet | FeatureTiles, held: TileSet | FeatureTiles | None, batch: int
+) -> MapCalibration:
     """Measure the constants on up to 256 tiles, evenly spread over every class's tiles.
 
     Args:
@@ -151,7 +150,7 @@ def _temperature(scored: TileScores, scale: Sequence[Sequence[float]], network: 
     if network.class_count < 2 or not len(alone):
         return 1.0
     size = scored.class_maps[0].shape[2:]
-    present = presence_scores(list(scored.stage_scores[1:]))[alone] >= PRESENCE
+    present = scored.presence()[alone] >= PRESENCE
     stages = [scale_maps(maps[alone], levels) for maps, levels in zip(scored.class_maps, scale, strict=True)]
     fused = gate(fuse_upsampled(stages, network.settings.stage_fusion, size), present[:, :, None, None]).clamp(min=0)
     truth = scored.labels[alone].float().argmax(1)[:, None, None].expand(-1, *size)
@@ -181,7 +180,10 @@ def mask_validation(images: Sequence[MaskedImage], classes: Sequence[TissueClass
         scores = metrics(results, names, settings.background)
         found = zip(names, scores.iou, strict=True)
         per_class = {f"IoU {name}": float(value) for name, value in found if not math.isnan(value)}
-        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **per_class}
+        gated = gate_rates(*presence_of(results), model.card.presence)
+        of_gate = {f"presence {name}": gated[key] for name, key in (("F1", "f1"), ("AUC", "auc"))}
+        values = {"score": scores.mean_iou, "mIoU": scores.mean_iou, **of_gate, **per_class}
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
         limits = bootstrap_intervals(results, names, settings.background, settings.bootstrap, settings.seed)
         if limits is None:
             return ValidationScores(values, {})

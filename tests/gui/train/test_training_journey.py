@@ -56,7 +56,7 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     layer.mode = "pan_zoom"
     picture(viewer, "train_regions")
 
-    train.chosen.preset.setCurrentText("quick look")
+    train.chosen.preset.setCurrentText("default")
     train.chosen.show_value(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
     train._on_check()
     qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)

@@ -25,6 +25,7 @@ def test_a_table_goes_on_where_it_stopped(protocol, tmp_path):
     text = table.read_text()
     assert "| LPD | 1 |" in text
     assert "| CAM | 1 |" in text
+    assert "## The gate by itself" in text
     assert "PBIP" not in text
     before = (out / "LPD" / "seed0" / "model.safetensors").stat().st_mtime_ns
     seen = []

@@ -41,7 +41,14 @@ _PUBLISHED_PAPERS = {
 _PBIP = {"diversity": "off", "warm_up": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "quick look": {"epochs": 2, "max_steps": 60},
+    "fast": {
+        "model": {"head": "joint"},
+        "epochs": 6,
+        "batch": 24,
+        "lr": 1e-3,
+        "head_lr_factor": 1.0,
+        "contrast_weight": 0.0,
+    },
     "paper": _PUBLISHED_PAPERS
     | {
         "model": {"merge_train": "soft", "merge_predict": "soft", "stage_fusion": (0.3, 0.3, 0.4)},
@@ -79,7 +86,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 ABOUT = {
     "default": "LPD with settings that were measured on real tissue: about ten minutes on a laptop.",
-    "quick look": "The same, for 60 steps: a few minutes on a laptop. A first check of regions and classes.",
+    "fast": "LPD on features of a frozen encoder that are computed once: seconds on a laptop. For drawing and looking.",
     "paper": "LPD as its paper describes it. Slower, and for comparison.",
     "official-code": "LPD as its published code computes it; needs weights of a Swin-T.",
     "official-first-commit": "LPD as its code's first version computes it; needs weights of a Swin-T.",

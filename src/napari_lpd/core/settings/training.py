@@ -64,6 +64,24 @@ class ModelSettings(Settings):
         default="encoder",
         description="Mean and deviation that normalise the input: the encoder's own, or of H&E tissue (L30).",
     )
+    head: Literal["stages", "joint"] = Field(
+        default="stages",
+        description="What prototypes are compared with: every stage by itself (as published), or stages 2 to 4 of a"
+        " frozen encoder together, standardised and brought through a neck; presence then has a head of its own.",
+    )
+    necks: int = Field(
+        default=1, ge=1, le=16, description="Joint head: necks that learn side by side; their maps are averaged."
+    )
+    neck_width: int = Field(default=256, ge=8, le=4096, description="Joint head: channels of a neck.")
+    presence_width: int = Field(
+        default=64, ge=4, le=1024, description="Joint head: channels whose mean and deviation tell presence."
+    )
+
+    @model_validator(mode="after")
+    def _joint_maps_are_one(self) -> ModelSettings:
+        if self.head == "joint" and (self.bank == "supervised" or self.stage_fusion != (0.0, 0.0, 1.0)):
+            raise ValueError("model.head=joint has one map of all stages: leave model.stage_fusion as it is")
+        return self
 
     @model_validator(mode="after")
     def _linear_has_one(self) -> ModelSettings:
@@ -86,7 +104,7 @@ class TrainSettings(Settings):
         5
     """
 
-    RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "workers", "device"})
+    RUNTIME_SETTINGS: ClassVar = frozenset({"threads", "workers", "device", "feature_folder"})
 
     model: ModelSettings = ModelSettings()
     mpp: float = Field(
@@ -214,6 +232,32 @@ class TrainSettings(Settings):
         description="slide: move each slide's colours to the training tiles', in training and prediction (Reinhard,"
         " in optical density).",
     )
+    places: int = Field(
+        default=64, ge=0, description="Joint head: places of each tile that a step learns from, random; 0: all."
+    )
+    presence_weight: float = Field(
+        default=1.0, ge=0, description="Joint head: weight of the classification loss of its presence scores."
+    )
+    presence_dropout: float = Field(
+        default=0.5, ge=0, lt=1, description="Joint head: share of what tells presence that is left out in training."
+    )
+    self_training: float = Field(
+        default=0.33,
+        ge=0,
+        lt=1,
+        description="Joint head: share of the run, at its end, that learns from the model's own maps, too, as far as"
+        " the tiles' labels allow them.",
+    )
+    self_training_confidence: float = Field(
+        default=0.6,
+        ge=0,
+        lt=1,
+        description="Joint head: confidence from which a place of its own maps counts.",
+    )
+    feature_folder: str = Field(
+        default="",
+        description="Joint head: folder that keeps the frozen encoder's features for the next training; empty: none.",
+    )
     patience: int = Field(
         default=0, ge=0, description="Stop when this many epochs in a row were no better on validation; 0: never."
     )
@@ -231,6 +275,13 @@ class TrainSettings(Settings):
         _check_weights("stage_weights", self.stage_weights)
         if self.negatives == "all" and (self.region_map == "fused" or self.contrast == "sums"):
             raise ValueError("negatives=all: whole classes are contrasted by region_map=fused and contrast=sums")
+        return self
+
+    @model_validator(mode="after")
+    def _joint_head_has_its_forms(self) -> TrainSettings:
+        published = self.diversity.startswith("official") or self.contrast != "infonce" or self.negatives == "all"
+        if self.model.head == "joint" and (published or self.region_map == "fused" or self.area_weight):
+            raise ValueError("model.head=joint has the default forms of contrast and diversity, no published ones")
         return self
 
     @model_validator(mode="after")

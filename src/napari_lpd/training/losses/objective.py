@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 
 class StepLosses(NamedTuple):
-    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out."""
+    """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out.
+
+    `own` is that of a joint head which learns from its own maps.
+    """
 
     total: Tensor
     classification: Tensor
@@ -46,15 +49,18 @@ class StepLosses(NamedTuple):
     diversity: Tensor
     regions: int = 0
     left_out: int = 0
+    own: Tensor | None = None
 
     def values(self) -> Tensor:
         """Stack total, classification, contrast and diversity (4,), on the device where they are computed."""
         contrast = self.foreground + self.background
-        return torch.stack([self.total, self.classification, contrast, self.diversity]).detach()
+        own = [] if self.own is None else [self.own]
+        return torch.stack([self.total, self.classification, contrast, self.diversity, *own]).detach()
 
     def metrics(self, values: Sequence[float]) -> dict[str, float]:
         """Name the numbers that a step reports; `values` are those of `values`, read."""
-        named = dict(zip(("loss", "classification", "contrast", "diversity"), values, strict=True))
+        names = ("loss", "classification", "contrast", "diversity", "own maps")
+        named = dict(zip(names, values, strict=self.own is not None))
         return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
 
 

@@ -150,6 +150,27 @@ def cut_regions(
     return split_regions(images[regions.images], chosen, threshold.detach(), rescale=form == "rescaled")
 
 
+def weighted_means(features: Tensor, maps: Tensor, regions: Regions, alpha: float) -> tuple[Tensor, Tensor]:
+    """Foreground and background of `regions` in the features themselves: means weighted by the map, and by the rest.
+
+    Args:
+        features: (B, D, h, w).
+        maps: (B, N, h, w) logits.
+        regions: The M regions; their channels index `maps`.
+        alpha: α, the share of a map's maximum from which a place is foreground.
+
+    Returns:
+        (M, D) each.
+    """
+    weight = to_unit_range(maps)
+    inside = (weight >= alpha).to(weight.dtype)
+    parts = [part.flatten(2) for part in (weight * inside, (1 - weight) * (1 - inside))]
+    weights = torch.cat([part / part.sum(2, keepdim=True).clamp(min=1e-6) for part in parts], dim=1)
+    means = (weights @ features.flatten(2).transpose(1, 2)).chunk(2, dim=1)  # of all maps: less than copying features
+    foreground, background = (part[regions.images, regions.channels] for part in means)
+    return foreground, background
+
+
 def image_thresholds(maps: Tensor, alpha: float) -> Tensor:
     """Compute α of an image's maximum over all its maps (B, N, h, w) → (B,), as published (method.md §3.4; L13)."""
     return alpha * maps.amax((1, 2, 3))

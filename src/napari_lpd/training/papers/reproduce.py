@@ -31,6 +31,7 @@ from napari_lpd.models.encoder import STAGES
 from napari_lpd.models.network import LoadedModel, cosine_maps, encoder_of
 from napari_lpd.models.prototypes import at_places, effective_number, position_share, spatial_divergence
 from napari_lpd.training.fit import fit
+from napari_lpd.training.papers.rows import TABLES
 from napari_lpd.training.runs.folder import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -42,49 +43,9 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job, Progress
     from napari_lpd.evaluation.metrics import ImageResult
+    from napari_lpd.training.papers.rows import Row
 
 PROTOCOL = "protocol.json"  # what a table is made of
-
-
-class Row(NamedTuple):
-    """One row of a table: a preset and what is set differently."""
-
-    name: str
-    preset: str
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> str:
-        """The row's name as a folder's."""
-        return "".join(letter if letter.isalnum() or letter in ".-=" else "_" for letter in self.name)
-
-
-TABLES: dict[str, tuple[Row, ...]] = {
-    "table1": (
-        Row("LPD", "default"),
-        Row("PBIP", "pbip"),
-        Row("CAM", "cam"),
-        Row("random", "random"),
-    ),
-    "table2": tuple(
-        Row(f"k{k}-diversity{weight:g}", "default", (f"model.prototypes_per_class={k}", f"diversity_weight={weight}"))
-        for k in (3, 10)
-        for weight in (0.0, 0.25, 0.5, 0.75)
-    ),
-    "variants": (
-        Row("off", "default", ("diversity=off",)),
-        Row("centred", "default", ("diversity=centred",)),
-        Row("projected", "default", ("diversity=projected",)),
-        Row("projected-all", "default", ("diversity=projected", "diversity_trains=all")),
-        Row(
-            "projected-all-tau1",
-            "default",
-            ("diversity=projected", "diversity_trains=all", "diversity_temperature=1"),
-        ),
-        Row("official-head", "default", ("diversity=official-head", "diversity_trains=all")),
-        Row("official-first-commit", "default", ("diversity=official-first-commit", "diversity_trains=all")),
-    ),
-}
 
 
 class Protocol(NamedTuple):
@@ -302,9 +263,9 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
             value = f"{_pct(summary.value)}{spread} {_interval(summary.interval)}"
             per_class = " | ".join(_pct(value) for value in summary.iou)
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
-    diversity = _diversity_lines(out, table, protocol)
+    lines += [*_gate_lines(out, table, protocol), *_diversity_lines(out, table, protocol)]
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "table.md", "\n".join([*lines, *diversity]) + "\n")
+    write_text(out / "table.md", "\n".join(lines) + "\n")
     _write_json(
         out / "table.json",
         [
@@ -314,6 +275,31 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
         ],
     )
     return out / "table.md"
+
+
+def _gate_lines(out: Path, table: str, protocol: Protocol) -> list[str]:
+    lines = [
+        "",
+        "## The gate by itself: presence of classes in images",
+        "",
+        "In percent: mean over seeds ± deviation.",
+        "",
+    ]
+    lines += ["| row | F1 | AUC | calibration error |", "|---" * 4 + "|"]
+    for row in TABLES[table]:
+        paths = [out / row.folder / f"seed{seed}" / "report.json" for seed in range(protocol.seeds)]
+        found = [read_json(path)["calibration"] for path in paths if path.exists()]
+        if found := [values for values in found if values]:
+            cells = [[values[name] for values in found] for name in ("f1", "auc", "ece")]
+            lines += [f"| {row.name} | {' | '.join(_mean_and_spread(values) for values in cells)} |"]
+    return lines
+
+
+def _mean_and_spread(values: list[float | None]) -> str:
+    numbers = np.array([value for value in values if value is not None])
+    if not len(numbers):
+        return "–"
+    return _pct(numbers.mean()) + (f" ± {_pct(numbers.std(ddof=1))}" if len(numbers) > 1 else "")
 
 
 def _diversity_lines(out: Path, table: str, protocol: Protocol) -> list[str]:

@@ -1,0 +1,1 @@
+"""The joint head, and the features of a frozen encoder that it learns from, computed once."""

@@ -1,0 +1,149 @@
+"""What training a joint head minimises, on features of a frozen encoder.
+
+Every neck learns by itself; a loss is the mean over necks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from napari_lpd.models.network import LPD, merge_prototypes
+from napari_lpd.training.losses.objective import StepLosses
+from napari_lpd.training.losses.terms import (
+    class_regions,
+    contrastive_loss,
+    diversity_loss,
+    prototype_regions,
+    responding_prototypes,
+    weighted_means,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.models.joint.tiles import FeatureTiles
+
+NOTHING = -1  # in the model's own labels: not sure enough
+CHUNK = 64  # tiles labelled at once
+
+
+class JointObjective(nn.Module):
+    """The training loss of a joint head, and the model's own labels of its tiles, once it learns from them, too.
+
+    Args:
+        settings: Which terms, which weights.
+        generator: Source of randomness for the choice of places and regions.
+        tiles: Number of training tiles.
+        grid: (h, w) places of a tile.
+    """
+
+    own: Tensor  # (n, h, w) int8
+
+    def __init__(self, settings: TrainSettings, generator: torch.Generator, tiles: int, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.settings, self._generator = settings, generator
+        self.psi, self.region_encoder = nn.Identity(), None  # nothing but the features is looked at
+        self.register_buffer("own", torch.full((tiles, *grid), NOTHING, dtype=torch.int8))
+
+    @torch.no_grad()
+    def label_tiles(self, network: LPD, tiles: FeatureTiles) -> None:
+        """Label the places of all tiles by the model's maps, among the classes that a tile holds, where it is sure."""
+        device = self.own.device
+        for start in range(0, len(tiles), CHUNK):
+            chosen = range(start, min(start + CHUNK, len(tiles)))
+            logits = network.from_joined(tiles.batch(chosen).to(device).float()).logits[0]
+            held = torch.from_numpy(tiles.labels[list(chosen)]).to(device) > 0
+            scores = self._merged(network, logits).masked_fill(~held[:, :, None, None], -torch.inf)
+            confidence, label = scores.softmax(1).max(1)
+            label[confidence < self.settings.self_training_confidence] = NOTHING
+            self.own[start : chosen.stop] = label.to(torch.int8)
+
+    def _merged(self, network: LPD, logits: Tensor) -> Tensor:
+        return merge_prototypes(logits, network.k, self.settings.model.merge_train)
+
+    def forward(self, network: LPD, joined: Tensor, labels: Tensor, warm: bool, indices: Sequence[int]) -> StepLosses:
+        """Compute the losses of one batch.
+
+        Args:
+            network: What is trained.
+            joined: Features (B, D, h, w) of a frozen encoder.
+            labels: (B, C).
+            warm: Classification alone.
+            indices: Of the tiles.
+        """
+        settings, joint = self.settings, network.joint
+        assert joint is not None
+        joined, own = self._at_places(joined, self.own[list(indices)])
+        features = joint(joined.float())
+        logits = network.neck_logits(features)
+        merged = self._merged(network, logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        presence = joint.presence_logits(joint.gating(features).mean((2, 3)), settings.presence_dropout)
+        presence = presence + merge_prototypes(logits.mean((0, 3, 4)), network.k, "mean")
+        classification = _mean([binary_cross_entropy_with_logits(maps.mean((2, 3)), labels) for maps in merged])
+        classification = classification + settings.presence_weight * binary_cross_entropy_with_logits(presence, labels)
+        zero = classification.new_zeros(())
+        terms = StepLosses(classification, classification, zero, zero, zero, zero)
+        if not warm and settings.model.bank != "linear":
+            terms = self._shaped(terms, network, features, logits, merged, labels)
+        if (own != NOTHING).any():
+            agreement = _mean([_masked_entropy(maps, own) for maps in merged])
+            terms = terms._replace(total=terms.total + agreement, own=agreement)
+        return terms
+
+    def _at_places(self, joined: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose places of the tiles at random, the same in all: (B, D, n, 1) and (B, n, 1)."""
+        count, most = own[0].numel(), self.settings.places
+        if not most or most >= count:
+            return joined, own
+        chosen = torch.randperm(count, generator=self._generator)[:most].to(joined.device)
+        return joined.flatten(2)[:, :, chosen, None], own.flatten(1)[:, chosen, None]
+
+    def _shaped(
+        self, terms: StepLosses, network: LPD, features: Tensor, logits: Tensor, merged: Tensor, labels: Tensor
+    ) -> StepLosses:
+        """Add what shapes prototypes and features: contrast and diversity, neck by neck."""
+        settings = self.settings
+        projected = network.projected(0).unflatten(1, (len(logits), -1)).unbind(1)
+        apart = features.unflatten(1, (len(logits), -1)).unbind(1)
+        if settings.contrast_weight:
+            pairs = [self._contrast(*parts, labels, network.k) for parts in zip(apart, projected, logits, strict=True)]
+            foreground, background = (_mean([pair[i] for pair in pairs]) for i in (0, 1))
+            weighted = foreground + settings.contrast_background * background
+            total = terms.total + settings.contrast_weight * weighted
+            terms = terms._replace(total=total, foreground=foreground, background=background)
+        if settings.diversity != "off" and settings.diversity_weight:
+            trained = apart if settings.diversity_trains == "all" else [part.detach() for part in apart]
+            tau, centred = settings.diversity_temperature, settings.diversity == "centred"
+            found = [
+                diversity_loss(own, bank, class_regions(maps.detach(), labels), tau, centred)
+                for own, bank, maps in zip(trained, projected, merged, strict=True)
+            ]
+            diversity = _mean(found)
+            terms = terms._replace(total=terms.total + settings.diversity_weight * diversity, diversity=diversity)
+        return terms
+
+    def _contrast(
+        self, features: Tensor, bank: Tensor, logits: Tensor, labels: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        settings = self.settings
+        flags = responding_prototypes(logits.mean((2, 3)), labels, k) & (logits.flatten(2).amax(2) > 0)
+        regions = prototype_regions(flags, k, settings.negatives)
+        if not len(regions.images):
+            return features.sum() * 0, features.sum() * 0
+        means = weighted_means(features, logits, regions, settings.region_threshold)
+        found = contrastive_loss(means, bank, regions, settings.contrast_temperature)
+        return found.foreground, found.background
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+def _masked_entropy(maps: Tensor, own: Tensor) -> Tensor:
+    """Cross-entropy of class logits (B, C, h, w) with labels (B, h, w), where there is one."""
+    return cross_entropy(maps, own.long(), ignore_index=NOTHING)
