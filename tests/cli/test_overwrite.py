@@ -118,6 +118,18 @@ def test_evaluate_and_compare(command, train, tile_folder, named, tmp_path):
     one_rule_for_existing_files(command, compare, tmp_path / "comparison", names)
 
 
+def test_stage2(command, train, tile_folder, tmp_path):
+    assert command(*train)[0] == 0
+    model = tmp_path / "run" / "model.safetensors"
+    stage2 = ["stage2", "--model", model, "--data", tile_folder, "--out", tmp_path / "stage2", *FAST]
+    one_rule_for_existing_files(command, stage2, tmp_path / "stage2", ["model.safetensors", "model.json"])
+    before = model.read_bytes()
+    into_its_own = ["stage2", "--model", model, "--data", tile_folder, "--out", tmp_path / "run", *FAST, "--overwrite"]
+    code, said = command(*into_its_own)
+    assert (code, model.read_bytes()) == (2, before)
+    assert "model.safetensors: is read for this, so nothing is written there" in said
+
+
 def test_stage2_does_not_take_other_files_for_its_masks(command, train, tile_folder, tmp_path):
     assert command(*train)[0] == 0
     (tmp_path / "stage2" / "mask").mkdir(parents=True)
