@@ -19,9 +19,9 @@ from napari_lpd.results.export.export import export
 from napari_lpd.results.prediction import Prediction
 
 pytestmark = needs_fork
-LABELS = np.zeros((2100, 600), np.uint8)
-LABELS[:1000] = 1
-CROP = np.full((300, 200), 2, np.uint8)
+LABELS = np.zeros((700, 300), np.uint8)
+LABELS[:400] = 1
+CROP = np.full((120, 100), 2, np.uint8)
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ def leftovers(folder) -> list[str]:
 @pytest.mark.parametrize("first", [True, False])
 def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, copies, first):
     if not first:
-        Corrections(Prediction.open(made / "a.zarr")).apply_crop(400, 100, np.full((99, 99), 2, np.uint8))
+        Corrections(Prediction.open(made / "a.zarr")).apply_crop(200, 40, np.full((60, 60), 2, np.uint8))
     before, new_folder = levels(made), copies(made)
 
     def correct(folder):
-        assert Corrections(Prediction.open(folder / "a.zarr")).apply_crop(900, 300, CROP) == CROP.size
+        assert Corrections(Prediction.open(folder / "a.zarr")).apply_crop(450, 60, CROP) == CROP.size
 
     after = new_folder()
     assert in_child(lambda: correct(after)) == 0
@@ -70,7 +70,7 @@ def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, 
     for folder in killed_at_every_file_operation(correct, new_folder):
         found.append(same(levels(folder), wanted))
         assert found[-1] or same(levels(folder), before)
-        Corrections(Prediction.open(folder / "a.zarr")).apply_crop(900, 300, CROP)
+        Corrections(Prediction.open(folder / "a.zarr")).apply_crop(450, 60, CROP)
         assert same(levels(folder), wanted)
         labels = zarr.open_group(folder / "a.zarr" / "labels", mode="r")
         assert labels.attrs["ome"]["labels"] == ["tissues", "tissue_mask", "corrections"]
@@ -83,7 +83,7 @@ def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, 
 
 @pytest.mark.slow
 def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correction(made, copies, classes):
-    Corrections(Prediction.open(made / "a.zarr")).apply_crop(900, 300, CROP)
+    Corrections(Prediction.open(made / "a.zarr")).apply_crop(450, 60, CROP)
     wanted = levels(made)
 
     def replace(folder):
@@ -128,7 +128,7 @@ FILES += [("p.ome.tif", "prototypes"), ("c.geojson", "corrections")]
 @pytest.mark.parametrize("older", [False, True])
 def test_an_export_that_is_killed_anywhere_is_whole_or_not_there(made, tmp_path, name, what, older):
     numbers, prediction = itertools.count(), Prediction.open(made / "a.zarr")
-    Corrections(prediction).apply_crop(900, 300, CROP)
+    Corrections(prediction).apply_crop(450, 60, CROP)
 
     def write(folder):
         run(export(prediction, folder / name, ExportSettings(what=what, overwrite=True)))
