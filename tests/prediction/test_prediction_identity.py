@@ -122,7 +122,7 @@ def test_a_profile_that_is_not_there_changes_nothing(tiny_model, tiny_tiff):
 
 def test_a_result_that_does_not_say_how_colours_were_treated_is_not_continued(card_of):
     older = PredictionCard.model_validate(card_of().model_dump(exclude={"icc"}))
-    assert card_of().difference(older) == "another icc"
+    assert card_of().difference(older) == "another treatment of the colour profile (--icc)"
 
 
 def test_asking_for_the_profile_does_not_give_the_numbers_without_it(tiny_image, swapped, tmp_path, capsys):
@@ -132,5 +132,5 @@ def test_asking_for_the_profile_does_not_give_the_numbers_without_it(tiny_image,
     command = ["predict", str(slide), "--out", str(tmp_path / "out"), "--set", "block=64", "--set", "threads=1"]
     assert main(command) == 0
     assert main([*command, "--icc"]) == 2
-    assert "holds a prediction with another icc" in capsys.readouterr().err
+    assert "holds a prediction with another treatment of the colour profile (--icc)" in capsys.readouterr().err
     assert main([*command, "--icc", "--replace"]) == 0

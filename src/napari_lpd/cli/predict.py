@@ -54,6 +54,8 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.prediction.cluster import on_cluster
 
     read_card(options.model)
+    if options.model == samples.model_path():
+        printer.note("the model is the sample's, trained on one skin slide; --model FILE chooses another")
     if len(options.slides) > 1 and (options.regions or options.tissue):
         raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
     slides = tuple(dict.fromkeys(path.absolute() for path in options.slides))

@@ -117,7 +117,9 @@ class PredictionCard(Settings):
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
             if one != two and name not in PredictSettings.RUNTIME_SETTINGS:
                 return f"{name}={two}"
-        return next((f"another {name.removesuffix('_hash')}" for name in mine if mine[name] != others[name]), "")
+        names = {"icc": "treatment of the colour profile (--icc)", "scope": "area (regions or view)"}
+        other_name = next((name for name in mine if mine[name] != others[name]), "")
+        return other_name and f"another {names.get(other_name, other_name.removesuffix('_hash'))}"
 
     def layouts(self) -> dict[str, Layout]:
         """Return the pyramids of a result, by the place of their group, all but the tissue mask."""

@@ -55,7 +55,9 @@ def start_prediction(
             existing.drop_damaged()
             return existing
         if not replace:
-            raise ExportError(f"{folder}: holds a prediction with {difference}; choose another folder or replace it")
+            raise ExportError(
+                f"{folder}: holds a prediction with {difference}; choose another folder, or replace it (--overwrite)"
+            )
         Corrections(existing)  # finishes what was interrupted
     mask, map_scale = prepare()
 

@@ -295,10 +295,11 @@ def test_napari_killed_five_times_resumes_each_time(tiny_tiff, tiny_regions, cla
     write_regions(regions_beside(tiny_tiff), tiny_regions, classes)
     models = tmp_path / "models"
     command = [sys.executable, "-c", NAPARI, str(tiny_tiff), str(models)]
+    own_settings = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     source = random.Random(5)
     at = 0
     for kill in range(5):
-        napari = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        napari = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_settings)
         deadline = time.monotonic() + 120
         wanted = at + source.randint(1, 6) if kill else 0
         while time.monotonic() < deadline:
@@ -318,6 +319,6 @@ def test_napari_killed_five_times_resumes_each_time(tiny_tiff, tiny_regions, cla
         assert taken >= at
         at = taken
         assert json.loads((folder / ARGUMENTS).read_text())[0] == "train"
-    over = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    over = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=own_settings)
     assert "OVER True Trained on" in over.stdout
     assert not list(models.glob(f"*/{STATE_NAME}"))
