@@ -36,6 +36,11 @@ SECONDS = 10  # for one file
 START_SECONDS = 120  # for a process to import and to read a sound file
 OUTCOMES = ("clear line", "read", "read as before", "bad line", "other exception", "crash", "hang", "memory", "silent")
 FAULTS = OUTCOMES[3:]
+CONTEXT = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+if CONTEXT.get_start_method() == "forkserver":  # what takes seconds to import is imported once
+    CONTEXT.set_forkserver_preload(["subjects", "napari_lpd.models.checkpoint", "napari_lpd.results.measure", "zarr"])
 
 
 def serve(pipe: Connection, kind: str, folder: str) -> None:
@@ -115,8 +120,7 @@ class Reader:
         for path in self.folder.iterdir():
             remove(path)
         self.pipe, child = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve, args=(child, self.kind, str(self.folder)), daemon=True)
+        self.process = CONTEXT.Process(target=serve, args=(child, self.kind, str(self.folder)), daemon=True)
         self.process.start()
         child.close()
         if not self.pipe.poll(START_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -62,7 +63,7 @@ def _with_another_value(document: object, draw: random.Random) -> object:
             places.append((node, key))
             waiting.append(node[key])
     if not places:
-        return draw.choice(VALUES)
+        return copy.deepcopy(draw.choice(VALUES))
     node, key = draw.choice(places)
     match draw.randrange(6):
         case 0:
@@ -70,13 +71,13 @@ def _with_another_value(document: object, draw: random.Random) -> object:
         case 1 if isinstance(node, dict):
             node[draw.choice(("", "type", "x", "__class__"))] = node.pop(key)
         case 1 | 2 if isinstance(node, list):
-            node.extend([node[key]] * draw.choice((1, 2, 50)))
+            node.extend(copy.deepcopy(node[key]) for _ in range(draw.choice((1, 2, 50))))
         case 3:
             node[key] = [node[key]]
         case 4 if isinstance(node[key], int | float) and not isinstance(node[key], bool):
             node[key] = draw.choice((-node[key], node[key] * 10**9, 0, 0.5, float("inf"), float("nan")))
         case _:
-            node[key] = draw.choice(VALUES)
+            node[key] = copy.deepcopy(draw.choice(VALUES))
     return document
 
 

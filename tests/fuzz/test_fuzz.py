@@ -8,7 +8,7 @@ from subjects import SUBJECTS
 @pytest.mark.slow
 def test_damaged_files_of_every_kind_end_in_a_clear_line(tmp_path):
     """A bounded run; `python tests/fuzz/fuzz.py --count 20000` reads more."""
-    outcomes, faults = fuzz(list(SUBJECTS), tmp_path, seed=1, seconds=100)
+    outcomes, faults = fuzz(list(SUBJECTS), tmp_path, seed=1, seconds=60)
     assert not faults, "\n".join([table(outcomes), *faults])
     assert all(found.total() for found in outcomes.values()), table(outcomes)
 
