@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractSlider,
     QAbstractSpinBox,
+    QApplication,
     QComboBox,
     QFrame,
     QHBoxLayout,
@@ -85,6 +86,7 @@ class Column(QScrollArea):
         self._revealer.setSingleShot(True)
         self._revealer.setInterval(REVEAL_MS)
         self._revealer.timeout.connect(self._on_reveal)
+        cast(QApplication, QApplication.instance()).focusChanged.connect(self._on_focus)
 
     def reveal(self, widget: QWidget) -> None:
         """Scroll to a widget after the layout is done."""
@@ -94,6 +96,11 @@ class Column(QScrollArea):
     def _on_reveal(self) -> None:
         if self._target is not None:
             self.ensureWidgetVisible(self._target, 0, 8)
+
+    def _on_focus(self, _before: QWidget | None, field: QWidget | None) -> None:
+        """Scroll to a field that Tab has reached from outside of the column."""
+        if field is not None and self.isAncestorOf(field) and field.visibleRegion().isEmpty():
+            self.ensureWidgetVisible(field, 0, 8)
 
     def add(self, *widgets: QWidget, title: str = "") -> None:
         """Add widgets at the bottom, under a bold title if one is given."""
