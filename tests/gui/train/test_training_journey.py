@@ -42,9 +42,9 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     viewer.reset_view()
     hand = Hand(viewer)
     for number, (keys, y, x, h, w) in enumerate(OUTLINES, start=1):
-        QTest.keyClick(hand.canvas.native, "r")
         hand.canvas.native.setFocus()
         QTest.keyClick(hand.canvas.native, keys[0])
+        QTest.keyClick(hand.canvas.native, "r")
         um = 0.998
         hand.drag((y * um, x * um), ((y + h) * um, (x + w) * um))
         assert len(layer.data) == number
@@ -52,7 +52,9 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
             QTest.keyClick(hand.canvas.native, keys[1], Qt.KeyboardModifier.ControlModifier)
     names = ("epidermis", "naevus nests", "collagen", "fat")
     assert list(layer.features["tissues"]) == [" + ".join(names[int(key) - 1] for key in keys) for keys, *_ in OUTLINES]
-    assert [row.count.text()[:1] for row in train.data.classes._rows] == ["2", "2", "4", "2"]
+    counts = [f"{number} · 0." for number in (2, 2, 4, 2)]
+    shown = lambda: [row.count.text() for row in train.data.classes._rows]  # noqa: E731
+    qtbot.waitUntil(lambda: [text[:6] for text in shown()] == counts and "0.00 mm²" not in str(shown()))
     layer.mode = "pan_zoom"
     picture(viewer, "train_regions")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
@@ -176,6 +176,7 @@ class SlideRegions(QWidget):
 
     def _on_data(self, event: Event) -> None:
         self._on_drawn(event.source)
+        QTimer.singleShot(0, self.count)  # napari tells of a drawing just before it is finished
 
     def _on_drawn(self, layer: Shapes) -> None:
         self.count()
