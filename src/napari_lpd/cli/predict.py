@@ -54,8 +54,6 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.prediction.cluster import on_cluster
 
     read_card(options.model)
-    if options.model == samples.model_path():
-        printer.note("the model is the sample's, trained on one skin slide; --model FILE chooses another")
     if len(options.slides) > 1 and (options.regions or options.tissue):
         raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
     slides = tuple(dict.fromkeys(path.absolute() for path in options.slides))
@@ -97,4 +95,6 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             write_summary(rows, table)  # after every slide, in case the run is stopped
     if failed := sum("error" in row for row in rows):
         raise LpdError(f"{failed} of {len(rows)} slides failed ({count_states(rows)}): see the reasons in {table}")
+    if options.model == samples.model_path():
+        printer.note("the model is the sample's, trained on one skin slide; --model FILE chooses another")
     return {"slides": rows} | ({"table": str(table), "states": count_states(rows)} if len(tasks) > 1 else {})
