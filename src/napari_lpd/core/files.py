@@ -195,9 +195,9 @@ def told_apart(paths: Sequence[Path]) -> list[str]:
     """Name files for people: by their names, and where these repeat, with the folders that tell them apart."""
     names = []
     for path in paths:
-        rivals = [other.parts for other in paths if other != path]
+        others = [other.parts for other in paths if other != path]
         count = 1
-        while count < len(path.parts) and any(other[-count:] == path.parts[-count:] for other in rivals):
+        while count < len(path.parts) and any(other[-count:] == path.parts[-count:] for other in others):
             count += 1
         names.append("/".join(path.parts[-count:]))
     return names

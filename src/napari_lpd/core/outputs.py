@@ -31,12 +31,23 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> Non
     Raises:
         ExportError: one line that names the output, the input and the remedy.
     """
-    read = [path for path in inputs if path is not None]
-    keys = {path: _key(path) for path in read}
+    read = [path for path in inputs if path is not None][::-1]  # where several match, the first is named
+    by_key = {_key(path): path for path in read}
+    files = {_file(path) for path in read} - {None}
+    inside_of = {str(folder): path for key, path in by_key.items() for folder in Path(key).parents}
     for path in outputs:
         check_name(path)
-        for other, its in keys.items():
-            _check_apart(path, _key(path), other, its)
+        key = _key(path)
+        if key in by_key or _file(path) in files:
+            raise ExportError(f"{path}: is read for this, so nothing is written there: choose another place")
+        if (held := inside_of.get(key)) is not None:
+            raise ExportError(
+                f"{path}: holds {held.name}, which is read for this, so it is not replaced: choose another"
+            )
+        for folder in map(str, Path(key).parents):
+            if folder in by_key and (by_key[folder] / "zarr.json").exists():
+                name = by_key[folder].name
+                raise ExportError(f"{path}: lies in the result {name}, which is read for this: choose another place")
 
 
 def check_distinct(outputs: Mapping[Path, Iterable[Path]]) -> None:
@@ -119,11 +130,10 @@ def _key(path: Path) -> str:
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
-def _check_apart(output: Path, key: str, read: Path, its: str) -> None:
-    there = output.exists() and read.exists()
-    if key == its or (there and output.samefile(read)):
-        raise ExportError(f"{output}: is read for this, so nothing is written there: choose another place")
-    if Path(its).is_relative_to(key):
-        raise ExportError(f"{output}: holds {read.name}, which is read for this, so it is not replaced: choose another")
-    if Path(key).is_relative_to(its) and (read / "zarr.json").exists():
-        raise ExportError(f"{output}: lies in the result {read.name}, which is read for this: choose another place")
+def _file(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
