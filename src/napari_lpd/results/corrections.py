@@ -89,8 +89,8 @@ class Corrections:
 
     def blocks(self) -> set[Block]:
         """Return the index (row, column) of every block with corrections."""
-        chunks = self._folder / "0" / "c"
-        return {(int(path.parent.name), int(path.name)) for path in chunks.glob("*/*") if path.name.isdigit()}
+        level = self.stored_level(0)
+        return set() if level is None else level.chunks()
 
     @property
     def _layout(self) -> Layout:

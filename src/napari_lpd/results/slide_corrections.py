@@ -49,7 +49,7 @@ def lay_over(prediction: Prediction, path: Path) -> int:
     Raises:
         LpdError: the corrections cannot be read, or the result cannot be written.
     """
-    card = prediction.card
+    card, corrections = prediction.card, Corrections(prediction)
     codes = {(): ERASED} | {(tissue.name,): i for i, tissue in enumerate(card.classes, start=1)}
     areas = [
         (codes[region.tissues], region.polygon(card.slide_mpp)) for region in _kept(path) if region.tissues in codes
@@ -64,7 +64,7 @@ def lay_over(prediction: Prediction, path: Path) -> int:
                 for code in {areas[i][0] for i in hits}:
                     polygons = [areas[i][1] for i in hits if areas[i][0] == code]
                     values[sampled_polygons(polygons, (y, x), (h, w), card.mpp)] = code
-                count += Corrections(prediction).add((y, x), values)
+                count += corrections.add((y, x), values)
     return count
 
 
