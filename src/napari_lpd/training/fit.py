@@ -112,9 +112,9 @@ def fit(
 
 
 def _start(run: Trainer) -> Iterator[Progress]:
-    """Compute what a network starts with: its features' mean and deviation, and a clustered bank."""
-    run.start_joint()
+    """Compute what a network starts with, an ancestor's aside: its features' mean and deviation, a clustered bank."""
     if run.ancestors:
         return
+    run.start_joint()
     if (encoder := run.objective.region_encoder) is not None and run.settings.model.bank in ("clustered", "seeded"):
         run.network.fill_bank((yield from clustered_bank(run.tiles, encoder, run.settings, run.device)))

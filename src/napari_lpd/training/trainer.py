@@ -22,7 +22,7 @@ from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_ch
 from napari_lpd.models.compute import choose_device, choose_precision, load_batches
 from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.models.joint.store import FeatureStore
-from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, clustered_bank_of_features
+from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, as_images, clustered_bank_of_features
 from napari_lpd.models.network import LPD, LoadedModel, encoder_of
 from napari_lpd.training.ancestor import take_over
 from napari_lpd.training.augmentation import Jitter, augment
@@ -94,7 +94,7 @@ class Trainer:
         out: Path,
         origin: Origin,
     ) -> None:
-        self.tiles, self.held, self.settings, self.out, self.origin = tiles, held, settings, out, origin
+        self.settings, self.out, self.origin = settings, out, origin
         torch.manual_seed(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.device, reason = choose_device(own_device(settings.device))
@@ -129,6 +129,11 @@ class Trainer:
         self._good: dict[str, Tensor] = {}
         self._unread: deque[TakenStep] = deque()
 
+    @property
+    def tiles(self) -> TileSet:
+        """The training tiles, as images."""
+        return as_images(self.seen)
+
     def _on_features(self, tiles: TileSet, held: TileSet | None, precision: torch.dtype | None) -> JointObjective:
         """Prepare to learn from features of the tiles, which are computed once."""
         settings = self.settings
@@ -146,8 +151,8 @@ class Trainer:
                 yield from tiles.compute()
 
     def start_joint(self) -> None:
-        """Standardise a joint head's features, and fill its bank where that is clustered; an ancestor has done both."""
-        if isinstance(self.seen, FeatureTiles) and not self.ancestors:
+        """Standardise a joint head's features, and fill its bank where that is clustered."""
+        if isinstance(self.seen, FeatureTiles):
             assert self.network.joint is not None
             self.network.joint.standardise(*self.seen.statistics())
             if self.settings.model.bank in ("clustered", "seeded"):
@@ -166,7 +171,6 @@ class Trainer:
         modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
         if isinstance(self.objective, JointObjective):
             modules["objective"] = self.objective
-        self._own_from = math.ceil((1 - settings.self_training) * total) if settings.self_training else total
         identity = identity_of(self.tiles, settings, total) | {"ancestors": list(self.ancestors)}
         self.state = TrainingState(
             self.out, identity, modules, self.optimiser, self.schedule, self.generator, self.scaler
@@ -264,7 +268,8 @@ class Trainer:
 
     def _learn_from_own_maps(self) -> None:
         """Label a joint head's tiles by its own maps where it is to learn from them from this step on."""
-        if self.state.place.step == self._own_from:
+        share = self.settings.self_training
+        if share and self.state.place.step == math.ceil((1 - share) * self.total):
             assert isinstance(self.objective, JointObjective) and isinstance(self.seen, FeatureTiles)
             self.network.eval()
             self.objective.label_tiles(self.network, self.seen)
@@ -368,7 +373,7 @@ class Trainer:
             encoder=self.network.encoder.architecture,
             tiles_per_class=self.tiles.tiles_per_class,
             tiles=len(self.tiles),
-            data=describe_sources(self.tiles, *([self.held] if self.held else [])),
+            data=describe_sources(self.tiles, *([as_images(self.held_seen)] if self.held_seen else [])),
             steps=step,
             map_scale=constants.map_scale,
             temperature=constants.temperature,

@@ -175,7 +175,7 @@ class SlideRegions(QWidget):
         self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in areas.items()})
 
     def _on_data(self, event: Event) -> None:
-        self._on_drawn(event.source)
+        self.files.change(event.source)
         QTimer.singleShot(0, self.count)  # napari tells of a drawing just before it is finished
 
     def _on_drawn(self, layer: Shapes) -> None:

@@ -186,6 +186,11 @@ class FeatureTiles:
         return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
+def as_images(tiles: TileSet | FeatureTiles) -> TileSet:
+    """Return the tiles whose features these are, or the tiles themselves."""
+    return tiles.tiles if isinstance(tiles, FeatureTiles) else tiles
+
+
 def clustered_bank_of_features(tiles: FeatureTiles, network: LPD, settings: TrainSettings) -> Tensor:
     """Cluster a bank (C·k, prototype_dim) from the mean standardised features of tiles that hold one class alone.
 
