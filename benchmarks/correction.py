@@ -22,9 +22,10 @@ from figures import against, alone, parser, report
 
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.results.prediction import BlockResult, Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5

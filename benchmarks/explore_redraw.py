@@ -21,8 +21,9 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.slides import UM
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.results.prediction import BlockResult, Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 SIZE, BLOCK, STRIDE = 10_240, 1024, 8

@@ -23,9 +23,10 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.results import ExportSettings
+from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
 from napari_lpd.results.export.export import export
-from napari_lpd.results.prediction import BlockResult, Prediction, PredictionCard
+from napari_lpd.results.prediction import BlockResult, Prediction
 from napari_lpd.slides.tissue import TissueMask
 
 BLOCK, STRIDE, MPP = 1024, 8, 0.5
@@ -56,11 +57,11 @@ def make_result(folder: Path, edge: int) -> None:
         slide_mpp=(MPP / 2, MPP / 2), slide_shape=(edge * 2, edge * 2), slide_hash="x", mpp_source="x", model="x",
         model_hash="x", settings=PredictSettings(block=BLOCK), tissue="x",
     )  # fmt: skip
-    coarse = TissueMask(np.ones([int(edge * MPP / 64) + 2] * 2, bool), 64.0)
-    prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     rng, blocks = np.random.default_rng(1), patterns()
     count = -(-edge // BLOCK)
     tissue = zoom(gaussian_filter(rng.normal(size=(count, count)), 2, mode="wrap"), 1) > 0.03
+    coarse = TissueMask(tissue.repeat(8, 0).repeat(8, 1), BLOCK * MPP / 8)
+    prediction = start_prediction(folder, card, lambda: (coarse, [[1.0] * 4] * 3))
     for y, x in np.argwhere(tissue):
         h, w = min(BLOCK, edge - y * BLOCK), min(BLOCK, edge - x * BLOCK)
         labels = blocks[rng.integers(4)][:h, :w]

@@ -30,7 +30,9 @@ GUI_USES = {
     "layers": set(),
     "contributions": {"layers"},
     "common": {"layers", "contributions"},
-    **{widget: {"layers", "contributions", "common"} for widget in ("train", "predict", "explore")},
+    "live": {"layers", "contributions", "common"},
+    "train": {"layers", "contributions", "common", "live"},
+    **{widget: {"layers", "contributions", "common"} for widget in ("predict", "explore")},
     "demo": {"layers", "contributions", "common", "train", "predict", "explore"},
 }
 TORCH = {"torch", "torchvision", "timm"}

@@ -32,6 +32,7 @@ def shown(monkeypatch):
 def test_the_demo_shows_the_sample_slide_with_its_prediction(shown, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path)]) == 0
     place = ["--slide", str(samples.skin_slide_path()), "--prediction", str(tmp_path / "CMU-1_skin.zarr")]
+    place += ["--model", str(samples.model_path())]
     assert shown[0] == [[sys.executable, "-m", "napari_lpd.gui.demo", *place]]
     assert "done" in capsys.readouterr().out
 

@@ -23,6 +23,16 @@ def test_a_pattern_stands_for_its_files_in_order_and_a_file_for_itself(tmp_path,
         expanded([Path("*.ndpi")])
 
 
+def test_what_other_systems_leave_in_folders_fits_no_pattern(tmp_path):
+    for name in ("P1/a.svs", "P1/._a.svs", "@eaDir/a.svs/SYNOFILE", ".Trash/a.svs", "#recycle/a.svs", "__MACOSX/a.svs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert expanded([tmp_path / "*" / "*.svs"]) == [tmp_path / "P1" / "a.svs"]
+    assert expanded([tmp_path / "P1" / "*a.svs"]) == [tmp_path / "P1" / "a.svs"]
+    named = tmp_path / ".Trash" / "*.svs"
+    assert expanded([named]) == [tmp_path / ".Trash" / "a.svs"]  # asked for by its name
+
+
 def test_slides_and_results_are_given_by_patterns(tiny_tiff, tmp_path, capsys):
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import ended, in_child, needs_fork, start_child
+from made_predictions import predicted
 
 from napari_lpd.core import locks
 from napari_lpd.core.errors import DataError, ExportError
+from napari_lpd.core.files import write_text
 from napari_lpd.core.locks import Holder, beside, inside, locked, partial_beside, remove_leftovers
 
 
@@ -37,7 +41,7 @@ def test_a_lock_is_there_while_it_is_held_and_gone_afterwards(lock, tmp_path):
 
 def test_the_second_is_told_in_one_line_who_is_at_it_and_since_when(lock, tmp_path):
     with locked(lock, tmp_path / "a.zarr"):
-        said = rf"a\.zarr: is being written by another napari-lpd \(process {os.getpid()} on \S+ since 20.*; if that"
+        said = rf"a\.zarr: is being written by another napari-lpd \(process {os.getpid()} on \S+ since 20.*; if there"
         with pytest.raises(DataError, match=said) as error, locked(lock, tmp_path / "a.zarr", DataError):
             pass
         assert "\n" not in str(error.value)
@@ -64,11 +68,62 @@ def test_another_process_that_got_the_number_of_one_that_is_gone_holds_nothing(l
         pass
 
 
-def test_nobody_knows_whether_a_process_on_another_host_is_gone(lock, tmp_path):
-    held_by(lock, replace(Holder.own(), machine="elsewhere", started=1))
-    with pytest.raises(ExportError, match=r"on elsewhere since"), locked(lock, tmp_path / "a.zarr"):
+ELSEWHERE = Holder(machine="elsewhere", pid=5, started=1, since="2026-01-01 12:00:00", token="a")
+
+
+def test_a_process_on_another_host_that_touches_its_lock_holds_it_whatever_the_clocks_say(lock, tmp_path, monkeypatch):
+    held_by(lock, ELSEWHERE)
+    ahead = time.time() + 10 * locks.SILENCE_S
+    monkeypatch.setattr(time, "time", lambda: ahead)  # the folder's server knows better
+    said = rf"process 5 on elsewhere since 2026-01-01 12:00:00\): wait .* again in 5 minutes, or delete {lock}"
+    with pytest.raises(ExportError, match=said), locked(lock, tmp_path / "a.zarr"):
         pass
     assert lock.exists()
+
+
+def test_a_lock_of_another_host_that_nobody_touches_any_more_is_taken_over(lock, tmp_path):
+    held_by(lock, ELSEWHERE)
+    os.utime(lock, (time.time() - locks.SILENCE_S - 1,) * 2)
+    assert not locks.holder(lock)
+    with locked(lock, tmp_path / "a.zarr"):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_holder_touches_its_lock_and_no_other(lock, tmp_path):
+    old = time.time() - 1000
+    with locked(lock, tmp_path / "a.zarr"):
+        assert any(thread.name == "_touch_all" and thread.daemon for thread in threading.enumerate())
+        os.utime(lock, (old, old))
+        locks._touch()
+        assert lock.stat().st_mtime > old + 900
+        held_by(lock, ELSEWHERE)
+        os.utime(lock, (old, old))
+        locks._touch()
+        assert lock.stat().st_mtime < old + 900
+    assert lock.exists()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_who_was_asleep_while_its_lock_was_taken_over_writes_nothing_more(lock, tmp_path, taken):
+    folder = tmp_path / "a.zarr"
+    with locked(lock, folder, DataError):
+        write_text(folder / "one", "")
+        held_by(lock, ELSEWHERE) if taken else lock.unlink()
+        said = "taken over by process 5 on elsewhere since .*; run it again" if taken else "was deleted; run it again"
+        with pytest.raises(DataError, match=rf"a\.zarr: nothing more is written there: .*{said}"):
+            write_text(folder / "two", "")
+        write_text(tmp_path / "another", "")
+    assert [path.name for path in folder.iterdir()] == ["one"]
+
+
+def test_who_was_asleep_writes_no_block_of_a_result_either(tmp_path, classes):
+    prediction = predicted(tmp_path / "a.zarr", np.ones((64, 64), np.uint8), classes, finish=False)
+    (block,) = prediction.finished_blocks()
+    with locked(beside(prediction.folder), prediction.folder):
+        held_by(beside(prediction.folder), ELSEWHERE)
+        with pytest.raises(ExportError, match="taken over by process 5 on elsewhere"):
+            prediction.write_block(block, None)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
@@ -151,10 +206,11 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_others_write_stay
 
     assert in_child(killed) == 7
     own, foreign = partial_beside(tmp_path / "a.csv"), tmp_path / ".a.csv.partial"
-    elsewhere = tmp_path / ".napari-lpd-00000000-1-1-0.partial"
-    for path in (own, foreign, elsewhere):
+    elsewhere, long_ago = (tmp_path / f".napari-lpd-00000000-1-{i}-0.partial" for i in range(2))
+    for path in (own, foreign, elsewhere, long_ago):
         path.write_text("being written")
-    assert len(list(tmp_path.iterdir())) == 5
+    os.utime(long_ago, (time.time() - 2 * locks.DAY_S,) * 2)
+    assert len(list(tmp_path.iterdir())) == 6
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([own, foreign, elsewhere])
 

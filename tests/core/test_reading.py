@@ -64,13 +64,17 @@ UNREADABLE = {
     "deep": (lambda path: path.write_text("[" * 100_000), "nested too deeply"),
     "deep and closed": (lambda path: path.write_text('{"a":' * 9000 + "1" + "}" * 9000), "nested too deeply"),
     "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\xff"), "codec can't decode"),
-    "missing": (lambda path: None, "No such file or directory"),
     "folder": (lambda path: path.mkdir(), "director|denied"),
     "cut gzip": (cut_gzip, "ended before"),
     "no zip": (lambda path: path.write_bytes(b"PK\x03\x04 and more"), "not a zip file"),
     "two in a zip": (zipped("a.json", "b.json"), "a zip archive of 2 files, wanted one"),
     "list": (lambda path: path.write_text("[]"), r"wanted \{…\} in it"),
 }
+
+
+def test_a_file_that_is_not_there_is_said_with_what_was_wanted(tmp_path):
+    with pytest.raises(SettingsError, match=r"a\.json: no such file; wanted roles; check its name and folder$"):
+        read_json(tmp_path / "a.json", SettingsError, "roles", dict)
 
 
 @pytest.mark.parametrize("name", UNREADABLE)

@@ -15,13 +15,20 @@ import pytest
 import shapely
 from made_predictions import predicted
 
+from napari_lpd import samples
 from napari_lpd.cli.main import main
-from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.classes import COLORS, TissueClass
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.results import MeasureSettings
 from napari_lpd.data.geojson import Frame, read_features
+from napari_lpd.data.project import AnnotatedSlide
 from napari_lpd.data.regions import Region, classes_in, read_regions
-from napari_lpd.prediction.batch import polygons_um
+from napari_lpd.data.training_set import read_annotated
+from napari_lpd.prediction.batch import SlideTask, polygons_um, predict_file
 from napari_lpd.results.export.geojson import read_shapes
+from napari_lpd.results.measure import measure, sites_of
 from napari_lpd.slides.formats import open_slide
 
 RING = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]
@@ -152,7 +159,7 @@ def test_a_class_has_its_colour_where_the_file_gives_one_that_can_be_used(tmp_pa
     said = [{"name": "a", "color": [200, 0, 255]}, {"name": "b", "color": ["x", "y", "z"]}, {"name": "c", "color": 3}]
     said += [{"name": "d + e", "color": [1, 2, 3]}, {"name": "f", "colorRGB": -3670016}]
     path = write(tmp_path / "a.geojson", [feature(polygon(RING), classification=each) for each in said])
-    own = ["#c800ff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#c80000"]
+    own = ["#c800ff", *COLORS[1:5], "#c80000"]
     assert classes_in(path) == [TissueClass(name=n, color=c) for n, c in zip("abcdef", own, strict=True)]
 
 
@@ -280,3 +287,46 @@ def test_training_and_measuring_take_the_same_forms(tmp_path, tiny_tiff, capsys,
     with open_slide(tiny_tiff) as slide:
         assert [each.area for each in polygons_um(path, slide)] == [48640, 48640]  # what predict takes
     assert areas[1:].to_dict() == {"CD8+ 1": 0.04864, "Tumor: Positive 2": 0.04864}  # 190 x 256 µm²
+
+
+def placed(geometry, scale, shift):
+    """A geometry, enlarged and moved, with all that is odd about it."""
+    if isinstance(geometry, dict):
+        return {name: placed(value, scale, shift) for name, value in geometry.items()}
+    if isinstance(geometry, list) and geometry and isinstance(geometry[0], int | float):
+        return [value * scale + shift for value in geometry[:2]] + geometry[2:]
+    return [placed(part, scale, shift) for part in geometry] if isinstance(geometry, list) else geometry
+
+
+def every_form():
+    """A document of each form, its name, and the area in pixels: geometries, documents, and compressed files."""
+    for name, (geometry, area) in GEOMETRIES.items():
+        scale = 60 if name == "star" else 10
+        yield name, "a.geojson", feature(placed(geometry, scale, 80.0), classification="Tumor"), area * scale**2
+    ring = feature(placed(polygon(RING), 10, 80.0), classification={"name": "Tumor"})
+    for name, form in DOCUMENTS.items():
+        yield name, "a.geojson", form(ring), 8100
+    for name in ("a.json", "a.geojson.gz", "a.zip", "A.ZIP", "a.GeoJSON"):
+        yield name, name, [ring], 8100
+
+
+@pytest.mark.parametrize(("form", "name", "document", "area"), every_form(), ids=(each[0] for each in every_form()))
+def test_each_form_has_one_area_in_training_prediction_and_measuring(tmp_path, tiny_tiff, form, name, document, area):
+    path = packed(tmp_path / name, json.dumps(document).encode())
+    if form == "geometry":
+        with pytest.raises(DataError, match="carry no tissue"):  # in training, which needs one
+            read_annotated(AnnotatedSlide(slide=tiny_tiff, regions=path), ["Tumor"])
+    else:
+        trained = read_annotated(AnnotatedSlide(slide=tiny_tiff, regions=path), ["Tumor"])
+        assert shapely.union_all([region.polygon() for region in trained]).area == pytest.approx(area)
+
+    quick = PredictSettings(mpp=2, tile=64, overlap=0, block=256, tissue_only=False, threads=1)
+    row = run(predict_file(SlideTask(tiny_tiff, samples.model_path(), tmp_path, quick, regions=path)))
+    assert row["tissue mm²"] == pytest.approx(area / 1e6, rel=0.03)  # of pixels of 2 µm
+
+    about = {"mpp": 2.0, "slide_mpp": (1.0, 1.0), "slide_shape": (256, 384)}
+    classes = (TissueClass(name="Tumor", color="#102030"),)
+    prediction = predicted(tmp_path / "m.zarr", np.ones((128, 192), np.uint8), classes, **about)
+    rows = run(measure(prediction, MeasureSettings(), sites_of(path, prediction)))
+    measured = [each.area_mm2 for each in rows if each.what == "tissue"]
+    assert sum(measured) == pytest.approx(row["tissue mm²"], abs=1e-9)

@@ -47,9 +47,7 @@ def test_bad_files_give_one_line(tmp_path, text):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        DataError, match=r"absent\.geojson: not readable as GeoJSON regions \(No such file or directory\)"
-    ):
+    with pytest.raises(DataError, match=r"absent\.geojson: no such file; wanted GeoJSON regions; check its name"):
         read_regions(tmp_path / "absent.geojson")
 
 

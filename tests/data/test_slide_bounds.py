@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-import tifffile
 from made_predictions import predicted
+from made_slides import leica
 
+from napari_lpd import samples
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import run
@@ -25,43 +26,12 @@ X, Y, EDGE = 2000, 4000, 1024  # the scanned part, in level-0 pixels
 SQUARE = np.array([[0, 0], [0, 300], [300, 300], [300, 0]], float)
 
 
-def leica(path, scanned):
-    """A Leica scn file: a collection of 8000 x 12000 pixels of 0.5 µm, of which 1024 x 1024 were scanned."""
-
-    def image(name, size, offset, dims, objective):
-        levels = "".join(f'<dimension r="{r}" ifd="{i}" sizeX="{w}" sizeY="{h}"/>' for r, (w, h, i) in enumerate(dims))
-        return (
-            f'<image name="{name}"><creationDate>2012-01-01T00:00:00Z</creationDate><device model="S" version="1"/>'
-            f'<pixels sizeX="{dims[0][0]}" sizeY="{dims[0][1]}">{levels}</pixels>'
-            f'<view sizeX="{size[0]}" sizeY="{size[1]}" offsetX="{offset[0]}" offsetY="{offset[1]}" spacingZ="0"/>'
-            f"<scanSettings><objectiveSettings><objective>{objective}</objective></objectiveSettings>"
-            "<illuminationSettings><numericalAperture>0.4</numericalAperture><illuminationSource>brightfield"
-            "</illuminationSource></illuminationSettings></scanSettings></image>"
-        )
-
-    nm = 500
-    described = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-        '<collection name="c" sizeX="4000000" sizeY="6000000"><barcode>x</barcode>'
-        + image("macro", (4_000_000, 6_000_000), (0, 0), [(256, 384, 0)], "0.6")
-        + image("area", (EDGE * nm, EDGE * nm), (X * nm, Y * nm), [(EDGE, EDGE, 1), (256, 256, 2)], "20")
-        + "</collection></scn>"
-    )
-    options = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "tile": (256, 256)}
-    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        tiff.write(np.full((384, 256, 3), 235, np.uint8), description=described, **options)
-        for level, step in enumerate((1, 4)):
-            per_cm = (20000 / 4**level,) * 2
-            tiff.write(scanned[::step, ::step], resolution=per_cm, resolutionunit="CENTIMETER", **options)
-    return path
-
-
 @pytest.fixture
 def scn(tmp_path):
     colours = np.random.default_rng(0).integers(90, 170, (EDGE // 64, EDGE // 64, 3), np.uint8)
     scanned = colours.repeat(64, 0).repeat(64, 1)
     scanned[:, : EDGE // 2, 1] = 40
-    return leica(tmp_path / "s.scn", scanned)
+    return leica(tmp_path / "s.scn", scanned, (X, Y))
 
 
 def drawn(path, x, y, names=("dark", "pink")):
@@ -101,6 +71,37 @@ def test_regions_lie_where_the_other_program_drew_them(scn, tmp_path, classes, o
     assert tiles.origins[0][1:3] == ((Y + 100) // 2 + 1, (X + 100) // 2 + 1) or len(tiles) > 0
     assert min(each.y for each in tiles.origins) >= (Y + 90) // 2
     assert TrainingSource.parse(source.arguments()) == source
+
+
+def test_regions_of_which_some_lie_on_glass_are_an_error_that_names_these(scn, tmp_path, classes, capsys):
+    """The same in training, in prediction and in measuring; what carries no class may lie on glass in training."""
+    on_tissue = tmp_path / "good.geojson"
+    document = {"type": "FeatureCollection", "features": json.loads(drawn(on_tissue, 100, 100).read_text())["features"]}
+    glass = json.loads(drawn(tmp_path / "glass.geojson", -900, -900, names=("pink",)).read_text())["features"]
+    mixed = tmp_path / "mixed.geojson"
+    mixed.write_text(json.dumps(document | {"features": document["features"] + glass}))
+    settings = TrainSettings(tile=64, tile_step=64, mpp=1)
+    with pytest.raises(DataError, match=r"s\.scn: of 3 regions, 3 lie on glass; .*--origin"):
+        TrainingSource(slide=scn, regions=mixed).load(classes, settings)
+    glass[0]["properties"]["classification"]["name"] = "none"
+    looked_at = tmp_path / "none.geojson"
+    looked_at.write_text(json.dumps(document | {"features": document["features"] + glass}))
+    assert len(TrainingSource(slide=scn, regions=looked_at).load(classes, settings).tiles)
+
+    model = str(samples.model_path())
+    quick = ["--set", "mpp=1", "--set", "tile=64", "--set", "overlap=16", "--set", "threads=1"]
+    predict = ["predict", str(scn), "--model", model, *quick]
+    assert main([*predict, "--regions", str(mixed), "--out", str(tmp_path / "no")]) == 2
+    assert "s.scn: no tissue was found in region 3 of 3" in capsys.readouterr().err
+    assert not (tmp_path / "no" / "s.zarr").exists()
+    assert main([*predict, "--regions", str(on_tissue), "--out", str(tmp_path / "o")]) == 0
+    measure = ["measure", str(tmp_path / "o" / "s.zarr")]
+    assert main([*measure, "--regions", str(on_tissue), "--out", str(tmp_path / "a.csv")]) == 0
+    assert (pd.read_csv(tmp_path / "a.csv").query("what == 'tissue'").area_mm2 > 0.02).all()
+    capsys.readouterr()
+    assert main([*measure, "--regions", str(mixed), "--out", str(tmp_path / "b.csv")]) == 2
+    assert "s.scn: no predicted tissue in pink 3; correct or delete it" in capsys.readouterr().err
+    assert not (tmp_path / "b.csv").exists()
 
 
 def test_regions_on_glass_are_an_error_in_training(scn, tmp_path, classes):
@@ -163,7 +164,7 @@ def test_regions_are_measured_where_they_were_drawn_and_on_glass_refused(predict
     assert measured("slide", 40, 90) == (0, pytest.approx(2500 * 0.25e-6))
     capsys.readouterr()
     assert measured("slide", -285, 90) == (2, None)
-    assert "none of its regions holds tissue of a.svs" in capsys.readouterr().err
+    assert "a.svs: no predicted tissue in dark 1; correct or delete it" in capsys.readouterr().err
     assert measured("slide", 900, 900) == (2, None)
     assert "left out, outside a.svs (200 x 300 pixels): feature 1" in capsys.readouterr().err
 

@@ -21,6 +21,7 @@ SHELLS = ("", "sh", "bash", "console", "shell")
 
 EXCEPTIONS = {
     "vips tiffsave IN OUT.tif --tile --pyramid": "libvips is another program, which is not installed with ours",
+    "python tools/encoders_table.py": "writes docs/encoders.md; tests/docs/test_encoders_table.py runs it with --check",
     "python tools/mutation.py": "runs the tests themselves again and again, for much longer than a test may take",
 }
 """Lines that are not run, each with the reason."""

@@ -38,6 +38,12 @@ def _own_settings(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_triton():
+    """Let torch be imported after another test has drawn."""
+    keep_triton_out()
+
+
+@pytest.fixture(autouse=True)
 def _no_question_waits(monkeypatch):
     """Answer questions that a test does not answer itself, as on closing a window with a job, which would wait."""
     monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Close)
@@ -62,7 +68,6 @@ def shown_viewer(make_napari_viewer):
     """A viewer in a window of a usual size, on the screen."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1500, 940)
-    keep_triton_out()  # as torch may be imported by a later test of this process
     return viewer
 
 

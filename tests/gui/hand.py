@@ -68,6 +68,7 @@ class User(Hand):
         """Click on a layer in napari's list."""
         view = self.viewer.window._qt_viewer.layers
         index = view.model().mapFromSource(view.model().sourceModel().index(self.viewer.layers.index(layer), 0))
+        view.scrollTo(index)
         QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=view.visualRect(index).center())
         QApplication.processEvents()
         assert self.viewer.layers.selection.active is layer

@@ -18,6 +18,7 @@ from napari_lpd.gui.layers.slides import slide_layers
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import export
 from napari_lpd.results.export.geojson import read_mask
+from napari_lpd.slides.slide import Slide
 
 
 def test_the_reader_takes_the_sample_slides():
@@ -169,3 +170,10 @@ def test_a_geojson_that_is_none_says_so(tmp_path):
     (tmp_path / "a.geojson").write_text("{}")
     with pytest.raises(DataError, match=r"a\.geojson: not readable as GeoJSON"):
         read_outlines(str(tmp_path / "a.geojson"))
+
+
+def test_the_smallest_level_of_a_slide_is_read_before_it_is_shown(tiny_tiff, monkeypatch):
+    data, options, _ = read_slide(str(tiny_tiff))[0]
+    monkeypatch.setattr(Slide, "_read_level", lambda *_: pytest.fail("read again"))
+    assert options["multiscale"]
+    assert np.asarray(data[-1]).shape == (128, 192, 3)

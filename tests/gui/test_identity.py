@@ -152,7 +152,7 @@ def test_a_slides_layer_may_be_renamed_moved_and_duplicated(train, viewer, files
     assert [layer for layer in viewer.layers if kind(layer) == "regions"] == [regions]
     add_regions(regions, [Region(square + 80, ("pink",))], classes)
     drawn.files.save()
-    assert drawn.files.line.text() == "Regions saved: slide.tif.regions.geojson"
+    assert drawn.saved.text() == "Regions saved: slide.tif.regions.geojson"
     found = read_regions(regions_beside(files["P1"]))
     assert [region.tissues for region in found] == [("dark",), ("pink",)]
     assert np.allclose(found[0].vertices, square)

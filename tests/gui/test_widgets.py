@@ -88,6 +88,11 @@ def test_a_widget_fits_its_width(use_widget, widget):
     assert column.widget().minimumSizeHint().width() <= WIDTH
 
 
+def test_the_first_session_starts_with_the_fast_preset(train):
+    assert train.chosen.preset.currentText() == "fast"
+    assert train.settings() == TrainSettings.build(PRESETS["fast"])
+
+
 def test_every_preset_goes_through_the_form_and_back(train):
     for name, values in PRESETS.items():
         train.chosen.preset.setCurrentText(name)
@@ -213,7 +218,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert prediction.folder.parent == tmp_path / "napari-lpd-results"
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
-    assert predict.panel.areas.table.rowCount() == 4
+    assert predict.panel.areas.table.rowCount() == 5  # with what is unlabelled
     assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS)) == 3 + 4
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
@@ -439,4 +444,4 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
     assert len(our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "heatmap")) == 4
     assert labels.metadata[KEY]["prediction"].card.model == "CMU-1_skin-001"
-    assert predict.panel.areas.table.rowCount() == 4
+    assert predict.panel.areas.table.rowCount() == 5  # with what is unlabelled

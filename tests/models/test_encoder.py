@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from skimage import data
 
 from napari_lpd.core.errors import ModelError
-from napari_lpd.models.encoder import build_encoder, build_region_encoder, embedded_weights, read_state
+from napari_lpd.models.backbones.weights import embedded_weights, read_state
+from napari_lpd.models.encoder import build_encoder, build_region_encoder
 from napari_lpd.models.published.weight_names import rename_lite0, rename_mit
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -247,7 +248,7 @@ def test_a_tensor_of_another_size_is_named(tmp_path):
         ("mit_b1", "embedded", "non-commercial"),
         ("mit_b1", "hub", "pass their file"),
         ("mit_b1", "absent.pth", "absent.pth"),
-        ("vit_tiny_patch16_224", "random", "3 feature maps, wanted 4"),
+        ("levit_128s", "random", "3 feature maps, wanted 4"),
         (SWIN, "random", "only images of 224×224"),
     ],
 )

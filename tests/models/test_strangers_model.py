@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from napari_lpd import samples
 from napari_lpd.core.errors import LpdError, ModelError
 from napari_lpd.core.files import KEY
+from napari_lpd.models.backbones.weights import read_state
 from napari_lpd.models.card import Architecture, Card, read_card
 from napari_lpd.models.checkpoint import TRAINING_HASHES, load_model
-from napari_lpd.models.encoder import build_encoder, read_state
+from napari_lpd.models.encoder import build_encoder
 from napari_lpd.models.network import new_network
 
 with safetensors.safe_open(samples.model_path(), framework="numpy") as file:
@@ -162,7 +163,11 @@ def test_a_model_with_an_encoder_of_the_hub_is_loaded_without_the_hub(tmp_path, 
     model = card.settings.model.model_copy(update={"encoder": "hf-hub:lab/network"})
     network = new_network(model, len(card.classes))
     assert network.encoder.architecture == Architecture(
-        name="resnet18", arguments={"stem_width": 32}, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+        name="resnet18",
+        arguments={"stem_width": 32},
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        source="config.json of hf-hub:lab/network",
     )
     update = {"settings": card.settings.model_copy(update={"model": model}), "encoder": network.encoder.architecture}
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}

@@ -6,16 +6,22 @@ import shapely
 import torch
 
 from napari_lpd import samples
-from napari_lpd.core.errors import ExportError, ModelError, SettingsError, SlideError
+from napari_lpd.core.classes import read_classes
+from napari_lpd.core.errors import DataError, ExportError, ModelError, SettingsError, SlideError
 from napari_lpd.core.jobs import WARNING, run
 from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
+from napari_lpd.core.settings.training import TrainSettings
+from napari_lpd.data.region_tiles import tiles_from_regions
+from napari_lpd.data.regions import Region
 from napari_lpd.models.cam import fast_argmax, upsampled, upsampled_argmax
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.compute import choose_backend
+from napari_lpd.models.network import output_stride
 from napari_lpd.prediction.predict import blending_device, levels_of_maps, predict_slide, prediction_card, tile_shape
 from napari_lpd.prediction.tiling import Stitcher, Tiling
 from napari_lpd.slides.slide import DamagedError, Slide
 from napari_lpd.slides.tissue import TissueMask
+from napari_lpd.training.fit import fit
 
 SMALL = PredictSettings(tile=128, overlap=32, block=64, tissue_only=False)
 
@@ -124,7 +130,11 @@ def test_a_prediction_knows_its_place_and_its_classes(skin, model, predict):
 
 
 def test_glass_stays_unlabelled(skin, model, predict):
-    assert not pixels(predict(skin, model, scope=[um(2810, 700, 3100, 1000)])).any()
+    found = pixels(predict(skin, model, scope=[um(1900, 700, 3100, 1000)]))
+    assert found[700:1000, 1900:2100].any()
+    assert not found[700:1000, 2810:3100].any()
+    with pytest.raises(DataError, match="no tissue was found in the area to predict"):
+        predict(skin, model, scope=[um(2810, 700, 3100, 1000)])
 
 
 def test_epidermis_nests_and_collagen_are_told_apart(skin, model, predict):
@@ -293,42 +303,61 @@ def test_a_damaged_slide_is_predicted_but_for_the_damage(shared_slides, tmp_path
     assert sum(prediction.area_mm2().values()) > 0.05
 
 
-def half_a_step_apart(settings, size):
+def half_a_step_apart(settings, network, size):
     """Masks of a slide of `size` map pixels: all of it, and without a margin, so that tiles lie half a step further."""
-    shape, every = tile_shape(settings, 8, 16), np.ones((size, size), bool)
+    stride, period = output_stride(network), network.encoder.period
+    shape, every = tile_shape(settings, stride, period), np.ones((size, size), bool)
 
     def without(margin):
         return TissueMask(every & (np.arange(size) >= margin) & (np.arange(size) >= margin)[:, None], 0.998 * 8)
 
     def start(margin):
-        return Tiling(shape, without(margin), 0.998, 16).tiles[0][0]
+        return Tiling(shape, without(margin), 0.998, period).tiles[0][0]
 
-    margin = min(range(size // 2), key=lambda m: abs((start(m) - start(0)) % shape.step - shape.step / 2))
-    return without(0), without(margin), margin
+    margins = range(0, size // 2, stride // 8)
+    margin = min(margins, key=lambda m: abs((start(m) - start(0)) % shape.step - shape.step / 2))
+    return without(0), without(margin), margin * 8
 
 
-def shifted(slide, model, settings, predict):
+def shifted(slide, model, settings, predict, edge=3072):
     """Share of equal labels when the tiles lie half a step further, and the seam ratio.
 
     The seam ratio is the mean |Δ score| across the rims of tiles (where a tile begins and ends, and where what is kept
     of it does) over that at the same places where the shifted tiles have no rim: what the image itself changes there is
     on both sides of the division.
     """
-    every, fewer, margin = half_a_step_apart(settings, 384)
-    image = Slide.from_levels([slide.read((0, 0), (3072, 3072), 0.998)], (0.998, 0.998), "whole")
+    stride, period = output_stride(model.network), model.network.encoder.period
+    every, fewer, margin = half_a_step_apart(settings, model.network, edge // 8)
+    image = Slide.from_levels([slide.read((0, 0), (edge, edge), 0.998)], (0.998, 0.998), "whole")
     found = [predict(image, model, settings, tissue=tissue) for tissue in (every, fewer)]
-    inner = slice(margin * 8 + 16, -16)  # where the tissue is cut off, the neighbourhood really is another
+    inner = slice(margin + 16, -16)  # where the tissue is cut off, the neighbourhood really is another
     equal = pixels(found[0])[inner, inner] == pixels(found[1])[inner, inner]
 
-    shape = tile_shape(settings, 8, 16)
-    starts = {y for y, _ in Tiling(shape, every, 0.998, 16).tiles}
+    shape = tile_shape(settings, stride, period)
+    starts = {y for y, _ in Tiling(shape, every, 0.998, period).tiles}
     rims = {start + p for start in starts for p in (0, shape.border, shape.tile - shape.border, shape.tile)}
-    places = [rim // 8 - 1 - margin for rim in sorted(rims) if margin * 8 + 128 < rim < 3072 - 128]
-    scores = [np.asarray(one.scores.levels[0]).astype(float)[:, margin:, margin:] for one in found]
+    first = margin // stride
+    places = [rim // stride - 1 - first for rim in sorted(rims) if margin + 128 < rim < edge - 128]
+    scores = [np.asarray(one.scores.levels[0]).astype(float)[:, first:, first:] for one in found]
     changes = [
         sum(np.abs(np.diff(s, axis=axis)).mean(0).mean(2 - axis)[places].sum() for axis in (1, 2)) for s in scores
     ]
     return float(equal.mean()), changes[0] / changes[1]
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch16_224"])
+def test_no_seams_show_with_a_vit(skin, predict, tmp_path, name):
+    size = ["embed_dim=32", "depth=4", "num_heads=2", "img_size=112"]
+    vit = {"encoder": name, "encoder_weights": "random", "encoder_arguments": size, "head": "joint"}
+    how = TrainSettings.build({"model": vit, "mpp": 0.998, "epochs": 2, "contrast_weight": 0, "threads": 1})
+    classes = read_classes(samples.classes_path())[:2]
+    corners = np.array([[0, 0], [0, 256], [256, 256], [256, 0]], float)
+    regions = [Region(corners + 256 * place, (tissue.name,)) for place, tissue in enumerate(classes, start=1)]
+    model = load_model(run(fit(tiles_from_regions(skin, regions, classes, how), how, tmp_path / "run")), "cpu")
+    settings = PredictSettings(tissue_only=False, tile=384, overlap=112)
+    agreement, ratio = shifted(skin, model, settings, predict, 1152)
+    assert agreement >= 0.9  # every tile tells a random network's tokens their places in another way
+    assert ratio <= 1.05
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ OTHERS: dict[str, dict[str, Any]] = {  # options of a run beside its settings
     "tissue": {"tissue": MASK},
 }
 NOT_OF_PIXELS = {"slide", "out", "settings", "replace"}  # what is read, where it goes, and the tables above
-NOT_OF_PIXELS |= {"others", "origin"}  # the batch's other slides, and where the regions are counted from: in the scope
+NOT_OF_PIXELS |= {"others", "name"}  # the batch's other slides, and what its results are called
+NOT_OF_PIXELS |= {"origin"}  # where the regions are counted from: in the scope
 
 
 class _Options(NamedTuple):
@@ -134,3 +135,19 @@ def test_asking_for_the_profile_does_not_give_the_numbers_without_it(tiny_image,
     assert main([*command, "--icc"]) == 2
     assert "holds a prediction with another treatment of the colour profile (--icc)" in capsys.readouterr().err
     assert main([*command, "--icc", "--replace"]) == 0
+
+
+def test_what_is_already_finished_and_a_profile_that_is_not_there_are_said(tiny_tiff, tmp_path, capsys):
+    quick = ["--set", "tile=128", "--set", "overlap=32", "--set", "threads=1"]
+    command = ["predict", str(tiny_tiff), "--out", str(tmp_path / "out"), *quick]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "already finished: False" in said.out
+    assert "(already finished)" not in said.err
+    assert "colour profile" not in said.err
+    assert main([*command, "--icc"]) == 0  # the same prediction, as there is no profile
+    said = capsys.readouterr()
+    assert "already finished: True" in said.out
+    assert "(already finished)" in said.err
+    assert "tiny.tiff has no colour profile: its colours stay as stored, with or without --icc" in said.err
+    assert "tiles" not in said.err

@@ -19,7 +19,7 @@ from napari_lpd.core.locks import beside, locked
 from napari_lpd.core.outputs import check_distinct
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.text import read_table
-from napari_lpd.prediction.batch import SlideTask, write_summary
+from napari_lpd.prediction.batch import SlideTask, result_names, write_summary
 from napari_lpd.results.export.ome_tiff import MASK
 
 QUICK = ["--set", "block=128", "--set", "tile=128", "--set", "overlap=32", "--set", "threads=1"]
@@ -122,7 +122,8 @@ def test_of_any_slides_in_one_folder_those_that_are_not_refused_have_results_of_
     slides = tuple(dict.fromkeys(folder / (name + suffix) for name, suffix in names))
     for slide in slides:
         slide.write_text(slide.name)
-    tasks = [SlideTask(s, samples.model_path(), folder, PredictSettings(), others=slides) for s in slides]
+    named = zip(slides, result_names(slides), strict=True)
+    tasks = [SlideTask(s, samples.model_path(), folder, PredictSettings(), others=slides, name=n) for s, n in named]
     try:
         check_distinct({task.slide: (task.folder, task.mask) for task in tasks})
     except ExportError:
@@ -167,7 +168,7 @@ def test_names_at_the_limit_are_predicted_and_longer_ones_and_those_not_in_utf_8
 
 
 def row(name: str, area: float, tissue: str = "fat") -> dict:
-    about = {"tissue mm²": 2.0, "µm per pixel": 0.5, "resolution from": "tags", "seconds": 1.0}
+    about = {"unlabelled mm²": 0.5, "tissue mm²": 2.0, "µm per pixel": 0.5, "resolution from": "tags", "seconds": 1.0}
     return {"slide": name, "state": "ok", "mm²": {tissue: area}, **about}
 
 

@@ -11,9 +11,10 @@ from made_predictions import predicted
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.settings.prediction import PredictSettings
-from napari_lpd.results.corrections import ERASED, Corrections
+from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import copy_prediction
 from napari_lpd.results.prediction import Prediction
+from napari_lpd.results.pyramid import ERASED
 
 
 def all_labels() -> np.ndarray:

@@ -281,7 +281,7 @@ def test_a_damaged_result_is_replaced_on_request_only(sound, result, name):
         about = json.loads((result / "zarr.json").read_text())
         BROKEN[name](about)
         (result / "zarr.json").write_text(json.dumps(about))
-    with pytest.raises(DamagedResultError, match="--replace"):
+    with pytest.raises(DamagedResultError, match="--overwrite"):
         start_prediction(result, card, prepare)
     assert start_prediction(result, card, prepare, replace=True).finished_blocks() == set()
 
@@ -344,3 +344,70 @@ def test_just_the_blocks_of_what_is_damaged_are_made_again(sound, result, how):
 def test_attributes_come_back_as_they_were_written(sound):
     about = json.loads((sound / "zarr.json").read_text())["attributes"][KEY]
     assert ResultAttributes.model_validate(about).stored() == about
+
+
+@pytest.fixture(scope="module")
+def corrected(sound, tmp_path_factory) -> Path:
+    """The sound result with corrections in four blocks, of which one was taken back."""
+    folder = shutil.copytree(sound, tmp_path_factory.mktemp("corrected") / "a.zarr")
+    corrections = Corrections(Prediction.open(folder))
+    before = corrections.read_crop(128, 64, (20, 20))
+    corrections.apply_crop(50, 50, 3 - np.maximum(corrections.read_crop(50, 50, (30, 30)), 1))
+    corrections.apply_crop(128, 64, np.full((20, 20), 2))
+    corrections.apply_crop(128, 64, before)
+    assert Corrections(Prediction.open(folder)).blocks() == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    return folder
+
+
+READERS = {
+    "measure": lambda folder, out: ["measure", str(folder), "--overwrite", "--out", str(out / "a.csv")],
+    "export": lambda folder, out: ["export", str(folder), "--to", str(out / "a.ome.tif")],
+    "outlines": lambda folder, out: ["export", str(folder), "--to", str(out / "a.geojson")],
+}
+
+
+@pytest.mark.parametrize("how", ["lost", "changed"])
+def test_every_chunk_of_the_corrections_that_is_lost_or_changed_is_noticed(corrected, tmp_path, capsys, how):
+    folder = shutil.copytree(corrected, tmp_path / "a.zarr")
+    chunks = [name for name in chunks_of(folder) if name.startswith("labels/corrections/")]
+    assert len(chunks) >= 4
+    for name in chunks:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        if how == "changed":
+            (folder / name).write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+        with pytest.raises(DamagedResultError, match="remove its folder labels/corrections to go on without them"):
+            [np.asarray(level) for level in Corrections(Prediction.open(folder)).levels]
+        (folder / name).write_bytes(content)
+    (folder / chunks[0]).unlink()
+    with pytest.raises(
+        DamagedResultError, match=r"1 of 4 chunks of labels/corrections/0 are lost, the first at y 0, x 0"
+    ):
+        get_reader(str(folder))(str(folder))
+    for arguments in READERS.values():
+        assert main(arguments(folder, tmp_path)) != 0
+        assert "chunks of labels/corrections/0 are lost" in capsys.readouterr().err.splitlines()[-1]
+    shutil.rmtree(folder / "labels" / "corrections")  # as the line says
+    assert main(READERS["measure"](folder, tmp_path)) == 0
+
+
+@pytest.mark.parametrize("value", [0, "x", [[], []], [[[0]]], [[["x", 0]]], {"a": 1}])
+def test_a_damaged_list_of_corrections_is_one_line(corrected, tmp_path, value):
+    folder = shutil.copytree(corrected, tmp_path / "a.zarr")
+    path = folder / "labels" / "corrections" / "zarr.json"
+    about = json.loads(path.read_text())
+    about["attributes"]["napari_lpd_chunks"] = value
+    path.write_text(json.dumps(about))
+    with pytest.raises(DamagedResultError, match=r"damaged list of chunks: .*remove its folder labels/corrections"):
+        Corrections(Prediction.open(folder)).blocks()
+
+
+def test_corrections_of_older_versions_open_and_are_listed_with_the_next_one(corrected, tmp_path):
+    folder = shutil.copytree(corrected, tmp_path / "a.zarr")
+    path = folder / "labels" / "corrections" / "zarr.json"
+    about = json.loads(path.read_text())
+    listed = about["attributes"].pop("napari_lpd_chunks")
+    path.write_text(json.dumps(about))
+    corrections = Corrections(Prediction.open(folder))
+    corrections.apply_crop(50, 50, np.full((2, 2), 0))
+    assert json.loads(path.read_text())["attributes"]["napari_lpd_chunks"] == listed

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
-
 import numpy as np
 import pytest
 import zarr
-from killing import in_child, killed_at_every_file_operation, needs_fork
+from killing import needs_fork, states_left
 from made_predictions import predicted
 
 from napari_lpd.core import files
@@ -23,17 +20,6 @@ pytestmark = needs_fork
 LABELS = np.zeros((700, 300), np.uint8)
 LABELS[:400] = 1
 CROP = np.full((120, 100), 2, np.uint8)
-
-
-@pytest.fixture
-def copies(tmp_path):
-    """Return what makes copies of a folder, each in a new place."""
-    numbers = itertools.count()
-
-    def of(folder):
-        return lambda: shutil.copytree(folder, tmp_path / f"copy{next(numbers)}")
-
-    return of
 
 
 @pytest.fixture
@@ -56,19 +42,18 @@ def leftovers(folder) -> list[str]:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, copies, first):
+def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, tmp_path, first):
     if not first:
         Corrections(Prediction.open(made / "a.zarr")).apply_crop(200, 40, np.full((60, 60), 2, np.uint8))
-    before, new_folder = levels(made), copies(made)
+    before = levels(made)
 
     def correct(folder):
         assert Corrections(Prediction.open(folder / "a.zarr")).apply_crop(450, 60, CROP) == CROP.size
 
-    after = new_folder()
-    assert in_child(lambda: correct(after)) == 0
-    wanted, found = levels(after), []
+    states = states_left(correct, made, tmp_path / "states")
+    wanted, found = levels(made), []
     assert not same(before, wanted)
-    for folder in killed_at_every_file_operation(correct, new_folder):
+    for folder in states:
         found.append(same(levels(folder), wanted))
         assert found[-1] or same(levels(folder), before)
         Corrections(Prediction.open(folder / "a.zarr")).apply_crop(450, 60, CROP)
@@ -77,43 +62,24 @@ def test_a_correction_that_is_killed_anywhere_is_on_all_levels_or_on_none(made, 
         assert labels.attrs["ome"]["labels"] == ["tissues", "tissue_mask", "corrections"]
         assert not leftovers(folder / "a.zarr" / "labels" / "corrections")
         assert not list((folder / "a.zarr" / "labels").glob("*.npz"))
-        shutil.rmtree(folder)
     assert found == sorted(found)  # none before some operation, all from there on
     assert set(found) == {False, True}
 
 
 @pytest.mark.slow
-def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correction(made, copies, classes):
+def test_a_prediction_that_is_killed_while_it_replaces_another_loses_no_correction(made, tmp_path, classes):
     Corrections(Prediction.open(made / "a.zarr")).apply_crop(450, 60, CROP)
     wanted = levels(made)
 
     def replace(folder):
         predicted(folder / "a.zarr", LABELS, classes, model_hash="1")
 
-    for folder in killed_at_every_file_operation(replace, copies(made)):
+    for folder in states_left(replace, made, tmp_path / "states"):
         replace(folder)
         assert same(levels(folder), wanted)
         assert Prediction.open(folder / "a.zarr").card.model_hash == "1"
         assert sorted(path.name for path in folder.iterdir()) == ["a.zarr"]
         assert not leftovers(folder)
-        shutil.rmtree(folder)
-
-
-@pytest.mark.slow
-def test_a_prediction_that_is_killed_anywhere_goes_on_and_leaves_nothing(made, tmp_path, classes):
-    numbers = itertools.count()
-
-    def new_folder():
-        (folder := tmp_path / f"new{next(numbers)}").mkdir()
-        return folder
-
-    def predict(folder):
-        predicted(folder / "a.zarr", LABELS, classes)
-
-    for folder in killed_at_every_file_operation(predict, new_folder):
-        predict(folder)
-        assert content(folder) == content(made)
-        shutil.rmtree(folder)
 
 
 def content(folder, but=()) -> dict[str, bytes]:
@@ -129,19 +95,16 @@ FILES += [("p.ome.tif", "prototypes"), ("c.geojson", "corrections")]
 @pytest.mark.parametrize(("name", "what"), FILES)
 @pytest.mark.parametrize("older", [False, True])
 def test_an_export_that_is_killed_anywhere_is_whole_or_not_there(made, tmp_path, name, what, older):
-    numbers, prediction = itertools.count(), Prediction.open(made / "a.zarr")
+    prediction, out = Prediction.open(made / "a.zarr"), tmp_path / "out"
     Corrections(prediction).apply_crop(450, 60, CROP)
 
     def write(folder):
         run(export(prediction, folder / name, ExportSettings(what=what, overwrite=True)))
 
-    def new_folder():
-        (folder := tmp_path / f"out{next(numbers)}").mkdir()
-        if older:
-            write(folder)
-        return folder
-
-    for folder in killed_at_every_file_operation(write, new_folder):
+    out.mkdir()
+    if older:
+        write(out)
+    for folder in states_left(write, out, tmp_path / "states"):
         if (path := folder / name).exists() and path.suffix == ".zarr":
             assert content(path, but=(".partial", ".lock")) == content(made / "a.zarr")
         elif path.exists():
@@ -152,7 +115,6 @@ def test_an_export_that_is_killed_anywhere_is_whole_or_not_there(made, tmp_path,
         write(folder)
         assert [path.name for path in folder.iterdir()] == [name]
         assert not leftovers(folder)
-        shutil.rmtree(folder)
 
 
 def test_a_copy_does_not_take_locks_and_half_written_files_along(made):

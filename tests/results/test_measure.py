@@ -47,13 +47,17 @@ def measured(prediction, sites=EVERYTHING, **settings) -> dict[tuple[str, str], 
 def test_areas_of_the_whole_slide_by_hand(prediction):
     rows = measured(prediction)
     assert [what for _, what in rows] == [
-        *("TUM", "STR", "LYM", "tissue", "stroma share of tumour area", "lymphocyte-rich stroma area")
+        *("TUM", "STR", "LYM", "unlabelled", "tissue"),
+        *("stroma share of tumour area", "lymphocyte-rich stroma area"),
     ]
     tumour = rows[WHOLE, "TUM"]
     assert tumour.area_mm2 == pytest.approx(480_000 * PIXEL)
     readable = 1200 * 1600 - 40 * 100
     assert tumour.percent == pytest.approx(100 * 480_000 / readable)
     assert rows[WHOLE, "tissue"].area_mm2 == pytest.approx(readable * PIXEL)
+    labelled = sum(rows[WHOLE, what].area_mm2 for what in ("TUM", "STR", "LYM"))
+    assert rows[WHOLE, "unlabelled"].area_mm2 == pytest.approx(readable * PIXEL - labelled) != 0
+    assert rows[WHOLE, "unlabelled"].percent == pytest.approx(100 * (1 - labelled / (readable * PIXEL)))
     share = rows[WHOLE, "stroma share of tumour area"]
     assert share.percent == pytest.approx(20)
     assert (share.percent_of, share.percent_reported) == ("tumour + stroma", None)
@@ -168,7 +172,7 @@ def test_roles_that_do_not_fit_are_refused(prediction, roles, said):
 
 def test_no_role_is_guessed(prediction):
     rows = run(measure(prediction, MeasureSettings()))
-    assert [row.what for row in rows] == ["TUM", "STR", "LYM", "tissue"]
+    assert [row.what for row in rows] == ["TUM", "STR", "LYM", "unlabelled", "tissue"]
 
 
 @pytest.mark.parametrize("text", ["[", '{"tumor": ["TUM"]}', '["TUM"]'])
@@ -233,7 +237,7 @@ def test_the_command_writes_one_table_for_many_results(prediction, tmp_path, cap
     assert main([*command, "--roles", str(tmp_path / "roles.json")]) == 0
     assert "b.zarr: no tissue in whole slide: its percentages are left empty" in capsys.readouterr().err
     table = pd.read_csv(out)
-    assert table.groupby("slide").size().tolist() == [6, 6]
+    assert table.groupby("slide").size().tolist() == [7, 7]
     assert table[table.slide == "b.svs"].percent.isna().all()
     assert main(command) == 2
     assert "m.csv exists and is not overwritten" in capsys.readouterr().err

@@ -259,11 +259,20 @@ def test_a_file_that_shrinks_while_it_is_read_is_damaged_there(tmp_path, write, 
     assert np.array_equal(first, IMAGE[:16, :16])
 
 
-def test_narrow_windows_of_stored_rows_are_read_row_by_row(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb")
+@pytest.mark.parametrize("gap", [0, 200, 10**6])
+@pytest.mark.parametrize("planar", [False, True])
+def test_windows_of_stored_rows_are_right_however_far_the_rows_lie_apart(tmp_path, monkeypatch, gap, planar):
+    monkeypatch.setattr("napari_lpd.slides.tiff.pixels.GAP", gap)
+    monkeypatch.setattr("napari_lpd.slides.tiff.pixels.TOGETHER", 3000)
+    if planar:
+        odd.planar(tmp_path / "a.tif", IMAGE, "none")
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb")
     with open_slide(tmp_path / "a.tif", 0.5) as slide:
-        assert np.array_equal(slide._read_level(0, 100, 370, 50, 14), IMAGE[100:150, 370:384])
-        assert np.array_equal(slide._read_level(0, 100, 3, 50, 300), IMAGE[100:150, 3:303])
+        for y, x, h, w in ((100, 370, 50, 14), (100, 3, 50, 300), (200, 0, 56, 384), (255, 383, 1, 1)):
+            found = slide._read_level(0, y, x, h, w)
+            assert np.array_equal(found, IMAGE[y : y + h, x : x + w])
+            assert found.flags.writeable
 
 
 def test_a_scanners_area_is_known_where_the_file_says_it(tmp_path):
@@ -315,3 +324,19 @@ def test_ome_images_are_those_of_this_file(tmp_path, what):
         assert np.array_equal(pixels(slide), IMAGE)
         assert slide.mpp_source == ("OME metadata" if ours else "TIFF resolution tags")
         assert bool(slide.notes) is not ours
+
+
+def test_a_qptiff_of_rgb_is_read_as_the_tiff_that_it_is(tmp_path):
+    path, outer = tmp_path / "a.qptiff", "PerkinElmer-QPI-ImageDescription"
+    said = f"<{outer}><ImageType>{{}}</ImageType></{outer}>"
+    images = [
+        (IMAGE, odd.page(description=said.format("FullResolution")) | odd.PER_CM),
+        (IMAGE[::8, ::8], {"photometric": "rgb", "metadata": None, "description": said.format("Thumbnail")}),
+        (odd.half(IMAGE), odd.page(description=said.format("ReducedResolution"), subfiletype=1)),
+        (IMAGE[:40], {"photometric": "rgb", "metadata": None, "description": said.format("Overview")}),
+    ]
+    odd.several(path, images)
+    with open_slide(path) as slide:
+        assert slide.level_shapes == ((256, 384), (128, 192))
+        assert slide.mpp == (0.5, 0.5)
+        assert np.array_equal(slide.read((0, 0), (256, 384), 0.5), IMAGE)

@@ -21,7 +21,7 @@ from napari_lpd.models.network import STAGES_USED
 from napari_lpd.prediction.predict import predict_slide
 from napari_lpd.training.fit import fit
 from napari_lpd.training.losses.joint import NOTHING, JointObjective
-from napari_lpd.training.runs.folder import HISTORY, LAST_NAME, STATE_NAME
+from napari_lpd.training.runs.folder import HISTORY, LAST_NAME, MODEL_NAME, STATE_NAME
 from napari_lpd.training.trainer import Origin, Trainer
 
 SMALL = ["tile=64", "tile_step=48", "mpp=1.0", "epochs=12", "batch=8", "threads=1", "model.prototypes_per_class=2",
@@ -101,6 +101,7 @@ def test_a_fast_training_that_stopped_goes_on_as_if_it_had_not(tiles, tmp_path, 
             break
     job.close()
     assert (tmp_path / "run" / STATE_NAME).exists()
+    assert load_model(tmp_path / "run" / MODEL_NAME, "cpu").card.steps == step  # can be used as it is
     resumed = load_tensors(run(fit(tiles, settings, tmp_path / "run")))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

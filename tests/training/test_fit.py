@@ -95,7 +95,10 @@ def test_training_writes_a_model_that_loads_with_its_card(tiles, tiny_settings, 
     seen = []
     path = run(fit(tiles, tiny_settings, tmp_path / "run", "napari-lpd train …"), seen.append)
     assert [progress.done for progress in seen] == [0, 1, 2, 3, 3]  # the last says that the epoch was validated
-    assert seen[0].message == "computing on cpu (no GPU found), in float32"
+    assert seen[0].message == (
+        "computing on cpu (no GPU found), in float32; input mean 0.5, 0.5, 0.5, deviation 0.5, 0.5, 0.5"
+        " (timm: tf_efficientnet_lite0.in1k)"
+    )
     assert (tmp_path / "run" / "previews" / "epoch-0001.png").exists()
     assert {"loss", "classification", "contrast", "diversity", "lr"} <= seen[1].metrics.keys()
     model = load_model(path)

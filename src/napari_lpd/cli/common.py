@@ -15,6 +15,7 @@ from unicodedata import combining, east_asian_width
 
 from napari_lpd.core.errors import MAX_LINE, DataError, one_line
 from napari_lpd.core.jobs import VALIDATION, WARNING, Progress, TimeLeft, to_json_line
+from napari_lpd.core.reading import is_hidden
 
 if TYPE_CHECKING:
     import argparse
@@ -165,7 +166,7 @@ def _print_nested(result: Result, indent: str = "") -> None:
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
-    """Fill in the files that patterns as ``*.svs`` stand for, which not every shell does.
+    """Fill in the files that patterns as ``*.svs`` stand for, which not every shell does; none that is hidden.
 
     Raises:
         DataError: a pattern that no file fits.
@@ -174,11 +175,17 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.exists() or not glob.has_magic(str(path)):
             found.append(path)
-        elif fitting := sorted(glob.glob(str(path))):
-            found += map(Path, fitting)
+        elif fitting := [match for match in map(Path, glob.glob(str(path))) if not _is_left_by_others(match, path)]:
+            found += sorted(fitting)
         else:
             raise DataError(f"{path}: no file fits this pattern")
     return found
+
+
+def _is_left_by_others(path: Path, pattern: Path) -> bool:
+    """Return whether a pattern's wildcard has taken a hidden file or folder, as ``@eaDir`` in ``*/*.svs``."""
+    parts = zip(path.parts, pattern.parts, strict=True)
+    return any(part != wanted and is_hidden(Path(part)) for part, wanted in parts)
 
 
 def add_settings_options(sub: argparse.ArgumentParser) -> None:
@@ -191,6 +198,16 @@ def add_override_option(sub: argparse.ArgumentParser) -> None:
     """Add ``--override-mpp``."""
     sub.add_argument(
         "--override-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, in place of what the file says"
+    )
+
+
+def add_image_option(sub: argparse.ArgumentParser) -> None:
+    """Add ``--image``."""
+    sub.add_argument(
+        "--image",
+        type=int,
+        metavar="N",
+        help="number of an image in the slide's file, from 1, where it holds several (default: the biggest in RGB)",
     )
 
 

@@ -53,6 +53,8 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
         str(skin),
         "--prediction",
         predicted["slides"][0]["prediction"],
+        "--model",
+        str(model),
     ]
     viewer += ["--screenshot", str(options.screenshot)] if options.screenshot else []
     if subprocess.run(viewer, check=False).returncode:
@@ -80,8 +82,9 @@ def settings(options: argparse.Namespace, printer: Printer) -> Result:
 
 def doctor(_: argparse.Namespace, __: Printer) -> Result:
     """List the device, versions and weights."""
+    from napari_lpd.models.backbones.source import NOTHING_GIVEN, architecture_of
+    from napari_lpd.models.backbones.weights import embedded_weights
     from napari_lpd.models.compute import choose_device
-    from napari_lpd.models.encoder import embedded_weights
 
     device, reason = choose_device("auto")
     packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
@@ -93,6 +96,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
         "cores": os.cpu_count(),
         **{name: _version(name) for name in (*packages, *optional)},
         "embedded encoder": f"{EMBEDDED_ENCODER}, {embedded_weights()}",
+        "embedded encoder wants": architecture_of(EMBEDDED_ENCODER, "embedded", NOTHING_GIVEN).about(),
         "sample model": str(samples.model_path()) if samples.model_path().exists() else "missing",
         "note": NOTICE,
     }

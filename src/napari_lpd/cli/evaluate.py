@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd.cli.common import (
+    add_image_option,
     add_override_option,
     add_overwrite_option,
     add_settings_options,
@@ -82,6 +83,7 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--mpp", type=float, help="the slide's µm per pixel, if the file has none")
     add_override_option(compare)
+    add_image_option(compare)
     add_overwrite_option(compare, "a comparison that is in REPORT")
     add_source_option(compare)
     add_settings_options(compare)
@@ -161,6 +163,8 @@ def compare(options: argparse.Namespace, printer: Printer) -> Result:
 def _images_or_slide(options: argparse.Namespace) -> AbstractContextManager[Path | Slide]:
     from napari_lpd.slides.formats import open_slide
 
-    if options.data.is_dir():
-        return nullcontext(options.data)
-    return open_slide(options.data, options.mpp, override_mpp=options.override_mpp)
+    if not options.data.is_dir():
+        return open_slide(options.data, options.mpp, override_mpp=options.override_mpp, image=options.image)
+    if options.image is not None:
+        raise SettingsError(f"--image goes with a slide only, and {options.data} is a folder")
+    return nullcontext(options.data)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
+import itertools
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from napari_lpd import __version__
 from napari_lpd.cli.common import Printer, Result
@@ -19,12 +21,12 @@ from napari_lpd.cli.papers import import_official, import_options, reproduce, re
 from napari_lpd.cli.predict import predict, predict_options
 from napari_lpd.cli.results import export, export_options, measure, measure_options
 from napari_lpd.cli.train import train, train_options
-from napari_lpd.core.errors import LpdError, described
+from napari_lpd.core.errors import LpdError, SettingsError, described
 from napari_lpd.core.jobs import NICENESS, PAUSE
 from napari_lpd.core.text import READABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=READABLE)
-    options = _parse_given(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parse_given(given)
+    except SettingsError as error:
+        Printer("--json" in given).error(str(error))
+        return 2
     printer = Printer(options.json, errors_only=_is_further_process(options))
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
     try:
@@ -93,8 +100,30 @@ def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, which names the nearest of what is known."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} ({self.prog} --help lists all)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but name an option that is not known before all that is missing."""
+        if self.get_default("run"):  # of a command
+            known = list(self._option_string_actions)
+            for text in itertools.takewhile(lambda text: text != "--", args):
+                flag = text.partition("=")[0]
+                if flag.startswith("--") and not any(option.startswith(flag) for option in known):
+                    self.error(f"unknown option {flag}{_nearest(flag, known)}")
+        return super().parse_known_args(args, namespace)
+
+
+def _nearest(text: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(text, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="napari-lpd", description="Tissue segmentation from image-level labels.")
+    parser = _Parser(prog="napari-lpd", description="Tissue segmentation from image-level labels.")
     parser.add_argument("--version", action="version", version=f"napari-lpd {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -122,7 +151,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse_given(arguments: list[str]) -> argparse.Namespace:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    command = next((text for text in arguments if not text.startswith("-")), None)
+    names = next(list(action.choices) for action in parser._actions if isinstance(action.choices, dict))
+    if command is not None and command not in names:
+        parser.error(f"unknown command {command}{_nearest(command, names)}")
+    options = parser.parse_args(arguments)
     options.given = arguments
     options.parse = _parse_given  # for commands that run others
     return options

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_lpd import samples
-from napari_lpd.cli.common import add_origin_option, add_override_option, add_settings_options, expanded
+from napari_lpd.cli.common import (
+    add_image_option,
+    add_origin_option,
+    add_override_option,
+    add_settings_options,
+    expanded,
+)
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import check_writable, refuse_overwrite
 from napari_lpd.core.jobs import WARNING
@@ -29,9 +35,7 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if the files have none")
     add_override_option(predict)
-    predict.add_argument(
-        "--image", type=int, metavar="N", help="number of an image in the file, from 1 (default: the biggest in RGB)"
-    )
+    add_image_option(predict)
     predict.add_argument("--icc", action="store_true", help="convert colours by the slide's ICC profile")
     predict.add_argument("--regions", type=Path, metavar="GEOJSON", help="predict only inside these polygons")
     predict.add_argument("--tissue", type=Path, metavar="GEOJSON", help="tissue outlines (default: automatic)")
@@ -50,7 +54,15 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
     options.slides = expanded(options.slides)
     settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
-    from napari_lpd.prediction.batch import SUMMARY, SlideTask, attempt, count_states, summary_line, write_summary
+    from napari_lpd.prediction.batch import (
+        SUMMARY,
+        SlideTask,
+        attempt,
+        count_states,
+        result_names,
+        summary_line,
+        write_summary,
+    )
     from napari_lpd.prediction.cluster import on_cluster
 
     read_card(options.model)
@@ -73,8 +85,9 @@ def predict(options: argparse.Namespace, printer: Printer) -> Result:
             options.image,
             options.origin,
             (*slides, *settings_file),
+            name,
         )
-        for path in slides
+        for path, name in zip(slides, result_names(slides), strict=True)
     ]
     check_distinct({task.slide: (task.folder, task.mask) for task in tasks})
     rows, table = [], options.out / "summary.csv"

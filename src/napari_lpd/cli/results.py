@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from napari_lpd.cli.common import Printer, Result
     from napari_lpd.results.measure import MeasureRow
 
-ON_GLASS = "are they another slide's, or counted from another corner (--origin)?"
 S = TypeVar("S", bound=Settings)
 
 
@@ -48,14 +47,8 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
         sites += sites_of(options.regions, prediction, options.origin) if options.regions else []
         sites += [field_around(*_read_point(text), prediction.card.slide_mpp) for text in options.field]
         measured = run(measure_job(prediction, settings, sites), printer.progress)
-        inside = [row for row in measured if row.what == "tissue" and row.region != WHOLE]
-        if options.regions and not any(row.area_mm2 for row in inside):
-            raise DataError(
-                f"{options.regions}: none of its regions holds tissue of {prediction.card.slide}; {ON_GLASS}"
-            )
-        for row in measured:
-            if row.what == "tissue" and not row.area_mm2:
-                printer.note(f"{prediction.folder}: no tissue in {row.region}: its percentages are left empty")
+        if not any(row.area_mm2 for row in measured if row.what == "tissue"):
+            printer.note(f"{prediction.folder}: no tissue in {WHOLE}: its percentages are left empty")
         rows += [replace(row, slide=name) for row in measured]
     table = write_measures(rows, options.out, options.overwrite)
     return {"table": str(table), "results": len(predictions), "rows": len(rows)}
@@ -89,7 +82,8 @@ def export(options: argparse.Namespace, printer: Printer) -> Result:
         return {"written": str(run(write(prediction, options.to, settings), printer.progress))}
     mpp = prediction.card.slide_mpp[0]  # for a file that gives none
     override = mpp if prediction.card.mpp_source.startswith(INSTEAD) else None
-    with open_slide(options.slide, mpp, override_mpp=override, image=options.image) as slide:
+    image = prediction.card.slide_image if options.image is None else options.image
+    with open_slide(options.slide, mpp, override_mpp=override, image=image) as slide:
         return {"written": str(run(write(prediction, options.to, settings, slide), printer.progress))}
 
 
@@ -148,7 +142,9 @@ def export_options(export: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
     export.add_argument("--slide", type=Path, help="the slide, for .png and .dcm")
-    export.add_argument("--image", type=int, metavar="N", help="number of the image in its file, if one was predicted")
+    export.add_argument(
+        "--image", type=int, metavar="N", help="number of the image in its file (default: the one predicted)"
+    )
     add_origin_option(export)
     _result_options(export)
 

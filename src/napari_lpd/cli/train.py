@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_lpd import samples
 from napari_lpd.cli.common import (
+    add_image_option,
     add_origin_option,
     add_override_option,
     add_overwrite_option,
@@ -50,6 +51,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument("--slide", type=Path, help="slide with the regions")
     train.add_argument("--slide-mpp", type=float, metavar="MPP", help="the slide's µm per pixel, if the file has none")
     add_override_option(train)
+    add_image_option(train)
     train.add_argument(
         "--project", type=Path, metavar="JSON", help="instead of a slide: slides with regions, as saved by the widget"
     )
@@ -74,7 +76,11 @@ def train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--renamed", action="append", default=[], metavar="OLD=NEW", help="a class of that model by its new name"
     )
-    train.add_argument("--encoder", help=f"timm name or mit_b0..b2 (default {EMBEDDED_ENCODER})")
+    train.add_argument(
+        "--encoder",
+        help="timm name, mit_b0..b2, a published encoder as uni, hf-hub:OWNER/NAME or local-dir:FOLDER"
+        f" (default {EMBEDDED_ENCODER})",
+    )
     train.add_argument(
         "--encoder-weights",
         metavar="PATH",
@@ -118,7 +124,9 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
     result |= {"resolution": tiles.resolutions} if tiles.resolutions else {}
-    result |= chosen_epoch(read_card(model))
+    card = read_card(model)
+    result |= {"encoder": f"{settings.model.encoder}, {card.encoder.about()}"} if card.encoder else {}
+    result |= chosen_epoch(card)
     if check is not None:
         result["metrics"] = recall_on_check_regions(options, model, check, settings, printer)
     return result
@@ -133,9 +141,7 @@ def chosen_epoch(card: Card) -> Result:
 
 
 def _check_regions(options: argparse.Namespace, names: Sequence[str]) -> list[Region]:
-    from napari_lpd.slides.formats import open_slide
-
-    with open_slide(options.slide, options.slide_mpp, override_mpp=options.override_mpp) as slide:
+    with TrainingSource.of(options).annotated().open() as slide:
         return read_regions(options.check_regions, names, Frame.of(slide, options.origin))
 
 
@@ -205,11 +211,10 @@ def recall_on_check_regions(
     from napari_lpd.models.checkpoint import load_model, load_tensors, save_checkpoint
     from napari_lpd.prediction.predict import predict_slide
     from napari_lpd.results.check_regions import recall_metrics, region_confusion, region_scores
-    from napari_lpd.slides.formats import open_slide
 
     loaded = load_model(model, settings.device)
     with (
-        open_slide(options.slide, options.slide_mpp, override_mpp=options.override_mpp) as slide,
+        TrainingSource.of(options).annotated().open() as slide,
         tempfile.TemporaryDirectory() as folder,
     ):
         prediction = run(predict_slide(slide, loaded, PredictSettings(), Path(folder, "check.zarr")), printer.progress)

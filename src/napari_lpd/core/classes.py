@@ -47,8 +47,8 @@ class TissueClass(Settings):
         return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
 
 
-COLORS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#e6194b", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
-"""Colours of classes for which none is set."""
+COLORS = ("#3000c0", "#ffd830", "#00d8ff", "#489060", "#901800", "#9060f0", "#d84800", "#90c078")
+"""Colours of classes for which none is set: told apart, and from stained tissue, with any colour blindness."""
 
 CLASSES: dict[str, tuple[TissueClass, ...]] = {
     "bcss": (
@@ -92,7 +92,8 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
     return classes
 
 
-RESERVED = ("none", "tissue", "unlabelled", "unreadable")  # what these mean in regions, tables and masks
+UNLABELLED = "unlabelled"
+RESERVED = ("none", "tissue", UNLABELLED, "unreadable")  # what these mean in regions, tables and masks
 
 
 def check_names(names: Sequence[str], source: str) -> None:

@@ -51,6 +51,11 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def absent(path: Path, what: str = "file") -> str:
+    """Say that a file or folder, which the user has named, is not there."""
+    return f"{path}: no such {what}; check its name and folder"
+
+
 def one_line(what: BaseException | str, limit: int = MAX_LINE) -> str:
     """Make a text, or that of an error, one line without control characters, cut in its middle to `limit` characters.
 

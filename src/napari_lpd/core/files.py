@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_lpd.core.errors import DataError, ExportError, LpdError, reason
-from napari_lpd.core.locks import partial_beside, remove_leftovers
+from napari_lpd.core.locks import check_held, partial_beside, remove_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +83,7 @@ def atomic_write(
     refuse_overwrite(path, overwrite, mark)
     if path.is_dir():
         raise ExportError(f"{path} is a folder: choose another name")
+    check_held(path)
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,7 @@ def atomic_write(
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
         yield partial
         _reach_disk(partial)
+        check_held(path)
         (os.replace if overwrite else _rename_new)(partial, path)
         _reach_disk(path.parent)
     except OSError as cause:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from napari_lpd.core.errors import DataError, LpdError, reason
+from napari_lpd.core.errors import DataError, LpdError, absent, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +61,8 @@ def read_json(
     """
     try:
         return parse_json(_unpacked(path, MAX_BYTES_LARGE if large else MAX_BYTES), kind, large)
+    except FileNotFoundError as cause:
+        raise error(absent(path, f"file; wanted {what}")) from cause
     except (OSError, ValueError, RuntimeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as cause:
         raise error(
             f"{path}: not readable as {what} ({reason(cause)}); check its name, or save it again as JSON"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,10 @@ from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import write_text
 from napari_lpd.core.reading import located, read_json
 from napari_lpd.core.settings.base import Settings
+from napari_lpd.slides.formats import open_slide
+
+if TYPE_CHECKING:
+    from napari_lpd.slides.slide import Slide
 
 SUFFIX = ".lpd.json"
 KIND = "napari-lpd project"
@@ -24,12 +28,28 @@ class AnnotatedSlide(Settings):
     regions: Path = Field(description="GeoJSON in level-0 pixels.")
     mpp: float | None = Field(default=None, gt=0, description="µm per pixel where the file gives none.")
     override_mpp: float | None = Field(default=None, gt=0, description="µm per pixel in place of what the file says.")
+    image: int | None = Field(
+        default=None, ge=1, description="Number of the image in the file, where it holds several."
+    )
     patient: str = Field(default="", description="Slides of one patient are never split between training and test.")
     origin: Literal["bounds", "slide"] = Field(
         default="bounds",
         description="Where the regions' coordinates begin: at the slide's scanned part, as in QuPath, or at the slide.",
     )
     fingerprint: str = Field(default="", description="The slide's content when it was added; another's is refused.")
+
+    @property
+    def place(self) -> tuple[Path, int | None]:
+        """What is another for every slide of a project: the file, and the image in it."""
+        return self.slide.resolve(), self.image
+
+    def open(self) -> Slide:
+        """Open the slide.
+
+        Raises:
+            SlideError: as `open_slide`.
+        """
+        return open_slide(self.slide, self.mpp, override_mpp=self.override_mpp, image=self.image)
 
 
 class Project(Settings):
@@ -43,9 +63,9 @@ class Project(Settings):
     )
 
 
-def regions_beside(slide: Path) -> Path:
-    """Return the path of a slide's regions: ``NAME.svs.regions.geojson`` beside it."""
-    return slide.with_name(f"{slide.name}.regions.geojson")
+def regions_beside(slide: Path, image: int | None = None) -> Path:
+    """Name the regions beside a slide, ``NAME.svs.regions.geojson``; those of another `image` with its number."""
+    return slide.with_name(f"{slide.name}{'' if image is None else f', image {image}'}.regions.geojson")
 
 
 def read_project(path: Path) -> Project:
@@ -73,9 +93,9 @@ def read_project(path: Path) -> Project:
         for file, what in ((annotated.slide, "slide"), (annotated.regions, "regions")):
             if not file.exists():
                 raise DataError(f"{path}: its {what} {file} is missing; put it back, or remove it from the project")
-    files = [annotated.slide.resolve() for annotated in slides]
-    if repeated := next((file for file in files if files.count(file) > 1), None):
-        raise DataError(f"{path}: {repeated} is in it twice")
+    places = [annotated.place for annotated in slides]
+    if repeated := next((place for place in places if places.count(place) > 1), None):
+        raise DataError(f"{path}: {repeated[0]} is in it twice")
     return project.model_copy(update={"slides": slides})
 
 

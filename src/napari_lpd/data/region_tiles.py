@@ -82,14 +82,14 @@ def cut_tiles(
     polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
     tree = STRtree(polygons)
     names = [tissue.name for tissue in classes]
-    origins, labels, used = [], [], set[int]()
+    origins, labels, holding = [], [], list[list[int]]()  # of each tile the regions that it holds
     for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
         tile = box(x, y, x + settings.tile, y + settings.tile)
         hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
         if not hits or unary_union([overlap for _, overlap in hits]).area < settings.min_cover * tile.area:
             continue
         filled = [i for i, overlap in hits if overlap.area >= MIN_TISSUE_SHARE * tile.area]
-        used.update(filled)
+        holding.append(filled)
         tissues = {t for i in filled for t in regions[i].tissues}
         origins.append((y, x))
         labels.append([float(name in tissues) for name in names])
@@ -100,10 +100,7 @@ def cut_tiles(
         )
     shape = (settings.tile, settings.tile)
     images = [slide.read(origin, shape, settings.mpp) for origin in origins]
-    if all((image.min(-1) > GLASS_LEVEL).mean() > BARE for image in images) and np.any(labels):
-        raise DataError(
-            f"{name}: all regions lie on glass; are they another slide's, or counted from another corner (--origin)?"
-        )
+    _check_on_tissue(name, regions, images, holding)
     tiles = TileSet(
         classes,
         np.array(labels, np.float32),
@@ -118,7 +115,7 @@ def cut_tiles(
     if settings.model.head == "joint":  # sees what is around a tile, too
         touched = {cell for origin in tiles.origins for cell in cells_of(origin, settings.tile)}
         tiles.cells = {cell: _cell_image(slide, cell, settings.mpp) for cell in sorted(touched)}
-    if unused := len(regions) - len(used):
+    if unused := len(regions) - len({number for filled in holding for number in filled}):
         tiles.doubts.append(
             f"{name}: {unused} of {len(regions)} regions are not used: too small for a tile of {settings.tile} pixels"
             f" ({settings.tile * settings.mpp:.0f} µm), of which {settings.min_cover:.0%} must lie in regions; enlarge"
@@ -145,6 +142,22 @@ def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
         raise DataError(
             f"{slide.name}: {len(numbers)} of {len(regions)} regions ({', '.join(map(str, numbers[:5]))}"
             f"{', …' * (len(numbers) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
+        )
+
+
+def _check_on_tissue(
+    name: str, regions: Sequence[Region], images: Sequence[NDArray[np.uint8]], holding: Sequence[Sequence[int]]
+) -> None:
+    """Raise DataError if all tiles, `images`, of a region that carries a tissue are bare glass."""
+    bare = [bool((image.min(-1) > GLASS_LEVEL).mean() > BARE) for image in images]
+    on_tissue = {number for filled, empty in zip(holding, bare, strict=True) if not empty for number in filled}
+    on_glass = {number for filled in holding for number in filled if regions[number].tissues} - on_tissue
+    if on_glass:
+        numbers = ", ".join(str(number + 1) for number in sorted(on_glass)[:5]) + ", …" * (len(on_glass) > 5)
+        which = "all regions lie" if len(on_glass) == len(regions) else f"of {len(regions)} regions, {numbers} lie"
+        raise DataError(
+            f"{name}: {which} on glass; delete them, or mark them as none of the classes; or are they another slide's,"
+            " or counted from another corner (--origin)?"
         )
 
 

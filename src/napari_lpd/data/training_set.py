@@ -18,7 +18,6 @@ from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import read_regions
 from napari_lpd.data.summary import TILE_SHEET, save_sheet, summarise, tile_sheet, too_few_to_cluster
 from napari_lpd.data.tileset import TileSet, training_colours, why_none_is_held_out
-from napari_lpd.slides.formats import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +36,7 @@ FLAGS = {
     "slide_mpp": "--slide-mpp",
     "origin": "--origin",
     "override_mpp": "--override-mpp",
+    "image": "--image",
     "project": "--project",
     "data": "--data",
     "source_pattern": "--source",
@@ -98,6 +98,7 @@ class TrainingSource:
         slide_mpp: The slide's µm per pixel where its file gives none.
         origin: Where the regions' coordinates begin: at the slide's "bounds", as in QuPath, or at the "slide".
         override_mpp: The slide's µm per pixel in place of what its file says.
+        image: Number of the image in the slide's file, from 1; None: the biggest.
         project: A project file of several annotated slides, with its own classes.
         data: A folder or table of labelled tiles.
         source_pattern: Regular expression that finds the slide or patient in a tile's name.
@@ -108,6 +109,7 @@ class TrainingSource:
     slide_mpp: float | None = None
     origin: Literal["bounds", "slide"] = "bounds"
     override_mpp: float | None = None
+    image: int | None = None
     project: Path | None = None
     data: Path | None = None
     source_pattern: str = ""
@@ -127,7 +129,7 @@ class TrainingSource:
 
         parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         for name, flag in FLAGS.items():
-            known = {"slide_mpp": float, "override_mpp": float, "origin": str, "source_pattern": str}
+            known = {"slide_mpp": float, "override_mpp": float, "image": int, "origin": str, "source_pattern": str}
             read = known.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
         try:
@@ -155,12 +157,24 @@ class TrainingSource:
         """Raise DataError unless the fields make one source; name the option that is missing or in excess."""
         if sum(origin is not None for origin in (self.data, self.slide, self.project)) != 1:
             raise DataError("train needs one of --slide with --regions, --project, or --data")
-        for_slide = [name for name in ("regions", "slide_mpp", "override_mpp") if self.slide is None]
+        for_slide = [name for name in ("regions", "slide_mpp", "override_mpp", "image") if self.slide is None]
         for name in for_slide + ["source_pattern"] * (self.data is None):
             if getattr(self, name):
                 raise DataError(f"{FLAGS[name]} goes with {'--data' if name == 'source_pattern' else '--slide'} only")
         if self.slide is not None and self.regions is None:
             raise DataError(f"{self.slide}: no regions; pass --regions GEOJSON")
+
+    def annotated(self) -> AnnotatedSlide:
+        """Return the slide with its regions; of a source that is a slide."""
+        assert self.slide is not None and self.regions is not None  # as checked
+        return AnnotatedSlide(
+            slide=self.slide,
+            regions=self.regions,
+            mpp=self.slide_mpp,
+            override_mpp=self.override_mpp,
+            image=self.image,
+            origin=self.origin,
+        )
 
     def load(self, classes: tuple[TissueClass, ...], settings: TrainSettings) -> TrainingSet:
         """Load the training set: read its tiles, or cut them from regions.
@@ -180,15 +194,7 @@ class TrainingSource:
             return _from_slides(project.slides, project.classes, settings)
         if self.data:
             return _from_labelled(self.data, classes, settings, self.source_pattern)
-        assert self.slide is not None and self.regions is not None  # as checked
-        annotated = AnnotatedSlide(
-            slide=self.slide,
-            regions=self.regions,
-            mpp=self.slide_mpp,
-            override_mpp=self.override_mpp,
-            origin=self.origin,
-        )
-        return _from_slides([annotated], classes, settings)
+        return _from_slides([self.annotated()], classes, settings)
 
 
 def _from_slides(
@@ -204,7 +210,7 @@ def _from_slides(
     names = [tissue.name for tissue in classes]
     sets, resolutions = [], []
     for annotated, name in zip(slides, _slide_names(slides), strict=True):
-        with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
+        with annotated.open() as slide:
             regions = read_regions(annotated.regions, names, Frame.of(slide, annotated.origin))
             sets.append(cut_tiles(slide, regions, classes, settings, name, annotated.patient))
             resolutions.append(slide.resolution)
@@ -221,7 +227,7 @@ def read_annotated(annotated: AnnotatedSlide, names: Sequence[str]) -> list[Regi
         SlideError: the slide cannot be read.
         DataError: as `read_regions`.
     """
-    with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
+    with annotated.open() as slide:
         return read_regions(annotated.regions, names, Frame.of(slide, annotated.origin))
 
 
@@ -233,7 +239,7 @@ def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:
     """
     names, fingerprints = [], []
     for annotated in slides:
-        with open_slide(annotated.slide, annotated.mpp, override_mpp=annotated.override_mpp) as slide:
+        with annotated.open() as slide:
             names.append(slide.name)
             fingerprints.append(slide.fingerprint)
         if annotated.fingerprint not in ("", fingerprints[-1]):
@@ -241,7 +247,9 @@ def _slide_names(slides: Sequence[AnnotatedSlide]) -> list[str]:
                 f"{annotated.slide}: is not the slide that was added to the project; put that back, or add this one"
             )
     patients = {annotated.patient for annotated in slides}
-    paths = told_apart([annotated.slide.absolute() for annotated in slides])
+    paths = told_apart(
+        [annotated.slide.absolute().with_name(name) for annotated, name in zip(slides, names, strict=True)]
+    )
     apart = [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
     apart = [str(each.slide) if name in patients else name for name, each in zip(apart, slides, strict=True)]
     return [apart[fingerprints.index(fingerprint)] for fingerprint in fingerprints]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 
 from napari_lpd.core.errors import DataError, ExportError
@@ -23,14 +26,17 @@ from napari_lpd.results.prediction import Prediction, is_prediction
 from napari_lpd.samples import skin_slide_path, small_region_path
 from napari_lpd.slides.dicom import is_dicom
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES, open_slide
+from napari_lpd.slides.levels import DamagedError
 from napari_lpd.slides.tiff.reader import needs_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_lpd.gui.layers.slides import Shown
+    from napari_lpd.slides.slide import Slide
 
 LayerData = tuple[Any, dict[str, Any], str]
+SMALL = 4096**2  # pixels of a level that is kept in memory
 WHOLE_LIMIT = 400_000_000  # pixels; a flat TIFF up to this size is left to other readers, which load it whole
 MASK: dict[str, Any] = {"units": ("micrometer", "micrometer"), "opacity": 0.5}
 UM_PER = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
@@ -195,18 +201,17 @@ def _mpp(name: str, attributes: dict[str, Any]) -> tuple[float, float]:
     return y, x
 
 
-def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
-    """Return a slide as layer data: lazy pyramid, scale in µm if the resolution is known, else in pixels.
+def slide_layer_data(path: Path, image: int | None = None) -> tuple[Any, dict[str, Any], str]:
+    """Return a slide, or an `image` of its file, as layer data: lazy pyramid, in µm if the resolution is known.
 
     Raises:
         SlideError: the file cannot be opened.
     """
     from napari.utils.notifications import show_warning
 
-    slide = open_slide(path)
+    slide, levels, fingerprint = _opened(path, image)
     for note in slide.notes:
         show_warning(note)
-    levels = slide.pyramid()
     options = {
         "name": slide.name,
         "rgb": True,
@@ -217,12 +222,26 @@ def slide_layer_data(path: Path) -> tuple[Any, dict[str, Any], str]:
             "napari_lpd": {
                 "kind": "slide",
                 "path": str(path),
-                "fingerprint": slide.fingerprint,
+                "fingerprint": fingerprint,
                 "mpp_source": slide.mpp_source,
+                "image": slide.image,
+                "number": slide.number,
+                "images": slide.images,
+                "origin": slide.bounds[1::-1] if slide.bounds else (0, 0),
             }
         },
     }
     return (levels if len(levels) > 1 else levels[0]), options, "image"
+
+
+def _opened(path: Path, image: int | None) -> tuple[Slide, list[da.Array], str]:
+    """Open an image of a slide; of its levels, the smallest is read, as napari does when it shows the layer."""
+    slide = open_slide(path, image=image)
+    levels = slide.pyramid()
+    if math.prod(levels[-1].shape[:2]) <= SMALL:
+        with suppress(DamagedError):  # it is said where it is shown
+            levels[-1] = da.from_array(np.asarray(levels[-1]), chunks=levels[-1].chunks)
+    return slide, levels, slide.fingerprint
 
 
 def skin() -> list[tuple[Any, dict[str, Any], str]]:

@@ -1,6 +1,6 @@
 """Show a slide with its prediction in napari, with the widgets docked; or save screenshots and exit.
 
-``python -m napari_lpd.gui.demo --slide SLIDE --prediction NAME.zarr [--screenshot PNG]``
+``python -m napari_lpd.gui.demo --slide SLIDE --prediction NAME.zarr [--model FILE] [--screenshot PNG]``
 
 With ``--screenshot x.png`` two pictures of the window are saved: ``x.png`` with the mask, and ``x_prototypes.png``
 with a prototype's heatmap.
@@ -34,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="napari_lpd.gui.demo", description="Show a slide with its prediction.")
     parser.add_argument("--slide", type=Path, required=True)
     parser.add_argument("--prediction", type=Path, required=True, metavar="NAME.zarr")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="the model that made it, chosen in Predict")
     parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save screenshots of the window and close it")
     options = parser.parse_args()
     try:
@@ -45,7 +46,10 @@ def main() -> int:
     viewer.window.resize(*SIZE)
     show_prediction(viewer, prediction, viewer.add_image(slide[0], **slide[1]))
     explore = viewer.window.add_dock_widget(ExploreWidget(viewer), name="Explore prototypes", area="right")
-    viewer.window.add_dock_widget(PredictWidget(viewer), name="Predict", area="right", tabify=True).raise_()
+    predict = PredictWidget(viewer)
+    if options.model is not None:
+        predict.model.choose(options.model)
+    viewer.window.add_dock_widget(predict, name="Predict", area="right", tabify=True).raise_()
     viewer.canvas.overlays.scale_bar.visible = True
     viewer.reset_view()
     if options.screenshot is None:

@@ -59,7 +59,8 @@ def class_maps(network: LPD | Supervised, logits: Tensor, prototypes: Sequence[i
     count = network.k if prototypes is None else len(prototypes)
     if prototypes is not None:
         batched = batched.unflatten(1, (-1, network.k))[:, :, list(prototypes)].flatten(1, 2)
-    merged = merge_prototypes(batched, count, network.settings.merge_predict).clamp(min=0)
+    merged = merge_prototypes(batched, count, network.settings.merge_predict)
+    merged = merged.clamp(min=0) if network.joint is None else merged.sigmoid()
     return merged if logits.ndim == 4 else merged[0]
 
 
@@ -133,6 +134,20 @@ def uncertainty(scores: Tensor, temperature: float = 1.0) -> Tensor:
     """Compute the entropy of the labels' shares over its maximum: (L, …) → (…) in 0..1."""
     entropy: Tensor = torch.special.entr(probabilities(scores, temperature)).sum(0)
     return entropy / math.log(len(scores))
+
+
+def unsureness(network: LPD | Supervised, scores: Tensor, gating: Tensor, temperature: float = 1.0) -> Tensor:
+    """Say how unsure a label is: the `uncertainty` of its scores, or how much several necks disagree, if that is more.
+
+    Args:
+        network: Says whether there are several necks.
+        scores: (L, h, w) from `label_scores`.
+        gating: (G, h, w), the last of `Maps.outputs`.
+        temperature: As for `uncertainty`.
+    """
+    unsure = uncertainty(scores, temperature)
+    several = network.joint is not None and network.joint.necks > 1
+    return torch.maximum(unsure, gating[-1]) if several else unsure
 
 
 def stretch_tile_maps(maps: Tensor, k: int) -> Tensor:

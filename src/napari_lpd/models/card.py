@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from napari_lpd import __version__
 from napari_lpd.core.classes import MAX_CLASSES, TissueClass, check_classes
-from napari_lpd.core.errors import NOTICE, DataError, ModelError, SettingsError
+from napari_lpd.core.errors import NOTICE, DataError, ModelError, SettingsError, absent
 from napari_lpd.core.files import KEY
 from napari_lpd.core.reading import read_header
 from napari_lpd.core.settings.base import Settings
@@ -28,7 +28,7 @@ Value = bool | Number | Word | Annotated[tuple[bool | Number | Word, ...], Field
 
 
 class Architecture(Settings):
-    """What builds an encoder of a hub again, without the hub: timm's network, and the arguments of its constructor."""
+    """What builds an encoder again, without a hub or a file: timm's network, its arguments, and its input."""
 
     OURS: ClassVar = frozenset(
         {"features_only", "output_stride", "out_indices", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -39,6 +39,8 @@ class Architecture(Settings):
     arguments: Annotated[dict[Word, Value], Field(max_length=64)] = Field(default_factory=dict)
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
+    source: str = Field(default="", max_length=1000, description="Who says that mean and std are these.")
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(max_length=4)] = ()
 
     @model_validator(mode="after")
     def _only_of_the_architecture(self) -> Architecture:
@@ -46,9 +48,10 @@ class Architecture(Settings):
             raise ValueError(f"{named[0]} is no argument of an architecture")
         return self
 
-    def given(self) -> dict[str, Any]:
-        """Return the arguments for timm."""
-        return dict(self.arguments)
+    def about(self) -> str:
+        """Say what the encoder's input is normalised with, and by whose word."""
+        mean, std = (", ".join(f"{value:.4g}" for value in part) for part in (self.mean, self.std))
+        return f"input mean {mean}, deviation {std}" + (f" ({self.source})" if self.source else "")
 
 
 def _without_null(values: Any) -> Any:
@@ -66,7 +69,7 @@ class Card(Settings):
     format: Literal[1] = 1
     classes: Annotated[tuple[TissueClass, ...], Field(max_length=MAX_CLASSES)]
     settings: TrainSettings
-    encoder: Architecture | None = Field(default=None, description="Of an encoder that is kept on a hub.")
+    encoder: Architecture | None = Field(default=None, description="What builds its encoder, and its input.")
     tiles_per_class: dict[str, Count]
     tiles: Count
     data: str = Field(default="", description="Origin of the tiles: slides, a folder, or a table.")
@@ -134,7 +137,7 @@ def read_card(path: Path) -> Card:
     if path.is_dir():
         raise ModelError(f"{path}: a folder; wanted a model file, as {path / 'model.safetensors'}")
     if not path.is_file():
-        raise ModelError(f"{path}: no such model file")
+        raise ModelError(absent(path, "model file"))
     if path.suffix.lower() in (".pth", ".pt"):
         raise ModelError(f"{path}: no model of ours; take it over with napari-lpd import")
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_lpd.core.errors import ModelError, one_line
+from napari_lpd.core.errors import ModelError, absent, one_line
 from napari_lpd.core.files import HASH_BYTES, KEY, atomic_write, file_hash, write_text
 from napari_lpd.models.card import Card, model_name, read_card
 from napari_lpd.models.compute import choose_device
@@ -94,7 +94,7 @@ def load_cached(path: Path, device: str = "auto") -> LoadedModel:
         ModelError: missing, foreign or damaged file.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such model file")
+        raise ModelError(absent(path, "model file"))
     return _load_cached(path.absolute(), path.stat().st_mtime_ns, device)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 from napari_lpd.core.errors import DataError
@@ -84,6 +83,8 @@ def spherical_kmeans(vectors: NDArray[np.floating], k: int, seed: int = 0) -> Cl
         k: Number of clusters.
         seed: Seed of the restarts.
     """
+    from sklearn.cluster import kmeans_plusplus  # takes more than a second to import
+
     unit = unit_rows(vectors)
     generator = np.random.RandomState(seed)
     runs = [refine_centres(unit, kmeans_plusplus(unit, k, random_state=generator)[0]) for _ in range(RESTARTS)]

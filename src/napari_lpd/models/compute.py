@@ -41,7 +41,7 @@ CPU_BATCH, GPU_BATCH = 1, 16
 SIZES_KEPT = 4  # sizes of images with cached sessions
 DEVIATION = 1e-3  # of scaled cosines; 1e-5 is usual
 SPAN = 14.0  # about what these span; larger values, as features, may differ by as much of their span
-ONNX_OPSET = 17
+ONNX_OPSET = 18
 NORMS = {  # which batch norm follows which convolution in timm's EfficientNet blocks
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
@@ -193,6 +193,7 @@ class _Onnx:
     def _opened(self, image: Tensor) -> tuple[Any, list[NDArray[np.float32]]]:
         """Return a new session, and its maps of the image."""
         import onnxruntime
+        from torch.onnx.utils import register_custom_op_symbolic
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -202,8 +203,10 @@ class _Onnx:
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # sizes become constants, as intended; the exporter is deprecated
-                # The new exporter (dynamo) takes 16 s instead of 1.5 s per size of tile, for a graph that is no faster.
+                # The new exporter (dynamo) takes 2 to 3 s of processor time, not 0.3 s, per size of tile, for a graph
+                # that is no faster, and needs a package more (onnxscript). torch 2.14 still has the old one.
                 how = {"input_names": ["images"], "opset_version": ONNX_OPSET, "dynamo": False}
+                register_custom_op_symbolic("aten::_upsample_bicubic2d_aa", _resized, ONNX_OPSET)
                 maps = _Maps(self._torch).eval()  # the exporter restores the mode of the module
                 torch.onnx.export(maps, (image,), graph, **how)  # type: ignore[arg-type]
             session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -211,6 +214,14 @@ class _Onnx:
         except Exception as error:  # exporter and runtime raise many kinds here
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"the network cannot run under ONNX Runtime ({reason}); use backend=torch") from error
+
+
+def _resized(graph: Any, images: Any, size: Any, *_: Any) -> Any:
+    """Write a bicubic resizing with antialiasing, as of a ViT's position embeddings, for ONNX; torch itself cannot."""
+    none = graph.op("Constant", value_t=torch.tensor([]))
+    kept = graph.op("Constant", value_t=torch.tensor(images.type().sizes()[:2]))
+    how = {"mode_s": "cubic", "cubic_coeff_a_f": -0.5, "antialias_i": 1, "exclude_outside_i": 1}
+    return graph.op("Resize", images, none, none, graph.op("Concat", kept, size, axis_i=0), **how)
 
 
 class _Maps(nn.Module):

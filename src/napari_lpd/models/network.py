@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from napari_lpd.core.errors import ModelError
-from napari_lpd.models.encoder import STAGES, Encoder, build_encoder
+from napari_lpd.core.settings.training import arguments_of
+from napari_lpd.models.backbones.source import Given
+from napari_lpd.models.encoder import STAGES, Encoder, RegionEncoder, build_encoder, build_region_encoder
 from napari_lpd.models.joint.head import JointHead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_lpd.core.settings.training import ModelSettings
+    from napari_lpd.core.settings.training import ModelSettings, TrainSettings
     from napari_lpd.models.card import Architecture, Card
 
 INITIAL_SCALE = 1 / 0.07
@@ -263,13 +265,23 @@ def new_network(
 
 def encoder_of(settings: ModelSettings, weights: str, architecture: Architecture | None = None) -> Encoder:
     """Build the encoder that `settings` describe, with the named weights, as `build_encoder`."""
+    arguments = arguments_of(settings.encoder_arguments)
     return build_encoder(
         settings.encoder,
         weights,
         statistics=settings.input_statistics,
         channel_order=settings.channel_order,
         architecture=architecture,
+        given=Given(arguments, settings.encoder_blocks, settings.input_mean, settings.input_std),
     )
+
+
+def region_encoder_of(settings: TrainSettings) -> RegionEncoder:
+    """Build the frozen encoder of regions that `settings` describe, with its weights."""
+    arguments = arguments_of(settings.region_encoder_arguments)
+    given = Given(arguments, (), settings.region_input_mean, settings.region_input_std)
+    name, weights = settings.region_encoder, settings.region_encoder_weights
+    return build_region_encoder(name, weights, settings.model.prototype_dim, given=given)
 
 
 class LoadedModel(NamedTuple):

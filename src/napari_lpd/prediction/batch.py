@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.errors import DataError, ExportError, LpdError, described, one_line
-from napari_lpd.core.files import refuse_overwrite
+from napari_lpd.core.classes import UNLABELLED
+from napari_lpd.core.errors import ExportError, LpdError, described, one_line
+from napari_lpd.core.files import refuse_overwrite, told_apart
 from napari_lpd.core.jobs import Job, Progress, about, run
 from napari_lpd.core.locks import PATIENCE_S, beside, locked
 from napari_lpd.core.outputs import check_outputs
@@ -16,7 +19,6 @@ from napari_lpd.results.export.ome_tiff import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import shapely
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FIRST = ("slide", "state")  # columns of that table, before the areas
-LAST = ("tissue mm²", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
+LAST = ("unlabelled mm²", "tissue mm²", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
 SUMMARY = ",".join(FIRST)
 OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
 
@@ -47,6 +49,7 @@ class SlideTask(NamedTuple):
         image: Number of an image in the file, from 1; None: the biggest.
         origin: Where coordinates in GeoJSON begin, see `geojson.Frame.of`.
         others: What else is read in the same run, as other slides, and must not be replaced.
+        name: STEM, where another slide of the run has the same; see `result_names`.
     """
 
     slide: Path
@@ -62,16 +65,17 @@ class SlideTask(NamedTuple):
     image: int | None = None
     origin: str = "bounds"
     others: tuple[Path, ...] = ()
+    name: str = ""
 
     @property
     def folder(self) -> Path:
         """Where the prediction goes."""
-        return self.out / f"{self.slide.stem}.zarr"
+        return self.out / f"{self.name or self.slide.stem}.zarr"
 
     @property
     def mask(self) -> Path:
         """Where the mask for other programs goes: a name that no slide has by itself."""
-        return self.out / f"{self.slide.stem}.mask.ome.tif"
+        return self.out / f"{self.name or self.slide.stem}.mask.ome.tif"
 
     def check(self) -> None:
         """Refuse the task, before its work, if its results would replace what is read or what is not ours.
@@ -87,6 +91,24 @@ class SlideTask(NamedTuple):
                 f"{self.mask} exists and belongs to no prediction here: choose another folder, or allow to replace it"
                 " (--overwrite)"
             )
+
+
+def result_names(slides: Sequence[Path]) -> list[str]:
+    """Name the results of slides by their stems; where these repeat, by whole names with folders that tell them apart.
+
+    `P1/a.tif` and `P2/a.tif` become "P1-a.tif" and "P2-a.tif", `a.svs` and `a.tif` "a.svs" and "a.tif". Upper and lower
+    case, and how accents are composed, make no difference.
+    """
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFC", text).casefold()
+
+    stems, names = [plain(path.stem) for path in slides], [path.stem for path in slides]
+    for stem in {stem for stem in stems if stems.count(stem) > 1}:
+        alike = [number for number, other in enumerate(stems) if other == stem]
+        for number, apart in zip(alike, told_apart([Path(plain(str(slides[n]))) for n in alike]), strict=True):
+            names[number] = "-".join(slides[number].parts[-1 - apart.count("/") :])
+    return names
 
 
 def predict_file(task: SlideTask) -> Job[Row]:
@@ -108,16 +130,14 @@ def predict_file(task: SlideTask) -> Job[Row]:
         tissue = mask_of_polygons(polygons_um(task.tissue, slide, task.origin), slide) if task.tissue else None
         job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
         prediction = yield from about(task.slide.name, job)
-    if scope and not prediction.tissue_mm2:
-        raise DataError(
-            f"{task.regions}: no tissue was found in its regions of {task.slide.name}; are they another slide's, or"
-            " counted from another corner (--origin)? If that is tissue, give it (--tissue), or set tissue_only=false"
-        )
     write_ome_tiff(prediction, task.mask, overwrite=True)
+    image = {} if prediction.card.slide_image is None else {"image": prediction.card.slide_image}
     return {
         "slide": str(task.slide),
+        **image,
         "state": OK if any(prediction.area_mm2().values()) else EMPTY,
         "mm²": prediction.area_mm2(),
+        "unlabelled mm²": prediction.unlabelled_mm2,
         "tissue mm²": prediction.tissue_mm2,
         "µm per pixel": prediction.card.slide_mpp[1],
         "resolution from": prediction.card.mpp_source,
@@ -125,6 +145,7 @@ def predict_file(task: SlideTask) -> Job[Row]:
         "warnings": prediction.warnings,
         "prediction": str(task.folder),
         "mask": str(task.mask),
+        "already finished": prediction.found_finished,
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -151,12 +172,14 @@ def summary_line(row: Row) -> str:
     """Summarise a slide's result in one line."""
     if "error" in row:
         return f"FAILED {row['error']}"
-    areas = ", ".join(f"{name} {area:.3g}" for name, area in row["mm²"].items())
+    areas = row["mm²"] | {UNLABELLED: row["unlabelled mm²"]}
+    listed = ", ".join(f"{name} {area:.3g}" for name, area in areas.items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
     state = row["state"] if row["state"] == OK else row["state"].upper()
     resolution = f"at {row['µm per pixel']:.4g} µm per pixel ({row['resolution from']})"
     total = f"{row['tissue mm²']:.3g} mm²"
-    return f"{state} {row['slide']}: {areas} of {total} {resolution}{places} ({row['seconds']:g} s)"
+    took = "already finished" if row["already finished"] else f"{row['seconds']:g} s"
+    return f"{state} {row['slide']}: {listed} of {total} {resolution}{places} ({took})"
 
 
 def count_states(rows: Sequence[Row]) -> str:
@@ -186,9 +209,10 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _cells(row: Row) -> dict[str, Any]:
-    cells: dict[str, Any] = {"slide": row["slide"], "state": row.get("error") or row["state"]}
+    cells: dict[str, Any] = {"slide": row["slide"], "state": row.get("error") or row.get("state", OK)}
     cells |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-    if "tissue mm²" in row:
-        cells |= {"tissue mm²": f"{row['tissue mm²']:.6f}", "µm per pixel": f"{row['µm per pixel']:.6g}"}
-        cells |= {name: row[name] for name in ("resolution from", "seconds")}
+    cells |= {name: f"{row[name]:.6f}" for name in ("unlabelled mm²", "tissue mm²") if name in row}
+    if "µm per pixel" in row:
+        cells["µm per pixel"] = f"{row['µm per pixel']:.6g}"
+    cells |= {name: row[name] for name in ("resolution from", "seconds", "image") if name in row and "error" not in row}
     return cells | {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
-from napari_lpd.models.cam import class_presence, label_scores, probabilities, uncertainty, upsampled, upsampled_argmax
+from napari_lpd.models.cam import class_presence, label_scores, probabilities, unsureness, upsampled, upsampled_argmax
 from napari_lpd.models.network import STAGES_USED, output_channels, used_stages
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.prediction import BlockResult
@@ -96,9 +96,7 @@ class BlockAssembler:
         inside, box = within(seen, active), divided(self.prediction.block_box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
 
-        unsure = uncertainty(scores[inside], card.temperature)
-        if network.joint is not None and network.joint.necks > 1:  # as unsure as it is of a class, or its necks are
-            unsure = torch.maximum(unsure, outputs[-1][-1][within(need, active)])
+        unsure = unsureness(network, scores[inside], outputs[-1][within(need, active)], card.temperature)
 
         def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
             """Scale 0..1 to `lowest`..255 in the block; 0 where nothing was predicted."""

@@ -8,7 +8,6 @@ where blocks still wait for them.
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +16,7 @@ import shapely
 import torch
 from torch import Tensor
 
-from napari_lpd.core.errors import ChangedSlideError, ModelError, SettingsError
+from napari_lpd.core.errors import ChangedSlideError, DataError, ModelError, SettingsError
 from napari_lpd.core.geometry import multiplied
 from napari_lpd.core.jobs import WARNING, Job, Progress
 from napari_lpd.core.locks import beside, locked
@@ -33,6 +32,7 @@ from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
 from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
+from napari_lpd.slides.slide import NO_PROFILE
 from napari_lpd.slides.stain import colours_of_slide, slide_matcher, warning_of
 from napari_lpd.slides.tissue import TissueMask, find_tissue, full_mask
 
@@ -89,6 +89,7 @@ def predict_slide(
         replace: Delete another prediction that is in the place.
 
     Raises:
+        DataError: a polygon lies all on glass.
         SlideError: no resolution, or the slide's file is changed while it is predicted.
         SettingsError: a polygon is empty or lies outside the slide.
         ExportError: the place cannot be written, holds something else, or another process is writing there.
@@ -103,10 +104,12 @@ def predict_slide(
 
     def prepare() -> tuple[TissueMask, list[list[float]]]:
         found = tissue or (find_tissue(slide) if settings.tissue_only else full_mask(slide))
+        check_scope(slide.name, scope, found)
         return found, levels_of_maps(slide, model, card, found)
 
     with locked(beside(folder), folder):
         prediction = start_prediction(folder, card, prepare, replace)
+        prediction.found_finished = prediction.finished
         yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
         yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
         if not prediction.finished:
@@ -134,6 +137,17 @@ def _completed(slide: Slide, model: LoadedModel, prediction: Prediction) -> Iter
     prediction.finish()
     if (line := _why_empty(prediction)) and prediction.warn(line):
         yield Progress(0, 0, WARNING + line)
+
+
+def check_scope(name: str, scope: Sequence[shapely.Geometry], tissue: TissueMask) -> None:
+    """Raise DataError if a polygon, (x, y) in µm, lies all on glass: nothing could be predicted there."""
+    bare = [number for number, polygon in enumerate(scope, start=1) if not tissue.occurs_in(polygon)]
+    if bare:
+        which = f"region {', '.join(map(str, bare))} of {len(scope)}" if len(scope) > 1 else "the area to predict"
+        raise DataError(
+            f"{name}: no tissue was found in {which}; is it another slide's, or counted from another corner"
+            " (--origin)? If that is tissue, give it (--tissue), or set tissue_only=false"
+        )
 
 
 def _why_empty(prediction: Prediction) -> str:
@@ -198,6 +212,7 @@ def prediction_card(
         "slide_mpp": slide.mpp,
         "slide_shape": slide.shape,
         "slide_hash": slide.fingerprint,
+        "slide_image": slide.image,
         "slide_origin": Frame.of(slide).origin,
         "mpp_source": slide.mpp_source,
         "model": model.name,
@@ -205,7 +220,7 @@ def prediction_card(
         "temperature": model.card.temperature,
         "settings": settings.model_copy(update=chosen),
         "tissue": source,
-        "icc": slide.icc.removesuffix(" (no profile)"),
+        "icc": slide.icc.removesuffix(NO_PROFILE),
         "scope": tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     }
     return PredictionCard.build(about)
@@ -226,7 +241,7 @@ def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:
 
 def tiling_of(model: LoadedModel, card: PredictionCard, tissue: TissueMask) -> Tiling:
     """Lay a prediction's tiles over its tissue."""
-    align = math.lcm(*model.network.encoder.strides)
+    align = model.network.encoder.period
     return Tiling(tile_shape(card.settings, card.stride, align), tissue, card.mpp, align)
 
 

@@ -45,6 +45,7 @@ class PredictionCard(Settings):
         slide_mpp: (y, x) µm per pixel of the slide's level 0.
         slide_shape: (H, W) of the slide's level 0.
         slide_hash: The slide's fingerprint.
+        slide_image: Number of the image in the slide's file, where another than the biggest was chosen.
         slide_origin: (x, y) of the slide's scanned part, from which other programs count.
         mpp_source: Origin of the slide's resolution.
         model: Name of the model: of its run's folder, or of its file. Its hash, not its name, makes a difference.
@@ -66,6 +67,7 @@ class PredictionCard(Settings):
     slide_mpp: tuple[Positive, Positive]
     slide_shape: tuple[Edge, Edge]
     slide_hash: Text
+    slide_image: Annotated[int, Field(ge=1)] | None = None
     slide_origin: tuple[int, int] = (0, 0)
     mpp_source: Text
     model: Text
@@ -218,7 +220,7 @@ def read_result(folder: Path) -> ResultAttributes:
     if type(form) is int and form not in READABLE:
         raise ExportError(
             f"{folder}: format {form}, this version reads {' and '.join(map(str, READABLE))}; predict again"
-            " into another folder, or with --replace"
+            " into another folder, or with --overwrite"
         )
     if checksum != (_checksum(values) if checksum is not None or form == FORMAT else None):
         raise DamagedResultError(folder, "what it says of itself is not what was written (checksum)")

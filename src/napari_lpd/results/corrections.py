@@ -2,7 +2,8 @@
 
 ``labels/corrections`` in the prediction's folder is a label image of the same shape, chunks and levels as
 ``labels/tissues``: 0 = not corrected, c + 1 = class c, 254 = corrected to unlabelled. It is created with the
-first correction. Labels to show, measure or export are read here, with the corrections applied.
+first correction, and its attributes list the chunks that hold some, so that a lost one is noticed. Labels to show,
+measure or export are read here, with the corrections applied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import outlines, without_holes
 from napari_lpd.core.locks import PATIENCE_S, inside, locked, partial_beside, remove_leftovers
 from napari_lpd.data.regions import Region
-from napari_lpd.results.pyramid import OME_VERSION, Pyramid, image_label
+from napari_lpd.results.pyramid import ERASED, OME_VERSION, CorrectedLevel, Pyramid, image_label
 from napari_lpd.results.store import BY_HAND, DamagedResultError, write_attributes
 
 if TYPE_CHECKING:
@@ -34,28 +35,6 @@ if TYPE_CHECKING:
     from napari_lpd.results.store import StoredArray
 
 NAME = "corrections"
-ERASED = 254
-
-
-class CorrectedLevel:
-    """Level of the corrected labels (H, W) uint8; read like an array, always up to date."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 2
-
-    def __init__(self, corrections: Corrections, level: int) -> None:
-        self._corrections, self._level = corrections, level
-        prediction = corrections.prediction
-        self._model = prediction.labels.levels[level]
-        self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
-        self.size = self.shape[0] * self.shape[1]
-
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        stored = self._corrections.stored_level(self._level)
-        return self._model[key] if stored is None else combined(self._model[key], stored[key])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:, :], dtype)
 
 
 class Corrections:
@@ -85,6 +64,7 @@ class Corrections:
                 self._pyramid = Pyramid(folder, self._layout, write=True, sparse=True)
             except DamagedResultError as error:
                 raise DamagedResultError(folder, f"half-written corrections: {error.what}", BY_HAND) from error
+            self._pyramid.check_listed()
         return self._pyramid
 
     def blocks(self) -> set[Block]:
@@ -164,6 +144,15 @@ class Corrections:
                 self._write(origin, np.where(new, stored, existing))
         return int(new.sum())
 
+    def replace(self, origin: tuple[int, int], stored: NDArray[np.uint8]) -> int:
+        """Store values (h, w), 0: none, whatever is corrected there, and return the number of changed pixels."""
+        with self._locked():
+            self._finish()
+            changed = int((stored != self.stored_labels(origin, (stored.shape[0], stored.shape[1]))).sum())
+            if changed:
+                self._write(origin, stored)
+        return changed
+
     def _check_inside(self, origin: tuple[int, int], shape: tuple[int, ...]) -> None:
         h, w = self.prediction.card.shape
         if len(shape) != 2 or min(*origin, *shape) < 0 or origin[0] + shape[0] > h or origin[1] + shape[1] > w:
@@ -220,6 +209,7 @@ class Corrections:
         for leftover in self._folder.rglob("*.partial"):
             leftover.unlink()
         self.pyramid.write_anywhere((y, x), stored)
+        self.pyramid.list_chunks((y, x), stored.shape)
         self._journal.unlink()
 
     def _create(self) -> None:
@@ -293,51 +283,59 @@ class Corrections:
             raise ExportError(
                 f"{older.folder}: holds corrections of another slide ({older.card.slide}), not of {card.slide}"
             )
-        codes = self._codes(theirs)
+        codes = self.codes(older)
+        if missing := self._lacking(theirs, codes):
+            raise ExportError(
+                f"{older.folder}: has corrections to {missing!r}, which is none of the new classes"
+                f" ({', '.join(tissue.name for tissue in card.classes)}); choose another folder"
+            )
         with self._locked():
             self._finish()
             self._copy(theirs, codes)
 
     def _copy(self, theirs: Corrections, codes: NDArray[np.uint8]) -> None:
-        card = self.prediction.card
-        ratio = card.mpp / theirs.prediction.card.mpp
-        for (y, x), values in theirs.corrected_blocks():
-            rows, columns = (
-                _sampled(first, n, ratio, limit)
-                for first, n, limit in zip((y, x), values.shape, card.shape, strict=True)
-            )
-            if not len(rows) or not len(columns):
+        for origin, values in theirs.corrected_blocks():
+            found = self.resampled(theirs.prediction, origin, values)
+            if found is None:
                 continue
-            centres = ((np.arange(r[0], r[-1] + 1) + 0.5) * ratio for r in (rows, columns))
-            at_rows, at_columns = (np.floor(s).astype(np.intp) - o for s, o in zip(centres, (y, x), strict=True))
-            origin = int(rows[0]), int(columns[0])
-            copied = codes[values[at_rows][:, at_columns]]
-            existing = self.stored_labels(origin, (len(rows), len(columns)))
+            at, copied = found[0], codes[found[1]]
+            existing = self.stored_labels(at, (copied.shape[0], copied.shape[1]))
             if (copied[existing == 0] > 0).any():
-                self._write(origin, np.where(existing == 0, copied, existing))
+                self._write(at, np.where(existing == 0, copied, existing))
 
-    def _codes(self, theirs: Corrections) -> NDArray[np.uint8]:
-        """Map the values stored in `theirs` to values of this prediction: (256,)."""
-        used = np.zeros(256, bool)
-        for _, values in theirs.corrected_blocks():
-            used |= np.bincount(values.ravel(), minlength=256) > 0
+    def resampled(
+        self, other: Prediction, origin: tuple[int, int], values: NDArray[np.uint8]
+    ) -> tuple[tuple[int, int], NDArray[np.uint8]] | None:
+        """Give values in pixels of another result of the slide to the own pixels whose centres lie there, if any."""
+        card = self.prediction.card
+        ratio = card.mpp / other.card.mpp
+        rows, columns = (
+            _sampled(first, n, ratio, limit) for first, n, limit in zip(origin, values.shape, card.shape, strict=True)
+        )
+        if not len(rows) or not len(columns):
+            return None
+        at_rows, at_columns = (
+            np.floor((own + 0.5) * ratio).astype(np.intp) - o for own, o in zip((rows, columns), origin, strict=True)
+        )
+        return (int(rows[0]), int(columns[0])), values[at_rows][:, at_columns]
+
+    def codes(self, other: Prediction) -> NDArray[np.uint8]:
+        """Map the values stored for another result to values of this one: (256,); 0 for classes that it lacks."""
         names = [tissue.name for tissue in self.prediction.card.classes]
         codes = np.zeros(256, np.uint8)
         codes[ERASED] = ERASED
-        for value, tissue in enumerate(theirs.prediction.card.classes, start=1):
-            if tissue.name in names:
-                codes[value] = names.index(tissue.name) + 1
-            elif used[value]:
-                raise ExportError(
-                    f"{theirs.prediction.folder}: has corrections to {tissue.name!r}, which is none of the new classes"
-                    f" ({', '.join(names)}); choose another folder"
-                )
+        for value, tissue in enumerate(other.card.classes, start=1):
+            codes[value] = names.index(tissue.name) + 1 if tissue.name in names else 0
         return codes
 
-
-def combined(labels: NDArray[np.uint8], stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Apply stored corrections to the model's labels."""
-    return np.where(stored == 0, labels, np.where(stored == ERASED, 0, stored)).astype(np.uint8)
+    @staticmethod
+    def _lacking(theirs: Corrections, codes: NDArray[np.uint8]) -> str:
+        """Name a class that is corrected to and has no code; "" if there is none."""
+        used = np.zeros(256, bool)
+        for _, values in theirs.corrected_blocks():
+            used |= np.bincount(values.ravel(), minlength=256) > 0
+        classes = theirs.prediction.card.classes
+        return next((c.name for value, c in enumerate(classes, start=1) if used[value] and not codes[value]), "")
 
 
 def _slices(origin: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:

@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
+from napari_lpd.core.classes import UNLABELLED
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.text import write_table
 from napari_lpd.results.card import UNREADABLE
-from napari_lpd.results.corrections import Corrections, combined
+from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.geojson import read_shapes
+from napari_lpd.results.pyramid import combined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +70,7 @@ class MeasureRow:
     Attributes:
         slide: Name of the slide.
         region: Name of the region; "whole slide".
-        what: A tissue class, "tissue", or one of the ratios.
+        what: A tissue class, "unlabelled" (tissue that has none), "tissue", or one of the ratios.
         area_mm2: Its area.
         percent: Its share of `percent_of`; None where that is empty.
         percent_of: "tissue", "tumour + stroma" or "stroma".
@@ -141,7 +143,7 @@ def measure(
 
     Raises:
         SettingsError: a role names a class that the prediction does not have.
-        DataError: a field reaches outside the slide.
+        DataError: a field reaches outside the slide, or there is no tissue in a site.
         ExportError: the prediction is unfinished, or cannot be read.
     """
     card = prediction.card
@@ -161,6 +163,11 @@ def measure(
         for tally in tallies:
             tally.add(pixels)
         yield Progress(done, len(blocks), "blocks measured")
+    if bare := [tally.site.name for tally in tallies if tally.site.geometry is not None and not tally.tissue]:
+        raise DataError(
+            f"{card.slide}: no predicted tissue in {', '.join(bare[:5])}{', …' * (len(bare) > 5)}; correct or delete"
+            " it; or is it another slide's, or counted from another corner (--origin)?"
+        )
     return [row for tally in tallies for row in tally.rows(settings.roles)]
 
 
@@ -235,9 +242,10 @@ class _Tally:
                        **self._estimate(i, pixel_mm2, tissue))
             for i, (name, area) in enumerate(areas.items())
         ]  # fmt: skip
-        rows.append(
-            MeasureRow(**about, what="tissue", area_mm2=tissue, percent=_percent(tissue, tissue), percent_of="tissue")
-        )
+        for what, area in ((UNLABELLED, max(tissue - sum(areas.values()), 0.0)), ("tissue", tissue)):
+            rows.append(
+                MeasureRow(**about, what=what, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue")
+            )
         stroma, tumour = (sum(areas[name] for name in names) for names in (roles.stroma, roles.tumour))
         if roles.stroma and roles.tumour:
             share = _percent(stroma, stroma + tumour)

@@ -29,6 +29,7 @@ import shapely
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.geometry import Block, Box, common, is_empty, sampled_polygons, um_box_to_pixels
+from napari_lpd.core.locks import check_held
 from napari_lpd.core.reading import MAX_BYTES
 from napari_lpd.results.card import UNREADABLE, ResultAttributes, read_result
 from napari_lpd.results.pyramid import Pyramid
@@ -76,6 +77,7 @@ class Prediction:
 
     def __init__(self, folder: Path, about: ResultAttributes, write: bool = False) -> None:
         self.folder, self._about, self.card = folder, about, about.card
+        self.found_finished = False  # by the prediction that was to make it
         pyramids = {node: Pyramid(folder, layout, write) for node, layout in self.card.layouts().items()}
         self.scores, self.labels, self.uncertainty = pyramids[""], pyramids["labels/tissues"], pyramids["uncertainty"]
         self.prototypes = [pyramids[f"prototypes/{c}"] for c in range(len(self.card.classes))]
@@ -219,10 +221,11 @@ class Prediction:
         """Write a block, its labels last.
 
         Raises:
-            ExportError: the disk is full or cannot be written; blocks written before stay.
+            ExportError: the disk is full or cannot be written; blocks written before stay. Or the lock is lost.
         """
         origin = (block[0] * self.card.block, block[1] * self.card.block)
         cell = (origin[0] // self.card.stride, origin[1] // self.card.stride)
+        check_held(self.folder)
         try:
             for pyramid, maps in zip(self.prototypes, result.prototypes, strict=True):
                 pyramid.write(cell, maps)
@@ -295,6 +298,11 @@ class Prediction:
     def tissue_mm2(self) -> float:
         """Area of the readable tissue inside the scope of a finished prediction, in mm²; 0 before."""
         return self._about.tissue_mm2 or 0.0
+
+    @property
+    def unlabelled_mm2(self) -> float:
+        """Area of the tissue that got no label, as no class is there or sure enough, in mm²."""
+        return max(self.tissue_mm2 - sum(self.area_mm2().values()), 0.0)
 
     @property
     def unreadable(self) -> list[Box]:

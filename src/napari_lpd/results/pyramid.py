@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from napari_lpd.results.store import ArraySpec, StoredArray, create_array, read_metadata
+from napari_lpd.core.errors import one_line
+from napari_lpd.core.files import KEY
+from napari_lpd.results.store import (
+    BY_HAND,
+    ArraySpec,
+    DamagedResultError,
+    StoredArray,
+    create_array,
+    read_metadata,
+    write_attributes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,10 +28,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Block
+    from napari_lpd.results.corrections import Corrections
 
 MIN_LEVEL = 2048
 MIN_CHUNK = 256  # larger ones shrink with their level, so that a block covers whole chunks
 OME_VERSION = "0.5"
+ERASED = 254  # what is stored where a pixel is corrected to unlabelled
+LISTED = f"{KEY}_chunks"  # attribute of a sparse pyramid's group: which chunks there are, by level
+CHUNKS = TypeAdapter(list[set[tuple[int, int]]])
 
 
 def level_count(size: int, block: int) -> int:
@@ -71,7 +87,7 @@ class Pyramid:
     def __init__(self, folder: Path, layout: Layout, write: bool = False, sparse: bool = False) -> None:
         read_metadata(folder, layout.node, "group")
         self.levels = [StoredArray(folder, spec, write, sparse) for spec in layout.arrays()]
-        self._is_labels, self._block = layout.is_labels, layout.block
+        self._is_labels, self._block, self._folder, self._node = layout.is_labels, layout.block, folder, layout.node
 
     @staticmethod
     def create(group: zarr.Group, layout: Layout, mpp: float, corner: Sequence[float], ome: dict[str, Any]) -> None:
@@ -114,8 +130,11 @@ class Pyramid:
         """Return which of `blocks` lack a chunk in any level."""
         lost: set[Block] = set()
         for i, level in enumerate(self.levels):
+            chunks = level.chunks()
+            if self._block >> i == level.edge and blocks <= chunks:  # a chunk for each
+                continue
             users = self._users(i, blocks)
-            lost.update(*(users[chunk] for chunk in users.keys() - level.chunks()))
+            lost.update(*(users[chunk] for chunk in users.keys() - chunks))
         return lost
 
     def unsound(self, blocks: set[Block]) -> set[Block]:
@@ -148,6 +167,38 @@ class Pyramid:
             if sampled.size:
                 level[top : top + sampled.shape[0], left : left + sampled.shape[1]] = sampled
 
+    def list_chunks(self, origin: tuple[int, int], shape: tuple[int, ...]) -> None:
+        """Note in the group's attributes which chunks there are, after a part (h, w) at `origin` (y, x) was written."""
+        listed = self._listed() or [level.chunks() for level in self.levels]
+        for i, (level, chunks) in enumerate(zip(self.levels, listed, strict=True)):
+            edge = level.edge << i
+            rows, columns = (range(a // edge, (a + n - 1) // edge + 1) for a, n in zip(origin, shape, strict=True))
+            touched = set(product(rows, columns))
+            chunks.difference_update(touched)
+            chunks.update(touched & level.chunks())
+        write_attributes(self._folder, LISTED, [sorted(map(list, chunks)) for chunks in listed], self._node)
+
+    def check_listed(self) -> None:
+        """Raise DamagedResultError if a chunk is lost that was listed; older versions list none."""
+        for i, (level, chunks) in enumerate(zip(self.levels, self._listed(), strict=False)):
+            if lost := chunks - level.chunks():
+                (y, x), edge = min(lost), level.edge << i
+                where = f"{len(lost)} of {len(chunks)} chunks of {level.node} are lost, the first"
+                raise DamagedResultError(self._folder, f"{where} at y {y * edge}, x {x * edge}", BY_HAND)
+
+    def _listed(self) -> list[set[Block]]:
+        """Read which chunks are listed, by level; [] where none are."""
+        attributes = read_metadata(self._folder, self._node, "group").get("attributes")
+        said = attributes.get(LISTED) if isinstance(attributes, dict) else None
+        try:
+            found = [] if said is None else CHUNKS.validate_python(said)
+            if found and len(found) != len(self.levels):
+                raise ValueError(f"of {len(found)} levels")
+        except ValueError as error:
+            what = f"{self._node} has a damaged list of chunks: {one_line(error)}"
+            raise DamagedResultError(self._folder, what, BY_HAND) from error
+        return found
+
 
 def image_label(names: Sequence[tuple[int, str, Sequence[int]]]) -> dict[str, Any]:
     """Describe labels for OME-Zarr: value, name and colour (R, G, B, A) of each."""
@@ -166,3 +217,29 @@ def _halved(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
     fours = even.reshape(*maps.shape[:-2], h // 2, 2, w // 2, 2)
     total, count = fours.sum((-3, -1), dtype=np.uint16), (fours > 0).sum((-3, -1), dtype=np.uint16)
     return ((total + count // 2) // np.maximum(count, 1)).astype(np.uint8)
+
+
+class CorrectedLevel:
+    """Level of the corrected labels (H, W) uint8; read like an array, always up to date."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 2
+
+    def __init__(self, corrections: Corrections, level: int) -> None:
+        self._corrections, self._level = corrections, level
+        prediction = corrections.prediction
+        self._model = prediction.labels.levels[level]
+        self.shape: tuple[int, int] = (self._model.shape[0], self._model.shape[1])
+        self.size = self.shape[0] * self.shape[1]
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        stored = self._corrections.stored_level(self._level)
+        return self._model[key] if stored is None else combined(self._model[key], stored[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:, :], dtype)
+
+
+def combined(labels: NDArray[np.uint8], stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Apply stored corrections to the model's labels."""
+    return np.where(stored == 0, labels, np.where(stored == ERASED, 0, stored)).astype(np.uint8)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 METADATA = "zarr.json"
 CHECKSUM_BYTES = 4
-AGAIN = "run predict again to make what is lost, or with --replace all of it"
-ANEW = "run predict again with --replace"
+AGAIN = "run predict again to make what is lost, or with --overwrite all of it"
+ANEW = "run predict again with --overwrite"
 BY_HAND = "remove its folder labels/corrections to go on without them"
 
 
@@ -119,6 +119,11 @@ class StoredArray:
         return np.asarray(self[...], dtype)
 
     @property
+    def node(self) -> str:
+        """Its place in the result's folder."""
+        return self._spec.node
+
+    @property
     def edge(self) -> int:
         """Edge of a chunk in pixels."""
         return self._spec.chunks[-1]
@@ -127,8 +132,9 @@ class StoredArray:
         """List the (row, column) of the chunks that exist."""
         rows, columns = (-(-n // self.edge) for n in self.shape[-2:])
         found: set[tuple[int, int]] = set()
-        for row in (row for row in _numbered(self._folders(), files=False) if row < rows):
-            here = _numbered(self._folders() / str(row), files=True)
+        folder = str(self._folders())
+        for row in (row for row in _numbered(folder, files=False) if row < rows):
+            here = _numbered(f"{folder}/{row}", files=True)
             found.update((row, column) for column in here if column < columns)
         return found
 
@@ -159,9 +165,9 @@ class StoredArray:
             path.unlink(missing_ok=True)
 
 
-def _numbered(folder: Path, files: bool) -> list[int]:
+def _numbered(folder: str, files: bool) -> list[int]:
     """List the files, or the folders, in a folder that have a number for a name; nothing where it is missing."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if (entry.is_file() if files else entry.is_dir())]
@@ -213,7 +219,7 @@ def read_attributes(folder: Path, key: str) -> dict[str, Any]:
     return found
 
 
-def write_attributes(folder: Path, key: str, values: dict[str, Any], node: str = "") -> None:
+def write_attributes(folder: Path, key: str, values: Any, node: str = "") -> None:
     """Replace what stands under `key` in the attributes of a group of a result, atomically."""
     found = read_metadata(folder, node, "group")
     attributes = found.get("attributes")

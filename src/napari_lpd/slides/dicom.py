@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from napari_lpd.core.errors import SlideError
+from napari_lpd.core.reading import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def dicom_series(path: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+        return [file for file in visible(folder.iterdir()) if file.is_file()]
     except OSError as error:
         raise SlideError(f"{folder}: cannot be read ({error.strerror})") from error
 

@@ -16,7 +16,7 @@ import numpy as np
 import openslide
 from PIL import Image, UnidentifiedImageError
 
-from napari_lpd.core.errors import SlideError, one_line
+from napari_lpd.core.errors import SlideError, absent, one_line
 from napari_lpd.slides.dicom import dicom_series, is_dicom
 from napari_lpd.slides.levels import array_levels
 from napari_lpd.slides.openslide_reader import open_with_openslide
@@ -78,7 +78,7 @@ def open_slide(
         SlideError: the file is missing, damaged, not upright, or not 8-bit RGB.
     """
     if not path.exists():
-        raise SlideError(f"{path}: no such file")
+        raise SlideError(absent(path))
     given = GivenMpp(mpp, override_mpp)
     if path.is_dir() or is_dicom(path):
         return _open_dicom(path, given, icc, image)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Levels:
         bounds: (y0, x0, y1, x1) of what the scanner scanned, in pixels of the biggest, where a file says so.
         notes: What the user should know of the choice that was made, a sentence each.
         image: Number of the image in its file, where the user chose another than the biggest.
+        number: Number of the image in its file.
+        images: All images of the file, by number, where there are several to choose from: "2 'slide' 384 x 256".
         reader: What decodes the pixels.
     """
 
@@ -56,6 +58,8 @@ class Levels:
     bounds: Box | None = None
     notes: tuple[str, ...] = ()
     image: int | None = None
+    number: int = 1
+    images: Mapping[int, str] = field(default_factory=dict)
     reader: str = "NumPy"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DISPLAY_CHUNK = 512
 DISPLAY_EDGE = 4096  # display adds halvings until the coarsest level is not larger
 MAX_BLOCK = 2**25  # pixels of a level read into memory at once
+NO_PROFILE = " (no profile)"  # in `Slide.icc`, where one was asked for
 CELL = 128  # edge of the cells that are reported as damaged
 
 
@@ -39,7 +40,10 @@ class Slide:
     """A pyramid of RGB levels with a known, or still missing, resolution.
 
     Attributes:
-        name: Name of the file, DICOM folder or layer.
+        name: Name of the file, DICOM folder or layer; of another image than the biggest, with its number.
+        image: Number of the image in its file, where another than the biggest was chosen.
+        number: Number of the image in its file, from 1.
+        images: All images of the file, by number, as text; empty where there is no choice.
         path: The file (of a DICOM series the first), or None for arrays and layers.
         level_shapes: (H, W) of each level, biggest first.
         mpp_source: Origin of the resolution, or why there is none.
@@ -51,10 +55,13 @@ class Slide:
     """
 
     def __init__(self, name: str, levels: Levels, resolution: Found, files: Sequence[Path] = ()) -> None:
-        self.name = name
+        self.image, self.number, self.images = levels.image, levels.number, dict(levels.images)
+        self.name = name if self.image is None else f"{name}, image {self.image}"
         self.path = files[0] if files else None
         self.level_shapes = tuple(levels.shapes)
         self.icc, self.bounds, self.notes, self.reader = levels.icc, levels.bounds, levels.notes, levels.reader
+        if self.icc.endswith(NO_PROFILE):
+            self.notes += (f"{self.name} has no colour profile: its colours stay as stored, with or without --icc",)
         self._levels = levels
         self._mpp, self.mpp_source = resolution
         self._files = tuple(files)

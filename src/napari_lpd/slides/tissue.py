@@ -54,6 +54,13 @@ class TissueMask(NamedTuple):
         result[tuple(inside)] = self.array[rows].take(columns, axis=1)
         return result
 
+    def occurs_in(self, polygon: shapely.Geometry) -> bool:
+        """Return whether there is tissue in a polygon, (x, y) in µm; of a small one, in the pixels that it touches."""
+        x0, y0, x1, y1 = (int(edge // self.mpp) for edge in polygon.bounds)
+        origin, shape = (y0, x0), (y1 - y0 + 1, x1 - x0 + 1)
+        inside = sampled_polygons([polygon], origin, shape, self.mpp)
+        return bool((self.at(origin, shape, self.mpp) & (inside if inside.any() else True)).any())
+
 
 def find_tissue(slide: Slide) -> TissueMask:
     """Detect tissue, as opposed to glass, pen and the scanner's black edge, at about 16 µm per pixel.

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from napari_lpd.core.errors import ModelError
+from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
+from napari_lpd.models.network import encoder_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from torch import nn
+
     from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.settings.training import ModelSettings
+    from napari_lpd.models.encoder import Encoder
     from napari_lpd.models.network import LPD
 
 OF_CLASSES = ("prototypes", "classifiers.", "joint.presence.2.")  # tensors with rows per class, in their order
@@ -31,6 +37,13 @@ class Ancestor(NamedTuple):
 
     path: Path
     renamed: Mapping[str, str] = {}
+
+
+def starting_encoder(settings: ModelSettings, ancestor: Ancestor | None) -> Encoder:
+    """Build the encoder with which a training starts: with its named weights, or as the ancestor's is built."""
+    if ancestor is None:
+        return encoder_of(settings, settings.encoder_weights)
+    return encoder_of(settings, "random", read_card(ancestor.path).encoder)
 
 
 def take_over(network: LPD, classes: Sequence[TissueClass], ancestor: Ancestor) -> tuple[str, ...]:
@@ -53,15 +66,23 @@ def take_over(network: LPD, classes: Sequence[TissueClass], ancestor: Ancestor) 
     if unknown := set(ancestor.renamed) - set(names):
         raise ModelError(f"{ancestor.path}: has no class {sorted(unknown)[0]!r} to rename; it has {', '.join(names)}")
     known = [ancestor.renamed.get(name, name) for name in names]
-    state, given = network.state_dict(), parent.network.state_dict()
-    with torch.no_grad():
-        for name, tensor in state.items():
-            if name.startswith(OF_CLASSES):
-                old, new = given[name].unflatten(0, (len(known), -1)), tensor.unflatten(0, (len(classes), -1))
-                for c, tissue in enumerate(classes):
-                    if tissue.name in known:
-                        new[c] = old[known.index(tissue.name)]
-            else:
-                tensor.copy_(given[name])
-    network.load_state_dict(state)
+    inherit(network, [tissue.name for tissue in classes], parent.network, known)
     return (*parent.card.ancestors, f"{parent.name} {parent.hash[:SHOWN]}")
+
+
+@torch.no_grad()
+def inherit(network: LPD, names: Sequence[str], parent: nn.Module, known: Sequence[str]) -> None:
+    """Give a network, with classes of these names, the weights of a parent that has those of the names `known`.
+
+    What belongs to a class is that of the class of the same name, or stays as it is where there is none.
+    """
+    state, given = network.state_dict(), parent.state_dict()
+    for name, tensor in state.items():
+        if name.startswith(OF_CLASSES):
+            old, new = given[name].unflatten(0, (len(known), -1)), tensor.unflatten(0, (len(names), -1))
+            for c, own in enumerate(names):
+                if own in known:
+                    new[c] = old[known.index(own)]
+        else:
+            tensor.copy_(given[name])
+    network.load_state_dict(state)

@@ -20,11 +20,10 @@ from napari_lpd.data.tileset import describe_sources, room_for_images
 from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision, load_batches
-from napari_lpd.models.encoder import RegionEncoder, build_region_encoder
 from napari_lpd.models.joint.store import FeatureStore
 from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, as_images, clustered_bank_of_features
-from napari_lpd.models.network import LPD, LoadedModel, encoder_of
-from napari_lpd.training.ancestor import take_over
+from napari_lpd.models.network import LPD, LoadedModel, region_encoder_of
+from napari_lpd.training.ancestor import starting_encoder, take_over
 from napari_lpd.training.augmentation import Jitter, augment
 from napari_lpd.training.distributed import (
     agree_to_continue,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
+    from napari_lpd.models.encoder import RegionEncoder
     from napari_lpd.slides.stain import StainStatistics
     from napari_lpd.training.ancestor import Ancestor
     from napari_lpd.training.validation import Validation
@@ -63,8 +63,7 @@ def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEnco
     needed = settings.contrast_weight or settings.model.bank in ("clustered", "seeded")
     if settings.model.head == "joint" or not needed:
         return None
-    built = build_region_encoder(settings.region_encoder, settings.region_encoder_weights, settings.model.prototype_dim)
-    return built.to(device)
+    return region_encoder_of(settings).to(device)
 
 
 class Origin(NamedTuple):
@@ -101,7 +100,8 @@ class Trainer:
         precision = choose_precision(settings.precision, self.device)
         self.arithmetic = f"{COMPUTING}{self.device} ({reason}), in {str(precision or 'float32').split('.')[-1]}"
         self.arithmetic += f", with {world_size()} processes" if world_size() > 1 else ""
-        encoder = encoder_of(settings.model, "random" if origin.ancestor else settings.model.encoder_weights)
+        encoder = starting_encoder(settings.model, origin.ancestor)
+        self.arithmetic += f"; {encoder.architecture.about()}"
         self.network = LPD(settings.model, len(tiles.classes), encoder)
         self.ancestors = take_over(self.network, tiles.classes, origin.ancestor) if origin.ancestor else ()
         self.network.to(self.device)
@@ -207,6 +207,8 @@ class Trainer:
                 agree_to_continue()
         except GeneratorExit:
             self._save_state()
+            if self.network.joint is not None and self.state.place.step:  # else it is saved at the end alone
+                self._save(MODEL_NAME, self._card(self.state.place.step))
             agree_to_continue(False)
             raise
         self.state.remove()
@@ -268,8 +270,7 @@ class Trainer:
 
     def _learn_from_own_maps(self) -> None:
         """Label a joint head's tiles by its own maps where it is to learn from them from this step on."""
-        share = self.settings.self_training
-        if share and self.state.place.step == math.ceil((1 - share) * self.total):
+        if (share := self.settings.self_training) and self.state.place.step == math.ceil((1 - share) * self.total):
             assert isinstance(self.objective, JointObjective) and isinstance(self.seen, FeatureTiles)
             self.network.eval()
             self.objective.label_tiles(self.network, self.seen)

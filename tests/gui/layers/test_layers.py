@@ -70,7 +70,7 @@ def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_predict
 def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
     growing = LiveLayers(found, Shown.by(tiny_layer))
-    for _ in showing(viewer, slide_id(tiny_layer), growing.layers):
+    for _ in showing(viewer, growing.prediction, growing.layers):
         pass
     [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
     [uncertainty] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "uncertainty")
@@ -155,12 +155,12 @@ def test_each_class_has_its_prototypes_on_a_slider(viewer, make_prediction):
     assert not pink.visible
 
 
-def test_predicting_again_replaces_the_layers_of_that_slide_only(viewer, make_prediction):
+def test_results_of_a_slide_stack_and_share_the_layers_of_their_maps(viewer, make_prediction):
     show_prediction(viewer, make_prediction(slide="a.svs"))
     show_prediction(viewer, make_prediction(slide="b.svs"))
     newest = make_prediction(slide="a.svs", box=(0, 0, 90, 90))
     show_prediction(viewer, newest)
-    assert len(viewer.layers) == 2 * 5
+    assert len(viewer.layers) == 2 * 5 + 1
     assert {layer.metadata[KEY]["kind"] for layer in viewer.layers} == set(KINDS)
     assert shown_prediction(viewer, "a.svs") is newest
     assert shown_prediction(viewer, "c.svs") is None
@@ -212,13 +212,14 @@ def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer,
     before = list(viewer.layers)
     other = make_prediction(box=(16, 32, 200, 300))
     labels = show_prediction(viewer, other, tiny_layer)
-    assert list(viewer.layers) == before
+    assert [each for each in viewer.layers if each in before] == before
+    assert labels not in before
     assert (heatmap.visible, heatmap.opacity, heatmap.colormap.name) == (True, 0.3, "viridis")
-    for layer in our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS):
+    for layer in [*our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS[1:]), labels]:
         fresh = next(
             napari.layers.Layer.create(data, options, kind)
             for data, options, kind in prediction_layers(other, Shown.by(tiny_layer))
-            if options["name"] == layer.name
+            if options["name"] == layer.name.removesuffix(" [1]")
         )
         assert np.array_equal(np.asarray(layer.data), np.asarray(fresh.data))
         assert np.allclose(layer.translate, fresh.translate)
@@ -226,5 +227,6 @@ def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer,
     assert viewer.layers[-1] is labels
     larger = show_prediction(viewer, make_prediction(box=None, mpp=0.125), tiny_layer)  # with levels: a new layer
     assert larger.multiscale
-    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")) == 1
+    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")) == 3
     assert viewer.layers[-1] is larger
+    assert [layer.visible for layer in our_layers(viewer, slide_id(tiny_layer), "labels")] == [False, False, True]

@@ -39,7 +39,7 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
         assert widget.job.status.text().startswith("Done")
 
     def measured():
-        qtbot.waitUntil(lambda: not panel.runner.running, timeout=120_000)
+        qtbot.waitUntil(lambda: not (panel.runner.running or panel.measurer.running), timeout=120_000)
         assert shown_errors == []
         return float(panel.areas.table.item(FAT, 1).text())
 

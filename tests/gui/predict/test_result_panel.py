@@ -17,6 +17,7 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.results import Roles
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import Region, write_regions
+from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import our_layers, show_prediction
 from napari_lpd.gui.layers.slides import kind, set_resolution, slide_id
 from napari_lpd.gui.predict.widget import PredictWidget
@@ -39,7 +40,8 @@ def shown(viewer, tiny_layer, make_prediction, use_widget):
 
 
 def waited(widget, qtbot):
-    qtbot.waitUntil(lambda: not widget.panel.runner.running, timeout=60_000)
+    panel = widget.panel
+    qtbot.waitUntil(lambda: not (panel.runner.running or panel.measurer.running), timeout=60_000)
 
 
 def test_paint_apply_measure_export(shown, viewer, qtbot, tmp_path, shown_errors, tiny_tiff):
@@ -121,6 +123,21 @@ def test_the_legend_switches_and_fades_classes(shown, viewer):
     assert labels.colormap.color_dict[2][3] == pytest.approx(0.4)
 
 
+def test_the_row_of_unlabelled_tissue_completes_the_areas_and_is_no_class(shown):
+    widget, prediction = shown
+    areas, table = widget.panel.areas, widget.panel.areas.table
+    chosen = []
+    areas.chosen.connect(chosen.append)
+    assert table.item(2, 0).text() == "unlabelled"
+    mm2 = [float(table.item(row, 1).text()) for row in range(3)]
+    assert sum(mm2) == pytest.approx(prediction.tissue_mm2, abs=2e-3)
+    table.cellClicked.emit(2, 0)
+    table.setCurrentCell(2, 0)
+    assert chosen == []
+    assert areas.opacity.isHidden()
+    assert not table.item(2, 0).flags() & Qt.ItemFlag.ItemIsUserCheckable
+
+
 def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tmp_path):
     widget, _ = shown
     assert widget.panel.areas.ratios.isHidden()
@@ -133,7 +150,7 @@ def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tm
     waited(widget, qtbot)
     with (tmp_path / "a.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    assert [row["what"] for row in rows] == ["dark", "pink", "tissue", "stroma share of tumour area"]
+    assert [row["what"] for row in rows] == ["dark", "pink", "unlabelled", "tissue", "stroma share of tumour area"]
 
 
 def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_errors):
@@ -147,7 +164,9 @@ def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_error
     widget.panel.correct.discard.click()
     widget.panel.measure()
     waited(widget, qtbot)
-    assert "a field of 3.1 mm² there reaches outside tiny.tiff" in shown_errors[0]
+    assert "A circle is not measured, as it reaches outside tiny.tiff" in widget.job.status.text()
+    assert len(widget.panel.rows) > 3  # all else is
+    assert shown_errors == []
 
 
 def test_corrections_survive_another_prediction_of_the_slide(shown, make_prediction, tmp_path):
@@ -341,3 +360,22 @@ def test_a_slide_without_tissue_is_said(viewer, use_widget, qtbot, tmp_path, sho
     assert "no tissue was found there, so nothing is labelled" in widget.warning.text()
     assert not widget.warning.isHidden()
     assert widget.job.status.text().startswith("Done")
+
+
+def test_a_selected_region_on_glass_is_an_error_that_says_so(viewer, use_widget, qtbot, tmp_path, shown_errors):
+    pixels = np.full((512, 512, 3), 245, np.uint8)
+    pixels[:, :256] = (150, 60, 150)
+    options = {"photometric": "rgb", "tile": (256, 256), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(tmp_path / "half.tiff", pixels, resolution=(1e4, 1e4), **options)
+    widget = use_widget(PredictWidget)
+    widget.slides.open(tmp_path / "half.tiff")
+    layer = widget.slides.layer()
+    regions = new_regions_layer(viewer, layer)
+    square = np.array([[0, 0], [0, 90], [90, 90], [90, 0]], float)
+    add_regions(regions, [Region(square, ("dark",)), Region(np.add(square, (200, 400)), ("dark",))], ())
+    regions.selected_data = {0, 1}
+    widget.scope.setCurrentText("the selected regions")
+    widget.job.button.click()
+    qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=120_000)
+    assert ["half.tiff: no tissue was found in region 2 of 2" in text for text in shown_errors] == [True]
+    assert not any(kind(each) == "labels" for each in viewer.layers)

@@ -15,6 +15,7 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import read_project, regions_beside
 from napari_lpd.data.regions import Region, read_regions, write_regions
+from napari_lpd.data.training_set import TrainingSource
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, tissues_of
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.train.region_autosave import SAMPLE
@@ -98,7 +99,7 @@ def test_a_damaged_file_beside_the_slide_is_not_replaced(train, viewer, tiny_tif
 def test_a_samples_regions_are_said_not_to_be_kept(train, viewer, skin_layer, classes, shown_errors):
     add_regions(new_regions_layer(viewer, skin_layer), [box(0, 0, 64, "dark")], classes)
     train.data.drawn.files.save()
-    assert train.data.drawn.files.line.text() == SAMPLE
+    assert train.data.drawn.saved.text() == SAMPLE
     assert shown_errors == []
 
 
@@ -108,7 +109,7 @@ def test_labelled_tiles_are_asked_for_their_resolution_and_their_slides(
     train.data.source.setCurrentIndex(1)
     train.data.tiles.folder.setText(str(tile_folder))
     for row in ("mpp", "tile"):
-        assert train.chosen.form._rows[row].isHidden()
+        assert train.chosen.form._rows[row].native.isHidden()
     assert all(row.use.isHidden() for row in train.data.classes._rows)
     train.job.button.click()
     assert "enter the tiles' µm per pixel: the files do not contain it" in shown_errors[0]
@@ -182,3 +183,37 @@ def test_a_project_with_a_region_that_cannot_be_used_makes_no_run(
     train.job.button.click()
     assert "tissue 'nerve' is not among the classes dark, pink" in shown_errors[0]
     assert not (tmp_path / "models").exists()
+
+
+def test_another_image_of_a_file_is_a_slide_of_its_own_in_the_window(train, viewer, tmp_path, tiny_image, classes):
+    path = tmp_path / "a.tif"
+    options = {"photometric": "rgb", "tile": (64, 64), "resolutionunit": "CENTIMETER", "metadata": None}
+    with tifffile.TiffWriter(path) as tiff:
+        for image in (tiny_image[:, 64:320], tiny_image):
+            tiff.write(image, resolution=(1e4, 1e4), **options)
+    drawn, slides = train.data.drawn, train.data.drawn.slides
+    assert slides.images.isHidden()
+    slides.open(path)
+    biggest = slides.layer()
+    assert [slides.images.itemText(i) for i in range(2)] == ["Image 1 256 x 256", "Image 2 384 x 256"]
+    assert slides.images.currentIndex() == 1
+    for index, name, image in ((0, "a.tif, image 1", 1), (1, "a.tif", None), (0, "a.tif, image 1", 1)):
+        slides.images.activated.emit(index)
+        assert slides.layer().name == name
+        assert slides.images.currentIndex() == index
+        drawn._on_draw()
+        if not len(drawn.layer().data):
+            add_regions(drawn.layer(), [box(0, 0, 128, "dark"), box(0, 128, 128, "pink")], classes)
+        _, source = train.data.training_source(lambda: tmp_path)
+        assert (source.slide, source.image) == (path, image)
+        train.data.add_to_project(tmp_path / "p.lpd.json")
+        train.data.use_project(None)
+    assert len(region_layers(viewer)) == 2
+    assert biggest in viewer.layers
+    project = read_project(tmp_path / "p.lpd.json")
+    assert [(held.image, held.regions.name) for held in project.slides] == [
+        (1, "a.tif, image 1.regions.geojson"),
+        (None, "a.tif.regions.geojson"),
+    ]
+    tiles = TrainingSource(project=tmp_path / "p.lpd.json").load((), TrainSettings(tile=64, tile_step=64, mpp=1)).tiles
+    assert set(tiles.sources) == {"a.tif", "a.tif, image 1"}

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_slides import leica
+from qtpy.QtWidgets import QFileDialog
 
+from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.jobs import in_subprocess, run
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import Region, read_regions, write_regions
-from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, tissues_of
+from napari_lpd.gui.layers.regions import add_regions, new_regions_layer, outlines_of, tissues_of
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.models.card import read_card
@@ -73,7 +76,7 @@ def test_one_class(train, draw, qtbot, shown_errors):
 
 def test_shapes_outside_the_slide(train, draw, qtbot, shown_errors):
     draw(box(0, 0, 128, "dark"), box(2000, 0, 128, "pink"))
-    assert "9 tiles hold only dark" in said_by(train, qtbot, shown_errors)
+    assert "of 2 regions, 2 (now selected) outside the slide" in said_by(train, qtbot, shown_errors)
 
 
 def test_shapes_smaller_than_a_tile(train, draw, qtbot, shown_errors):
@@ -324,3 +327,33 @@ def test_napari_killed_five_times_resumes_each_time(tiny_tiff, tiny_regions, cla
     over = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=own_settings)
     assert "OVER True Trained on" in over.stdout
     assert not list(models.glob(f"*/{STATE_NAME}"))
+
+
+def test_check_names_regions_outside_the_slide_before_anything_else_that_is_wrong(train, draw, qtbot, shown_errors):
+    layer = draw(box(0, 0, 64, "dark"), box(0, 900, 64, "pink"), box(9, 9, 9, named=False))
+    train.data.classes.set_classes([TissueClass(name="dark", color="#3b4cff")])  # too few
+    said = said_by(train, qtbot, shown_errors)
+    assert "tiny.tiff: of 3 regions, 2 (now selected) outside the slide (384 x 256 pixels): delete them" in said
+    assert layer.selected_data == {1}
+
+
+def test_geojson_is_counted_from_where_the_user_says(train, viewer, tmp_path, classes, monkeypatch):
+    drawn = train.data.drawn
+    assert drawn.origin.isHidden()
+    slide = leica(tmp_path / "s.scn", np.full((512, 512, 3), 120, np.uint8), (2000, 4000))
+    drawn.slides.open(slide)
+    assert not drawn.origin.isHidden()
+    plain = tmp_path / "q.geojson"
+    document = json.loads(write_regions(plain, [box(10, 20, 64, "dark")], classes).read_text())
+    plain.write_text(json.dumps({"features": document["features"]}))  # as from another program
+    for text, corner in (("bounds", (4010, 2020)), ("slide", (10, 20))):
+        drawn.origin.setCurrentIndex(drawn.origin.findData(text))
+        drawn.load(plain)
+        regions = outlines_of(drawn.layer(), drawn.slides.layer())
+        assert tuple(regions[-1].vertices.min(0)) == pytest.approx(corner)
+        target = tmp_path / f"{text}.geojson"
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, t=target: (str(t), ""))
+        drawn._on_save_regions()
+        written = json.loads(target.read_text())
+        assert written["napari_lpd"]["origin"] == ([2000, 4000] if text == "bounds" else [0, 0])
+        assert len(read_regions(target)) == len(regions)

@@ -59,7 +59,7 @@ class Desk:
 
     @property
     def mask(self):
-        [mask] = our_layers(self.viewer, slide_id(self.widget.slides.layer()), "labels")
+        *_, mask = our_layers(self.viewer, slide_id(self.widget.slides.layer()), "labels")
         return mask
 
     def press(self, text):
@@ -79,7 +79,7 @@ class Desk:
 
     def table_mm2(self):
         table = self.widget.panel.areas.table
-        return [float(table.item(row, 1).text() or "nan") for row in range(table.rowCount())]
+        return [float(table.item(row, 1).text() or "nan") for row in range(table.rowCount() - 1)]
 
     def label_at(self, y, x):
         mask = self.mask

@@ -20,6 +20,7 @@ from napari_lpd.data.training_set import TrainingSet
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
+from napari_lpd.gui.predict.widget import PredictWidget
 
 
 @pytest.fixture
@@ -155,3 +156,19 @@ def test_a_counterpart_that_cannot_be_trained_is_not_offered(use_widget, viewer)
     pair = use_widget(ExploreWidget).pair
     assert not button(pair, "Train the counterpart of the first").isEnabled()  # of the sample model
     assert "was not trained in this window's Train" in html.unescape(pair.job.button.toolTip())
+
+
+def test_the_view_is_segmented_in_front_of_the_widget_that_trained(shown_viewer, monkeypatch, tmp_path):
+    viewer, asked = shown_viewer, []
+    monkeypatch.setattr(PredictWidget, "predict_view_with", lambda _, model: asked.append(model))
+    predict, _ = docked(viewer, "Predict")
+    dock, train = viewer.window.add_plugin_dock_widget("napari-lpd", "Train", tabify=True)
+    dock.raise_()
+    QApplication.processEvents()
+    assert not predict.isVisible()
+    train._run = tmp_path
+    train.predict.setVisible(True)
+    train.predict.click()
+    QApplication.processEvents()
+    assert predict.isVisible()
+    assert asked == [tmp_path / "model.safetensors"]

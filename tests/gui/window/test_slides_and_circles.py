@@ -58,6 +58,7 @@ def test_a_resolution_is_corrected_and_view_and_regions_stay_on_what_they_show(d
     [regions] = [each for each in viewer.layers if kind(each) == "regions"]
     drawn = outlines_of(regions, layer)[0].vertices
     for text, mpp in (("20x", 0.5), ("0,25", 0.25)):
+        assert slides.change.isVisible()
         click(slides.change)
         assert slides.mpp.isVisible()
         enter(slides.mpp, text)
@@ -134,3 +135,42 @@ def test_a_circle_is_moved_and_not_resized_and_no_training_region_is_measured(
     assert field == f"field x {centre[1]:.0f} y {centre[0]:.0f}"
     [tissue] = [row for row in widget.panel.rows if row.region == field and row.what == "tissue"]
     assert tissue.area_mm2 == pytest.approx(FIELD_MM2, rel=0.01)
+
+
+def test_results_stack_and_the_chosen_one_is_shown_measured_and_corrected(docked, tiny_tiff, make_prediction, qtbot):
+    viewer, widget, _ = docked
+    slides, panel = widget.slides, widget.panel
+    slides.open(tiny_tiff)
+    whole, view = make_prediction(box=None), make_prediction()
+    show_prediction(viewer, whole, slides.layer())
+    panel.refresh()
+    QApplication.processEvents()
+    assert not panel.results.combo.isVisible()
+    show_prediction(viewer, view, slides.layer())
+    panel.refresh()
+    QApplication.processEvents()
+    first, second = our_layers(viewer, slide_id(slides.layer()), "labels")
+    assert (first.metadata["napari_lpd"]["prediction"], panel.shown()) == (whole, view)
+    assert (first.visible, second.visible) == (False, True)  # they overlap: no colours mix
+    names = [panel.results.combo.itemText(index) for index in range(2)]
+    assert names[0].startswith("part of 0.0246 mm², ")
+    assert names[1].startswith("whole slide, ")
+    of_view = [panel.areas.table.item(row, 1).text() for row in range(2)]
+    panel.results.combo.setFocus()
+    QTest.keyClick(panel.results.combo, Qt.Key.Key_Down)
+    QApplication.processEvents()
+    assert (first.visible, second.visible, panel.shown()) == (True, False, whole)
+    assert [panel.areas.table.item(row, 1).text() for row in range(2)] != of_view
+    assert panel.results.combo.currentText().startswith("whole slide, ")
+    [heatmap, _] = our_layers(viewer, slide_id(slides.layer()), "heatmap")
+    assert heatmap.metadata["napari_lpd"]["prediction"] is whole
+    click(button(widget, "Correct mask"))
+    assert panel.correct.layer().metadata["napari_lpd"]["prediction"] is whole
+    click(button(widget, "Discard"))
+    assert (first.visible, second.visible) == (True, False)
+    show_prediction(viewer, make_prediction(box=(200, 300, 250, 380)), slides.layer())
+    second.visible = True
+    show_prediction(viewer, make_prediction(box=(170, 0, 190, 50)), slides.layer())
+    assert second.visible  # beside the newest
+    viewer.layers.remove(second)
+    assert panel.results.combo.count() == 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_lpd.core.settings.training import ModelSettings
-from napari_lpd.models.cam import class_presence
+from napari_lpd.models.cam import class_maps, class_presence
 from napari_lpd.models.network import (
     STAGES_USED,
     cosine_maps,
@@ -34,6 +34,26 @@ def test_the_maps_are_the_scaled_cosines_of_features_and_prototypes(necks):
     expected = network.scales[-1] * cosine_maps(maps.features, maps.prototypes)
     assert [part.shape for part in maps.logits] == [(2, 6, 4, 6)] * 3
     assert torch.allclose(maps.logits[-1], expected, atol=1e-4)
+
+
+def test_a_place_of_which_no_class_is_sure_still_has_a_likeliest_class():
+    network, logits = joint(k=1), torch.tensor([-0.5, -1.5, -4.0]).view(1, 3, 1, 1)
+    maps = class_maps(network, logits)
+    assert torch.allclose(maps.flatten(), logits.flatten().sigmoid())
+    assert maps.argmax(1) == 0 and maps.amin() > 0 and maps.amax() < 1
+
+
+def test_channels_are_left_out_of_whole_tiles_in_training_alone():
+    network, joined = joint(necks=1), torch.randn(4, 472, 3, 3)
+    plain = network.joint(joined)
+    assert torch.equal(network.joint(joined, 0.5), plain)
+    network.train()
+    assert torch.equal(network.joint(joined), plain)
+    assert not torch.allclose(network.joint(joined, 0.5), plain, atol=0.1)
+    same = network.joint(torch.ones(1, 472, 3, 3), 0.5)
+    assert torch.allclose(
+        same, same[:, :, :1, :1].expand_as(same), atol=1e-6
+    )  # a channel is there everywhere or nowhere
 
 
 def test_the_map_is_the_mean_of_the_necks_maps():

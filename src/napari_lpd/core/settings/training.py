@@ -7,13 +7,44 @@ them.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from napari_lpd.core.errors import one_line
+from napari_lpd.core.reading import parse_json
 from napari_lpd.core.settings.base import Settings
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 EMBEDDED_ENCODER = "tf_efficientnet_lite0"
+
+
+def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return arguments of a network that are written NAME=VALUE; values as JSON, or as text.
+
+    Example:
+        >>> arguments_of(["init_values=1e-5", "mlp_layer=SwiGLUPacked"])
+        {'init_values': 1e-05, 'mlp_layer': 'SwiGLUPacked'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise ValueError(f"encoder_arguments: wanted NAME=VALUE, not {one_line(pair, 60)!r}")
+        try:
+            found[name] = parse_json(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def _check_statistics(prefix: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if len(mean) != len(std) or len(mean) not in (0, 3):
+        raise ValueError(f"{prefix}input_mean and {prefix}input_std: wanted three numbers each, or none of both")
+    if mean and not (0 <= min(mean) <= max(mean) <= 1 and 0 < min(std) <= max(std) <= 1):
+        raise ValueError(f"{prefix}input_mean and {prefix}input_std are of colours in 0..1, not 0..255")
 
 
 def _check_weights(name: str, weights: tuple[float, ...]) -> None:
@@ -30,10 +61,28 @@ class ModelSettings(Settings):
         'tf_efficientnet_lite0'
     """
 
-    encoder: str = Field(default=EMBEDDED_ENCODER, description="Encoder: a timm name, or mit_b0, mit_b1, mit_b2.")
-    encoder_weights: str = Field(
-        default="embedded", description="Initial weights: 'embedded', 'random', 'hub' (downloads), or a file's path."
+    encoder: str = Field(
+        default=EMBEDDED_ENCODER,
+        description="Encoder: a timm name (ViTs, too), mit_b0, mit_b1, mit_b2, a published one (uni, h-optimus-0, …;"
+        " docs/encoders.md), hf-hub:OWNER/NAME, or local-dir:FOLDER.",
     )
+    encoder_weights: str = Field(
+        default="embedded",
+        description="Initial weights: 'embedded', 'random', 'hub' (downloads, or reads the folder of local-dir:), or a"
+        " file's path.",
+    )
+    encoder_arguments: tuple[str, ...] = Field(
+        default=(),
+        description='Arguments of timm\'s network beside those of its name, as ["init_values=1e-5","reg_tokens=4"]; a'
+        " file of weights of a ViT shows most of them by itself.",
+    )
+    encoder_blocks: tuple[int, ...] = Field(
+        default=(), description="The four blocks of a ViT, from 0, that make the maps; empty: evenly spaced."
+    )
+    input_mean: tuple[float, ...] = Field(
+        default=(), description="Mean of the encoder's input, red, green, blue in 0..1; empty: its source's."
+    )
+    input_std: tuple[float, ...] = Field(default=(), description="Deviation of the encoder's input, in the same way.")
     prototypes_per_class: int = Field(default=3, ge=1, le=64, description="Prototypes per class, k.")
     prototype_dim: int = Field(default=512, ge=8, le=4096, description="Length of a prototype vector.")
     hidden_ratio: float = Field(
@@ -84,6 +133,16 @@ class ModelSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _input_is_known(self) -> ModelSettings:
+        arguments_of(self.encoder_arguments)
+        _check_statistics("model.", self.input_mean, self.input_std)
+        if self.input_mean and self.input_statistics == "tissue":
+            raise ValueError("model.input_statistics=tissue has its own mean and deviation: leave model.input_mean out")
+        if len(self.encoder_blocks) not in (0, 4):
+            raise ValueError("model.encoder_blocks: wanted four blocks, or none")
+        return self
+
+    @model_validator(mode="after")
     def _linear_has_one(self) -> ModelSettings:
         if self.bank in ("linear", "supervised") and self.prototypes_per_class != 1:
             raise ValueError(f"model.bank={self.bank} has no prototypes: set model.prototypes_per_class=1")
@@ -123,7 +182,7 @@ class TrainSettings(Settings):
     )
     epochs: int = Field(default=8, ge=1, le=1000, description="Passes over the training tiles.")
     max_steps: int = Field(
-        default=0, ge=0, title="maximum steps, 0: no limit", description="Stop after this many steps; 0: no limit."
+        default=0, ge=0, title="maximum steps", description="Stop after this many steps; 0: no limit."
     )
     batch: int = Field(default=10, ge=1, le=4096, description="Tiles per step, of each process (torchrun).")
     lr: float = Field(default=3e-4, gt=0, le=1, description="Learning rate of the encoder.")
@@ -139,11 +198,18 @@ class TrainSettings(Settings):
     )
     region_encoder: str = Field(
         default=EMBEDDED_ENCODER,
-        description="Frozen image encoder of the contrastive loss and of clustered banks: a timm name.",
+        description="Frozen image encoder of the contrastive loss and of clustered banks, named as model.encoder.",
     )
     region_encoder_weights: str = Field(
         default="embedded", description="Its weights: 'embedded', 'random', 'hub' (downloads), or a file's path."
     )
+    region_encoder_arguments: tuple[str, ...] = Field(
+        default=(), description="Arguments of its network, as model.encoder_arguments."
+    )
+    region_input_mean: tuple[float, ...] = Field(
+        default=(), description="Mean of its input, red, green, blue in 0..1; empty: its source's."
+    )
+    region_input_std: tuple[float, ...] = Field(default=(), description="Deviation of its input, in the same way.")
     region_size: int = Field(
         default=112, ge=0, le=1024, description="Edge to which regions are resized for it, in pixels; 0: as the tile."
     )
@@ -235,6 +301,12 @@ class TrainSettings(Settings):
     places: int = Field(
         default=64, ge=0, description="Joint head: places of each tile that a step learns from, random; 0: all."
     )
+    feature_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Joint head: share of a tile's channels left out in training; 0.5 for few regions of one slide.",
+    )
     presence_weight: float = Field(
         default=1.0, ge=0, description="Joint head: weight of the classification loss of its presence scores."
     )
@@ -249,7 +321,7 @@ class TrainSettings(Settings):
         " the tiles' labels allow them.",
     )
     self_training_confidence: float = Field(
-        default=0.6,
+        default=0.4,
         ge=0,
         lt=1,
         description="Joint head: confidence from which a place of its own maps counts.",
@@ -275,6 +347,12 @@ class TrainSettings(Settings):
         _check_weights("stage_weights", self.stage_weights)
         if self.negatives == "all" and (self.region_map == "fused" or self.contrast == "sums"):
             raise ValueError("negatives=all: whole classes are contrasted by region_map=fused and contrast=sums")
+        return self
+
+    @model_validator(mode="after")
+    def _input_of_regions_is_known(self) -> TrainSettings:
+        arguments_of(self.region_encoder_arguments)
+        _check_statistics("region_", self.region_input_mean, self.region_input_std)
         return self
 
     @model_validator(mode="after")

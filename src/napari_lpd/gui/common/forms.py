@@ -1,70 +1,88 @@
-"""A form for any settings class: labels, help, limits and types come from its fields."""
+"""A magicgui form for any settings class: labels, help, limits and types come from its fields."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
+from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, SpinBox
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.reading import parse_json
-from napari_lpd.core.settings.base import Settings
-from napari_lpd.core.settings.reference import limits_of, limits_text
-from napari_lpd.gui.common.layout import chooser
+from napari_lpd.core.settings.base import Settings, flat, nested
+from napari_lpd.core.settings.reference import help_text, leaves_of, limits_of, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pydantic.fields import FieldInfo
 
 S = TypeVar("S", bound=Settings)
 MAX_INTEGER = 10**9
+SEARCHED = 12  # rows from which on a form has a search field
 
 
 class SettingsForm(QWidget, Generic[S]):
-    """A form with one row per field; names of nested settings are joined by dots.
+    """A form with one row per field, a heading per nested class, a mark on what was changed and a button to reset it.
 
     Args:
         settings: The initial values; their class gives rows, help and limits.
-        only: Names of the rows to show; empty means all.
+        only: Names of the rows to show, nested ones joined by dots; empty means all.
         without: Names of the rows to leave out.
     """
 
     def __init__(self, settings: S, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self._base = settings
-        self._rows: dict[str, QWidget] = {}
-        layout = QFormLayout(self)
+        self._type = type(settings)
+        self._values = flat(settings.model_dump(mode="json"))
+        self._rows: dict[str, Any] = {}
+        self._labels: dict[str, str] = {}
+        self._hidden: set[str] = set()
+        self._headings: dict[str, QLabel] = {}
+        self.search = QLineEdit(placeholderText="Search the settings", clearButtonEnabled=True)
+        self.reset = QPushButton()
+        groups: dict[str, list[Any]] = {}
+        for name, field in leaves_of(self._type):
+            if (not only or name in only) and name not in without:
+                group, _, leaf = name.rpartition(".")
+                self._labels[name] = field.title or leaf.replace("_", " ")
+                self._rows[name] = _editor(field, self._values[name], help_text(name, field))
+                groups.setdefault(group, []).append(self._rows[name])
+        layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-        for name, field, value in _leaves(settings):
-            if (only and name not in only) or name in without:
-                continue
-            editor = self._rows[name] = _editor(field, value)
-            layout.addRow(field.title or name.rpartition(".")[2].replace("_", " "), editor)
-            for widget in (editor, layout.labelForField(editor)):
-                widget.setToolTip(_help(field))
+        layout.addWidget(self.search)
+        for group, rows in sorted(groups.items()):
+            if group and len(groups) > 1:
+                self._headings[group] = QLabel(f"<b>{group.replace('.', ' · ')}</b>")
+                layout.addWidget(self._headings[group])
+            container = Container(widgets=rows, labels=True)
+            container.margins = (0, 0, 0, 0)
+            layout.addWidget(container.native)
+        layout.addWidget(self.reset)
+        self.search.setVisible(len(self._rows) >= SEARCHED)
+        self.search.textChanged.connect(self._show)
+        self.reset.clicked.connect(lambda: self.set_value(self._type.build(nested(self._values))))
+        for editor in self._rows.values():
+            editor.changed.connect(self._mark)
+        self.set_value(settings)
 
     def show_rows(self, names: Sequence[str], visible: bool) -> None:
         """Show or hide rows; hidden rows keep their values."""
-        layout = self.layout()
-        assert isinstance(layout, QFormLayout)
-        for name in names:
-            editor = self._rows[name]
-            for widget in (editor, layout.labelForField(editor)):
-                widget.setVisible(visible)
+        self._hidden = self._hidden - set(names) if visible else self._hidden | set(names)
+        self._show()
+
+    def _show(self) -> None:
+        """Show the rows and headings that are not hidden and whose name or help has all words of the search."""
+        words = self.search.text().lower().split()
+        shown = {name for name, row in self._rows.items() if all(w in f"{name} {row.tooltip}".lower() for w in words)}
+        shown -= self._hidden
+        for name, row in self._rows.items():
+            row.visible = name in shown
+        for group, heading in self._headings.items():
+            heading.setVisible(any(name.rpartition(".")[0] == group for name in shown))
 
     def changes(self) -> dict[str, Any]:
-        """Return the values of all rows, nested like the settings."""
-        values: dict[str, Any] = {}
-        for name, editor in self._rows.items():
-            target = values
-            *parents, leaf = name.split(".")
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[leaf] = _read(editor)
-        return values
+        """Return the values of all rows by name, nested ones with dots."""
+        return {name: _read(editor, isinstance(self._values[name], str)) for name, editor in self._rows.items()}
 
     def value(self) -> S:
         """Return the settings in the form.
@@ -72,78 +90,51 @@ class SettingsForm(QWidget, Generic[S]):
         Raises:
             SettingsError: a value is out of its limits.
         """
-        return type(self._base).build(merged(self._base.model_dump(), self.changes()))
+        return self._type.build(nested(self._values | self.changes()))
 
     def set_value(self, settings: S) -> None:
-        """Show `settings`."""
-        self._base = settings
-        for name, _, value in _leaves(settings):
-            if name in self._rows:
-                _write(self._rows[name], value)
+        """Show `settings`, from which changes are marked and to which *Reset* returns."""
+        self._values = flat(settings.model_dump(mode="json"))
+        for name, editor in self._rows.items():
+            editor.value = _shown(editor, self._values[name])
+        self._mark()
+
+    def _mark(self) -> None:
+        """Put a dot before the changed rows and count them on the button."""
+        changed = [name for name, row in self._rows.items() if row.value != _shown(row, self._values[name])]
+        for name, row in self._rows.items():
+            row.label = f"{'• ' if name in changed else ''}{self._labels[name]}"
+            if isinstance(row, CheckBox):  # whose text is its label
+                row.text = row.label
+        self.reset.setText(f"Reset {len(changed)} changed")
+        self.reset.setToolTip(f"Return to the values of before: {', '.join(changed)}")
+        self.reset.setVisible(bool(changed))
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of `base` updated with `changes`, nested dictionaries too."""
-    result = dict(base)
-    for name, value in changes.items():
-        result[name] = merged(result[name], value) if isinstance(value, dict) else value
-    return result
-
-
-def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, Settings):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field, value
-
-
-def _help(field: FieldInfo) -> str:
-    limits = limits_text(field)
-    return f"{field.description or ''}{f' ({limits})' if limits else ''}"
-
-
-def _editor(field: FieldInfo, value: Any) -> QWidget:
-    editor: QWidget
+def _editor(field: FieldInfo, value: Any, tooltip: str) -> Any:
+    """Make the magicgui widget for a field; numbers such as 5e-5, and lists, are text that JSON reads."""
     if get_origin(field.annotation) is Literal:
-        editor = chooser(get_args(field.annotation))
-    elif isinstance(value, bool):
-        editor = QCheckBox()
-    elif isinstance(value, int):
-        editor = QSpinBox()
-        limits = limits_of(field)
-        editor.setRange(int(limits.get("ge", 0)), int(limits.get("le", MAX_INTEGER)))
-    else:  # numbers as text, for learning rates such as 5e-5, and lists
-        editor = QLineEdit()
-        editor.setProperty("is_text", isinstance(value, str))
-    _write(editor, value)
-    return editor
+        box = ComboBox(choices=get_args(field.annotation), tooltip=tooltip)
+        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.native.setMinimumContentsLength(6)  # its width does not depend on its entries
+        return box
+    if isinstance(value, bool):
+        return CheckBox(tooltip=tooltip)
+    if isinstance(value, int):
+        limits = {"ge": 0, "le": MAX_INTEGER} | limits_of(field)
+        return SpinBox(value=value, min=int(limits["ge"]), max=int(limits["le"]), tooltip=tooltip)
+    return LineEdit(tooltip=tooltip)
 
 
-def _write(editor: QWidget, value: Any) -> None:
-    if isinstance(editor, QCheckBox):
-        editor.setChecked(value)
-    elif isinstance(editor, QComboBox):
-        editor.setCurrentText(value)
-    elif isinstance(editor, QSpinBox):
-        editor.setValue(value)
-    elif isinstance(editor, QLineEdit):
-        editor.setText(value if isinstance(value, str) else json.dumps(value))
-        editor.setCursorPosition(0)  # show the start of a long text
+def _shown(editor: Any, value: Any) -> Any:
+    """Return what the widget shows for a value."""
+    return written(value) if isinstance(editor, LineEdit) else value
 
 
-def _read(editor: QWidget) -> Any:
-    if isinstance(editor, QCheckBox):
-        return editor.isChecked()
-    if isinstance(editor, QComboBox):
-        return editor.currentText()
-    if isinstance(editor, QSpinBox):
-        return editor.value()
-    assert isinstance(editor, QLineEdit)
-    if editor.property("is_text"):
-        return editor.text()
+def _read(editor: Any, is_text: bool) -> Any:
+    if not isinstance(editor, LineEdit) or is_text:
+        return editor.value
     try:
-        return parse_json(editor.text())
+        return parse_json(editor.value)
     except ValueError:
-        return editor.text()  # Settings.build reports what is wrong
+        return editor.value  # Settings.build reports what is wrong

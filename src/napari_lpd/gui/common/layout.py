@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
@@ -209,6 +209,27 @@ def chooser(entries: Sequence[str] = ()) -> QComboBox:
     box.setMinimumContentsLength(6)
     guard_wheel(box)
     return box
+
+
+class OriginChoice(_Chooser):
+    """Choice of where coordinates in GeoJSON begin; hidden where the slide and what was scanned of it begin alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for value, text in (("bounds", "at the scanned part, as in QuPath"), ("slide", "at the slide's own corner")):
+            self.addItem(f"GeoJSON counts {text}", value)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setToolTip("The scanner's file says which part was scanned; most programs show and count that part alone")
+        guard_wheel(self)
+        self.follow((0, 0))
+
+    def follow(self, origin: Sequence[int]) -> None:
+        """Show the choice for a slide whose scanned part begins at (x, y)."""
+        self.setVisible(any(origin))
+
+    def value(self) -> Literal["bounds", "slide"]:
+        """Return the choice, as `Frame.of` takes it."""
+        return "slide" if self.currentData() == "slide" else "bounds"
 
 
 def note(text: str, rich: bool = False) -> QLabel:

@@ -69,6 +69,7 @@ def describe(card: Card) -> str:
     lines = [
         f"<b>{settings.model.bank} prototypes</b>, {settings.model.prototypes_per_class} per class, on"
         f" {html_text(settings.model.encoder)}",
+        *([html_text(card.encoder.about())] if card.encoder else []),
         f"{card.tiles} tiles of {settings.tile} pixels at {settings.mpp:g} µm per pixel: {classes}",
         *([f"from {html_text(card.data)}"] if card.data else []),
         f"{card.steps} steps, seed {settings.seed}, {html_text(card.created)}",

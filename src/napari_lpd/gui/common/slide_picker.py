@@ -12,9 +12,9 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QVB
 from napari_lpd.core.errors import LpdError, SlideError, one_line
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
-from napari_lpd.gui.common.layout import buttons, in_row, note
+from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.common.saving import save_masks_with_classes
-from napari_lpd.gui.contributions import read_slide
+from napari_lpd.gui.contributions import slide_layer_data
 from napari_lpd.gui.layers.slides import (
     UM,
     bring_to_front,
@@ -25,6 +25,7 @@ from napari_lpd.gui.layers.slides import (
     is_entered,
     kind,
     slide_layers,
+    slide_path,
 )
 from napari_lpd.slides.formats import TIFF_SUFFIXES, VENDOR_SUFFIXES
 
@@ -50,6 +51,9 @@ class SlidePicker(QWidget):
         self._box: LayerBox[Image] = LayerBox()
         self.combo = self._box.combo
         self.resolution = note("")
+        self.images = chooser()
+        self.images.setToolTip("The file holds several images: another one opens as a slide of its own")
+        self.images.setVisible(False)
         self._entry = QWidget()
         self.mpp = QLineEdit()
         self.mpp.setPlaceholderText("µm per pixel: unknown")
@@ -69,11 +73,12 @@ class SlidePicker(QWidget):
         chosen.layout().setStretch(0, 1)
         known = in_row([self.resolution, self.change])
         known.layout().setStretch(0, 1)
-        for widget in (chosen, known, self._entry):
+        for widget in (chosen, self.images, known, self._entry):
             layout.addWidget(widget)
 
         self.combo.currentIndexChanged.connect(self._on_chosen)
         self.combo.activated.connect(self._on_picked)
+        self.images.activated.connect(self._on_image)
         use.clicked.connect(self._on_use)
         self.change.clicked.connect(self._on_change)
         self.mpp.returnPressed.connect(self._on_use)
@@ -108,10 +113,10 @@ class SlidePicker(QWidget):
         self._box.fill(layers)
         self._on_chosen()
 
-    def open(self, path: Path) -> None:
-        """Open a slide file as a layer and choose it; show an error as a notification."""
+    def open(self, path: Path, image: int | None = None) -> None:
+        """Open a slide file, or an image in it, as a layer and choose it; show an error as a notification."""
         try:
-            data, options, _ = read_slide(str(path))[0]
+            data, options, _ = slide_layer_data(path, image)
         except LpdError as error:
             show_error(one_line(error))
             return
@@ -123,11 +128,33 @@ class SlidePicker(QWidget):
         if path:
             self.open(Path(path))
 
+    def _on_image(self, index: int) -> None:
+        """Choose another image of the chosen slide's file, and open it if it is not open."""
+        layer, number = self.layer(), self.images.itemData(index)
+        path, all_layers = slide_path(layer), slide_layers(self._viewer)
+        same = [each for each in all_layers if slide_path(each) == path and each.metadata[KEY].get("number") == number]
+        if same:
+            self._box.choose(same[0])
+            self._on_picked()
+        elif path is not None:
+            self.open(path, number)
+            self._show_images(self.find())  # the one before, if it cannot be opened
+
+    def _show_images(self, layer: Image | None) -> None:
+        """List the images of the chosen slide's file, where there are several."""
+        about = {} if layer is None else layer.metadata.get(KEY, {})
+        self.images.clear()
+        for number, text in about.get("images", {}).items():
+            self.images.addItem(f"Image {text}", number)
+        self.images.setCurrentIndex(self.images.findData(about.get("number")))
+        self.images.setVisible(self.images.count() > 0)
+
     def _on_chosen(self) -> None:
         layer = self.find()
         missing = layer is not None and any(str(unit) != UM for unit in layer.units)
         if layer is not self._described:
             self._described = layer
+            self._show_images(layer)
             self.mpp.clear()  # each slide has a resolution of its own
             self._entry.setVisible(missing)
         self.change.setVisible(layer is not None and is_entered(layer) and not missing)

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import shapely
 from napari.layers import Shapes
+from napari.layers.shapes.shapes import Mode
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import KEY
-from napari_lpd.data.regions import NONE, Region, joined, split
+from napari_lpd.data.regions import NONE, Region, joined, outside, split
 from napari_lpd.gui.layers.slides import belongs, corner, home_of, of_slide, visible_box_um
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import napari
     from napari.layers import Image
+    from napari.utils.events import Event
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
@@ -30,6 +32,7 @@ NO_TISSUE = "#5a5a5a"
 ELLIPSE_VERTICES = 64
 EDGE_UM = 8
 FACE_ALPHA = "38"
+MIN_AREA = 0.01  # level-0 pixels; coordinates are kept to 0.01
 
 
 def regions_layers(viewer: napari.Viewer, slide_layer: Image | None = None) -> list[Shapes]:
@@ -94,7 +97,8 @@ def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
     if COLUMN not in layer.features:
         return [()] * len(layer.data)
     lists = layer.features[LIST] if LIST in layer.features else [""] * len(layer.data)
-    return [_names(str(text), str(listed)) for text, listed in zip(layer.features[COLUMN], lists, strict=True)]
+    names = [_names(str(text), str(listed)) for text, listed in zip(layer.features[COLUMN], lists, strict=True)]
+    return names[: len(layer.data)]
 
 
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
@@ -209,12 +213,60 @@ def regions_of(layer: Shapes, slide_layer: Image) -> list[Region]:
     return outlines_of(layer, slide_layer)
 
 
-def outlines_of(layer: Shapes, slide_layer: Image) -> list[Region]:
-    """Convert the shapes of a layer as `regions_of` does, including those without a tissue."""
+def check_inside(layer: Shapes, slide_layer: Image) -> None:
+    """Raise DataError if shapes of a layer lie outside the slide; they are selected then."""
+    shape = (slide_layer.data[0] if slide_layer.multiscale else slide_layer.data).shape[:2]
+    if numbers := outside(outlines_of(layer, slide_layer), shape):
+        layer.selected_data = {number - 1 for number in numbers}
+        shown = ", ".join(map(str, numbers[:5])) + ", …" * (len(numbers) > 5)
+        raise DataError(
+            f"{slide_layer.name}: of {len(layer.data)} regions, {shown} (now selected) outside the slide"
+            f" ({shape[1]} x {shape[0]} pixels): delete them, or are they another slide's?"
+        )
+
+
+def outlines_of(layer: Shapes, slide_layer: Image, leave_out: Sequence[int] = ()) -> list[Region]:
+    """Convert the shapes of a layer as `regions_of` does, including those without a tissue, but for some by number."""
     return [
         Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
         for i, names in enumerate(tissues_of(layer))
+        if i not in leave_out
     ]
+
+
+def empty_shapes(layer: Shapes, slide_layer: Image) -> list[int]:
+    """List the shapes of a layer, by number from 0, that enclose nothing of the slide.
+
+    No file can hold them as regions: lines, a polygon that is being drawn, what a click leaves, what lies beside it.
+    """
+    data = slide_layer.data[0] if slide_layer.multiscale else slide_layer.data
+    slide = shapely.box(0, 0, data.shape[1], data.shape[0])
+
+    def is_empty(index: int) -> bool:
+        if _outline(layer, index) is None:
+            return True
+        return bool(Region(_on_slide(layer, index, slide_layer), ()).polygon().intersection(slide).area < MIN_AREA)
+
+    return [index for index in range(len(layer.data)) if is_empty(index)]
+
+
+def drop_leftovers(layer: Shapes) -> None:
+    """Remove the tissues of polygons that were given up: napari 0.9 removes them without, and all later ones shift."""
+    count = len(layer.data)
+    if not layer._is_creating and len(layer.features) > count:
+        in_hand = layer.feature_defaults.copy()
+        layer.features = layer.features.iloc[:count]
+        layer.feature_defaults = in_hand
+
+
+def close_outline(event: Event) -> None:
+    """End a polygon that is being drawn when another tool is chosen: napari 0.9 leaves it as an open line."""
+    layer = event.source
+    index = layer._moving_value[0]
+    if layer._is_creating and index is not None and layer.shape_type[index] == "path":
+        chosen, layer._mode = layer._mode, Mode.ADD_POLYGON
+        layer._finish_drawing()
+        layer._mode = chosen
 
 
 def chosen_scope(viewer: napari.Viewer, slide_layer: Image, scope: str) -> list[shapely.Geometry]:

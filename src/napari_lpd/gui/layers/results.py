@@ -1,4 +1,4 @@
-"""A prediction as layers: labels, heatmaps, uncertainty, tissue; also while it is being made."""
+"""Predictions as layers: labels of each result, heatmaps, uncertainty, tissue of the uppermost one, also unfinished."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def prediction_layers(prediction: Prediction, slide: Shown | None = None) -> lis
 def _box(prediction: Prediction) -> Box:
     """Return the box to show, in pixels of the labels: whole pixels of the maps, or everything if it is large."""
     (h, w), stride = prediction.card.shape, prediction.card.stride
-    y0, x0, y1, x1 = prediction.scope_box()
+    y0, x0, y1, x1 = Corrections(prediction).extent()
     if max(y1 - y0, x1 - x0) > SMALL - 2 * stride:
         return 0, 0, h, w
     y0, x0 = y0 // stride * stride, x0 // stride * stride
@@ -116,12 +116,22 @@ def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] 
 
 
 def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> None:
-    """Redraw the labels inside a box, in pixels of the labels, after a correction."""
+    """Redraw the labels of a result inside a box, in its pixels, after a correction."""
     edge = prediction.card.block
-    rows, columns = (range(box[i] // edge, -(-box[i + 2] // edge)) for i in (0, 1))
-    for layer in our_layers(viewer, prediction.card.slide_hash, "labels"):
-        layer.metadata[KEY]["view"].fill((y, x) for y in rows for x in columns)
+    rows, columns = (range(max(0, box[i]) // edge, -(-box[i + 2] // edge)) for i in (0, 1))
+    for layer in labels_of(viewer, prediction):
+        view: View = layer.metadata[KEY]["view"]
+        view.fill((y, x) for y in rows for x in columns)
+        if (layer.data[0] if layer.multiscale else layer.data) is not view.levels[0]:
+            layer.data = view.data  # napari copies the data of a layer that is duplicated
         layer.refresh()
+
+
+def labels_of(viewer: napari.Viewer, prediction: Prediction) -> list[Labels]:
+    """List the layers with the labels of a result: one, or copies of it that the user made."""
+    layers = our_layers(viewer, prediction.card.slide_hash, "labels")
+    same = [each for each in layers if each.metadata[KEY]["prediction"].folder == prediction.folder]
+    return [each for each in same if isinstance(each, Labels)]
 
 
 def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.float64]) -> LayerData:
@@ -194,22 +204,24 @@ def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Predict
 
 
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Show a prediction's layers, replacing an older prediction of the slide, and return the Labels layer."""
+    """Show a prediction's layers above older predictions of the slide, and return the Labels layer."""
     layers = prediction_layers(prediction, None if slide_layer is None else Shown.by(slide_layer))
-    for _ in showing(viewer, prediction.card.slide_hash, layers):
+    for _ in showing(viewer, prediction, layers):
         pass
-    (labels,) = our_layers(viewer, prediction.card.slide_hash, "labels")
-    assert isinstance(labels, Labels)
-    return labels
+    return labels_of(viewer, prediction)[0]
 
 
-def showing(viewer: napari.Viewer, slide: str, layers: Sequence[LayerData]) -> Iterator[None]:
+def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[LayerData]) -> Iterator[None]:
     """Show a prediction's layers one per step: napari takes 0.1 s to add a layer, and far longer to remove one.
 
-    Layers of an older prediction of the slide are therefore reused where the data fit, with the visibility that the
-    user chose. The camera is kept as well; napari would reset it when the number of dimensions changes.
+    Results of a slide stack: the labels of older ones stay, hidden where the new ones cover a part of them, so that no
+    two colours mix. Layers of the same result, and the maps of older ones, are reused where the data fit, with the
+    visibility that the user chose. The camera is kept as well; napari would reset it when the number of dimensions
+    changes.
     """
-    older = {_role(layer): layer for layer in our_layers(viewer, slide, *KINDS)}
+    slide = prediction.card.slide_hash
+    others = [each for each in our_layers(viewer, slide, *KINDS) if not _is_other_result(each, prediction)]
+    older = {_role(layer): layer for layer in others}
     kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in layers)
             if role in older and _fits(older[role], data)}  # fmt: skip
     unused = [layer for layer in older.values() if layer not in kept.values()]
@@ -223,14 +235,42 @@ def showing(viewer: napari.Viewer, slide: str, layers: Sequence[LayerData]) -> I
         if old is not None and old in viewer.layers:
             _fill(old, data, options)
         else:
-            camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
-            if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
-                viewer.dims.set_point(0, 0)
-            viewer.scene.camera.update(camera)
+            _add(viewer, data, options, layer_type)
         yield
     for labels in our_layers(viewer, slide, "labels"):
+        if _is_other_result(labels, prediction):
+            labels.visible = labels.visible and not _overlap(labels.metadata[KEY]["prediction"], prediction)
+    for labels in labels_of(viewer, prediction):
+        labels.visible = True
         viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
-        viewer.layers.selection.active = labels
+        if not _is_in_use(viewer.layers.selection.active):
+            viewer.layers.selection.active = labels
+
+
+def _add(viewer: napari.Viewer, data: Any, options: dict[str, Any], layer_type: str) -> None:
+    """Add a layer; the view stays, and the layer on which the user works."""
+    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+    active = viewer.layers.selection.active
+    if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
+        viewer.dims.set_point(0, 0)
+    viewer.scene.camera.update(camera)
+    if _is_in_use(active):  # else what is drawn next, or half a drag, would go to the new layer
+        viewer.layers.selection.active = active
+
+
+def _is_in_use(layer: Layer | None) -> bool:
+    """Return whether the user draws, paints or selects on a layer."""
+    return layer is not None and str(layer.mode) != "pan_zoom"
+
+
+def _is_other_result(layer: Layer, prediction: Prediction) -> bool:
+    return kind(layer) == "labels" and layer.metadata[KEY]["prediction"].folder != prediction.folder
+
+
+def _overlap(one: Prediction, two: Prediction) -> bool:
+    boxes = (np.array(each.scope_box()) * each.card.mpp for each in (one, two))
+    (top, left, bottom, right), (y0, x0, y1, x1) = boxes
+    return bool(top < y1 and y0 < bottom and left < x1 and x0 < right)
 
 
 def _role_of(options: dict[str, Any]) -> tuple[str, str]:

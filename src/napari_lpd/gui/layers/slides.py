@@ -18,6 +18,7 @@ from napari.utils.notifications import show_info
 
 from napari_lpd.core.errors import DataError, SlideError
 from napari_lpd.core.files import KEY
+from napari_lpd.data.project import regions_beside
 from napari_lpd.samples import is_sample
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.resolution import PLAUSIBLE_MPP
@@ -103,7 +104,7 @@ def slide_of(layer: Image) -> Slide:
 def _open(layer: Image) -> Slide:
     path = slide_path(layer)
     if path is not None:
-        return open_slide(path, layer.metadata[KEY].get("mpp"))
+        return open_slide(path, layer.metadata[KEY].get("mpp"), image=slide_image(layer))
     in_um = all(str(unit) == UM for unit in layer.units)
     scale = (float(layer.scale[-2]), float(layer.scale[-1]))
     levels = list(layer.data) if layer.multiscale else [layer.data]
@@ -191,6 +192,18 @@ def slide_path(layer: Image) -> Path | None:
     """Return the file of a slide layer, if our reader opened it."""
     path = layer.metadata.get(KEY, {}).get("path")
     return None if path is None else Path(path)
+
+
+def slide_image(layer: Image) -> int | None:
+    """Return the number of the image in the slide's file, where it is another than the biggest."""
+    image: int | None = layer.metadata.get(KEY, {}).get("image")
+    return image
+
+
+def regions_file(layer: Image) -> Path | None:
+    """Return where the regions of a slide layer are saved: beside its file, if it has one."""
+    path = slide_path(layer)
+    return None if path is None else regions_beside(path, slide_image(layer))
 
 
 def folder_beside(layer: Image | None) -> Path:

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_lpd.core.classes import UNLABELLED
 from napari_lpd.core.settings.results import Roles
 from napari_lpd.gui.common.layout import chooser, note, swatch, tip
 
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
 COLUMNS = {
     "tissue": "Tick to show the class in the mask; click its name to change its opacity with the slider",
     "mm²": "Area of the pixels labelled with this tissue, including corrections",
-    "%": "Share of the tissue inside the predicted area; the rest is unlabelled",
+    "%": "Share of the tissue inside the predicted area",
     "expected mm²": "Area by probability: sum of the class's probability over all pixels; 95 % interval in the tooltip",
 }
+WHY_UNLABELLED = (
+    "Tissue without a label: every class is absent there, or none is sure enough. A higher background_power (Advanced)"
+    " labels what is less sure; presence decides which classes are absent"
+)
 EXPECTED = list(COLUMNS).index("expected mm²")
 NOT_MEASURED = "press Measure for expected areas"
 ROLES = {
@@ -77,8 +82,8 @@ class AreaTable(QWidget):
         self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
         self.table.itemChanged.connect(self._paint)
         self.table.itemSelectionChanged.connect(self._on_selected)
-        self.table.cellClicked.connect(lambda row, _: self.chosen.emit(row + 1))
-        self.table.currentCellChanged.connect(lambda row, *_: self.chosen.emit(row + 1) if row >= 0 else None)
+        self.table.cellClicked.connect(lambda row, _: self._choose_row(row))
+        self.table.currentCellChanged.connect(lambda row, *_: self._choose_row(row))
         self.opacity.valueChanged.connect(self._on_opacity)
         self.ratios.setVisible(False)
         layout = QVBoxLayout(self)
@@ -91,24 +96,27 @@ class AreaTable(QWidget):
         areas = {} if prediction is None or is_corrected else prediction.area_mm2()
         classes = () if prediction is None else prediction.card.classes
         self.table.blockSignals(True)
-        self.table.setRowCount(len(classes))
+        self.table.setRowCount(len(classes) + bool(classes))
         for row, tissue in enumerate(classes):
             name = QTableWidgetItem(swatch(tissue.color), tissue.name)
             name.setCheckState(Qt.CheckState.Checked)
             name.setToolTip(tip(f"{tissue.name}: {COLUMNS['tissue'].lower()}"))
             self.table.setItem(row, 0, name)
+        if classes:
+            self.table.setItem(len(classes), 0, _bare_item(UNLABELLED))
+        for row in range(self.table.rowCount()):
             for column in range(1, len(COLUMNS)):
-                self.table.setItem(row, column, QTableWidgetItem(""))
-            if areas and prediction is not None:
-                share = 100 * areas[tissue.name] / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0
-                self._write(row, areas[tissue.name], share)
+                self.table.setItem(row, column, _bare_item("") if row == len(classes) else QTableWidgetItem(""))
+        if areas and prediction is not None:
+            for row, area in enumerate([*areas.values(), prediction.unlabelled_mm2]):
+                self._write(row, area, 100 * area / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0)
         self.table.setColumnHidden(EXPECTED, True)  # until it is measured; leaves room for names
         self.table.blockSignals(False)
         self._strength = {tissue.name: 100 for tissue in classes}
         self.opacity.setVisible(False)
         self.ratios.setVisible(False)
         self.table.setVisible(bool(classes))
-        rows = sum(self.table.rowHeight(row) for row in range(len(classes)))
+        rows = sum(self.table.rowHeight(row) for row in range(self.table.rowCount()))
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + rows + 6)
         if prediction is None:
             self.total.setText("Nothing predicted yet.")
@@ -119,6 +127,10 @@ class AreaTable(QWidget):
         else:
             total = f"of {prediction.tissue_mm2:.3f} mm² tissue in the predicted area"
             self.total.setText(f"{total}; {NOT_MEASURED}")
+
+    def _choose_row(self, row: int) -> None:
+        if row in range(len(self._strength)):  # not the one of what is unlabelled
+            self.chosen.emit(row + 1)
 
     def choose(self, label: int) -> None:
         """Select the row of a class, from 1; for 0, none."""
@@ -164,8 +176,8 @@ class AreaTable(QWidget):
 
     def _on_selected(self) -> None:
         chosen = self.table.currentRow()
-        self.opacity.setVisible(chosen >= 0)
-        if chosen >= 0:
+        self.opacity.setVisible(is_class := chosen in range(len(self._strength)))
+        if is_class:
             self.opacity.blockSignals(True)
             self.opacity.setValue(self._strength[self.table.item(chosen, 0).text()])
             self.opacity.blockSignals(False)
@@ -175,9 +187,17 @@ class AreaTable(QWidget):
         self._paint()
 
     def _paint(self) -> None:
-        items = (self.table.item(row, 0) for row in range(self.table.rowCount()))
+        items = (self.table.item(row, 0) for row in range(len(self._strength)))
         ticked = {item.text(): item.checkState() == Qt.CheckState.Checked for item in items}
         self.painted.emit({name: self._strength[name] / 100 * on for name, on in ticked.items()})
+
+
+def _bare_item(text: str) -> QTableWidgetItem:
+    """Make a cell of the row of unlabelled tissue, which can be neither ticked nor selected."""
+    item = QTableWidgetItem(text)
+    item.setFlags(Qt.ItemFlag.ItemIsEnabled)
+    item.setToolTip(tip(WHY_UNLABELLED))
+    return item
 
 
 class RolesDialog(QDialog):

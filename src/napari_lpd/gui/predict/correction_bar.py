@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -15,12 +15,11 @@ from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.geojson import read_features
-from napari_lpd.data.project import regions_beside
 from napari_lpd.data.region_tiles import too_small
 from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
-from napari_lpd.gui.layers.results import label_colours, our_layers, refresh_labels
+from napari_lpd.gui.layers.results import label_colours, labels_of, our_layers, refresh_labels
 from napari_lpd.gui.layers.slides import (
     EDIT,
     UM,
@@ -28,12 +27,14 @@ from napari_lpd.gui.layers.slides import (
     folder_beside,
     kind,
     of_slide,
+    regions_file,
     slide_id,
     slide_path,
     visible_box_um,
 )
+from napari_lpd.gui.predict.correction_steps import MOST_MB, Step, Steps
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.slide_corrections import corrections_beside, keep_corrections, lay_over
+from napari_lpd.results.slide_corrections import corrections_beside, follow, keep_corrections, lay_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,23 +42,14 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Image
     from napari.utils.events import Event
-    from numpy.typing import NDArray
 
+    from napari_lpd.core.geometry import Box
     from napari_lpd.results.prediction import Prediction
 
 MAX_EDGE = 4096  # pixels; edge of the crop
 RESULTS = "napari-lpd-results"
 ERASER = "#5a5a5a"
 SUPERSEDED = 0.99  # share of a region's area; a region corrected to this share came from an earlier correction
-
-
-class _Applied(NamedTuple):
-    """Labels (h, w) of a part of a result, from `origin` (y, x), and the file with the corrections of its slide."""
-
-    prediction: Prediction
-    origin: tuple[int, int]
-    labels: NDArray[Any]
-    kept: Path
 
 
 def corrections_path(slide_layer: Image) -> Path:
@@ -71,7 +63,8 @@ class CorrectBar(QWidget):
 
     Args:
         viewer: The viewer.
-        target: Returns the slide's layer and the prediction to correct.
+        slide: Returns the slide's layer; raises LpdError if there is none.
+        prediction: Returns the prediction to correct.
 
     Signals:
         message: a line for the status.
@@ -85,9 +78,9 @@ class CorrectBar(QWidget):
     applied = Signal(object)
     used = Signal(int)
 
-    def __init__(self, viewer: napari.Viewer, target: Callable[[], tuple[Image, Prediction]]) -> None:
+    def __init__(self, viewer: napari.Viewer, slide: Callable[[], Image], prediction: Callable[[], Prediction]) -> None:
         super().__init__()
-        self._viewer, self._target = viewer, target
+        self._viewer, self._slide, self._prediction = viewer, slide, prediction
         self.keys = ClassKeys.of(viewer)
         self.label = 1  # to paint with: class, from 1; 0 erases
         self.edit = QPushButton("Correct mask")
@@ -95,12 +88,12 @@ class CorrectBar(QWidget):
         self.discard = QPushButton("Discard")
         self.restore = QPushButton("Model's mask")
         self.undo = QPushButton("Undo")
-        self._applied: list[_Applied] = []
+        self.steps = Steps()
         self.edit.setToolTip("Copy the visible mask to a layer for napari's brush, fill and undo")
         self.apply.setToolTip("Save the changes as corrections; the model's output is kept")
         self.discard.setToolTip("Discard the changes")
         self.restore.setToolTip("Go back to the model's mask in this view; Ctrl+Z brings the corrections back")
-        self.undo.setToolTip("Take back what was applied last")
+        self.undo.setToolTip(f"Take back what was applied last on this slide (the newest {MOST_MB} MB are kept)")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for button, action in (
@@ -113,7 +106,7 @@ class CorrectBar(QWidget):
             row.addWidget(button)
             button.clicked.connect(lambda _=False, action=action: self._guarded(action))
         viewer.layers.events.removed.connect(self._on_removed)
-        self._show_buttons()
+        self.show_buttons()
 
     def layer(self) -> Labels | None:
         """Return the layer that is being edited, if any."""
@@ -131,7 +124,7 @@ class CorrectBar(QWidget):
             LpdError: nothing is predicted in the view, or the view is too large.
         """
         self.check_applied()
-        slide_layer, prediction = self._target()
+        slide_layer, prediction = self._slide(), self._prediction()
         card, kept = prediction.card, corrections_path(slide_layer)
         if lay_over(prediction, kept):
             refresh_labels(self._viewer, prediction, (0, 0, *card.shape))
@@ -144,6 +137,8 @@ class CorrectBar(QWidget):
         if max(h, w) > MAX_EDGE:
             raise DataError(f"the view has {w} x {h} pixels; at most {MAX_EDGE} are corrected at once: zoom in")
         labels = Corrections(prediction).read_crop(y0, x0, (h, w))
+        masks = [mask for mask in our_layers(self._viewer, card.slide_hash, "labels") if mask.visible]
+        about = {"prediction": prediction, "origin": (y0, x0), "kept": kept, "masks": masks}
         layer = self._viewer.add_labels(
             labels,
             name=f"edit ({slide_layer.name})",
@@ -151,17 +146,15 @@ class CorrectBar(QWidget):
             translate=corner(slide_layer) + (np.array([y0, x0]) + 0.5) * card.mpp,
             units=(UM, UM),
             opacity=0.6,
-            metadata={
-                KEY: {"kind": EDIT, **of_slide(slide_layer), "prediction": prediction, "origin": (y0, x0), "kept": kept}
-            },
+            metadata={KEY: {"kind": EDIT, **of_slide(slide_layer), **about}},
             **label_colours(card.classes),
         )
         layer.brush_size = max(5, min(h, w) // 40)
         layer.mode = "paint"
         layer.events.selected_label.connect(lambda event: self.use(event.source.selected_label))
-        for mask in our_layers(self._viewer, card.slide_hash, "labels"):
+        for mask in masks:
             mask.visible = False
-        self._show_buttons()
+        self.show_buttons()
         self.use(self.label if self.label <= len(card.classes) else 1)
         self.message.emit("Click a tissue in the table, paint on the layer 'edit' (key 0 erases), then press Apply.")
 
@@ -203,37 +196,51 @@ class CorrectBar(QWidget):
             LpdError: a label is not a class, or the result cannot be written; the layer is kept.
         """
         layer = self._edited()
-        metadata = layer.metadata[KEY]
+        metadata, edited = layer.metadata[KEY], np.asarray(layer.data)
         prediction: Prediction = metadata["prediction"]
-        (y, x), (h, w) = metadata["origin"], layer.data.shape
-        before = _Applied(prediction, (y, x), Corrections(prediction).read_crop(y, x, (h, w)), metadata["kept"])
-        changed = self._store(before._replace(labels=np.asarray(layer.data)))
+        corrections, (y, x) = Corrections(prediction), metadata["origin"]
+        differs = edited != corrections.read_crop(y, x, edited.shape)
+        stored = corrections.stored_labels((y, x), edited.shape)
+        changed = corrections.apply_crop(y, x, edited)
         if changed:
-            self._applied.append(before)
+            step = Step.around(prediction, (y, x), stored, differs)
+            self.steps.add(step)
+            self._spread(prediction, step.box, metadata["kept"])
         self.drop()
         self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
         self.applied.emit(prediction)
 
     def take_back(self) -> None:
-        """Undo what was applied last.
+        """Undo what was applied last on the chosen slide, in all its results.
 
         Raises:
-            LpdError: the result cannot be written.
+            LpdError: nothing was applied on it, or a result cannot be written.
         """
         self.check_applied()
-        before = self._applied[-1]
-        changed = self._store(before)
-        self._applied.pop()
-        self._show_buttons()
-        self.message.emit(f"{changed * (before.prediction.card.mpp / 1000) ** 2:.4f} mm² taken back.")
-        self.applied.emit(before.prediction)
+        slide_layer = self._slide()
+        step = self.steps.last(slide_id(slide_layer))
+        if step is None:
+            raise DataError(f"{slide_layer.name}: nothing was applied that can be taken back")
+        prediction, kept = step.prediction, corrections_path(slide_layer)
+        lay_over(prediction, kept)
+        changed = Corrections(prediction).replace(step.box[:2], step.stored())
+        self.steps.remove(step)
+        self._spread(prediction, step.box, kept)
+        self.show_buttons()
+        self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² taken back.")
+        self.applied.emit(prediction)
 
-    def _store(self, to: _Applied) -> int:
-        (y, x), (h, w) = to.origin, to.labels.shape
-        changed = Corrections(to.prediction).apply_crop(y, x, to.labels)
-        keep_corrections(to.prediction, to.kept)
-        refresh_labels(self._viewer, to.prediction, (y, x, y + h, x + w))
-        return changed
+    def _spread(self, prediction: Prediction, box: Box, kept: Path) -> None:
+        """Keep the corrections of a result as its slide's, and correct the other results that are shown alike."""
+        keep_corrections(prediction, kept)
+        refresh_labels(self._viewer, prediction, box)
+        for mask in our_layers(self._viewer, prediction.card.slide_hash, "labels"):
+            other: Prediction = mask.metadata[KEY]["prediction"]
+            if other.folder != prediction.folder:
+                follow(other, prediction, box)
+                ratio = prediction.card.mpp / other.card.mpp
+                y0, x0, y1, x1 = (round(edge * ratio) for edge in box)
+                refresh_labels(self._viewer, other, (y0 - 1, x0 - 1, y1 + 1, x1 + 1))
 
     def restore_model(self) -> None:
         """Put the model's labels into the edited layer; what was corrected there is one step of its undo."""
@@ -249,10 +256,13 @@ class CorrectBar(QWidget):
 
     def _on_removed(self, event: Event) -> None:
         layer = event.value
-        self._show_buttons()
+        self.show_buttons()
         if kind(layer) != EDIT:
             return
-        for mask in our_layers(self._viewer, layer.metadata[KEY]["prediction"].card.slide_hash, "labels"):
+        self.put_down()
+        for mask in layer.metadata[KEY]["masks"]:
+            mask.visible = True
+        for mask in labels_of(self._viewer, layer.metadata[KEY]["prediction"]):
             mask.visible = True
             self._viewer.layers.selection.active = mask
 
@@ -268,15 +278,20 @@ class CorrectBar(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
 
-    def _show_buttons(self) -> None:
+    def _can_take_back(self) -> bool:
+        try:
+            return self.steps.last(slide_id(self._slide())) is not None
+        except LpdError:  # no slide is open
+            return False
+
+    def show_buttons(self) -> None:
+        """Show the buttons that can be pressed now, on the chosen slide."""
         editing = self.layer() is not None
         self.edit.setVisible(not editing)
         self.apply.setVisible(editing)
         self.discard.setVisible(editing)
         self.restore.setVisible(editing)
-        self.undo.setVisible(not editing and bool(self._applied))
-        if not editing:
-            self.put_down()
+        self.undo.setVisible(not editing and self._can_take_back())
 
 
 def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:
@@ -290,9 +305,9 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
         raise DataError("no corrections yet: press Correct mask, paint, and press Apply")
     ours = [shapes for shapes in regions_layers(viewer, slide_layer) if kind(shapes) == "regions"]
     layer = ours[0] if ours else empty_regions(slide_layer)
-    path = slide_path(slide_layer)
-    if not ours and path is not None and regions_beside(path).exists():
-        drawing = read_features(regions_beside(path), card.frame)
+    path = regions_file(slide_layer)
+    if not ours and path is not None and path.exists():
+        drawing = read_features(path, card.frame)
         add_regions(layer, regions_in(drawing), (*card.classes, *classes_of(drawing)))
     outlines = [region.polygon() for region in regions]
     corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
@@ -323,9 +338,9 @@ def carried_over(new: Prediction, old: Prediction | None, kept: Path) -> str:
     """Copy the corrections of a slide, and of an older result of it, to a new one; return a line for the status."""
     older = old if old is not None and old.card.slide_hash == new.card.slide_hash else None
     try:
+        lay_over(new, kept, exactly=True)
         if older is not None and older.folder != new.folder:
             Corrections(new).copy_from(older)
-        lay_over(new, kept)
     except LpdError as error:
         return f" Not all corrections were copied: {error}."
     return " Your corrections are in it." if Corrections(new).blocks() else ""

@@ -150,7 +150,7 @@ def drawing(viewer: napari.Viewer, run: LivePrediction) -> Iterator[None]:
     growing = run.growing
     assert growing is not None
     version = growing.version
-    yield from showing(viewer, growing.prediction.card.slide_hash, growing.layers)
+    yield from showing(viewer, growing.prediction, growing.layers)
     while not run.filled.is_set():
         if growing.version != version:
             version = growing.version

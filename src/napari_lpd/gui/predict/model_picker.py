@@ -76,6 +76,18 @@ class ModelPicker(QWidget):
         read_card(path)
         recent_models.add(path)
 
+    def choose(self, path: Path) -> None:
+        """Choose a model file as it stands in the list; one that is not listed is added.
+
+        Raises:
+            ModelError: the file is not one of our models.
+        """
+        listed = [Path(self.combo.itemData(i)).resolve() for i in range(self.combo.count())]
+        if path.resolve() in listed:
+            self.combo.setCurrentIndex(listed.index(path.resolve()))
+        else:
+            self.use(path)
+
     def refresh(self) -> None:
         """Show the chosen model's card, and a warning if it does not fit the slide."""
         try:

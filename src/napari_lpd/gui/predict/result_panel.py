@@ -17,10 +17,10 @@ from napari_lpd.core.files import KEY, refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.results import ExportSettings, MeasureSettings, Roles
 from napari_lpd.gui.common.job import JobRunner
-from napari_lpd.gui.common.layout import buttons
+from napari_lpd.gui.common.layout import OriginChoice, buttons
 from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
-from napari_lpd.gui.layers.results import label_colours, our_layers, shown_prediction
+from napari_lpd.gui.layers.results import label_colours, labels_of, show_prediction, shown_prediction
 from napari_lpd.gui.layers.slides import (
     UM,
     belongs,
@@ -36,6 +36,7 @@ from napari_lpd.gui.layers.slides import (
 )
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
+from napari_lpd.gui.predict.result_list import ResultList
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
 from napari_lpd.results.measure import FIELD_MM2, MARK, WHOLE, Site, field_around, measure, write_measures
@@ -76,14 +77,16 @@ class ResultPanel(QWidget):
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image]) -> None:
         super().__init__()
         self._viewer, self._slide_layer = viewer, slide_layer
+        self.results = ResultList()
         self.areas = AreaTable()
-        self.correct = CorrectBar(viewer, lambda: (self._slide_layer(), self._require_prediction()))
-        self.simplify = QDoubleSpinBox()
+        self.correct = CorrectBar(viewer, slide_layer, self._require_prediction)
+        self.simplify, self.origin = QDoubleSpinBox(), OriginChoice()
         self.runner = JobRunner(self, CLOSING)
         self.measurer = JobRunner(self)  # measures what is corrected, unasked
         self.rows: list[MeasureRow] = []
         self._listed: tuple[Path, bool] | None = None
         self._measured: Prediction | None = None
+        self._again, self._left_out = False, ""
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         measures = buttons(
@@ -110,14 +113,16 @@ class ResultPanel(QWidget):
         self.simplify.setSuffix(" µm")
         self.simplify.setSpecialValueText("GeoJSON outlines not simplified")
         self.simplify.setToolTip("Remove corners that span a triangle smaller than this length squared, without gaps")
-        for widget in (self.areas, self.correct, learn, measures, exports, self.simplify):
+        shown = (self.results.combo, self.areas, self.correct)
+        for widget in (*shown, learn, measures, exports, self.simplify, self.origin):
             layout.addWidget(widget)
+        self.results.combo.currentIndexChanged.connect(self._on_result)
         self.areas.painted.connect(self._on_painted)
         self.areas.chosen.connect(self._on_chosen)
         self.correct.used.connect(self.areas.choose)
         self.correct.message.connect(self.message)
         self.correct.failed.connect(self.failed)
-        self.correct.applied.connect(lambda _: self.measure())
+        self.correct.applied.connect(lambda _: self.refresh(anew=True))
         self.runner.progressed.connect(lambda progress: self.message.emit(f"{progress.message}…"))
         self.runner.succeeded.connect(self._on_done)
         for runner in (self.runner, self.measurer):
@@ -136,6 +141,9 @@ class ResultPanel(QWidget):
     def refresh(self, anew: bool = False) -> None:
         """Show the prediction with its corrections; if it is already shown and not `anew`, keep its measures."""
         prediction = self.shown()
+        self.origin.follow(() if prediction is None else prediction.card.slide_origin)
+        self.results.show(self._viewer, prediction)
+        self.correct.show_buttons()
         key = None if prediction is None else (prediction.folder, prediction.finished)
         if key is None or key != self._listed or anew:
             is_corrected = prediction is not None and bool(Corrections(prediction).blocks())
@@ -144,17 +152,29 @@ class ResultPanel(QWidget):
                 self._measure_corrected()
         self._listed = key
 
+    def _on_result(self) -> None:
+        """Show the result that was chosen, above the others."""
+        layer = self.results.layer()
+        try:
+            self.correct.check_applied()
+            if layer is not None and layer in self._viewer.layers:
+                show_prediction(self._viewer, layer.metadata[KEY]["prediction"], self._slide_layer())
+        except LpdError as error:
+            self.failed.emit(str(error))
+        self.refresh()
+
     def _measure_corrected(self) -> None:
-        """Measure the shown prediction, unasked."""
+        """Measure the shown prediction, unasked; once more at the end if it is corrected again in the meantime."""
         prediction = self.shown()
+        self._again = self.measurer.running
         if prediction is None or not prediction.finished or self.measurer.running:
-            return  # comes back at the end
+            return
         arguments = self._measure_arguments(prediction)
         self.measurer.start(lambda: measure(prediction, *arguments))
         self._measured = prediction
 
     def _on_measured(self) -> None:
-        if self._measured is not self.shown():
+        if self._again or self._measured is not self.shown():
             self._measured = self.shown()
             self._measure_corrected()
 
@@ -178,7 +198,7 @@ class ResultPanel(QWidget):
     def _on_painted(self, strength: dict[str, float]) -> None:
         prediction = self.shown()
         if prediction is not None:
-            for layer in our_layers(self._viewer, prediction.card.slide_hash, "labels"):
+            for layer in labels_of(self._viewer, prediction):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
 
     def _on_chosen(self, label: int) -> None:
@@ -203,18 +223,26 @@ class ResultPanel(QWidget):
 
     def _sites(self, prediction: Prediction) -> list[Site]:
         """List the sites to measure: the whole, TSR circles, and shapes selected in layers of the user's own."""
+        self._left_out = ""
         sites = [Site("predicted area" if prediction.card.scope else WHOLE)]
         try:
             layer = self._slide_layer()
         except LpdError:  # a result without its slide is open
             return sites
-        mpp = np.array(prediction.card.slide_mpp)
+        mpp, (h, w) = np.array(prediction.card.slide_mpp), prediction.card.slide_shape
+        slide = shapely.box(0, 0, w, h)
         for fields in self._field_layers():
             start = corner(home_of(fields, layer))
             for y, x in (
                 np.array([fields.data_to_world(centre) for centre in fields.data]).reshape(-1, 2) - start
             ) / mpp:
-                sites.append(field_around(x, y, prediction.card.slide_mpp))
+                site = field_around(x, y, prediction.card.slide_mpp)
+                if shapely.covers(slide, site.geometry):
+                    sites.append(site)
+                else:
+                    self._left_out = (
+                        f" ⚠ A circle is not measured, as it reaches outside {prediction.card.slide}: move it."
+                    )
         for shapes in regions_layers(self._viewer, layer):
             if shapes.selected_data and kind(shapes) != "regions":
                 chosen = polygons_um(shapes, layer, selected=True)
@@ -312,7 +340,8 @@ class ResultPanel(QWidget):
         try:
             prediction = self._checked_prediction()
             simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
-            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify)
+            origin = self.origin.value()
+            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify, origin=origin)
             if path.suffix == ".csv":
                 arguments = self._measure_arguments(prediction)
                 self.runner.start(lambda: _csv_job(prediction, path, overwrite, *arguments))
@@ -329,7 +358,7 @@ class ResultPanel(QWidget):
             self.message.emit(f"Written: {result}")
             return
         self._show_rows(result)
-        self.message.emit("Measured.")
+        self.message.emit(f"Measured.{self._left_out}")
 
     def _show_rows(self, rows: Sequence[MeasureRow]) -> None:
         """Show measures, unless another result is shown by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,17 @@ CLOSING = (
 )
 DRAW_MS = 40  # between two steps of drawing, so that napari stays responsive
 DRAWN = object()  # marks the end of the drawing
+_views: dict[int, tempfile.TemporaryDirectory[str]] = {}
+
+
+def views_folder(viewer: napari.viewer.Viewer) -> Path:
+    """Return the folder for results of views and regions, which is deleted with the viewer or when Python exits."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins are handed a proxy
+    key = id(viewer)
+    if key not in _views:
+        _views[key] = tempfile.TemporaryDirectory(prefix="napari-lpd-")
+        weakref.finalize(viewer, lambda: _views.pop(key).cleanup())
+    return Path(_views[key].name)
 
 
 class PredictWidget(DockWidget):
@@ -64,7 +76,7 @@ class PredictWidget(DockWidget):
         self._target: Any = None
         self._shown_slide: Any = ()  # layer, scale and units that the texts describe
         self._out: Path | None = None
-        self._views = tempfile.TemporaryDirectory(prefix="napari-lpd-")  # deleted with the widget or when Python exits
+        self._views = views_folder(viewer)
 
         self.slides = SlidePicker(viewer)
         self.model = ModelPicker(self.slides.find)
@@ -189,7 +201,7 @@ class PredictWidget(DockWidget):
         return self._out or folder_beside(self.slides.find()) / RESULTS
 
     def _place(self, card: PredictionCard) -> Path:
-        folder = Path(self._views.name) if card.scope else self._results_folder()
+        folder = self._views if card.scope else self._results_folder()
         return folder / f"{Path(card.slide).stem}-{card.digest}.zarr"
 
     def _show_results(self) -> None:

@@ -18,7 +18,7 @@ from napari_lpd.data.regions import write_regions
 from napari_lpd.data.training_set import TrainingSource, read_annotated
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.common.recent_models import keep, kept
-from napari_lpd.gui.layers.slides import slide_id, slide_path
+from napari_lpd.gui.layers.slides import slide_id, slide_image, slide_path
 from napari_lpd.gui.train.class_table import ClassTable
 from napari_lpd.gui.train.labelled_tiles import LabelledTiles
 from napari_lpd.gui.train.slide_regions import SlideRegions
@@ -156,7 +156,8 @@ class TrainingData(QWidget):
         path, regions = self.drawn.file(), self.drawn.checked()
         run = make_run()
         write_regions(run / "regions.geojson", regions, self.tissue_classes())
-        return run, TrainingSource(slide=path, regions=run / "regions.geojson", slide_mpp=self.drawn.mpp())
+        mpp, image = self.drawn.mpp(), slide_image(self.drawn.slides.layer())
+        return run, TrainingSource(slide=path, regions=run / "regions.geojson", slide_mpp=mpp, image=image)
 
     def has_own_classes(self) -> bool:
         """Return whether the data bring their own classes, as a project does."""
@@ -205,8 +206,7 @@ class TrainingData(QWidget):
             said = {"patient": self.patient.text().strip(), "fingerprint": slide_id(self.drawn.slides.layer())}
             annotated = self.drawn.annotated().model_copy(update=said)
             slides = list(read_project(path).slides) if path.exists() else []
-            file = annotated.slide.resolve()
-            indices = [index for index, other in enumerate(slides) if other.slide.resolve() == file]
+            indices = [index for index, other in enumerate(slides) if other.place == annotated.place]
             if indices:
                 slides[indices[0]] = annotated
             else:
@@ -230,15 +230,13 @@ class TrainingData(QWidget):
         self.patient.clear()
         path = None if layer is None else slide_path(layer)
         if self.project is not None and self.project.exists() and path is not None:
-            file = path.resolve()
+            place = (path.resolve(), slide_image(layer))
             try:
                 slides = read_project(self.project).slides
             except LpdError as error:
                 self.failed.emit(str(error))
                 return
-            self.patient.setText(
-                next((annotated.patient for annotated in slides if annotated.slide.resolve() == file), "")
-            )
+            self.patient.setText(next((annotated.patient for annotated in slides if annotated.place == place), ""))
 
     # Source and classes
 

@@ -11,10 +11,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError, one_line
-from napari_lpd.core.settings.base import read_settings, write_settings
+from napari_lpd.core.settings.base import nested, read_settings, write_settings
 from napari_lpd.core.settings.presets import ABOUT, PRESETS
 from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.gui.common.forms import SettingsForm, merged
+from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.layout import advanced, buttons, chooser, in_row, note
 from napari_lpd.gui.common.recent_models import keep, kept
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qtpy.QtGui import QHideEvent
 
 KEPT = "train/settings"
+FIRST = "fast"  # preset of the first session
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
 OF_TILES = ("mpp", "tile")  # fixed for labelled tiles
 
@@ -75,9 +76,10 @@ class TrainingSettings(QWidget):
         keep(KEPT, json.dumps({"preset": self.preset.currentText(), "settings": settings}))
 
     def _restore(self) -> None:
-        """Show what was set in the session before."""
+        """Show what was set in the session before, or the first preset."""
         stored = json.loads(kept(KEPT) or "{}")
         if stored.get("preset") not in PRESETS:
+            self.preset.setCurrentText(FIRST)
             return
         self.preset.setCurrentText(stored["preset"])
         try:
@@ -91,8 +93,8 @@ class TrainingSettings(QWidget):
         Raises:
             SettingsError: a value is out of its limits.
         """
-        values = merged(self.form.value().model_dump(), self.more.changes())
-        return TrainSettings.build(values if mpp is None else values | {"mpp": mpp})
+        values = self.form.changes() | self.more.changes() | ({} if mpp is None else {"mpp": mpp})
+        return TrainSettings.build(nested(values))
 
     def show_value(self, settings: TrainSettings) -> None:
         """Show settings in both forms."""

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
 from napari_lpd.data.geojson import GEOJSON, Frame, read_features
-from napari_lpd.data.project import AnnotatedSlide, regions_beside
+from napari_lpd.data.project import AnnotatedSlide
 from napari_lpd.data.regions import NONE, Region, classes_of, regions_in, write_regions
 from napari_lpd.gui.common.layer_box import LayerBox
-from napari_lpd.gui.common.layout import buttons
+from napari_lpd.gui.common.layout import OriginChoice, buttons, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import (
     add_regions,
     area_mm2,
+    check_inside,
     draw_next,
     new_regions_layer,
     outlines_of,
@@ -32,8 +33,7 @@ from napari_lpd.gui.layers.regions import (
     tissue_color,
     toggle_tissue,
 )
-from napari_lpd.gui.layers.shapes_history import ShapesHistory
-from napari_lpd.gui.layers.slides import belongs, folder_beside, kind, slide_of, slide_path
+from napari_lpd.gui.layers.slides import belongs, folder_beside, kind, regions_file, slide_image, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Image, Shapes
     from napari.utils.events import Event
-    from qtpy.QtGui import QHideEvent
+    from qtpy.QtGui import QHideEvent, QShowEvent
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.gui.train.class_table import ClassTable
@@ -59,22 +59,27 @@ class SlideRegions(QWidget):
     Signals:
         message: a line for the status.
         failed: an error message.
+        changed: regions were drawn, changed, marked or deleted.
     """
 
     message = Signal(str)
     failed = Signal(str)
+    changed = Signal()
 
     def __init__(self, viewer: napari.viewer.Viewer, classes: ClassTable) -> None:
         super().__init__()
         self._viewer = viewer
         self.classes = classes
+        self.origin = OriginChoice()
         self.slides = SlidePicker(viewer)
         self._box: LayerBox[Shapes] = LayerBox()
         self.regions = self._box.combo
-        self.files = RegionFiles(viewer, classes)
+        self.files = RegionFiles.of(viewer)
+        self.saved = note("")
+        self.saved.setVisible(False)
         self.keys = ClassKeys.of(viewer)
         self.in_hand = ""  # the class that is drawn next, or NONE
-        self._watched: WeakSet[Shapes] = WeakSet()
+        self._listed: WeakSet[Shapes] = WeakSet()
         self._loaded: WeakSet[Image] = WeakSet()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -84,9 +89,11 @@ class SlideRegions(QWidget):
             ("Load…", "Load regions from GeoJSON, also from QuPath", self._on_load_regions),
             ("Save as…", "Save regions as GeoJSON, which QuPath can open", self._on_save_regions),
         )
-        for widget in (self.slides, self.regions, actions, self.files):
+        for widget in (self.slides, self.regions, actions, self.origin, self.saved):
             layout.addWidget(widget)
         self.files.failed.connect(self.failed)
+        self.files.said.connect(self._on_saved)
+        self.files.drawn.connect(self.count)
         self.slides.changed.connect(self._reload)
         classes.used.connect(self.use)
         classes.toggled.connect(self.toggle)
@@ -95,6 +102,7 @@ class SlideRegions(QWidget):
         self.regions.currentIndexChanged.connect(self.count)
         for event in ("inserted", "removed", "reordered", "renamed"):
             getattr(viewer.layers.events, event).connect(self._fill)
+        self.files.classes = classes.drafts()
         self._fill()
         self._reload()
         self.keys.take(self)
@@ -134,6 +142,12 @@ class SlideRegions(QWidget):
             )
         return regions
 
+    def check_places(self) -> None:
+        """Raise DataError if drawn regions lie outside the slide; they are selected then."""
+        slide = self.slides.find()
+        if slide is not None and self.regions.count():
+            check_inside(self.layer(), slide)
+
     def annotated(self) -> AnnotatedSlide:
         """Save the regions beside the slide and return both.
 
@@ -141,8 +155,11 @@ class SlideRegions(QWidget):
             LpdError: as `file` and `checked`, or the regions cannot be saved.
         """
         path = self.file()
+        self.check_places()
         self.checked()
-        return AnnotatedSlide(slide=path, regions=self.files.write([self.layer()], self.slides.layer()), mpp=self.mpp())
+        slide = self.slides.layer()
+        regions = self.files.write([self.layer()], slide)
+        return AnnotatedSlide(slide=path, regions=regions, mpp=self.mpp(), image=slide_image(slide))
 
     def layer(self) -> Shapes:
         """Return the chosen regions layer.
@@ -156,15 +173,13 @@ class SlideRegions(QWidget):
         return layer
 
     def _fill(self) -> None:
-        """List the regions layers that are not another slide's; watch them all."""
+        """List the regions layers that are not another slide's, with the classes that new ones bring."""
+        self.files.watch()
         for layer in regions_layers(self._viewer):
-            if layer not in self._watched:
-                self._watched.add(layer)
-                layer.events.data.connect(self._on_data)
+            if layer not in self._listed:
+                self._listed.add(layer)
                 layer.events.mode.connect(self._on_mode)
-                ShapesHistory.follow(layer, self._on_drawn)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
-                self.files.change(layer)
         self._box.fill(regions_layers(self._viewer, self.slides.find()))
         self.regions.setVisible(self.regions.count() > 0)
         self.count()
@@ -173,14 +188,17 @@ class SlideRegions(QWidget):
         """Show beside each class the number of its regions and their area."""
         areas = area_mm2(self.layer()) if self.regions.count() else {}
         self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in areas.items()})
+        self.changed.emit()
 
-    def _on_data(self, event: Event) -> None:
-        self.files.change(event.source)
-        QTimer.singleShot(0, self.count)  # napari tells of a drawing just before it is finished
+    def _on_saved(self, line: str) -> None:
+        self.saved.setText(line)
+        self.saved.setVisible(True)
 
-    def _on_drawn(self, layer: Shapes) -> None:
-        self.count()
-        self.files.change(layer)
+    def showEvent(self, event: QShowEvent) -> None:
+        """Let the latest changes be saved before napari's window closes, also when this widget is gone."""
+        super().showEvent(event)
+        top = self.window()
+        (top.parentWidget() or top).installEventFilter(self.files)  # a floating dock is a window of its own
 
     def hideEvent(self, event: QHideEvent) -> None:
         """Save the latest changes before the window closes."""
@@ -192,12 +210,13 @@ class SlideRegions(QWidget):
         layer = self.slides.find()
         if layer is None:
             return
+        self.origin.follow(layer.metadata.get(KEY, {}).get("origin", ()))
         self._fill()
-        shapes, path = self._layer_of(layer), slide_path(layer)
+        shapes, path = self._layer_of(layer), regions_file(layer)
         if shapes is not None:
             if self._box.layer() is None or not belongs(self.layer(), layer):
                 self._box.choose(shapes)
-        elif path is not None and layer not in self._loaded and regions_beside(path).exists():
+        elif path is not None and layer not in self._loaded and path.exists():
             self._loaded.add(layer)
             self._load_saved()
         self._loaded.add(layer)  # so that deleted regions are not loaded again
@@ -220,14 +239,14 @@ class SlideRegions(QWidget):
         """Return the regions layer of the chosen slide and choose it; a new one holds what is saved beside it."""
         slide = self.slides.layer()
         slide_of(slide).close()  # raises for a slide without resolution
-        layer, path = self._layer_of(slide), slide_path(slide)
+        layer, path = self._layer_of(slide), regions_file(slide)
         if layer is not None:
             self._box.choose(layer)
             return layer
         layer = new_regions_layer(self._viewer, slide)
         self._box.choose(layer)
-        if path is not None and regions_beside(path).exists():
-            self.load(regions_beside(path))
+        if path is not None and path.exists():
+            self.load(path)
         return layer
 
     def _load_saved(self) -> None:
@@ -241,7 +260,7 @@ class SlideRegions(QWidget):
             layer = self.slides.layer()
             regions = outlines_of(self.layer(), layer)
             with slide_of(layer) as slide:
-                frame = Frame.of(slide)
+                frame = Frame.of(slide, self.origin.value())
             name = folder_beside(layer) / f"{Path(layer.name).stem}.geojson"
             path, _ = QFileDialog.getSaveFileName(self, "Regions", str(name), "GeoJSON (*.geojson)")
             if path:
@@ -263,7 +282,7 @@ class SlideRegions(QWidget):
         try:
             layer = self._ensure_layer()
             with slide_of(self.slides.layer()) as slide:
-                drawing = read_features(path, Frame.of(slide))
+                drawing = read_features(path, Frame.of(slide, self.origin.value()))
             names = [tissue.name for tissue in self.classes.drafts()]
             regions, classes = regions_in(drawing, names), classes_of(drawing, names)
             if not regions:
@@ -329,7 +348,7 @@ class SlideRegions(QWidget):
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        self._on_drawn(layer)
+        self.files.note(layer)
 
     def _layer_to_draw_on(self) -> Shapes:
         """Return the user's own layer if one is chosen, else the regions layer of the chosen slide."""
@@ -364,9 +383,10 @@ class SlideRegions(QWidget):
                 self.files.change(layer)
 
     def _on_classes(self) -> None:
+        self.files.classes = self.classes.drafts()
         if self.regions.count():
             recolour(self.layer(), self.classes.drafts())
-            self._on_drawn(self.layer())
+            self.files.note(self.layer())
         if self.in_hand not in {NONE, *(tissue.name for tissue in self.classes.drafts())}:
             self.in_hand = ""
         self._show_in_hand()

@@ -11,10 +11,13 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBox
 
 from napari_lpd.core.errors import NOTICE, DataError
 from napari_lpd.core.jobs import COMPUTING, in_subprocess
+from napari_lpd.core.settings.presets import PRESETS
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
 from napari_lpd.gui.common.recent_models import describe, recent_models
+from napari_lpd.gui.live.panel import LiveMask
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
 from napari_lpd.gui.train.progress_tabs import ProgressTabs
 from napari_lpd.gui.train.settings_panel import TrainingSettings
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Progress
-    from napari_lpd.core.settings.training import TrainSettings
 
 CLOSING = "A model is being trained. Close anyway? What was learned is kept; Resume continues from there."
 
@@ -72,6 +74,8 @@ class TrainWidget(DockWidget):
         self.tabs = ProgressTabs()
         self.checker = JobRunner(self)
 
+        drawn = self.data.drawn
+        self.live = LiveMask(viewer, drawn.slides, drawn.checked, drawn.classes.drafts, self._fast, self._live_folder)
         self._lay_out()
         self._connect()
         self._offer_resume()
@@ -79,6 +83,7 @@ class TrainWidget(DockWidget):
     def _lay_out(self) -> None:
         column = self._column = Column()
         column.add(self.data, title="Data")
+        column.add(self.live, title="Live")
         column.add(self.chosen, title="Settings")
         browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
         column.add(in_row([self.out, browse_out]), title="Models folder")
@@ -92,6 +97,9 @@ class TrainWidget(DockWidget):
 
     def _connect(self) -> None:
         self.undocked.connect(self.data.drawn.put_down)
+        self.undocked.connect(self.live.put_down)
+        self.data.drawn.changed.connect(self.live.change)
+        self.data.drawn.classes.changed.connect(self.live.change)
         self.data.message.connect(self.job.say)
         self.data.failed.connect(self._on_failed)
         self.data.source.currentTextChanged.connect(lambda source: self.chosen.ask_for_resolution(source != TILES))
@@ -121,6 +129,15 @@ class TrainWidget(DockWidget):
         """
         return self.chosen.value(self.data.tiles_mpp())
 
+    def _fast(self) -> TrainSettings:
+        """Return the settings of a fast training of one slide at the chosen resolution and tile size."""
+        chosen = self.chosen.form.value()
+        of_one_slide = {"feature_dropout": 0.5}  # five seeds on the sample slide: docs/results.md, "Live mask"
+        return TrainSettings.build(PRESETS["fast"] | {"mpp": chosen.mpp, "tile": chosen.tile} | of_one_slide)
+
+    def _live_folder(self) -> Path:
+        return new_run_folder(self._models_folder(), f"{self.data.name()}-live")
+
     def _on_copy(self) -> None:
         with self.job.reporting():
             command = as_command(self._arguments())
@@ -146,13 +163,15 @@ class TrainWidget(DockWidget):
 
     def _on_train(self) -> None:
         with self.job.reporting():
-            classes = self.data.tissue_classes()
-            self._start(self._arguments(), classes)
+            arguments = self._arguments()
+            self._start(arguments, self.data.tissue_classes())
 
     def _arguments(self, make_run: Any = None) -> list[str]:
         """Write the files of a run into a new folder and return the arguments of the child process."""
         if self.data.source.currentText() == TILES:
             self.data.tiles.training_source()  # first, to report missing entries in the form's order
+        else:
+            self.data.drawn.check_places()  # first, as the slide may be another one
         settings = self.settings()
         classes = None if self.data.has_own_classes() else self.data.tissue_classes()
         make = make_run or (lambda: new_run_folder(self._models_folder(), self.data.name()))
@@ -232,5 +251,6 @@ class TrainWidget(DockWidget):
     def _on_predict(self) -> None:
         with self.job.reporting():
             assert self._run is not None
-            _, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict", tabify=True)
+            dock, predict = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Predict", tabify=True)
+            dock.raise_()  # where it was open already
             predict.predict_view_with(self._run / MODEL_NAME)

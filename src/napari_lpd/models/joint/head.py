@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, gelu, interpolate, normalize
+from torch.nn.functional import avg_pool2d, dropout2d, gelu, interpolate, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +67,23 @@ class JointHead(nn.Module):
         self.mean.copy_(mean.view(1, -1, 1, 1))
         self.deviation.copy_(deviation.view(1, -1, 1, 1))
 
-    def forward(self, joined: Tensor) -> Tensor:
-        """Bring joined features (B, D, h, w) through the necks: (B, width, h, w), neck after neck."""
-        features: Tensor = self.second(gelu(self.first((joined - self.mean) / self.deviation)))
+    @torch.no_grad()
+    def standardise_anew(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take note of other statistics (D,), and change the first convolution so that the output stays as it is."""
+        weight, bias = self.first.weight, self.first.bias
+        assert bias is not None
+        mean, deviation = mean.to(weight).view(1, -1, 1, 1), deviation.to(weight).view(1, -1, 1, 1)
+        bias += (weight * (mean - self.mean) / self.deviation).sum((1, 2, 3))
+        weight *= deviation / self.deviation
+        self.standardise(mean, deviation)
+
+    def forward(self, joined: Tensor, dropout: float = 0.0) -> Tensor:
+        """Bring joined features (B, D, h, w) through the necks: (B, width, h, w), neck after neck.
+
+        In training a share of an image's channels is left out, so that no few of them decide.
+        """
+        seen = dropout2d((joined - self.mean) / self.deviation, dropout, self.training)
+        features: Tensor = self.second(gelu(self.first(seen)))
         return features
 
     def unit(self, vectors: Tensor) -> Tensor:

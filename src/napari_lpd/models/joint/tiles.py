@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_lpd.core.errors import ModelError
 from napari_lpd.core.geometry import common, within
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.tileset import CELL, RIM
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from napari_lpd.models.joint.store import FeatureStore
     from napari_lpd.models.network import Maps, Supervised
 
+logger = logging.getLogger(__name__)
 KEY_LENGTH = 32  # hexadecimal digits of a SHA-256
 HALF = 65504.0  # the largest number in float16
 
@@ -64,23 +68,39 @@ class FrozenEncoder:
         backend = choose_backend("auto", device, "float32" if precision is None else "half")
         assert network.joint is not None
         self.hash, self.stride = _hash_of(network, str(precision)), network.joint.stride
-        self._device = device
-        self._forward = prepared(_Joining(network), (), device, backend, precision)
+        self._device, self._backend = device, backend
+        self._prepare = partial(prepared, _Joining(network), (), device, precision=precision)
+        self._forward = self._prepare(backend=backend)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Compute the features (h, w, D) of an image (3, H, W)."""
         pixels = torch.from_numpy(image).to(self._device)[None].float() / 255
-        (joined,) = self._forward(pixels)
+        try:
+            (joined,) = self._forward(pixels)
+        except ModelError as error:
+            if self._backend == "torch":
+                raise
+            logger.warning("%s: the features are computed by PyTorch", error)
+            self._backend, self._forward = "torch", self._prepare(backend="torch")
+            (joined,) = self._forward(pixels)
         return joined[0].clamp(-HALF, HALF).half().movedim(0, 2).contiguous().cpu().numpy()
 
 
 def _hash_of(network: LPD, precision: str) -> str:
     encoder = network.encoder
-    digest = hashlib.sha256(f"{precision} {encoder.reverse} {encoder.strides}".encode())
+    seen = f"{precision} {encoder.reverse} {encoder.strides}"
+    digest = hashlib.sha256(
+        f"{seen} {encoder.architecture.blocks}".encode() if encoder.architecture.blocks else seen.encode()
+    )
     for name, tensor in [*sorted(encoder.state_dict().items()), ("mean", encoder.mean), ("std", encoder.std)]:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def content_key(image: NDArray[np.uint8]) -> str:
+    """Name the features of an image (3, H, W) in a store, by its pixels."""
+    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:KEY_LENGTH]
 
 
 class FeatureTiles:
@@ -142,8 +162,7 @@ class FeatureTiles:
         if key := self._keys.get(of):
             return self._store.get(key, lambda: self._encoder(self._image(of)))
         image = self._image(of)
-        key = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:KEY_LENGTH]
-        self._keys[of] = key
+        key = self._keys[of] = content_key(image)
         return self._store.get(key, lambda: self._encoder(image))
 
     def _image(self, of: int | Cell) -> NDArray[np.uint8]:

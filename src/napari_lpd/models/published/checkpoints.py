@@ -19,11 +19,12 @@ from torch.nn.functional import normalize
 
 from napari_lpd import __version__
 from napari_lpd.core.classes import CLASSES, check_classes
-from napari_lpd.core.errors import ModelError, SettingsError, one_line
+from napari_lpd.core.errors import ModelError, SettingsError, absent, one_line
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
+from napari_lpd.models.backbones.source import MIT
 from napari_lpd.models.card import Card
 from napari_lpd.models.checkpoint import save_checkpoint
-from napari_lpd.models.encoder import MIT, STAGES, build_encoder
+from napari_lpd.models.encoder import STAGES, build_encoder
 from napari_lpd.models.network import LPD, STAGES_USED
 from napari_lpd.models.published.weight_files import (
     SAFETENSORS,
@@ -142,7 +143,7 @@ def rename_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(absent(path))
     allowed: list[Any] = [(_Inert, name) for name in _CONFIGURATION_CLASSES]
     allowed += [(typing.Any, "typing.Any"), defaultdict, dict, list, int, (dict, "__builtin__.dict")]
     allowed += [(list, "__builtin__.list"), (int, "__builtin__.long"), (int, "builtins.int")]
@@ -222,7 +223,7 @@ def read_prototypes(path: Path) -> Tensor:
         ModelError: missing, holding more than arrays, or without one two-dimensional array.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such prototype file")
+        raise ModelError(absent(path, "prototype file"))
     try:
         if path.suffix.lower() == SAFETENSORS:
             stored: Any = {name: value.float().numpy() for name, value in read_safetensors(path).items()}

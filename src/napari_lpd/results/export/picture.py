@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from napari_lpd.core.classes import UNLABELLED
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write, mark_of
 from napari_lpd.core.pictures.fonts import draw_text, width_of
@@ -29,6 +30,7 @@ EDGE = 2000  # pixels of the longer edge, at most
 OPACITY = 0.5
 TEXT, GAP = 18, 12  # pixels
 UNREADABLE_RGB = (90, 90, 90)
+UNLABELLED_RGB = (214, 150, 186)  # of the legend: pink as tissue that is not painted over
 
 
 def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: bool = False) -> Path:
@@ -86,6 +88,7 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
     classes = prediction.card.classes
     width = max(image.width, 480)
     named = [(tissue.name, tissue.rgb) for tissue in classes]
+    named += [(UNLABELLED, UNLABELLED_RGB)] if prediction.unlabelled_mm2 else []
     named += [("unreadable", UNREADABLE_RGB)] if prediction.unreadable else []
     items = [(name, rgb, TEXT + GAP // 2 + width_of(name, TEXT) + 2 * GAP) for name, rgb in named]
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KEPT = 2**23  # bytes of decoded parts that windows cut
 LARGE = 2**25  # bytes of a part; of larger ones a single one is decoded and kept at a time
+GAP = 2**13  # bytes between rows that take longer to read than another call
+TOGETHER = 2**18  # bytes of rows that are read together: they stay in the processor's cache
 MISSING = 255  # tiles that a file leaves out are white
 
 
@@ -58,18 +60,35 @@ class StoredBytes:
             raise ValueError(f"the file ends {size - len(content)} bytes too early")
         return content
 
-    def read_array(self, offset: int, size: int) -> NDArray[np.uint8]:
-        """Read `size` bytes from `offset` as an array of their own, as `read` does."""
-        content = np.empty(size, np.uint8)
-        if hasattr(os, "preadv"):
-            found = os.preadv(self._file.fileno(), [content.data], offset)
+    def read_rows(self, offset: int, step: int, target: NDArray[np.uint8]) -> None:
+        """Fill an array (rows, bytes), whose rows lie `step` bytes from each other, from `offset`; errors as `read`.
+
+        Rows that are close to each other are read together, with what is between them.
+        """
+        rows, size = target.shape
+        if step == size:
+            self._fill(target.reshape(1, -1), offset, 0)
+        elif step - size > GAP:
+            self._fill(target, offset, step)
         else:
-            with self._lock:
-                self._file.seek(offset)
-                found = self._file.readinto(content.data) or 0
-        if found < size:
-            raise ValueError(f"the file ends {size - found} bytes too early")
-        return content
+            for top in range(0, rows, at_once := max(1, TOGETHER // step)):
+                piece = target[top : top + at_once]
+                content = np.empty(((len(piece) - 1) * step + size), np.uint8)
+                self._fill(content[None], offset + top * step, 0)
+                piece[:] = np.lib.stride_tricks.as_strided(content, piece.shape, (step, 1))
+
+    def _fill(self, target: NDArray[np.uint8], offset: int, step: int) -> None:
+        found, file, preadv = 0, self._file.fileno(), getattr(os, "preadv", None)
+        for row in target:
+            if preadv is not None:
+                found += preadv(file, (row,), offset)
+            else:
+                with self._lock:
+                    self._file.seek(offset)
+                    found += self._file.readinto(row) or 0
+            offset += step
+        if found < target.size:
+            raise ValueError(f"the file ends {target.size - found} bytes too early")
 
 
 class PagePixels:
@@ -112,23 +131,22 @@ class PagePixels:
         if self._kept is None and self._contiguous is None:  # a large part that is damaged needs no window
             self._decoded(y // self._part[0] * self._across + x // self._part[1], complete=False)
         if self._contiguous is not None:
-            area, samples = self.shape[0] * self.shape[1], self.shape[2] // planes
-            stored = [self._rows(self._contiguous + plane * area, samples, y, x, h, w) for plane in range(planes)]
-            return stored[0] if planes == 1 else np.concatenate(stored, axis=2)
+            return self._stored(self._contiguous, planes, (y, x, h, w))
         window = np.full((h, w, self.shape[2]), MISSING, np.uint8)
         for plane in range(planes):
             self._read_parts(plane, y, x, window[..., plane : plane + 1] if self._planar else window)
         return window
 
-    def _rows(self, offset: int, samples: int, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        """Read samples that lie in the file row after row as they are; whole rows, unless little of them is needed."""
-        wide = self.shape[1]
-        if w * 8 >= wide:
-            rows = self._file.read_array(offset + y * wide * samples, h * wide * samples)
-            return rows.reshape(h, wide, samples)[:, x : x + w]
-        starts = [offset + (row * wide + x) * samples for row in range(y, y + h)]
-        content = b"".join(self._file.read(start, w * samples) for start in starts)
-        return np.frombuffer(content, np.uint8).reshape(h, w, samples)
+    def _stored(self, offset: int, planes: int, window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Read a window (y, x, h, w) of samples that lie in the file row after row as they are."""
+        (height, wide, samples), (y, x, h, w) = self.shape, window
+        pixels, step = np.empty((h, w, samples), np.uint8), wide * samples // planes
+        for plane in range(planes):
+            rows = pixels.reshape(h, w * samples) if planes == 1 else np.empty((h, w), np.uint8)
+            self._file.read_rows(offset + (plane * height + y) * step + x * samples // planes, step, rows)
+            if planes > 1:
+                pixels[..., plane] = rows
+        return pixels
 
     def _read_parts(self, plane: int, y: int, x: int, target: NDArray[np.uint8]) -> None:
         (high, wide), (h, w) = self._part, target.shape[:2]

@@ -103,7 +103,9 @@ def open_with_tifffile(path: Path, given: GivenMpp, icc: bool, image: int | None
             levels, convert, pages = _levels_of(path.name, tiff, file, chosen, icc)
             resolution = _resolution(path.name, given, chosen, pages[0][0], reason)
             other = None if chosen == choose(path.name, found, None)[0] else image
-            levels = replace(levels, notes=notes, image=other, reader="tifffile")
+            levels = replace(levels, notes=notes, image=other, number=chosen.number, reader="tifffile")
+            if len(found) > 1:
+                levels = replace(levels, images={each.number: str(each) for each in found})
             if len(pages[0]) == 1:
                 levels = direct_jpeg_levels(path, [level[0] for level in pages], levels, convert)
         except TIFF_ERRORS as error:

@@ -79,7 +79,7 @@ class JointObjective(nn.Module):
         settings, joint = self.settings, network.joint
         assert joint is not None
         joined, own = self._at_places(joined, self.own[list(indices)])
-        features = joint(joined.float())
+        features = joint(joined.float(), settings.feature_dropout)
         logits = network.neck_logits(features)
         merged = self._merged(network, logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
         presence = joint.presence_logits(joint.gating(features).mean((2, 3)), settings.presence_dropout)

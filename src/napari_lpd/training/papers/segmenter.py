@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from napari_lpd.core.errors import DataError, LpdError, SettingsError
+from napari_lpd.core.errors import DataError, LpdError, SettingsError, one_line
 from napari_lpd.core.files import atomic_write, file_hashes, write_text
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.reading import read_json
@@ -79,9 +79,8 @@ def _check_made_with(wanted: dict[str, str], folder: Path) -> None:
             raise DataError(f"{folder}: holds files, and not what made them: choose another folder, or move them away")
         write_text(path, json.dumps(wanted, indent=1) + "\n")
     made = read_json(path, DataError, "what made the masks", dict)
-    if made != wanted:
-        other = next(name for name, value in wanted.items() if made.get(name) != value)
-        raise DataError(f"{folder}: holds masks of another {other}; choose another folder, or delete them")
+    if others := [name for name in wanted | made if made.get(name) != wanted.get(name)]:
+        raise DataError(f"{folder}: holds masks of another {one_line(others[0], 60)}; choose another, or delete them")
 
 
 def _write_mask(path: Path, mask: NDArray[np.uint8], classes: Sequence[TissueClass]) -> None:

@@ -11,7 +11,7 @@ from napari_lpd.core.classes import read_classes
 from napari_lpd.core.errors import DataError, ModelError
 from napari_lpd.core.files import write_text
 from napari_lpd.core.locks import holder, inside
-from napari_lpd.core.reading import read_header, read_json
+from napari_lpd.core.reading import read_header, read_json, visible
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -150,13 +150,14 @@ def counterpart_arguments(run: Path) -> list[str]:
 
 def _counterparts(run: Path) -> list[Path]:
     """List the runs that were started as counterparts of `run`, newest first."""
-    marks = sorted(run.parent.glob(f"*/{COUNTERPART}"), reverse=True)
-    return [mark.parent for mark in marks if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
+    marks = {each: each / COUNTERPART for each in visible(run.parent.iterdir())[::-1] if (each / COUNTERPART).is_file()}
+    return [each for each, mark in marks.items() if Path(mark.read_text(encoding="utf-8")).resolve() == run.resolve()]
 
 
 def unfinished_run(parent: Path) -> Path | None:
     """Find the run in `parent` that was stopped last, if any; runs that are going on, in any process, do not count."""
-    runs = [path.parent for path in parent.glob(f"*/{STATE_NAME}") if (path.parent / ARGUMENTS).exists()]
+    folders = visible(parent.iterdir()) if parent.is_dir() else []
+    runs = [folder for folder in folders if (folder / STATE_NAME).exists() and (folder / ARGUMENTS).exists()]
     runs = [run for run in runs if not holder(inside(run))]
     return max(runs, key=lambda run: (run / STATE_NAME).stat().st_mtime, default=None)
 

@@ -1,0 +1,1 @@
+"""The live mask: it follows the regions as they are drawn."""

@@ -1,0 +1,331 @@
+"""Learn from regions while they are drawn, and label what is in view: the engine of the live mask.
+
+A joint head learns from the features of a frozen encoder, which are computed once per cell of a slide. After a change
+of the regions it takes a few steps from where it was, and cells are labelled anew from the features that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.data.region_tiles import cut_tiles
+from napari_lpd.data.tileset import CELL, RIM, describe_sources, training_colours
+from napari_lpd.models.cam import class_presence, label_scores, unsureness, upsampled_argmax
+from napari_lpd.models.card import Card, provenance
+from napari_lpd.models.checkpoint import save_checkpoint
+from napari_lpd.models.compute import choose_device, choose_precision
+from napari_lpd.models.joint.store import FeatureStore
+from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, content_key
+from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, encoder_of, used_stages
+from napari_lpd.slides.tissue import find_tissue
+from napari_lpd.training.ancestor import inherit
+from napari_lpd.training.losses.joint import JointObjective
+from napari_lpd.training.step import parameter_groups, set_training
+from napari_lpd.training.validation import PRESENCE, calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_lpd.core.classes import TissueClass
+    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.data.regions import Region
+    from napari_lpd.slides.slide import Slide
+
+ROOM = 2**30  # bytes of features in memory
+FRESH, WARM, BATCH = 160, 50, 12  # steps of a head that starts, and of one that goes on; tiles of a step
+READ = 256  # tiles and cells whose pixels are remembered
+NEAR = 400.0  # µm: a place this near to one that was suggested is not suggested again
+
+CellIndex = tuple[int, int]
+"""Row and column of a cell of `CELL` pixels of a slide, at the model's resolution."""
+
+
+class LiveCell(NamedTuple):
+    """Labels of one cell.
+
+    Attributes:
+        labels: (CELL, CELL) uint8: 0 = unlabelled or no tissue, c + 1 = class c of the model's.
+        unsure: (CELL / stride, CELL / stride) float32, 0 sure to 1; 0 where there is no tissue.
+    """
+
+    labels: NDArray[np.uint8]
+    unsure: NDArray[np.float32]
+
+
+class LiveSlide:
+    """A slide that regions are drawn on: its tissue, and its pixels as far as they were read for training.
+
+    Args:
+        slide: The open slide; it is closed with `close`.
+    """
+
+    def __init__(self, slide: Slide) -> None:
+        self.slide, self.tissue = slide, find_tissue(slide)
+        self.keys: dict[CellIndex, str] = {}
+        self.read = lru_cache(READ)(slide.read)
+        self.read_tolerant = lru_cache(READ)(slide.read_tolerant)
+        self.close = slide.close
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.slide, name)
+
+    def cells(self, box_um: tuple[float, float, float, float], mpp: float) -> list[CellIndex]:
+        """List the cells in a box (y0, x0, y1, x1), in µm, that hold tissue, from its middle outwards."""
+        height, width = self.slide.shape_at(mpp)
+        edge = CELL * mpp
+        y0, x0, y1, x1 = (value / edge for value in box_um)
+        rows = range(max(math.floor(y0), 0), min(math.ceil(y1), -(-height // CELL)))
+        columns = range(max(math.floor(x0), 0), min(math.ceil(x1), -(-width // CELL)))
+        middle = ((y0 + y1) / 2 - 0.5, (x0 + x1) / 2 - 0.5)
+        found = [(y, x) for y in rows for x in columns if self._has_tissue((y, x), mpp)]
+        return sorted(found, key=lambda cell: math.dist(cell, middle))
+
+    def _has_tissue(self, cell: CellIndex, mpp: float) -> bool:
+        """Look at 16 × 16 points of a cell."""
+        return bool(self.tissue.at((cell[0] * 16, cell[1] * 16), (16, 16), mpp * CELL / 16).any())
+
+    def tissue_at(self, cell: CellIndex, mpp: float) -> NDArray[np.bool_]:
+        """Mark the tissue in a cell: (CELL, CELL)."""
+        return self.tissue.at((cell[0] * CELL, cell[1] * CELL), (CELL, CELL), mpp)
+
+
+class LiveModel:
+    """A joint head that follows the regions on a slide.
+
+    Example:
+        >>> from napari_lpd import open_slide, read_classes, run, samples
+        >>> from napari_lpd.core.settings.base import read_settings
+        >>> from napari_lpd.core.settings.training import TrainSettings
+        >>> from napari_lpd.data.regions import read_regions
+        >>> live = LiveModel(read_settings(TrainSettings, None, ["tile_step=128", "threads=1"], "fast"))
+        >>> slide = LiveSlide(open_slide(samples.skin_slide_path()))
+        >>> regions = read_regions(samples.regions_path("train"))
+        >>> model = run(live.learn(slide, regions, read_classes(samples.classes_path()), steps=20))
+        >>> cell = slide.cells((0, 0, 2000, 2000), 1.0)[0]
+        >>> live.label(slide, cell).labels.shape
+        (512, 512)
+        >>> slide.close()
+
+    Args:
+        settings: Of a fast training (preset ``fast``).
+        room: Most bytes of features in memory.
+
+    Attributes:
+        model: What was learned last; None at first. It is not changed by later updates.
+        version: Number of updates; cells that were labelled at an earlier one are outdated.
+    """
+
+    def __init__(self, settings: TrainSettings, room: int = ROOM) -> None:
+        self.settings = settings
+        self.model: LoadedModel | None = None
+        self.version = 0
+        self._device, _ = choose_device(settings.device)
+        torch.manual_seed(settings.seed)
+        self._encoder = encoder_of(settings.model, settings.model.encoder_weights)
+        self._network: LPD | None = None
+        self._names: list[str] = []
+        precision = choose_precision(settings.precision, self._device)
+        self._frozen = FrozenEncoder(self._fresh(2), self._device, precision)
+        self._store = FeatureStore(self._frozen.hash, room)
+        self._tiles: FeatureTiles | None = None
+
+    def _fresh(self, classes: int) -> LPD:
+        torch.manual_seed(self.settings.seed)
+        return LPD(self.settings.model, classes, self._encoder).to(self._device)
+
+    def learn(
+        self, slide: LiveSlide, regions: Sequence[Region], classes: Sequence[TissueClass], steps: int = 0
+    ) -> Job[LoadedModel]:
+        """Learn from all regions that are drawn now, from where the update before ended.
+
+        Classes of which no region is drawn are left out until there is one. Closing the job leaves the model as it
+        was.
+
+        Args:
+            slide: Where they are drawn.
+            regions: As for `cut_tiles`.
+            classes: The tissue classes; the model has those that occur in the regions, in this order.
+            steps: Number of steps; 0: 160 for a new head, 50 for one that knows all classes.
+
+        Raises:
+            DataError: fewer than two tissues have a region, a region lies outside the slide, or no tile fits.
+        """
+        drawn = {name for region in regions for name in region.tissues}
+        used = tuple(tissue for tissue in classes if tissue.name in drawn)
+        if len(used) < 2:
+            raise DataError("draw a region of a second tissue: the live mask begins with two")
+        yield Progress(0, 0, "cutting tiles")
+        tiles = cut_tiles(cast("Slide", slide), regions, used, self.settings, slide.slide.name)
+        if empty := [name for name, count in tiles.tiles_per_class.items() if not count]:
+            raise DataError(f"the regions of {', '.join(empty)} are too small for a tile; draw them larger")
+        seen = FeatureTiles(tiles, self._frozen, self._store)
+        yield from seen.compute()
+        network, is_new = self._started(seen)
+        count = steps or (FRESH if is_new else WARM)
+        for done in self._steps(network, seen, count):
+            yield Progress(done, count, "learning")
+        network.eval()
+        self._network, self._names, self._tiles = network, [tissue.name for tissue in used], seen
+        self.version += 1
+        self.model = LoadedModel(network, self._card(count), "live", "", self._device)
+        return self.model
+
+    def _started(self, seen: FeatureTiles) -> tuple[LPD, bool]:
+        """Return the network to train, a copy of the one before as far as there is one, and whether it is a new one."""
+        names = [tissue.name for tissue in seen.classes]
+        network = self._fresh(len(names))
+        assert network.joint is not None
+        if self._network is not None:
+            inherit(network, names, self._network, self._names)
+            network.joint.standardise_anew(*seen.statistics())
+        else:
+            network.joint.standardise(*seen.statistics())
+        return network, not set(names) <= set(self._names)
+
+    def _steps(self, network: LPD, seen: FeatureTiles, count: int) -> Iterator[int]:
+        """Take steps with a rate that falls to 0; every class is as likely to be drawn into a batch."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed)
+        objective = JointObjective(settings, generator, len(seen), seen.of(0).shape[:2]).to(self._device)
+        optimiser = torch.optim.AdamW(parameter_groups(network, settings))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / count)
+        labels = torch.from_numpy(seen.labels).to(self._device)
+        weights = torch.from_numpy(_balance(seen.labels))
+        own_from = math.ceil((1 - settings.self_training) * count)
+        for step in range(count):
+            if step == own_from:
+                network.eval()
+                objective.label_tiles(network, seen)
+            set_training(network, settings)
+            chosen = torch.multinomial(weights, BATCH, replacement=True, generator=generator).tolist()
+            joined = seen.batch(chosen).to(self._device)
+            losses = objective(network, joined, labels[chosen], step < count // 10, chosen)
+            optimiser.zero_grad(set_to_none=True)
+            losses.total.backward()
+            optimiser.step()
+            schedule.step()
+            yield step + 1
+
+    def _card(self, steps: int) -> Card:
+        assert self._network is not None and self._tiles is not None
+        constants = calibrate(self._network, self._tiles, None, self.settings.batch)
+        tiles = self._tiles.tiles
+        return Card(
+            classes=tiles.classes,
+            settings=self.settings,
+            encoder=self._network.encoder.architecture,
+            tiles_per_class=tiles.tiles_per_class,
+            tiles=len(tiles),
+            data=describe_sources(tiles),
+            steps=steps,
+            map_scale=constants.map_scale,
+            presence=(PRESENCE,) * len(tiles.classes),
+            **provenance(),
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write the model that was learned last as a checkpoint.
+
+        Raises:
+            DataError: nothing was learned yet.
+            ModelError: the file cannot be written.
+        """
+        if self.model is None or self._tiles is None:
+            raise DataError("nothing was learned yet: draw regions of two tissues")
+        card = self.model.card.model_copy(update={"colours": training_colours(self._tiles.tiles)})
+        save_checkpoint(path, dict(self.model.network.state_dict()), card)
+        return path
+
+    @torch.inference_mode()
+    def label(self, slide: LiveSlide, cell: CellIndex, settings: PredictSettings | None = None) -> LiveCell:
+        """Label a cell with what was learned last, as `predict` labels slides.
+
+        Args:
+            slide: The slide.
+            cell: Which of its cells.
+            settings: Background power and threshold of the gate; default: those of a prediction.
+
+        Raises:
+            DataError: nothing was learned yet.
+        """
+        if self.model is None:
+            raise DataError("nothing was learned yet: draw regions of two tissues")
+        network, card, stride = self.model.network, self.model.card, self._frozen.stride
+        mpp, rim = self.settings.mpp, RIM // stride
+        joined = torch.from_numpy(self._features(slide, cell)).movedim(2, 0)[None].to(self._device).float()
+        assert isinstance(network, LPD)
+        used = used_stages(network)
+        outputs = network.from_joined(joined, [STAGES_USED[i] for i in used]).outputs
+        gating = [part[0] for part in network.gating(outputs)]
+        origin = (cell[0] * CELL // stride - rim, cell[1] * CELL // stride - rim)
+        tissue = torch.from_numpy(slide.tissue.at(origin, (joined.shape[2], joined.shape[3]), mpp * stride)).to(
+            self._device
+        )
+        presence = class_presence(network, gating, card.settings.tile // stride | 1, tissue)
+        around = (..., slice(rim - 1, 1 - rim), slice(rim - 1, 1 - rim))
+        stages = {i: maps[0][around] for i, maps in zip(used, outputs, strict=False)}
+        scores = label_scores(stages, presence[around], card.map_scale, self.model, settings or PredictSettings())
+        labels = upsampled_argmax(scores, stride)[stride:-stride, stride:-stride].cpu().numpy()
+        unsure = unsureness(network, scores, outputs[-1][0][around])[1:-1, 1:-1] * tissue[rim:-rim, rim:-rim]
+        return LiveCell(labels * slide.tissue_at(cell, mpp), unsure.float().cpu().numpy())
+
+    def _features(self, slide: LiveSlide, cell: CellIndex) -> NDArray[np.float16]:
+        """Return the features (h, w, D) of a cell and its rim, computed where they are not kept."""
+        edge, mpp = CELL + 2 * RIM, self.settings.mpp
+
+        def read() -> NDArray[np.uint8]:
+            origin = (cell[0] * CELL - RIM, cell[1] * CELL - RIM)
+            return np.ascontiguousarray(slide.read_tolerant(origin, (edge, edge), mpp)[0].transpose(2, 0, 1))
+
+        if cell not in slide.keys:
+            slide.keys[cell] = content_key(read())
+        return self._store.get(slide.keys[cell], lambda: self._frozen(read()))
+
+
+def _balance(labels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Weigh tiles (n, C) so that every class, and what holds none, is drawn as often: (n,)."""
+    groups = np.concatenate([labels, labels.sum(1, keepdims=True) == 0], axis=1)
+    weights: NDArray[np.float64] = (groups / np.maximum(groups.sum(0), 1)).sum(1)
+    return weights
+
+
+def next_place(
+    cells: Mapping[CellIndex, LiveCell], mpp: float, label: int, before: Sequence[tuple[float, float]]
+) -> tuple[float, float] | None:
+    """Suggest where a region would help most: the place of a class that is least sure, away from those of before.
+
+    Args:
+        cells: What is labelled.
+        mpp: Its resolution.
+        label: The class, from 1, that the place is to be labelled with; 0: any.
+        before: Places (y, x) in µm that were suggested, or are marked.
+
+    Returns:
+        Its middle (y, x) in µm; None where nothing is left to suggest.
+    """
+    best, found = 0.0, None
+    for (row, column), cell in cells.items():
+        count = len(cell.unsure) // PATCH
+        patches = cell.unsure.reshape(count, PATCH, count, PATCH).mean((1, 3))
+        labels = cell.labels.reshape(count, CELL // count, count, CELL // count)
+        share = ((labels == label) if label else (labels > 0)).mean((1, 3))
+        edge = CELL / count * mpp
+        for y, x in np.argwhere((patches > best) & (share >= 0.5)).tolist():
+            place = ((row * count + y + 0.5) * edge, (column * count + x + 0.5) * edge)
+            if patches[y, x] > best and all(math.dist(place, other) >= NEAR for other in before):
+                best, found = float(patches[y, x]), place
+    return found
+
+
+PATCH = 8  # places of an edge of what is suggested: about a training tile
