@@ -8,7 +8,7 @@ SCREEN := $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname -s)))
 BENCHMARKS := $(patsubst benchmarks/%.py,bench_out/%.json,$(filter-out %/figures.py %/table.py,$(wildcard benchmarks/*.py)))
 DEMO := $(BIN)/napari-lpd demo $(if $(TRAIN),--train)
 
-.PHONY: demo test check bench clean system-libraries $(BENCHMARKS)
+.PHONY: demo test check docs bench clean system-libraries $(BENCHMARKS)
 
 demo: .venv/installed $(if $(SCREEN),,system-libraries)
 	$(if $(SCREEN),$(DEMO),$(XVFB) $(DEMO) --screenshot demo_out/demo.png)
@@ -20,6 +20,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(BENCHMARKS)
 	$(BIN)/python benchmarks/table.py bench_out | tee bench_out/table.md
@@ -47,4 +50,4 @@ system-libraries:
 	@touch $@
 
 clean:
-	rm -rf .venv bench_out demo_out build dist
+	rm -rf .venv bench_out demo_out build dist site

@@ -15,7 +15,7 @@ import napari_lpd
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(napari_lpd.__file__).parent
 BENCHMARKS = ROOT / "benchmarks"
-DOCUMENTS = {"docs/architecture.md": 60, "CONTRIBUTING.md": 25}
+DOCUMENTS = {"docs/explanation/architecture.md": 60, "CONTRIBUTING.md": 25}
 """The documents, and how many names each has at least."""
 
 
@@ -47,7 +47,7 @@ def test_the_files_and_functions_that_a_document_names_exist(document):
 
 
 def test_every_module_that_a_document_names_exists():
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     named = {name for document in documents for name in re.findall(r"`([\w/]+\.py)`", document.read_text("utf-8"))}
     assert len(named) > 20
     assert not [name for name in named if not any((folder / name).is_file() for folder in (SOURCE, ROOT, BENCHMARKS))]
@@ -59,7 +59,7 @@ def test_a_name_that_is_wrong_is_noticed(name):
 
 
 def test_the_table_of_wings_is_the_one_that_is_tested():
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     shown = {}
     for wings, used in re.findall(r"^\| (`.*?`) \|.*\| (.*) \|$", page, re.MULTILINE):
         shown |= {wing: set(re.findall(r"\w+", used)) for wing in re.findall(r"\w+", wings)}

@@ -97,14 +97,14 @@ def test_every_version_of_python_has_a_numba_that_knows_it():
 
 
 README = """![A picture](docs/images/demo.png)
-[Method](docs/method.md), [there](https://napari.org) and [here](#install).
+[Method](docs/explanation/method.md), [there](https://napari.org) and [here](#install).
 """
 
 
 def test_links_of_the_description_are_absolute_or_gone():
     assert description(README, "https://example.org/lpd/") == (
         "![A picture](https://example.org/lpd/raw/HEAD/docs/images/demo.png)\n"
-        "[Method](https://example.org/lpd/blob/HEAD/docs/method.md), [there](https://napari.org)"
+        "[Method](https://example.org/lpd/blob/HEAD/docs/explanation/method.md), [there](https://napari.org)"
         " and [here](#install).\n"
     )
     without = description(README, None)

@@ -1,4 +1,4 @@
-"""Write the table of published encoders into docs/encoders.md.
+"""Write the table of published encoders into docs/reference/encoders.md.
 
 python tools/encoders_table.py          write the table
 python tools/encoders_table.py --check  end with 1 if it is not up to date
@@ -13,7 +13,7 @@ from napari_lpd.models.backbones.known import PUBLISHED
 from napari_lpd.models.backbones.source import NOTHING_GIVEN, architecture_of
 from napari_lpd.models.backbones.weights import build
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "encoders.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "encoders.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
 COLUMNS = ("`--encoder`", "timm's network", "arguments", "patch", "mean; deviation", "GB", "licence", "repository")
 

@@ -1,4 +1,4 @@
-"""Open small files of every container, codec and oddity, and write what comes of it into docs/formats.md.
+"""Open small files of every container, codec and oddity, and write what comes of it into docs/reference/slides.md.
 
 python tools/formats_table.py          write the tables
 python tools/formats_table.py --check  end with 1 if they are not up to date
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs" / "formats.md"
+DOCUMENT = ROOT / "docs" / "reference" / "slides.md"
 sys.path.insert(0, str(ROOT / "tests" / "slides"))
 
 import oddities  # noqa: E402

@@ -14,12 +14,12 @@ from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.reference import COMMANDS, UNITS, setting_rows
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 
 
 def test_the_reference_page_is_what_the_command_prints(capsys):
     assert main(["settings", "--markdown"]) == 0
-    assert capsys.readouterr().out == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
 
 
 def test_every_setting_of_every_command_is_printed_once_with_its_help(capsys):

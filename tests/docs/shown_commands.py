@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
+)
 PROGRAMS = ("napari-lpd", "make", "pip", "python", "torchrun", "git", "vips")
 SHELLS = ("", "sh", "bash", "console", "shell")
 
 EXCEPTIONS = {
     "vips tiffsave IN OUT.tif --tile --pyramid": "libvips is another program, which is not installed with ours",
-    "python tools/encoders_table.py": "writes docs/encoders.md; tests/docs/test_encoders_table.py runs it with --check",
+    "python tools/encoders_table.py": "writes docs/reference/encoders.md; tests/docs/test_encoders_table.py runs it with --check",
     "python tools/mutation.py": "runs the tests themselves again and again, for much longer than a test may take",
 }
 """Lines that are not run, each with the reason."""

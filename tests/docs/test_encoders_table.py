@@ -1,4 +1,4 @@
-"""The table of published encoders in docs/encoders.md is what the program knows of them."""
+"""The table of published encoders in docs/reference/encoders.md is what the program knows of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/formats.md are what opening the files gives."""
+"""The tables of docs/reference/slides.md are what opening the files gives."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
 def settings_options(sub: argparse.ArgumentParser) -> None:
     """Add the options of ``settings``."""
     sub.add_argument("command", nargs="?", choices=COMMANDS, help="the settings of this command (default: of all)")
-    sub.add_argument("--markdown", action="store_true", help="print a page of Markdown: docs/settings.md")
+    sub.add_argument("--markdown", action="store_true", help="print a page of Markdown: docs/reference/settings.md")
 
 
 def settings(options: argparse.Namespace, printer: Printer) -> Result:

@@ -43,7 +43,7 @@ def stage2_options(stage2: argparse.ArgumentParser) -> None:
 def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
     """Add the options of ``reproduce``."""
     tables = ("table1", "table2", "variants", "fast")
-    reproduce.add_argument("table", choices=tables, help="which (docs/method.md)")
+    reproduce.add_argument("table", choices=tables, help="which (docs/explanation/method.md)")
     reproduce.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train, valid/{img,mask}, test/{img,mask}"
     )
@@ -59,7 +59,7 @@ def reproduce_options(reproduce: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="only this row; may be repeated (docs/method.md lists them)",
+        help="only this row; may be repeated (docs/explanation/method.md lists them)",
     )
     reproduce.add_argument(
         "--evaluate-set", action="append", default=[], metavar="NAME=VALUE", help="one setting of the evaluation"

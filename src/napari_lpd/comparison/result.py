@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAN = float("nan")
 MIN_SOURCES_FOR_VERDICT = 6  # sources; all of n lean the same way by chance in 2^(1 - n) of cases, here less than 5 %
-"""All figures, in the order of tables. Sources and formulas: `prototypes`, docs/compare.md."""
+"""All figures, in the order of tables. Sources and formulas: `prototypes`, docs/explanation/comparing.md."""
 
 
 class Figure(NamedTuple):

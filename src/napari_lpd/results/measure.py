@@ -282,7 +282,7 @@ def shares(scores: NDArray[np.uint8], background_power: float, temperature: floa
 
     Args:
         scores: As stored; 0 = absent.
-        background_power: Of the score of "none of the classes" (docs/method.md).
+        background_power: Of the score of "none of the classes" (docs/explanation/method.md).
         temperature: Shares are raised to 1 / temperature and normalised.
     """
     values = scores / 255

@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "random": _PBIP | {"model": {"bank": "random"}},
     "cam": _PBIP | {"model": {"bank": "linear", "prototypes_per_class": 1}, "contrast_weight": 0.0},
 }
-"""Training settings by name: what differs from the defaults (method.md §12; docs/method.md)."""
+"""Training settings by name: what differs from the defaults (method.md §12; docs/explanation/method.md)."""
 
 ABOUT = {
     "default": "LPD with settings that were measured on real tissue: about ten minutes on a laptop.",

@@ -64,7 +64,7 @@ class ModelSettings(Settings):
     encoder: str = Field(
         default=EMBEDDED_ENCODER,
         description="Encoder: a timm name (ViTs, too), mit_b0, mit_b1, mit_b2, a published one (uni, h-optimus-0, …;"
-        " docs/encoders.md), hf-hub:OWNER/NAME, or local-dir:FOLDER.",
+        " docs/reference/encoders.md), hf-hub:OWNER/NAME, or local-dir:FOLDER.",
     )
     encoder_weights: str = Field(
         default="embedded",

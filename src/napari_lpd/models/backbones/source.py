@@ -107,7 +107,7 @@ def _said(name: str, weights: str) -> _Said:
     network, tag = split_model_name_tag(MIT.get(name, name))
     if not timm.is_model(network):
         raise ModelError(
-            f"encoder {name!r}: timm knows no such network, and no published one is called so; docs/encoders.md"
+            f"encoder {name!r}: timm knows no such network, and no published one is called so; docs/reference/encoders.md"
         )
     if tag and name not in list_pretrained(f"{network}.*"):
         raise ModelError(f"encoder {name!r}: timm knows no weights {tag!r} of {network}")
