@@ -139,6 +139,10 @@ def test_the_mask_is_painted_on_its_edit_layer_alone_and_that_layer_goes_by_appl
     user.drag((100, 100), (100, 200))
     mask.mode = "paint"  # as a script or another key would
     user.drag((100, 100), (100, 200))
+    for _ in range(2):  # napari makes layers editable when it shows them in 3D and back
+        click(viewer.window._qt_viewer.viewerButtons.ndisplayButton)
+    mask.mode = "paint"
+    user.drag((100, 100), (100, 200))
     assert (np.asarray(mask.data) == before).all()
     areas = desk.table_mm2()
 
