@@ -168,3 +168,19 @@ def test_a_region_that_is_small_or_crosses_itself_comes_back_as_it_was_drawn(tmp
     crossing = np.array([[0, 0], [10, 10], [0, 10], [10, 0]], float)
     path = write_regions(tmp_path / "r.geojson", [Region(small, ("dark",)), Region(crossing, ("pink",))], classes)
     assert [region.vertices.tolist() for region in read_regions(path)] == [small.tolist(), crossing.tolist()]
+
+
+def test_a_stroke_comes_back_as_one_and_says_so_where_qupath_keeps_it(tmp_path, classes):
+    square = np.array([[0, 0], [0, 10], [20, 10], [20, 0]], float)
+    written = [Region(square, ("dark",), pixels=True), Region(square, ("dark",)), Region(square, (), pixels=True)]
+    assert len({region.key for region in written}) == 3
+    path = write_regions(tmp_path / "r.geojson", written, classes)
+    assert [region.pixels for region in read_regions(path, ["dark", "pink"])] == [True, False, True]
+    features = json.loads(path.read_text())["features"]
+    assert features[0]["properties"]["metadata"] == {"napari_lpd": "pixels"}
+    for feature in features:  # QuPath 0.5 drops what it does not know, and keeps metadata
+        del feature["properties"]["tissues"]
+        feature["properties"].setdefault("metadata", {})["ANNOTATION_DESCRIPTION"] = "seen"
+    path.write_text(json.dumps(features))
+    assert [(region.tissues, region.pixels) for region in read_regions(path)] == [
+        (("dark",), True), (("dark",), False), ((), True)]  # fmt: skip

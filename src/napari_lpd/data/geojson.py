@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GEOJSON = "*.geojson *.json *.geojson.gz *.json.gz *.zip"  # for file dialogs
 WHAT = "GeoJSON regions"  # what messages call it
+PIXELS = "pixels"  # under `KEY` in a feature's metadata, which QuPath keeps: its outline labels pixels
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 
 
@@ -36,6 +37,7 @@ class Feature(NamedTuple):
         polygons: As they are drawn, (x, y) in level-0 pixels; they may cross themselves.
         geometry: The area that they enclose.
         number: Its place in the file, from 1.
+        pixels: Whether it labels just the pixels inside it (`PIXELS`), not what occurs there.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Feature(NamedTuple):
     polygons: tuple[shapely.Polygon, ...]
     geometry: shapely.Geometry
     number: int = 0
+    pixels: bool = False
 
 
 class Frame(NamedTuple):
@@ -219,6 +222,7 @@ def _feature(part: Any) -> Feature:
     if isinstance(packed := classification.get("colorRGB"), int):  # QuPath before 0.4
         rgb = [packed >> 16, packed >> 8, packed]
     known = isinstance(rgb, list) and len(rgb) == 3 and all(isinstance(value, int) for value in rgb)
+    metadata = properties.get("metadata") or {}
     is_feature = "geometry" in part or part.get("type") == "Feature"
     polygons = tuple(_polygons(part.get("geometry") if is_feature else part))
     return Feature(
@@ -228,6 +232,7 @@ def _feature(part: Any) -> Feature:
         "#{:02x}{:02x}{:02x}".format(*(value & 255 for value in rgb or ())) if known else "",
         polygons,
         enclosed(polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)),
+        pixels=metadata.get(KEY) == PIXELS,
     )
 
 

@@ -14,7 +14,7 @@ from napari_lpd.core.classes import COLORS, TissueClass
 from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import KEY, mark_of, write_text
 from napari_lpd.core.geometry import without_holes
-from napari_lpd.data.geojson import enclosed, read_features
+from napari_lpd.data.geojson import PIXELS, enclosed, read_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,17 +37,20 @@ class Region:
         vertices: (n, 2) float, (y, x) in level-0 pixels, without the closing repetition.
         tissues: Names of all tissues that occur inside; empty means none of the classes (glass, say).
         named: Whether anybody has said what is inside; False for an outline alone.
+        pixels: Whether it labels every pixel inside with its one tissue, or none, and says nothing of what is around
+            it: a stroke, or a corrected place, of any size.
     """
 
     vertices: NDArray[np.float64]
     tissues: tuple[str, ...]
     named: bool = True
+    pixels: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What is equal for equal regions: tissues, and corners to half a pixel."""
+        """What is equal for equal regions: tissues, kind, and corners to half a pixel."""
         corners = {(round(2 * y), round(2 * x)) for y, x in self.vertices.tolist()}
-        return self.tissues, self.named, frozenset(corners)
+        return self.tissues, self.named, self.pixels, frozenset(corners)
 
     def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> shapely.Geometry:
         """Return the area inside as a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x)."""
@@ -90,7 +93,7 @@ def regions_in(drawing: Drawing, known: Sequence[str] = ()) -> list[Region]:
     for feature in drawing.features:
         tissues, named = _tissues(feature, known), feature.tissues is not None or bool(feature.classification)
         outlines = (np.asarray(polygon.exterior.coords)[:-1, 1::-1].astype(float) for polygon in _outlines(feature))
-        regions += [Region(outline, tissues, named) for outline in outlines]
+        regions += [Region(outline, tissues, named, feature.pixels) for outline in outlines]
     return regions
 
 
@@ -177,11 +180,12 @@ def write_regions(
         name = joined(region.tissues) or NONE
         color = colors.get(region.tissues[0], [128, 128, 128]) if region.tissues else [128, 128, 128]
         said = {"tissues": list(region.tissues), "classification": {"name": name, "color": color}}
+        kind = {"metadata": {KEY: PIXELS}} if region.pixels else {}
         features.append(
             {
                 "type": "Feature",
                 "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
-                "properties": {"objectType": "annotation", **(said if region.named else {})},
+                "properties": {"objectType": "annotation", **(said if region.named else {}), **kind},
             }
         )
     document = {"type": "FeatureCollection", KEY: {"kind": REGIONS, **header}, "features": features}

@@ -5,6 +5,7 @@ The outlines follow the pixels of the result that was corrected, so that they co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import shapely
 
 from napari_lpd.core.geometry import sampled_polygons, without_holes
 from napari_lpd.data.geojson import read_features
-from napari_lpd.data.regions import Region, regions_in, write_regions
+from napari_lpd.data.regions import regions_in, write_regions
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.pyramid import ERASED
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_lpd.core.geometry import Box
+    from napari_lpd.data.regions import Region
     from napari_lpd.results.prediction import Prediction
 
 MIN_AREA = 1e-2  # level-0 pixels; smaller is what rounding leaves of a cut
@@ -46,7 +48,7 @@ def keep_corrections(prediction: Prediction, path: Path) -> None:
         if set(region.tissues) <= names:
             beside = shapely.get_parts(region.polygon().difference(box))
             pieces = [piece for part in beside if part.area > MIN_AREA for piece in without_holes(part)]
-            others += [Region(shapely.get_coordinates(piece.exterior)[:-1, ::-1], region.tissues) for piece in pieces]
+            others += [replace(region, vertices=shapely.get_coordinates(part.exterior)[:-1, ::-1]) for part in pieces]
         else:
             others.append(region)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from napari_lpd.core.errors import DataError
+from napari_lpd.data.regions import Region
 from napari_lpd.gui.layers.regions import (
     add_regions,
     area_mm2,
     new_regions_layer,
+    outlines_of,
     polygons_um,
     recolour,
     regions_of,
@@ -107,3 +109,15 @@ def test_the_selected_region_is_a_polygon_in_micrometres(layer, tiny_layer):
     [polygon] = polygons_um(layer, tiny_layer, selected=True)
     assert np.allclose(polygon.bounds, (194, 0, 384, 256))
     assert len(polygons_um(layer, tiny_layer)) == 2
+
+
+def test_strokes_stay_strokes_when_tissues_are_given_and_classes_are_recoloured(layer, tiny_layer, classes):
+    stroke = Region(np.array([[30.0, 30], [30, 36], [60, 36], [60, 30]]), ("pink",), pixels=True)
+    add_regions(layer, [stroke], classes)
+    recolour(layer, classes)
+    layer.selected_data = {2}
+    toggle_tissue(layer, "dark", classes)
+    layer.add_rectangles(np.array([[100.0, 100], [100, 120], [120, 120], [120, 100]]))
+    drawn = outlines_of(layer, tiny_layer)
+    assert [region.pixels for region in drawn] == [False, False, True, False]
+    assert drawn[2].tissues == ("pink", "dark")

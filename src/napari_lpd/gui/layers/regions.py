@@ -13,6 +13,7 @@ from napari.layers.shapes.shapes import Mode
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.files import KEY
+from napari_lpd.data.geojson import PIXELS
 from napari_lpd.data.regions import NONE, Region, joined, outside, split
 from napari_lpd.gui.layers.slides import belongs, corner, home_of, of_slide, visible_box_um
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 COLUMN, LIST = "tissues", "tissue list"  # features: the text that is shown, and the names as JSON
+PAINTED = "painted"  # feature: "pixels" for shapes that label just the pixels inside, "" for others
 NO_TISSUE = "#5a5a5a"
 ELLIPSE_VERTICES = 64
 EDGE_UM = 8
@@ -72,15 +74,19 @@ def empty_regions(slide_layer: Image) -> Shapes:
     return layer
 
 
-def _features(tissues: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """Return the features of shapes with these tissues."""
-    columns = {COLUMN: [joined(names) for names in tissues], LIST: [json.dumps([*names]) for names in tissues]}
+def _features(tissues: Sequence[Sequence[str]], painted: Sequence[bool] = ()) -> pd.DataFrame:
+    """Return the features of shapes with these tissues, of which some are painted."""
+    columns = {
+        COLUMN: [joined(names) for names in tissues],
+        LIST: [json.dumps([*names]) for names in tissues],
+        PAINTED: [PIXELS if is_painted else "" for is_painted in painted or [False] * len(tissues)],
+    }
     return pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in columns.items()})
 
 
-def _draw_next(layer: Shapes, tissues: Sequence[str]) -> None:
+def _draw_next(layer: Shapes, tissues: Sequence[str], painted: bool = False) -> None:
     """Give these tissues to shapes that are drawn next."""
-    layer.feature_defaults = _features([tissues]).iloc[0].to_dict()
+    layer.feature_defaults = _features([tissues], [painted]).iloc[0].to_dict()
 
 
 def _names(text: str, listed: str) -> tuple[str, ...]:
@@ -101,11 +107,18 @@ def tissues_of(layer: Shapes) -> list[tuple[str, ...]]:
     return names[: len(layer.data)]
 
 
+def painted_of(layer: Shapes) -> list[bool]:
+    """Tell of each shape whether it labels just the pixels inside it (`Region.pixels`)."""
+    if PAINTED not in layer.features:
+        return [False] * len(layer.data)
+    return [value == PIXELS for value in layer.features[PAINTED]][: len(layer.data)]
+
+
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
     """Draw regions (level-0 pixels) into a regions layer of the same slide."""
     in_hand = layer.feature_defaults.copy()
     for region in regions:
-        _draw_next(layer, region.tissues or ((NONE,) if region.named else ()))
+        _draw_next(layer, region.tissues or ((NONE,) if region.named else ()), region.pixels)
         color = _color(region.tissues, classes)
         layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
     layer.feature_defaults = in_hand
@@ -164,7 +177,7 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
 
 def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
     in_hand = layer.feature_defaults.copy()  # napari takes those of the last row
-    layer.features = _features(tissues)
+    layer.features = _features(tissues, painted_of(layer))
     layer.feature_defaults = in_hand
     if tissues:
         colors = [_color(names, classes) for names in tissues]
@@ -227,9 +240,10 @@ def check_inside(layer: Shapes, slide_layer: Image) -> None:
 
 def outlines_of(layer: Shapes, slide_layer: Image, leave_out: Sequence[int] = ()) -> list[Region]:
     """Convert the shapes of a layer as `regions_of` does, including those without a tissue, but for some by number."""
+    said = zip(tissues_of(layer), painted_of(layer), strict=True)
     return [
-        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names))
-        for i, names in enumerate(tissues_of(layer))
+        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names), painted)
+        for i, (names, painted) in enumerate(said)
         if i not in leave_out
     ]
 
