@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_lpd.models.checkpoint import load_model as load_model
     from napari_lpd.prediction.predict import predict_slide as predict_slide
     from napari_lpd.results.export.export import export as export
-    from napari_lpd.results.measure import measure as measure
+    from napari_lpd.results.measures.areas import measure as measure
     from napari_lpd.results.prediction import Prediction as Prediction
     from napari_lpd.slides.formats import open_slide as open_slide
     from napari_lpd.training.fit import fit
@@ -59,7 +59,7 @@ _PLACES = {
     "export": "results.export.export",
     "load_model": "models.checkpoint",
     "masked_images": "data.images",
-    "measure": "results.measure",
+    "measure": "results.measures.areas",
     "open_slide": "slides.formats",
     "predict_slide": "prediction.predict",
     "read_classes": "core.classes",

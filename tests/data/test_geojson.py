@@ -28,7 +28,7 @@ from napari_lpd.data.regions import Region, classes_in, read_regions
 from napari_lpd.data.training_set import read_annotated
 from napari_lpd.prediction.batch import SlideTask, polygons_um, predict_file
 from napari_lpd.results.export.geojson import read_shapes
-from napari_lpd.results.measure import measure, sites_of
+from napari_lpd.results.measures.areas import measure, sites_of
 from napari_lpd.slides.formats import open_slide
 
 RING = [[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]

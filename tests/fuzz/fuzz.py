@@ -40,7 +40,9 @@ CONTEXT = multiprocessing.get_context(
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 )
 if CONTEXT.get_start_method() == "forkserver":  # what takes seconds to import is imported once
-    CONTEXT.set_forkserver_preload(["subjects", "napari_lpd.models.checkpoint", "napari_lpd.results.measure", "zarr"])
+    CONTEXT.set_forkserver_preload(
+        ["subjects", "napari_lpd.models.checkpoint", "napari_lpd.results.measures.areas", "zarr"]
+    )
 
 
 def serve(pipe: Connection, kind: str, folder: str) -> None:

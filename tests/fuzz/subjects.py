@@ -148,7 +148,7 @@ def read_result(path: Path) -> object:
     """Recognise, open, measure and read all pixels, as the window and `measure` do."""
     from napari_lpd.core.jobs import run
     from napari_lpd.core.settings.results import MeasureSettings
-    from napari_lpd.results.measure import measure
+    from napari_lpd.results.measures.areas import measure
     from napari_lpd.results.prediction import Prediction, is_prediction
 
     is_prediction(path)

@@ -23,7 +23,7 @@ from napari_lpd.gui.contributions import get_reader
 from napari_lpd.results.card import ResultAttributes, _checksum
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import start_prediction
-from napari_lpd.results.measure import measure
+from napari_lpd.results.measures.areas import measure
 from napari_lpd.results.prediction import Prediction, is_prediction
 from napari_lpd.results.store import DamagedResultError
 from napari_lpd.slides.tissue import TissueMask

@@ -15,7 +15,16 @@ from napari_lpd.core.errors import DataError, ExportError, SettingsError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.results import MeasureSettings, Roles, read_roles
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.measure import WHOLE, MeasureRow, Site, field_around, measure, shares, sites_of, write_measures
+from napari_lpd.results.measures.areas import (
+    WHOLE,
+    MeasureRow,
+    Site,
+    field_around,
+    measure,
+    shares,
+    sites_of,
+    write_measures,
+)
 
 CLASSES = tuple(TissueClass(name=name, color="#3b4cff") for name in ("TUM", "STR", "LYM"))
 ROLES = Roles(tumour=("TUM",), stroma=("STR",), lymphocyte_rich_stroma=("LYM",))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from napari_lpd.cli.common import Printer, Result
-    from napari_lpd.results.measure import MeasureRow
+    from napari_lpd.results.measures.areas import MeasureRow
 
 S = TypeVar("S", bound=Settings)
 
@@ -25,8 +25,8 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
     from napari_lpd.core.files import refuse_overwrite, told_apart
     from napari_lpd.core.outputs import check_outputs
     from napari_lpd.core.settings.results import MeasureSettings
-    from napari_lpd.results.measure import MARK, WHOLE, Site, field_around, sites_of, write_measures
-    from napari_lpd.results.measure import measure as measure_job
+    from napari_lpd.results.measures.areas import MARK, WHOLE, Site, field_around, sites_of, write_measures
+    from napari_lpd.results.measures.areas import measure as measure_job
     from napari_lpd.results.prediction import Prediction
 
     options.results = expanded(options.results)

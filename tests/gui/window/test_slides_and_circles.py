@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QApplication
 from napari_lpd.gui.layers.regions import WHOLE, outlines_of
 from napari_lpd.gui.layers.results import our_layers, show_prediction
 from napari_lpd.gui.layers.slides import kind, slide_id
-from napari_lpd.results.measure import FIELD_MM2
+from napari_lpd.results.measures.areas import FIELD_MM2
 
 
 def write_slide(path, shape, value=200, mpp=1.0):

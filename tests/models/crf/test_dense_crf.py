@@ -13,13 +13,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.numeric.compiled import compiled
 from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.prediction import CrfSettings
 from napari_lpd.evaluation.masks import predicted_labels
 from napari_lpd.models.crf import lattice, lattice_torch
 from napari_lpd.models.crf.dense_crf import dense_crf
 from napari_lpd.models.crf.lattice import Filter, build_lattice
-from napari_lpd.models.crf.threads import SlicePool, compiled
+from napari_lpd.models.crf.threads import SlicePool
 
 
 def soft_classes(shape: tuple[int, int], count: int = 5, seed: int = 0, width: float = 8) -> np.ndarray:

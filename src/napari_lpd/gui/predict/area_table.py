@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.results.measure import MeasureRow
+    from napari_lpd.results.measures.areas import MeasureRow
     from napari_lpd.results.prediction import Prediction
 
 COLUMNS = {

@@ -10,7 +10,7 @@ from napari.layers import Labels
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
 from napari_lpd.gui.layers.results import our_layers
-from napari_lpd.results.measure import WHOLE
+from napari_lpd.results.measures.areas import WHOLE
 
 if TYPE_CHECKING:
     import napari

@@ -39,7 +39,7 @@ from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_reg
 from napari_lpd.gui.predict.result_list import ResultList
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
-from napari_lpd.results.measure import FIELD_MM2, MARK, WHOLE, Site, field_around, measure, write_measures
+from napari_lpd.results.measures.areas import FIELD_MM2, MARK, WHOLE, Site, field_around, measure, write_measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.settings.results import What
-    from napari_lpd.results.measure import MeasureRow
+    from napari_lpd.results.measures.areas import MeasureRow
     from napari_lpd.results.prediction import Prediction
 
 FIELDS, DICOM = "fields", ".dcm"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.numeric.compiled import compiled
 from napari_lpd.models.crf.lattice import SMALLEST_MASS, Filter, build_lattice, read_back, splat
-from napari_lpd.models.crf.threads import SlicePool, compiled
+from napari_lpd.models.crf.threads import SlicePool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

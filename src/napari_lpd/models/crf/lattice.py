@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_lpd.models.crf.threads import compiled
+from napari_lpd.core.numeric.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,28 +1,15 @@
-"""Compiled functions, and threads that call one for slices of its items at the same time."""
+"""Threads that call a compiled function for slices of its items at the same time."""
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-
-from numba import njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
 SLICES = 4  # per thread, so that threads end at about the same time though slices differ in work
-
-
-def compiled(function: Any) -> Any:
-    """Compile with numba, without the GIL; keep the machine code on disk, where there is a place for it."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError as error:  # neither beside the source nor in the user's cache folder
-        logging.getLogger(__name__).warning("%s: compiled anew at every start (%s)", function.__name__, error)
-        return njit(function, **options)
 
 
 class SlicePool(ThreadPoolExecutor):

@@ -16,7 +16,7 @@ from napari_lpd.results.export.geojson import OUTLINES, write_geojson
 from napari_lpd.results.export.ome_tiff import MASK, PROTOTYPES, write_ome_tiff, write_prototype_tiff
 from napari_lpd.results.export.ome_tiff import SUFFIXES as TIFF_SUFFIXES
 from napari_lpd.results.export.picture import PICTURE, write_overlay
-from napari_lpd.results.measure import MARK, measure, write_measures
+from napari_lpd.results.measures.areas import MARK, measure, write_measures
 
 if TYPE_CHECKING:
     from pathlib import Path

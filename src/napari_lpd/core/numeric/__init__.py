@@ -1,0 +1,1 @@
+"""What loops over numbers share."""

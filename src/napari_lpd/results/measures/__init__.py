@@ -1,0 +1,1 @@
+"""Areas, margins and objects of results, corrections included."""
