@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +120,26 @@ def tile_folder(tmp_path: Path, tiny_image: np.ndarray) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Make a folder once in a session, and give every test that asks a copy of its own: what takes seconds to train.
+
+    `once(name, make, copy)` lets `make(folder)` fill a new folder the first time that it is asked for `name`.
+    """
+    made: dict[str, Path] = {}
+
+    def once(name: str, make: Callable[[Path], object], copy: Path) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("once") / name
+            make(folder)
+            made[name] = folder
+        return shutil.copytree(made[name], copy)
+
+    return once
+
+
 @pytest.fixture
-def tiny_model(tiny_slide, tiny_regions, classes, tmp_path):
+def tiny_model(tiny_slide, tiny_regions, classes, tmp_path, once):
     """A model that tells dark from pink, trained for a few steps on the tiny slide."""
     from napari_lpd.core.jobs import run
     from napari_lpd.data.region_tiles import tiles_from_regions
@@ -128,5 +148,8 @@ def tiny_model(tiny_slide, tiny_regions, classes, tmp_path):
 
     head = ModelSettings(prototypes_per_class=2, prototype_dim=32)
     settings = TrainSettings(model=head, tile=64, tile_step=48, max_steps=6, batch=4, threads=1, warm_up=0.5)
-    tiles = tiles_from_regions(tiny_slide, tiny_regions, classes, settings)
-    return load_model(run(fit(tiles, settings, tmp_path / "tiny_model")))
+
+    def train(folder: Path) -> None:
+        run(fit(tiles_from_regions(tiny_slide, tiny_regions, classes, settings), settings, folder))
+
+    return load_model(once("tiny_model", train, tmp_path / "tiny_model") / "model.safetensors")

@@ -68,12 +68,12 @@ def imported_by(path: Path) -> set[str]:
     return {name.removeprefix("napari_lpd.") for name in names if name.startswith("napari_lpd.")}
 
 
-def loaded_by(modules: list[str]) -> set[str]:
-    """Top-level names in sys.modules of a fresh interpreter that imported `modules`."""
-    code = f"import {', '.join(f'napari_lpd.{name}' for name in modules)}, sys"
-    code += "; print(*{name.partition('.')[0] for name in sys.modules})"
+def loaded_by(modules: list[str], whole: bool = False) -> set[str]:
+    """Top-level names, or `whole` ones, in sys.modules of a fresh interpreter that imported `modules`."""
+    code = f"import {', '.join(f'napari_lpd.{name}' for name in modules)}, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    names = set(done.stdout.split())
+    return names if whole else {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
@@ -101,8 +101,15 @@ def test_wings_without_tensors_load_neither_torch_nor_qt():
     assert not loaded_by(light) & (TORCH | QT)
 
 
-def test_wings_with_tensors_load_no_qt():
-    assert not loaded_by(CORE) & QT
+def test_wings_with_tensors_load_neither_qt_nor_torch_s_compiler():
+    """The compiler brings sympy and triton along, and takes as long to load as torch itself."""
+    assert not loaded_by(CORE) & (QT | {"sympy", "triton"})
+
+
+def test_a_prediction_and_a_training_load_nothing_that_only_others_need():
+    names = loaded_by(["prediction.predict", "training.fit"], whole=True)
+    assert "torch" in names
+    assert not names & {"torch._dynamo", "dask", "scipy.stats", "sklearn", "skimage", "pandas", "matplotlib"}
 
 
 def test_the_package_itself_loads_nothing_heavy():

@@ -27,10 +27,13 @@ def named(*names):
 
 
 @pytest.fixture
-def parent(tiny_slide, tiny_regions, classes, tmp_path):
+def parent(tiny_slide, tiny_regions, classes, tmp_path, once):
     settings = read_settings(TrainSettings, None, SMALL, "fast")
-    tiles = tiles_from_regions(tiny_slide, tiny_regions, classes, settings)
-    return run(fit(tiles, settings, tmp_path / "parent"))
+
+    def train(folder):
+        run(fit(tiles_from_regions(tiny_slide, tiny_regions, classes, settings), settings, folder))
+
+    return once("parent", train, tmp_path / "parent") / "model.safetensors"
 
 
 def rows(network, name):

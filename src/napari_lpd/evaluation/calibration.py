@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import log_softmax, logit  # type: ignore[import-untyped]
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from napari_lpd.core.errors import DataError
 
@@ -80,6 +79,8 @@ def _auc(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
     held = int(present.sum())
     if not 0 < held < len(present):
         return float("nan")
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # takes a second to import
+
     ranks = rankdata(presence)[present].sum()  # Mann and Whitney's U; equals count a half
     return float((ranks - held * (held + 1) / 2) / (held * (len(present) - held)))
 

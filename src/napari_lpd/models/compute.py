@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
 
 from napari_lpd.core.errors import ModelError, SettingsError
+from napari_lpd.models.backbones.library import timm
 from napari_lpd.models.network import STAGES_USED, LoadedModel, used_stages
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _fold_norms(network: nn.Module) -> None:
     for module in list(network.modules()):
         for conv, norm in NORMS.get(type(module).__name__, ()):
             before, after = getattr(module, conv), getattr(module, norm)
-            if isinstance(before, nn.Conv2d) and isinstance(after, BatchNormAct2d):
+            if isinstance(before, nn.Conv2d) and isinstance(after, timm.layers.BatchNormAct2d):
                 setattr(module, conv, fuse_conv_bn_eval(before, after))
                 setattr(module, norm, nn.Sequential(after.drop, after.act))
 

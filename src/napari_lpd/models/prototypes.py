@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import entropy, hypergeom
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -111,6 +110,8 @@ def chance_overlap(n: int, share: float = FOCUS_SHARE) -> float:
 
     For many locations and a share of 0.1: 0.01 / 0.19 = 0.053.
     """
+    from scipy.stats import hypergeom  # takes a second to import, and no training needs it
+
     m = _focus_size(n, share)
     shared = np.arange(m + 1)
     return float((hypergeom.pmf(shared, n, m, m) * shared / (2 * m - shared)).sum())
@@ -162,6 +163,8 @@ def usage(cosines: Tensor) -> Tensor:
 
 def usage_entropy(shares: NDArray[np.floating]) -> NDArray[np.float64]:
     """Compute the entropy of usage over ln k, (..., k) → (...): 0 one serves all locations, 1 all as many."""
+    from scipy.stats import entropy
+
     entropies: NDArray[np.float64] = entropy(shares, axis=-1) / np.log(np.shape(shares)[-1])
     return entropies
 
@@ -169,6 +172,8 @@ def usage_entropy(shares: NDArray[np.floating]) -> NDArray[np.float64]:
 def source_spread(sources: NDArray[np.generic]) -> float:
     """Count the slides or patients of the hits (n,): exp of the entropy of their shares (Hill number)."""
     counts = np.unique(sources, return_counts=True)[1]
+    from scipy.stats import entropy
+
     return float(np.exp(entropy(counts)))
 
 

@@ -12,7 +12,6 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 from PIL import Image
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import dask.array as da
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Box
@@ -308,6 +308,8 @@ class Slide:
             self._levels.close()
 
     def _lazy_level(self, level: int, skip: int = 1) -> da.Array:
+        import dask.array as da  # takes a second to load, and only a display needs it
+
         h, w = (-(-n // skip) for n in self.level_shapes[level])
         # Halvings are read in wide, low blocks, which suit the strips of a flat file.
         rows, columns = (DISPLAY_CHUNK,) * 2 if skip == 1 else (max(1, 512 // skip), max(1, 16384 // skip))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import dask.array as da
 import numpy as np
 
 from napari_lpd.core.geometry import sampled_polygons
@@ -114,6 +113,8 @@ def mask_of_labels(labels: Any, mpp: tuple[float, float], corner_um: tuple[float
         corner_um: (y, x) µm from the slide's outer corner to that of the labels.
         slide: The slide.
     """
+    import dask.array as da
+
     finest = _finest(slide, min(mpp))
     shape = slide.shape_at(finest)
     indices = [

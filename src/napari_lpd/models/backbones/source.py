@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
-from timm.models import _factory, get_pretrained_cfg, list_pretrained, parse_model_name, split_model_name_tag
-
 from napari_lpd.core.errors import ModelError, SettingsError, one_line
 from napari_lpd.core.reading import read_json
 from napari_lpd.models.backbones.known import PUBLISHED, published
+from napari_lpd.models.backbones.library import timm
 from napari_lpd.models.card import Architecture
 
 if TYPE_CHECKING:
@@ -104,12 +102,12 @@ def _said(name: str, weights: str) -> _Said:
         return _Said(row.name, row.arguments, row.statistics, f"published: {known}; licence: {row.licence}")
     if ":" in name:
         return _configured(name)
-    network, tag = split_model_name_tag(MIT.get(name, name))
+    network, tag = timm.models.split_model_name_tag(MIT.get(name, name))
     if not timm.is_model(network):
         raise ModelError(
             f"encoder {name!r}: timm knows no such network, and no published one is called so; docs/reference/encoders.md"
         )
-    if tag and name not in list_pretrained(f"{network}.*"):
+    if tag and name not in timm.models.list_pretrained(f"{network}.*"):
         raise ModelError(f"encoder {name!r}: timm knows no weights {tag!r} of {network}")
     arguments: Mapping[str, Any] = _MIT_ARGUMENTS if name in MIT else {}
     if weights not in NAMED and (beside := _beside(Path(weights), network)):
@@ -119,12 +117,12 @@ def _said(name: str, weights: str) -> _Said:
 
 def _of_timm(network: str, tag: str, weights: str) -> tuple[tuple[Three, Three] | None, str]:
     """Tell the statistics that timm knows for a network: of one tag, or what all of its weights agree on."""
-    config = get_pretrained_cfg(f"{network}.{tag}" if tag else network)
+    config = timm.models.get_pretrained_cfg(f"{network}.{tag}" if tag else network)
     if weights in NAMED or tag:
         mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
         chosen = f"{network}.{tag or config.tag}" if config and (tag or config.tag) else network
         return _three(mean, std), f"timm: {chosen}"
-    published_by_timm = [get_pretrained_cfg(each) for each in list_pretrained(f"{network}.*")]
+    published_by_timm = [timm.models.get_pretrained_cfg(each) for each in timm.models.list_pretrained(f"{network}.*")]
     statistics = {(c.mean, c.std) for c in published_by_timm if c and c.architecture == network}
     if len(statistics) == 1:
         mean, std = statistics.pop()
@@ -138,8 +136,9 @@ def _of_timm(network: str, tag: str, weights: str) -> tuple[tuple[Three, Three] 
 def _configured(name: str) -> _Said:
     """Read the configuration of a repository of the hub, or of a folder."""
     try:
-        source, place = parse_model_name(name)
-        read: Any = _factory.load_model_config_from_hf if source == "hf-hub" else _factory.load_model_config_from_path
+        source, place = timm.models.parse_model_name(name)
+        factory = timm.models._factory
+        read: Any = factory.load_model_config_from_hf if source == "hf-hub" else factory.load_model_config_from_path
         config, network, arguments = read(place)
     except Exception as error:  # the hub's client raises many kinds here, and timm those of Python for a foreign file
         reason = one_line(str(error).partition("\n")[0] or type(error).__name__, 150)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from timm.models import is_model_in_modules
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from napari_lpd.core.errors import ModelError
+from napari_lpd.models.backbones.library import timm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ MAPS = 4
 
 def is_vit(network: str) -> bool:
     """Return whether timm's `network` is a ViT that can take images of any size."""
-    return is_model_in_modules(network, VITS)
+    return bool(timm.models.is_model_in_modules(network, VITS))
 
 
 class TokenMaps(nn.Module):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from napari_lpd.core.errors import ModelError, absent, one_line
 from napari_lpd.core.settings.training import EMBEDDED_ENCODER
+from napari_lpd.models.backbones.library import timm
 from napari_lpd.models.backbones.source import NAMED
 from napari_lpd.models.backbones.tokens import is_vit
 from napari_lpd.models.published.weight_files import SAFETENSORS, read_pickle, read_safetensors, weights_in
@@ -74,7 +75,13 @@ def state_of(weights: str, name: str) -> dict[str, Tensor]:
     """Read the tensors of the weights named `weights` for the encoder `name`; {} where they are no file."""
     if weights in ("random", "hub"):
         return {}
-    return read_state(embedded_weights(name) if weights == "embedded" else Path(weights))
+    return _embedded_state(name) if weights == "embedded" else read_state(Path(weights))
+
+
+@lru_cache(maxsize=1)
+def _embedded_state(name: str) -> dict[str, Tensor]:
+    """Read the embedded weights once: a training puts them into two encoders."""
+    return read_state(embedded_weights(name))
 
 
 def completed(architecture: Architecture, state: dict[str, Tensor], weights: str) -> Architecture:
