@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_lpd.cli.main import _parser, main
+from napari_lpd.cli.main import main
+from napari_lpd.cli.parser import commands_parser
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.reference import COMMANDS, UNITS, setting_rows
 
@@ -75,15 +76,10 @@ def test_every_number_has_a_unit_or_is_said_to_have_none(command):
     assert numbers <= UNITS.keys()
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    [choices] = [action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return choices
-
-
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands_parser().subparsers())
 def test_every_option_has_help_and_stands_in_a_document(command):
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
-    for action in commands()[command]._actions:
+    for action in commands_parser().subparsers()[command]._actions:
         if action.help is argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
             continue
         assert action.help, action.dest

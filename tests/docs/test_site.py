@@ -1,4 +1,4 @@
-"""The site is built without a warning: every page is in the navigation, every link, anchor and picture leads somewhere."""
+"""The site is built without a warning: all pages in the navigation, no link, anchor or picture that leads nowhere."""
 
 from __future__ import annotations
 

@@ -32,10 +32,11 @@ class Printer:
     Args:
         as_json: Print JSON lines.
         errors_only: Print errors only: for the further processes of a distributed training.
+        quiet: Of text, print results, warnings and errors only.
     """
 
-    def __init__(self, as_json: bool, errors_only: bool = False) -> None:
-        self.as_json, self._errors_only = as_json, errors_only
+    def __init__(self, as_json: bool, errors_only: bool = False, quiet: bool = False) -> None:
+        self.as_json, self._errors_only, self._quiet = as_json, errors_only, quiet
         self._printed, self._time_left = time.monotonic(), TimeLeft()
         self._at = (-1, -1)
         self.stopping, self.paused = threading.Event(), threading.Event()
@@ -59,7 +60,7 @@ class Printer:
             self.note(progress.message)
         elif progress.message.endswith(VALIDATION):
             self.note(_validation_line(progress))
-        elif not self.as_json:
+        elif not self.as_json and not self._quiet:
             self._show(progress)
 
     def _show(self, progress: Progress) -> None:
@@ -82,7 +83,7 @@ class Printer:
 
     def note(self, line: str) -> None:
         """Print a line at the end of a stage, not as JSON; on a terminal, broken at its width."""
-        if self.as_json or self._errors_only:
+        if self.as_json or self._errors_only or (self._quiet and not line.startswith(WARNING)):
             return
         line = one_line(line)
         if self._live:
@@ -109,7 +110,7 @@ class Printer:
         if self.as_json:
             print(to_json_line("result", result), flush=True)
             return
-        if self._live:
+        if self._live and not self._quiet:
             print(file=sys.stderr)
         _print_nested(result)
 

@@ -1,4 +1,4 @@
-"""``napari-lpd demo``, ``doctor`` and ``settings``."""
+"""``napari-lpd demo``, ``doctor``, ``settings`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def demo(options: argparse.Namespace, printer: Printer) -> Result:
 
 def settings_options(sub: argparse.ArgumentParser) -> None:
     """Add the options of ``settings``."""
-    sub.add_argument("command", nargs="?", choices=COMMANDS, help="the settings of this command (default: of all)")
+    sub.add_argument(
+        "command", nargs="?", choices=list(COMMANDS), help="the settings of this command (default: of all)"
+    )
     sub.add_argument("--markdown", action="store_true", help="print a page of Markdown: docs/reference/settings.md")
 
 
@@ -77,6 +79,23 @@ def settings(options: argparse.Namespace, printer: Printer) -> Result:
     if printer.as_json:
         return {command: [row._asdict() for row in rows] for command, rows in listed.items()}
     printer.text((settings_page if options.markdown else settings_text)(listed).rstrip())
+    return {}
+
+
+def completion_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of ``completion``."""
+    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell that shall complete")
+
+
+def completion(options: argparse.Namespace, printer: Printer) -> Result:
+    """Print the script with which a shell completes commands, options, choices and files."""
+    import shtab
+
+    parser = options.parser()
+    for action in (action for sub in parser.subparsers().values() for action in sub._actions):
+        if action.type is Path:
+            action.complete = shtab.FILE
+    printer.text(shtab.complete(parser, options.shell))
     return {}
 
 

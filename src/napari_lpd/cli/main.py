@@ -2,63 +2,83 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import difflib
 import io
-import itertools
+import logging
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+import traceback
+from typing import TYPE_CHECKING
 
-from napari_lpd import __version__
 from napari_lpd.cli.common import Printer, Result
-from napari_lpd.cli.demo import demo, demo_options, doctor, settings, settings_options
-from napari_lpd.cli.evaluate import compare, compare_options, evaluate, evaluate_options
-from napari_lpd.cli.papers import import_official, import_options, reproduce, reproduce_options, stage2, stage2_options
-from napari_lpd.cli.predict import predict, predict_options
-from napari_lpd.cli.results import export, export_options, measure, measure_options
-from napari_lpd.cli.train import train, train_options
+from napari_lpd.cli.parser import FIRST, parse_given
+from napari_lpd.cli.train import train
 from napari_lpd.core.errors import LpdError, SettingsError, described
 from napari_lpd.core.jobs import NICENESS, PAUSE
 from napari_lpd.core.text import READABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+STOPPED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Execute a command and return the exit code: 0 for success, 2 for an error that the user can fix, 1 for others."""
+    """Execute a command and return the exit code.
+
+    Returns:
+        0: success. 2: an error that the user can fix. 1: any other error, or nobody reads the output any more.
+        130: stopped by Ctrl-C or SIGTERM, or by the parent process.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=READABLE)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        Printer(as_json=False).text(FIRST.rstrip())
+        return 0
     try:
-        options = _parse_given(given)
+        options = parse_given(given)
     except SettingsError as error:
         Printer("--json" in given).error(str(error))
         return 2
-    printer = Printer(options.json, errors_only=_is_further_process(options))
+    printer = Printer(options.json, errors_only=_is_further_process(options), quiet=options.quiet)
     command: Callable[[argparse.Namespace, Printer], Result] = options.run
     try:
-        with _stoppable(printer, options.until_eof):
+        with _logged(options.verbose), _stoppable(printer, options.until_eof):
             printer.result(command(options, printer))
-    except LpdError as error:
-        printer.error(str(error))
-        return 2
     except BrokenPipeError:  # who reads our output has closed it, as head does
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         printer.error("stopped; what was done is kept: run the same command again to resume")
-        return 130
+        return STOPPED
     except Exception as error:  # noqa: BLE001  a line for the user, the traceback in the log that it names
         printer.error(described(error))
-        return 1
+        if options.verbose:
+            traceback.print_exception(error)
+        return 2 if isinstance(error, LpdError) else 1
     return 0
+
+
+@contextlib.contextmanager
+def _logged(verbose: bool) -> Iterator[None]:
+    """Show what our modules log, on request; else only their warnings are seen."""
+    logger, handler = logging.getLogger("napari_lpd"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level = logger.level
+    if verbose:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _is_further_process(options: argparse.Namespace) -> bool:
@@ -98,65 +118,3 @@ def _stoppable(printer: Printer, until_eof: bool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, which names the nearest of what is known."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({self.prog} --help lists all)")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, but name an option that is not known before all that is missing."""
-        if self.get_default("run"):  # of a command
-            known = list(self._option_string_actions)
-            for text in itertools.takewhile(lambda text: text != "--", args):
-                flag = text.partition("=")[0]
-                if flag.startswith("--") and not any(option.startswith(flag) for option in known):
-                    self.error(f"unknown option {flag}{_nearest(flag, known)}")
-        return super().parse_known_args(args, namespace)
-
-
-def _nearest(text: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(text, known, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="napari-lpd", description="Tissue segmentation from image-level labels.")
-    parser.add_argument("--version", action="version", version=f"napari-lpd {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[[argparse.Namespace, Printer], Result], text: str) -> argparse.ArgumentParser:
-        escaped = text.replace("%", "%%")
-        sub = subparsers.add_parser(name, help=escaped, description=text)
-        sub.add_argument("--json", action="store_true", help="print JSON lines instead of text")
-        sub.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
-        sub.set_defaults(run=run)
-        return sub
-
-    demo_options(add("demo", demo, "Predict the sample slide and show mask and prototypes in napari."))
-    train_options(add("train", train, "Train a model from regions on a slide, or from a folder of labelled tiles."))
-    predict_options(add("predict", predict, "Segment slides; writes DIR/NAME.zarr and DIR/NAME.mask.ome.tif for each."))
-    evaluate_options(add("evaluate", evaluate, "Measure a model on DIR/img with DIR/mask; write a report."))
-    compare_options(add("compare", compare, "Compare the prototypes of models; write a report."))
-    import_options(add("import", import_official, "Convert a checkpoint (.pth) of the published LPD or PBIP code."))
-    stage2_options(add("stage2", stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
-    reproduce_options(add("reproduce", reproduce, "Train and evaluate all rows of a table of the papers."))
-    measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
-    export_options(add("export", export, "Export a result for other programs."))
-    settings_options(add("settings", settings, "Print all settings with default, unit, limits and presets."))
-    add("doctor", doctor, "Show the device and why it was chosen, installed packages and where weights are.")
-    return parser
-
-
-def _parse_given(arguments: list[str]) -> argparse.Namespace:
-    parser = _parser()
-    command = next((text for text in arguments if not text.startswith("-")), None)
-    names = next(list(action.choices) for action in parser._actions if isinstance(action.choices, dict))
-    if command is not None and command not in names:
-        parser.error(f"unknown command {command}{_nearest(command, names)}")
-    options = parser.parse_args(arguments)
-    options.given = arguments
-    options.parse = _parse_given  # for commands that run others
-    return options

@@ -132,7 +132,7 @@ class TrainWidget(DockWidget):
     def _fast(self) -> TrainSettings:
         """Return the settings of a fast training of one slide at the chosen resolution and tile size."""
         chosen = self.chosen.form.value()
-        of_one_slide = {"feature_dropout": 0.5}  # five seeds on the sample slide: docs/explanation/results.md, "Live mask"
+        of_one_slide = {"feature_dropout": 0.5}  # docs/explanation/results.md, "Live mask": five seeds
         return TrainSettings.build(PRESETS["fast"] | {"mpp": chosen.mpp, "tile": chosen.tile} | of_one_slide)
 
     def _live_folder(self) -> Path:

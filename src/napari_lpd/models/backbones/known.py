@@ -1,6 +1,7 @@
 """Published encoders by name: how timm builds them, and what only their authors say of their input.
 
-Every row was taken from the model's own card or code; docs/reference/encoders.md shows the table, with licences and memory.
+Every row was taken from the model's own card or code; docs/reference/encoders.md shows the table, with licences
+and memory.
 """
 
 from __future__ import annotations

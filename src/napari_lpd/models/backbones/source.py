@@ -105,7 +105,8 @@ def _said(name: str, weights: str) -> _Said:
     network, tag = timm.models.split_model_name_tag(MIT.get(name, name))
     if not timm.is_model(network):
         raise ModelError(
-            f"encoder {name!r}: timm knows no such network, and no published one is called so; docs/reference/encoders.md"
+            f"encoder {name!r}: timm knows no such network, and no published one is called so"
+            " (docs/reference/encoders.md)"
         )
     if tag and name not in timm.models.list_pretrained(f"{network}.*"):
         raise ModelError(f"encoder {name!r}: timm knows no weights {tag!r} of {network}")

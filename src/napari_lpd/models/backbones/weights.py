@@ -104,7 +104,8 @@ def completed(architecture: Architecture, state: dict[str, Tensor], weights: str
         differ = ", ".join(f"{name}={value}" for name, value in shown.items())
         raise ModelError(
             f"{weights}: is none of timm's weights of {architecture.name} ({differ}), so its input's statistics are not"
-            " known: set input_mean and input_std, or name a published encoder that it is of (docs/reference/encoders.md)"
+            " known: set input_mean and input_std, or name a published encoder that it is of"
+            " (docs/reference/encoders.md)"
         )
     return architecture.model_copy(update={"arguments": {**architecture.arguments, **shown}})
 

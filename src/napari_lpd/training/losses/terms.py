@@ -1,4 +1,6 @@
-"""The training losses: pure functions of tensors. Numbers L…, P… refer to the lists of discrepancies in docs/explanation/method.md.
+"""The training losses: pure functions of tensors.
+
+Numbers L…, P… refer to the lists of discrepancies in docs/explanation/method.md.
 
 The total is L_cls + λ_sim · L_sim + λ_div · L_div: image-level classification; contrast of the tissue that a prototype
 cuts out of an image with what it leaves; diversity of a class's prototypes. Published variants stand beside defaults.
