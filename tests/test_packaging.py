@@ -22,7 +22,8 @@ from napari_lpd import samples
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import licences  # noqa: E402
 from hatch_build import description  # noqa: E402  the build hook, which no package holds
 
 BANNED = ("pyqt5", "pyqt6", "pyside", "opencv", "albumentations", "stainx", "lightning", "napari[")
@@ -62,6 +63,32 @@ def test_the_base_dependencies_bring_no_qt_binding():
     assert PROJECT["optional-dependencies"].keys() == {"all", "cluster", "crf", "dicom", "dev", "onnx"}
 
 
+def test_what_the_base_brings_along_may_be_passed_on():
+    packages = licences.base_packages()
+    assert {"napari", "torch", "openslide-bin", "zarr"} <= packages.keys()
+    assert not {"pyqt6", "mkdocs"} & packages.keys()
+    found = {name: licences.licence_of(name, package.metadata) for name, package in packages.items()}
+    assert not {name: licence for name, licence in found.items() if licences.refused(licence)}
+
+
+@pytest.mark.parametrize(
+    ("licence", "refused"),
+    [
+        ("MIT", False),
+        ("", True),
+        ("GPL-3.0-only", True),
+        ("AGPL-3.0", True),
+        ("GNU General Public License v3 (GPLv3)", True),
+        ("GNU Library or Lesser General Public License (LGPL)", False),
+        ("LGPL-2.1-only AND (BSD-3-Clause OR GPL-2.0-only)", False),
+        ("MIT AND (BSD-3-Clause OR GPL-2.0-only) AND GPL-2.0-only", True),
+        ("CC-BY-NC-4.0", True),
+    ],
+)
+def test_a_licence_that_the_base_must_not_have_is_known(licence, refused):
+    assert licences.refused(licence) == refused
+
+
 def imported(folder):
     """Top-level names of all modules that the sources in a folder import, also inside functions."""
     names = set()
@@ -74,7 +101,17 @@ def imported(folder):
     return names - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize(("folder", "own"), [("src", {"napari_lpd"}), ("tests", {"napari_lpd", "hatch_build"})])
+def test_every_package_that_the_base_declares_is_imported_or_loaded_by_name():
+    loaded_by_name = {"openslide-bin", "imagecodecs", "npe2"}  # OpenSlide's library; tifffile's codecs; the manifest
+    providers = importlib.metadata.packages_distributions()
+    used = {canonicalize_name(found) for name in imported(ROOT / "src") for found in providers.get(name, [])}
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert declared - used == loaded_by_name
+
+
+@pytest.mark.parametrize(
+    ("folder", "own"), [("src", {"napari_lpd"}), ("tests", {"napari_lpd", "hatch_build", "licences"})]
+)
 def test_every_package_that_is_imported_is_declared(folder, own):
     """Not only brought along by another one, as pydicom by highdicom."""
     lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
@@ -141,7 +178,7 @@ def test_the_description_of_the_wheel_has_no_relative_link(built):
     with zipfile.ZipFile(built[1]) as wheel:
         [path] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
         text = wheel.read(path).decode()
-    assert "Train tissue segmentation" in text
+    assert "Segments the tissues of H&E slides" in text
     assert not re.findall(r"\]\((?!https?:|#)[^)]+\)", text)
 
 
@@ -160,7 +197,7 @@ def test_the_wheel_brings_the_licences_of_what_is_in_it(built):
 def test_the_wheel_holds_manifest_and_samples_once(built):
     names = zipfile.ZipFile(built[1]).namelist()
     assert len(names) == len(set(names))
-    assert names.count("napari_lpd/napari.yaml") == 1
+    assert names.count("napari_lpd/napari.yaml") == names.count("napari_lpd/icon.svg") == 1
     shipped = {path.relative_to(samples.FOLDER).as_posix() for path in samples.FOLDER.rglob("*") if path.is_file()}
     in_wheel = {name.removeprefix("napari_lpd/sample_data/") for name in names if "/sample_data/" in name}
     assert {name for name in shipped if "__pycache__" not in name} == in_wheel
@@ -171,11 +208,27 @@ def test_npe2_finds_the_manifest_in_the_installed_wheel(built, tmp_path):
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target), str(built[1])]
     subprocess.run(pip, check=True)
-    code = (
-        f"import sys; sys.path.insert(0, {str(target)!r});"
-        "import napari_lpd; from napari_lpd import samples; from npe2 import PluginManifest;"
-        "manifest = PluginManifest.from_distribution('napari-lpd');"
-        "print(napari_lpd.__file__, len(manifest.contributions.sample_data), samples.model_path().is_file())"
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN, str(target)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.split() == [str(target / "napari_lpd" / "__init__.py"), "2", "True"]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(target / "napari_lpd" / "__init__.py"), "2", "3", "True", "True"]
+
+
+SEEN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from importlib import import_module
+from importlib.resources import files
+import napari_lpd
+from napari_lpd import samples
+from npe2 import PluginManifest
+manifest = PluginManifest.from_distribution("napari-lpd")
+for command in manifest.contributions.commands:
+    module, _, name = command.python_name.partition(":")
+    found = getattr(import_module(module), name)
+    assert sys.modules[found.__module__].__file__.startswith(sys.argv[1]), found
+package, _, icon = manifest.icon.partition(":")
+print(napari_lpd.__file__, len(manifest.contributions.sample_data), len(manifest.contributions.widgets),
+      samples.model_path().is_file(), files(package).joinpath(icon).is_file())
+"""  # what a program sees of the wheel in the folder that it is given: samples, widgets, model, icon

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari.settings import get_plugin_settings
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
@@ -35,6 +36,13 @@ class RecentModels(QObject):
         newest = [str(p) for p in dict.fromkeys([path.resolve(), *self.paths()])][:MAX_MODELS]
         _store().setValue("recent_models", newest)
         self.changed.emit(str(path.resolve()))
+
+
+def models_folder() -> Path:
+    """Return where new models go at first: as napari's Preferences say, else "napari-lpd" in the home folder."""
+    preferences = get_plugin_settings().get("napari-lpd")  # there are none of a plugin that napari does not know
+    folder = preferences.models.folder if preferences else ""
+    return Path(folder).expanduser() if folder else Path.home() / "napari-lpd"
 
 
 def kept_roles(names: Sequence[str]) -> Roles:

@@ -16,7 +16,7 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layout import Column, buttons, in_row, note
-from napari_lpd.gui.common.recent_models import describe, recent_models
+from napari_lpd.gui.common.recent_models import describe, models_folder, recent_models
 from napari_lpd.gui.live.panel import LiveMask
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
 from napari_lpd.gui.train.progress_tabs import ProgressTabs
@@ -58,7 +58,7 @@ class TrainWidget(DockWidget):
 
         self.data = TrainingData(viewer)
         self.chosen = TrainingSettings(self._on_copy)
-        self.out = QLineEdit(str(Path.home() / "napari-lpd"))
+        self.out = QLineEdit(str(models_folder()))
         self.counterpart = QCheckBox("Also train the counterpart for Explore")
         self.counterpart.setToolTip(
             "Then train on the same data and seed clustered prototypes (PBIP) if these are learned, else learned ones"
