@@ -1,4 +1,4 @@
-"""The public names: all are found, described and shown, and their examples and README's run as they stand."""
+"""The public names: all are found, described and shown, and their examples and the documents' run as they stand."""
 
 from __future__ import annotations
 
@@ -81,12 +81,18 @@ def test_the_example_of_a_public_name_runs(name):
     assert not said
 
 
+def test_the_reference_describes_all_public_names_and_no_other():
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    public = {f"{each.__module__}.{each.__name__}" for each in map(napari_lpd.__getattr__, napari_lpd.__all__)}
+    assert sorted(re.findall(r"^::: (\S+)$", page, re.MULTILINE)) == sorted(public)
+
+
 @pytest.mark.slow
-def test_the_example_of_the_readme_trains_predicts_measures_and_shows(tmp_path, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+def test_the_example_of_the_reference_trains_predicts_measures_and_shows(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    exec(compile(lines, "README.md", "exec"), {})
+    exec(compile(lines, "python.md", "exec"), {})
     printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     result = Prediction.open(tmp_path / "skin.zarr")
     areas = result.area_mm2() | {"unlabelled": result.unlabelled_mm2, "tissue": result.tissue_mm2}

@@ -51,12 +51,24 @@ from napari_lpd.cli.main import main
 from napari_lpd.models.encoder import build_encoder
 
 FEWEST_LINES = {
-    "README.md": 25,
+    "README.md": 2,
     "CONTRIBUTING.md": 4,
     "docs/explanation/comparing.md": 12,
     "docs/explanation/method.md": 6,
     "docs/explanation/performance.md": 8,
     "docs/explanation/results.md": 4,
+    "docs/how-to/cite.md": 1,
+    "docs/how-to/cluster.md": 4,
+    "docs/how-to/encoder.md": 1,
+    "docs/how-to/evaluate.md": 4,
+    "docs/how-to/figure.md": 2,
+    "docs/how-to/gpu.md": 2,
+    "docs/how-to/install.md": 9,
+    "docs/how-to/measure.md": 2,
+    "docs/how-to/published-code.md": 3,
+    "docs/how-to/qupath.md": 3,
+    "docs/how-to/resolution.md": 2,
+    "docs/how-to/resume.md": 2,
     "docs/how-to/shell-completion.md": 2,
     "docs/index.md": 3,
     "docs/reference/automation.md": 1,
@@ -65,12 +77,18 @@ FEWEST_LINES = {
     "docs/reference/files.md": 3,
     "docs/reference/settings.md": 2,
     "docs/reference/slides.md": 1,
-    "docs/tutorials/slide-to-mask.md": 3,
+    "docs/tutorials/slide-to-mask.md": 2,
+    "docs/tutorials/study.md": 3,
 }
 """How many lines a document shows at least; a parser that finds fewer is broken. Other documents show none."""
 
+EXAMPLES = "docs/reference/commands.md"
+
 QUICK_DOCUMENTS = (
+    "README.md",
     "CONTRIBUTING.md",
+    "docs/how-to/cite.md",
+    "docs/how-to/install.md",
     "docs/how-to/shell-completion.md",
     "docs/index.md",
     "docs/reference/automation.md",
@@ -348,7 +366,11 @@ def run_all(lines: list[Shown], replaced: dict[str, str]) -> None:
 
 
 def run_lines_of(document: str) -> list[Shown]:
-    return [line for line in all_lines([document]) if line.text not in EXCEPTIONS]
+    """The lines of a document that are run; examples of the page of commands are run where another page shows them."""
+    elsewhere = set(EXCEPTIONS)
+    if document == EXAMPLES:
+        elsewhere |= {line.text for line in all_lines(name for name in DOCUMENTS if name != EXAMPLES)}
+    return [line for line in all_lines([document]) if line.text not in elsewhere]
 
 
 @pytest.mark.parametrize(
@@ -404,8 +426,9 @@ def test_no_document_lost_its_lines_and_few_are_not_run(capsys):
         sys.stdout.write(f"\nlines run: {counts}; on the list of exceptions: {len(EXCEPTIONS)}\n")
     assert FEWEST_LINES.keys() == found.keys()
     assert not {document: found[document] for document, fewest in FEWEST_LINES.items() if found[document] < fewest}
-    assert len({line.text for line in all_lines()} & EXCEPTIONS.keys()) == len(EXCEPTIONS) <= 4
-    assert found.total() - run.total() == sum(line.text in EXCEPTIONS for line in all_lines())
+    run_somewhere = {line.text for document in DOCUMENTS for line in run_lines_of(document)}
+    assert {line.text for line in all_lines()} - run_somewhere == EXCEPTIONS.keys()
+    assert len(EXCEPTIONS) <= 4
 
 
 def test_every_exception_is_still_shown_and_has_a_reason():

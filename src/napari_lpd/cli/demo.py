@@ -84,7 +84,7 @@ def settings(options: argparse.Namespace, printer: Printer) -> Result:
 
 def completion_options(sub: argparse.ArgumentParser) -> None:
     """Add the options of ``completion``."""
-    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell that shall complete")
+    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to complete in")
 
 
 def completion(options: argparse.Namespace, printer: Printer) -> Result:

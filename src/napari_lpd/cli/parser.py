@@ -57,13 +57,13 @@ EXAMPLES = {
         "napari-lpd train --project SLIDES.lpd.json --out RUN2",
     ),
     "import": ("napari-lpd import CHECKPOINT.pth --out IMPORTED",),
-    "stage2": ("napari-lpd stage2 --model LPD/model.safetensors --data TILES --out STAGE2",),
+    "stage2": ("napari-lpd stage2 --model MODEL --data TILES --out STAGE2",),
     "predict": (
         "napari-lpd predict SLIDE ... --model RUN/model.safetensors --out RESULTS",
         "napari-lpd predict SLIDE --out RESULTS2 --regions ROI.geojson --tissue TISSUE.geojson",
     ),
     "measure": ("napari-lpd measure RESULTS/*.zarr --roles ROLES.json --out AREAS.csv",),
-    "export": ("napari-lpd export RESULTS/SLIDE.zarr --to MASK.geojson",),
+    "export": ("napari-lpd export RESULTS/SLIDE.zarr --to MASK.geojson --simplify 2",),
     "evaluate": ("napari-lpd evaluate --model LPD/model.safetensors --data TEST --out REPORT",),
     "compare": ("napari-lpd compare A.safetensors B.safetensors --data TEST --training TILES --out COMPARISON",),
     "reproduce": ("napari-lpd reproduce table1 --data DATASET",),
@@ -126,7 +126,7 @@ class _MainParser(Parser):
         for title, names in GROUPS.items():
             lines += [f"{title}:", *(f"    {name:<11} {(about[name] or '').replace('%%', '%')}" for name in names), ""]
         lines += ["Options:", "    -h, --help  Show this page.", "    --version   Show the version.", ""]
-        return "\n".join([*lines, "`napari-lpd COMMAND --help` shows the options of a command, with examples.", ""])
+        return "\n".join([*lines, "After a command, --help shows its options, with examples.", ""])
 
     def _commands(self) -> Any:
         return next(action for action in self._actions if isinstance(action.choices, dict))

@@ -109,7 +109,7 @@ def compare(
 ) -> Job[Comparison]:
     """Compare the prototypes of models on the same places, with controls in each model's space.
 
-    Example:
+    Examples:
         >>> from napari_lpd import CompareSettings, compare, load_model, open_slide, run, samples, tiles_of_slide
         >>> model, settings = load_model(samples.model_path()), CompareSettings(stability_tiles=0, threads=1)
         >>> with open_slide(samples.skin_slide_path()) as slide:

@@ -55,7 +55,7 @@ class Tile(NamedTuple):
 def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = "") -> list[Tile]:
     """List the images of a folder: ``img`` with ``mask``; where there is no ``mask``, ``img``, or the folder's own.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
@@ -92,7 +92,7 @@ def tiles_of_folder(folder: Path, classes: Sequence[TissueClass], source: str = 
 def tiles_of_slide(slide: Slide, mpp: float, edge: int, count: int) -> list[Tile]:
     """List up to `count` tiles of `edge` pixels at `mpp`, spread evenly over the slide's tissue.
 
-    Example:
+    Examples:
         >>> from napari_lpd import open_slide, samples, tiles_of_slide
         >>> with open_slide(samples.skin_slide_path()) as slide:
         ...     [tile.read().shape for tile in tiles_of_slide(slide, mpp=1.0, edge=128, count=2)]

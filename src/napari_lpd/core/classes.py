@@ -30,7 +30,7 @@ def _clean(name: str) -> str:
 class TissueClass(Settings):
     """Name a tissue and its display colour.
 
-    Example:
+    Examples:
         >>> from napari_lpd import TissueClass
         >>> TissueClass(name="tumour", color="#ff0000").rgb
         (255, 0, 0)
@@ -70,7 +70,7 @@ CLASSES: dict[str, tuple[TissueClass, ...]] = {
 def read_classes(path: Path) -> tuple[TissueClass, ...]:
     """Read tissue classes from JSON: ``{"classes": [{"name": ..., "color": "#rrggbb"}, ...]}``, or names alone.
 
-    Example:
+    Examples:
         >>> from napari_lpd import read_classes, samples
         >>> [tissue.name for tissue in read_classes(samples.classes_path())]
         ['epidermis', 'naevus nests', 'collagen', 'fat']

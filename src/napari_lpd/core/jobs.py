@@ -48,7 +48,7 @@ def run(job: Job[T], on_progress: Callable[[Progress], None] | None = None) -> T
 
     What `on_progress` raises closes the job, between two of its steps.
 
-    Example:
+    Examples:
         >>> from napari_lpd import run
         >>> from napari_lpd.core.jobs import Progress
         >>> def count_to(total):

@@ -186,7 +186,7 @@ class MaskedImage(NamedTuple):
 def masked_images(folder: Path, source: str = "") -> list[MaskedImage]:
     """Pair ``folder/img/*`` with ``folder/mask/*`` of the same stem, whatever the file types.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image

@@ -85,7 +85,7 @@ class TrainingSource:
 
     Every run stores it as arguments of the command line (`arguments`), from which `parse` restores it.
 
-    Example:
+    Examples:
         >>> from napari_lpd import TrainSettings, TrainingSource, read_classes, samples
         >>> source = TrainingSource(slide=samples.skin_slide_path(), regions=samples.regions_path("train"))
         >>> tiles, _, settings = source.load(read_classes(samples.classes_path()), TrainSettings(tile_step=128))

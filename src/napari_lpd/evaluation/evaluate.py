@@ -156,7 +156,7 @@ def evaluate(
 ) -> Job[dict[str, Any]]:
     """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> import numpy as np

@@ -62,7 +62,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def load_model(path: Path, device: str = "auto") -> LoadedModel:
     """Load a checkpoint for prediction (evaluation mode, no gradients).
 
-    Example:
+    Examples:
         >>> from napari_lpd import load_model, samples
         >>> [tissue.name for tissue in load_model(samples.model_path()).card.classes]
         ['epidermis', 'naevus nests', 'collagen', 'fat']

@@ -66,7 +66,7 @@ def predict_slide(
 
     Yields the progress; a message that begins with "warning: " is one to be kept in sight.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from shapely import box

@@ -62,7 +62,7 @@ class BlockResult(NamedTuple):
 class Prediction:
     """Prediction on disk, finished or not; `open` reads an existing one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from shapely import box

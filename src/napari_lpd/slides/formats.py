@@ -60,7 +60,7 @@ def open_slide(
 ) -> Slide:
     """Open a slide: what OpenSlide reads, else OME-TIFF, pyramidal and flat TIFF, else an image that Pillow reads.
 
-    Example:
+    Examples:
         >>> from napari_lpd import open_slide, samples
         >>> with open_slide(samples.skin_slide_path()) as slide:
         ...     slide.shape, slide.mpp, slide.read((1000, 1000), (64, 64), mpp=2.0).shape

@@ -42,7 +42,7 @@ def fit(
 ) -> Job[Path]:
     """Train a model on `tiles`, or resume a training in `out` that was stopped; return the best checkpoint's path.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from napari_lpd import TrainSettings, TrainingSource, read_classes, run, samples, train

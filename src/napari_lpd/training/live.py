@@ -103,7 +103,7 @@ class LiveSlide:
 class LiveModel:
     """A joint head that follows the regions on a slide.
 
-    Example:
+    Examples:
         >>> from napari_lpd import open_slide, read_classes, run, samples
         >>> from napari_lpd.core.settings.base import read_settings
         >>> from napari_lpd.core.settings.training import TrainSettings

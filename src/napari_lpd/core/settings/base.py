@@ -110,7 +110,7 @@ def write_settings(path: Path, settings: Settings) -> Path:
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by name, with dots.
 
-    Example:
+    Examples:
         >>> flat({"epochs": 3, "model": {"necks": 1}})
         {'epochs': 3, 'model.necks': 1}
     """

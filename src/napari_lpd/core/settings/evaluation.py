@@ -15,7 +15,7 @@ Gate = Literal["predicted", "none", "truth"]
 class EvaluateSettings(Settings):
     """Set how a model is measured on images with masks (method.md §7).
 
-    Example:
+    Examples:
         >>> from napari_lpd import EvaluateSettings
         >>> EvaluateSettings(gates=("predicted",), refiners=("none",)).bootstrap
         1000
@@ -61,7 +61,7 @@ class EvaluateSettings(Settings):
 class CompareSettings(Settings):
     """Set how prototype banks are compared at the same locations.
 
-    Example:
+    Examples:
         >>> from napari_lpd import CompareSettings
         >>> CompareSettings(nearest=8).nearest_per_source
         3

@@ -12,7 +12,7 @@ from napari_lpd.core.settings.base import Settings
 class CrfSettings(Settings):
     """Set the dense CRF that sharpens a mask along the image's edges (method.md §7.7; Krähenbühl & Koltun 2011).
 
-    Example:
+    Examples:
         >>> from napari_lpd import CrfSettings, PredictSettings
         >>> PredictSettings(refiner="lattice", crf=CrfSettings(half_size=True)).crf.iterations
         5
@@ -56,7 +56,7 @@ BackendField = Annotated[
 class PredictSettings(Settings):
     """Set how a slide is read, tiled, scored and assembled.
 
-    Example:
+    Examples:
         >>> from napari_lpd import PredictSettings
         >>> PredictSettings(tile=512, overlap=128, flips=True).mpp  # 0: the model's own
         0.0

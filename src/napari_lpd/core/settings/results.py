@@ -22,7 +22,7 @@ Names = tuple[str, ...]
 class Roles(Settings):
     """Name the tissue classes that play a role in the ratios; none is guessed from a name.
 
-    Example:
+    Examples:
         >>> from napari_lpd import MeasureSettings, Roles
         >>> MeasureSettings(roles=Roles(tumour=("naevus nests",), stroma=("collagen",))).roles.stroma
         ('collagen',)
@@ -45,7 +45,7 @@ class Roles(Settings):
 class MeasureSettings(Settings):
     """Set how areas are measured.
 
-    Example:
+    Examples:
         >>> from napari_lpd import MeasureSettings
         >>> MeasureSettings(temperature=0.5).roles.tumour
         ()
@@ -76,7 +76,7 @@ What = Literal["labels", "prototypes", "corrections"]
 class ExportSettings(Settings):
     """Set what an export contains, and how it is written.
 
-    Example:
+    Examples:
         >>> from napari_lpd import ExportSettings
         >>> ExportSettings(simplify_um=2.0).what
         'labels'

@@ -24,7 +24,7 @@ EMBEDDED_ENCODER = "tf_efficientnet_lite0"
 def arguments_of(pairs: Sequence[str]) -> dict[str, Any]:
     """Return arguments of a network that are written NAME=VALUE; values as JSON, or as text.
 
-    Example:
+    Examples:
         >>> arguments_of(["init_values=1e-5", "mlp_layer=SwiGLUPacked"])
         {'init_values': 1e-05, 'mlp_layer': 'SwiGLUPacked'}
     """
@@ -55,7 +55,7 @@ def _check_weights(name: str, weights: tuple[float, ...]) -> None:
 class ModelSettings(Settings):
     """Set up the network: encoder and prototype head.
 
-    Example:
+    Examples:
         >>> from napari_lpd import ModelSettings
         >>> ModelSettings(bank="clustered", prototypes_per_class=5).encoder
         'tf_efficientnet_lite0'
@@ -157,7 +157,7 @@ class ModelSettings(Settings):
 class TrainSettings(Settings):
     """Set how a model is trained (method.md §12, default column, unless noted otherwise).
 
-    Example:
+    Examples:
         >>> from napari_lpd import ModelSettings, TrainSettings
         >>> TrainSettings(mpp=0.5, epochs=3, model=ModelSettings(prototypes_per_class=5)).model.prototypes_per_class
         5

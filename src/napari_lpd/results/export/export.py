@@ -43,7 +43,7 @@ ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None = None) -> Job[Path]:
     """Write a finished prediction, with its corrections, in the format of the name of `path`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from shapely import box

@@ -127,7 +127,7 @@ def measure(
 ) -> Job[list[MeasureRow]]:
     """Measure the areas of a finished prediction, block by block.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from shapely import box
