@@ -11,33 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hand import PICTURES, picture, press
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton, QToolButton
+from qtpy.QtWidgets import QApplication, QFileDialog, QToolButton
 
 from napari_lpd import samples
 from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.common.recent_models import recent_models
-from napari_lpd.gui.demo import take_picture
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_tensors, save_checkpoint
 from napari_lpd.slides.formats import open_slide
 
-PICTURES = os.environ.get("NAPARI_LPD_PICTURES", "")
 MODELS = os.environ.get("NAPARI_LPD_MODELS", "")
-
-
-def picture(viewer, name):
-    if PICTURES:
-        take_picture(viewer, Path(PICTURES) / f"{name}.png")
-
-
-def press(widget, text):
-    """Click the button with this text."""
-    (button,) = [button for button in widget.findChildren(QPushButton) if button.text() == text]
-    assert not button.isHidden()
-    button.click()
 
 
 def choose(box, path):
