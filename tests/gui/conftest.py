@@ -17,7 +17,9 @@ from napari_lpd.core import jobs
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.gui.common.prediction_run import keep_triton_out
+from napari_lpd.gui.common.recent_models import keep
 from napari_lpd.gui.contributions import read_slide
+from napari_lpd.gui.live.panel import KEPT
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.results.card import PredictionCard
 from napari_lpd.results.create import start_prediction
@@ -26,8 +28,14 @@ from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tissue import TissueMask
 
 
+@pytest.fixture
+def live_mask() -> str:
+    """Whether the live mask is on in a session before; tests that are about it have it on."""
+    return "off"
+
+
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path, monkeypatch):
+def _own_settings(tmp_path, monkeypatch, live_mask):
     folder = tmp_path / "settings"
     (tmp_path / "home").mkdir()
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")  # where what is made on samples is kept
@@ -35,6 +43,7 @@ def _own_settings(tmp_path, monkeypatch):
         "napari_lpd.gui.common.recent_models._store",
         lambda: QSettings(str(folder / "recent.ini"), QSettings.Format.IniFormat),
     )
+    keep(KEPT, live_mask)
 
 
 @pytest.fixture(autouse=True)

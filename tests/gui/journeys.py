@@ -91,7 +91,7 @@ class Journey:
         self.train_model()
 
     def train_model(self) -> None:
-        self.press(self.train, "Train")
+        self.press(self.train, "Train fully")
         self.wait(lambda: self.train.job.bar.maximum() > 0 or not self.train.job.runner.running)
         self.picture("training")
         self.wait(lambda: not self.train.job.runner.running)

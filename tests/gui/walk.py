@@ -546,7 +546,7 @@ class Walk:
 
     @action(1)
     def train(self):
-        return self.press("Train", "Train")
+        return self.press("Train", "Train fully")
 
     @action(2)
     def stop_training(self):

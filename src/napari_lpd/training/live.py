@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.regions import Region
+    from napari_lpd.data.tileset import TileSet
     from napari_lpd.slides.slide import Slide
 
 ROOM = 2**30  # bytes of features in memory
 FRESH, WARM, BATCH = 160, 50, 12  # steps of a head that starts, and of one that goes on; tiles of a step
 READ = 256  # tiles and cells whose pixels are remembered
+NOTHING_LEARNED = "nothing was learned yet: draw regions of two tissues"
 NEAR = 400.0  # µm: a place this near to one that was suggested is not suggested again
 
 CellIndex = tuple[int, int]
@@ -178,8 +180,46 @@ class LiveModel:
         network.eval()
         self._network, self._names, self._tiles = network, [tissue.name for tissue in used], seen
         self.version += 1
-        self.model = LoadedModel(network, self._card(count), "live", "", self._device)
+        self.model = self._loaded(network, seen, count)
         return self.model
+
+    @property
+    def tiles(self) -> TileSet:
+        """The tiles that were learned from last.
+
+        Raises:
+            DataError: nothing was learned yet.
+        """
+        if self._tiles is None:
+            raise DataError(NOTHING_LEARNED)
+        return self._tiles.tiles
+
+    def rival(self, indices: Sequence[int], steps: int) -> Job[LoadedModel]:
+        """Learn afresh from some of the tiles that were learned from last; what was learned stays as it is.
+
+        Args:
+            indices: The tiles, by their numbers in `tiles`.
+            steps: Number of steps.
+
+        Returns:
+            A model of the same classes that knows nothing of the other tiles.
+
+        Raises:
+            DataError: nothing was learned yet.
+        """
+        if self._tiles is None:
+            raise DataError(NOTHING_LEARNED)
+        seen = self._tiles.subset(indices)
+        network = self._fresh(len(seen.classes))
+        assert network.joint is not None
+        network.joint.standardise(*seen.statistics())
+        for done in self._steps(network, seen, steps):
+            yield Progress(done, steps, "checking")
+        network.eval()
+        return self._loaded(network, seen, steps)
+
+    def _loaded(self, network: LPD, seen: FeatureTiles, steps: int) -> LoadedModel:
+        return LoadedModel(network, self._card(network, seen, steps), "live", "", self._device)
 
     def _started(self, seen: FeatureTiles) -> tuple[LPD, bool]:
         """Return the network to train, a copy of the one before as far as there is one, and whether it is a new one."""
@@ -217,14 +257,13 @@ class LiveModel:
             schedule.step()
             yield step + 1
 
-    def _card(self, steps: int) -> Card:
-        assert self._network is not None and self._tiles is not None
-        constants = calibrate(self._network, self._tiles, None, self.settings.batch)
-        tiles = self._tiles.tiles
+    def _card(self, network: LPD, seen: FeatureTiles, steps: int) -> Card:
+        constants = calibrate(network, seen, None, self.settings.batch)
+        tiles = seen.tiles
         return Card(
             classes=tiles.classes,
             settings=self.settings,
-            encoder=self._network.encoder.architecture,
+            encoder=network.encoder.architecture,
             tiles_per_class=tiles.tiles_per_class,
             tiles=len(tiles),
             data=describe_sources(tiles),
@@ -242,28 +281,36 @@ class LiveModel:
             ModelError: the file cannot be written.
         """
         if self.model is None or self._tiles is None:
-            raise DataError("nothing was learned yet: draw regions of two tissues")
+            raise DataError(NOTHING_LEARNED)
         card = self.model.card.model_copy(update={"colours": training_colours(self._tiles.tiles)})
         save_checkpoint(path, dict(self.model.network.state_dict()), card)
         return path
 
     @torch.inference_mode()
-    def label(self, slide: LiveSlide, cell: CellIndex, settings: PredictSettings | None = None) -> LiveCell:
+    def label(
+        self,
+        slide: LiveSlide,
+        cell: CellIndex,
+        settings: PredictSettings | None = None,
+        model: LoadedModel | None = None,
+    ) -> LiveCell:
         """Label a cell with what was learned last, as `predict` labels slides.
 
         Args:
             slide: The slide.
             cell: Which of its cells.
             settings: Background power and threshold of the gate; default: those of a prediction.
+            model: Another one of the same encoder, as `rival` gives it; default: what was learned last.
 
         Raises:
             DataError: nothing was learned yet.
         """
-        if self.model is None:
-            raise DataError("nothing was learned yet: draw regions of two tissues")
-        network, card, stride = self.model.network, self.model.card, self._frozen.stride
+        model = model or self.model
+        if model is None:
+            raise DataError(NOTHING_LEARNED)
+        network, card, stride = model.network, model.card, self._frozen.stride
         mpp, rim = self.settings.mpp, RIM // stride
-        joined = torch.from_numpy(self._features(slide, cell)).movedim(2, 0)[None].to(self._device).float()
+        joined = torch.from_numpy(self.features(slide, cell)).movedim(2, 0)[None].to(self._device).float()
         assert isinstance(network, LPD)
         used = used_stages(network)
         outputs = network.from_joined(joined, [STAGES_USED[i] for i in used]).outputs
@@ -275,12 +322,12 @@ class LiveModel:
         presence = class_presence(network, gating, card.settings.tile // stride | 1, tissue)
         around = (..., slice(rim - 1, 1 - rim), slice(rim - 1, 1 - rim))
         stages = {i: maps[0][around] for i, maps in zip(used, outputs, strict=False)}
-        scores = label_scores(stages, presence[around], card.map_scale, self.model, settings or PredictSettings())
+        scores = label_scores(stages, presence[around], card.map_scale, model, settings or PredictSettings())
         labels = upsampled_argmax(scores, stride)[stride:-stride, stride:-stride].cpu().numpy()
         unsure = unsureness(network, scores, outputs[-1][0][around])[1:-1, 1:-1] * tissue[rim:-rim, rim:-rim]
         return LiveCell(labels * slide.tissue_at(cell, mpp), unsure.float().cpu().numpy())
 
-    def _features(self, slide: LiveSlide, cell: CellIndex) -> NDArray[np.float16]:
+    def features(self, slide: LiveSlide, cell: CellIndex) -> NDArray[np.float16]:
         """Return the features (h, w, D) of a cell and its rim, computed where they are not kept."""
         edge, mpp = CELL + 2 * RIM, self.settings.mpp
 

@@ -1,116 +1,120 @@
-"""The live mask in the window: it follows what is drawn, changed and deleted."""
+"""The live mask in the window: it begins by itself and follows what is drawn, changed and deleted."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import re
 
-from napari_lpd.core.files import KEY
-from napari_lpd.core.settings.base import read_settings
-from napari_lpd.core.settings.training import TrainSettings
+import numpy as np
+
+from napari_lpd.data.regions import Region
 from napari_lpd.gui.common.recent_models import recent_models
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
-from napari_lpd.gui.live.panel import LIVE
+from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.live.shown import HATCH, HEATMAP
+from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.models.card import read_card
 
-SMALL = ["tile=64", "tile_step=48", "mpp=1.0", "threads=1", "model.prototypes_per_class=2", "model.prototype_dim=32",
-         "model.neck_width=32", "model.necks=2", "places=9", "lr=0.01"]  # fmt: skip
 
-
-@pytest.fixture
-def ready(train, viewer, tiny_layer, tiny_regions, classes, monkeypatch):
-    """A Train widget with a slide, regions of two tissues, and a head of few numbers."""
-    train.data.classes.set_classes(classes)
-    layer = new_regions_layer(viewer, tiny_layer)
-    add_regions(layer, tiny_regions, classes)
-    train.live._settings = lambda: read_settings(TrainSettings, None, SMALL, "fast")
-    viewer.canvas.size = (400, 500)
-    viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 128, 192)
-    return train, layer
-
-
-def live_layers(viewer):
-    return [layer for layer in viewer.layers if layer.metadata.get(KEY, {}).get("kind") == LIVE]
-
-
-def learned(train, qtbot):
-    qtbot.waitUntil(lambda: "learned in" in train.live.line.text() and not train.live.runner.running, timeout=60_000)
-
-
-def test_the_mask_of_the_view_appears_and_follows_a_change(ready, viewer, qtbot, shown_errors):
-    train, layer = ready
+def test_the_mask_of_the_view_appears_and_follows_a_change(live, drawn, viewer, live_layers, settled, shown_errors):
     active = viewer.layers.selection.active
-    assert live_layers(viewer) == []
-    train.live.switch.click()
-    learned(train, qtbot)
-    (mask,) = live_layers(viewer)
-    assert train.live._engine._live.version == 1  # the new layer is no change
-    assert "2 tissues, 2 regions" in train.live.line.text()
+    line = settled(live)
+    (mask,) = live_layers()
+    assert live.live._engine._live.version == 1  # the new layer is no change
+    assert re.match(r"2 tissues, 2 regions, updated in \d+\.\d s", line)
     assert viewer.layers.selection.active is active
     left, right = mask.data[:256, :150], mask.data[:256, 234:384]
     assert (left == 1).mean() > 0.5 and (right == 2).mean() > 0.5
     assert tuple(mask.scale) == (1, 1)
     assert tuple(mask.translate) == (0, 0)  # of the first pixel's centre, as the slide's
-    before = train.live._engine.model
-    train.live.line.setText("")
-    layer.selected_data = {1}
-    layer.remove_selected()
-    qtbot.waitUntil(lambda: "two tissues" in train.live.line.text(), timeout=60_000)
-    assert train.live._engine.model is before and live_layers(viewer) == [mask]  # it stays on screen
+    before = live.live._engine.model
+    drawn.selected_data = {1}
+    drawn.remove_selected()
+    settled(live)
+    assert live.live.line.text() == "Draw a region of each of two tissues: the live mask begins with them."
+    assert live.live._engine.model is before and live_layers() == [mask]  # it stays on screen
     assert shown_errors == []
 
 
-def test_a_renamed_class_keeps_its_mask_under_the_new_name(ready, viewer, qtbot):
-    train, _ = ready
-    train.live.switch.click()
-    learned(train, qtbot)
-    train.live.line.setText("")
-    train.data.classes._rows[0].name.setText("nuclei")
-    train.data.classes._rows[0].name.editingFinished.emit()
-    learned(train, qtbot)
-    assert [tissue.name for tissue in train.live._engine.model.card.classes] == ["nuclei", "pink"]
+def test_nothing_is_computed_until_two_tissues_have_a_region(
+    live, viewer, tiny_layer, tiny_regions, classes, live_layers, settled
+):
+    assert "press Draw regions" in settled(live)
+    add_regions(new_regions_layer(viewer, tiny_layer), [tiny_regions[0]] * 2, classes)
+    assert settled(live) == "Draw a region of each of two tissues: the live mask begins with them."
+    assert live.live._engine is None and live_layers() == []
+    assert not live.keep.isEnabled()
 
 
-def test_the_switch_takes_the_mask_away(ready, viewer, qtbot):
-    train, _ = ready
-    train.live.switch.click()
-    learned(train, qtbot)
-    train.live.switch.click()
-    assert live_layers(viewer) == []
-    assert train.live.actions.isHidden()
+def test_a_renamed_class_keeps_its_mask_under_the_new_name(live, drawn, settled):
+    settled(live)
+    live.data.classes._rows[0].name.setText("nuclei")
+    live.data.classes._rows[0].name.editingFinished.emit()
+    settled(live)
+    assert [tissue.name for tissue in live.live._engine.model.card.classes] == ["nuclei", "pink"]
 
 
-def test_a_model_that_is_kept_is_offered_in_predict(ready, qtbot):
-    train, _ = ready
-    train.live.switch.click()
-    learned(train, qtbot)
-    train.live._on_keep()
-    qtbot.waitUntil(lambda: train.live.line.text().startswith("Kept"), timeout=60_000)
+def test_a_class_without_a_region_is_left_out_and_named(live, drawn, settled):
+    live.data.classes.add()
+    assert "2 tissues, 2 regions (none of tissue 3)" in settled(live)
+    assert [tissue.name for tissue in live.live._engine.model.card.classes] == ["dark", "pink"]
+
+
+def test_the_switch_takes_the_mask_away_closes_the_slide_and_is_remembered(
+    live, drawn, viewer, live_layers, settled, use_widget
+):
+    settled(live)
+    slide = live.live._engine._slide
+    live.live.switch.click()
+    assert live_layers() == [] and live.live._engine is None
+    assert slide.slide._closed
+    assert live.live.guide.isHidden() and not live.keep.isEnabled()
+    assert live.live.line.text().startswith("Off.")
+    assert not use_widget(TrainWidget).live.switch.isChecked()
+
+
+def test_a_model_that_is_kept_is_offered_in_predict(live, drawn, qtbot, settled):
+    settled(live)
+    live.keep.click()
+    qtbot.waitUntil(lambda: live.job.status.text().startswith("Kept, and ready in Predict"), timeout=60_000)
     path = recent_models.paths()[0]
     assert path.parent.name.startswith("tiny-live")
     assert [tissue.name for tissue in read_card(path).classes] == ["dark", "pink"]
 
 
-def test_next_place_moves_the_view_to_where_the_model_is_not_sure(ready, viewer, qtbot):
-    train, _ = ready
-    train.live.switch.click()
-    learned(train, qtbot)
-    for cell in train.live._engine.cells.values():
+def test_unsure_places_are_hatched_by_a_tick(live, drawn, live_layers, settled):
+    settled(live)
+    (mask,) = live_layers()
+    assert not (mask.data == HATCH).any()
+    for cell in live.live._engine.cells.values():
         cell.unsure[:] = 0.1
         cell.unsure[:8, :8] = 0.9
-    train.live._on_next()
-    assert train.live.line.text() == "Is this dark? Outline what it is. "
-    learned(train, qtbot)  # the question stays
-    assert train.live.line.text().startswith("Is this dark? Outline what it is. 2 tissues, 2 regions")
-    np.testing.assert_allclose(viewer.scene.camera.center[-2:], (63.5, 63.5))
+    live.live.hatched.click()
+    places = np.argwhere(mask.data == HATCH)
+    assert 0.15 < len(places) / 128**2 < 0.4  # lines in the first 8 of 32 places of 16 pixels
+    assert places.max() < 128
+    assert (mask.features["class"] == "unsure").sum() == 1
+    live.live.hatched.click()
+    assert not (mask.data == HATCH).any()
 
 
-def test_without_two_tissues_the_line_says_what_to_draw(train, viewer, tiny_layer, tiny_regions, classes, shown_errors):
-    train.data.classes.set_classes(classes)
-    train.live.switch.click()
-    assert "press Draw regions" in train.live.line.text()
-    add_regions(new_regions_layer(viewer, tiny_layer), tiny_regions[:1], classes)
-    train.live._learn()
-    assert train.live.line.text() == "Draw a region of each of two tissues: the live mask begins with them."
-    assert not train.live.runner.running
-    assert shown_errors == []
+def test_prototypes_of_a_tissue_are_shown_at_once_and_follow_the_model(live, drawn, viewer, settled):
+    settled(live)
+    mapped = live.live.mapped.box
+    assert [mapped.itemData(i) for i in range(mapped.count())] == ["", "dark", "pink"]
+    mapped.setCurrentIndex(1)
+    mapped.activated.emit(1)
+    settled(live)
+    (layer,) = [each for each in viewer.layers if kind(each) == HEATMAP]
+    assert layer.data.shape == (2, 32, 32)  # two prototypes, a place per 16 pixels of a cell
+    assert tuple(layer.scale) == (1, 16, 16) and tuple(layer.translate) == (0, 7.5, 7.5)
+    left, right = layer.data[:, 1:15, 1:11].max(0), layer.data[:, 1:15, 14:23].max(0)
+    assert left.mean() > 2 * right.mean()
+    first = layer.data
+    drawn.selected_data = {0}
+    drawn.remove_selected()
+    add_regions(drawn, [Region(np.array([[0, 0], [0, 150], [250, 150], [250, 0]], float), ("dark",))], classes=())
+    settled(live)
+    assert layer.data is not first
+    mapped.setCurrentIndex(0)
+    mapped.activated.emit(0)
+    assert not [each for each in viewer.layers if kind(each) == HEATMAP]

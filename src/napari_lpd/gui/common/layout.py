@@ -27,12 +27,14 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lpd.core.text import html_text
+from napari_lpd.gui.common.recent_models import keep, kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 WIDTH = 330
 REVEAL_MS = 50
+PRIMARY = "#2563c9"  # white text has a contrast of 5.6 on it
 TURNED = (QComboBox, QAbstractSpinBox, QAbstractSlider, QTabBar)  # what a wheel changes
 FOCUS = """
 QComboBox:focus, QAbstractSpinBox:focus, QLineEdit:focus, QPushButton:focus, QToolButton:focus, QCheckBox:focus,
@@ -116,6 +118,16 @@ def _heading(title: str) -> QLabel:
     return label
 
 
+def primary(button: QPushButton) -> None:
+    """Show that a button is what most users of a widget want."""
+    button.setStyleSheet(f"QPushButton:enabled {{ background-color: {PRIMARY}; color: white; font-weight: bold; }}")
+
+
+def titled(*sections: tuple[str, QWidget]) -> QWidget:
+    """Stack widgets under bold titles; those with the title "" have none."""
+    return in_column([each for title, widget in sections for each in (*([_heading(title)] if title else []), widget)])
+
+
 def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
     """Make a row of buttons from (text, tooltip, action)."""
     row: list[QWidget] = []
@@ -150,9 +162,14 @@ class Fold(QWidget):
     """Section under a title that hides and shows it; hidden at first.
 
     Hidden fields are out of the order of tabs, and text is measured as it is shown.
+
+    Args:
+        title: The title.
+        content: The section.
+        kept_as: Name under which it is stored, for the next session, whether the section is shown; "": it is not.
     """
 
-    def __init__(self, title: str, content: QWidget) -> None:
+    def __init__(self, title: str, content: QWidget, kept_as: str = "") -> None:
         super().__init__()
         self._title, self._content = title, content
         self.button = QToolButton()
@@ -164,7 +181,9 @@ class Fold(QWidget):
         layout.addWidget(self.button)
         layout.addWidget(content)
         self.button.toggled.connect(self.open)
-        self.open(False)
+        self.open(bool(kept_as) and kept(kept_as) == "open")
+        if kept_as:
+            self.button.toggled.connect(lambda opened: keep(kept_as, "open" if opened else ""))
 
     def open(self, opened: bool = True) -> None:
         """Show or hide the content."""

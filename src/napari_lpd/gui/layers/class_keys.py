@@ -13,6 +13,8 @@ from napari.components.overlays import TextOverlay
 from qtpy.QtGui import QColor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import napari
     from napari.layers import Layer
     from napari.utils.events import Event
@@ -99,6 +101,23 @@ class ClassKeys:
         tool = self._top()
         if tool is not None:
             (tool.on_control_number if control else tool.on_number)(number)
+
+
+def bind_everywhere(viewer: napari.Viewer, key: str, action: Callable[[], None]) -> None:
+    """Bind a key to a method of an object that lives as long as its widget, whatever layer is active."""
+    viewer, method = getattr(viewer, "__wrapped__", viewer), weakref.WeakMethod(action)
+
+    def press(_: object) -> None:
+        bound = method()
+        if bound is not None:
+            bound()
+
+    def bind(event: Event) -> None:
+        event.value.bind_key(key, press, overwrite=True)
+
+    for target in (viewer, *viewer.layers):
+        target.bind_key(key, press, overwrite=True)
+    viewer.layers.events.inserted.connect(bind)
 
 
 def text_color(background: str) -> str:

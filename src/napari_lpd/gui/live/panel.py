@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Labels
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError
-from napari_lpd.core.files import KEY
-from napari_lpd.core.jobs import Progress
-from napari_lpd.data.tileset import CELL
+from napari_lpd.core.text import html_text
 from napari_lpd.gui.common.job import JobRunner
-from napari_lpd.gui.common.layout import buttons, note
+from napari_lpd.gui.common.layout import in_row, note
 from napari_lpd.gui.common.prediction_run import keep_triton_out
-from napari_lpd.gui.common.recent_models import recent_models
-from napari_lpd.gui.layers.results import label_colours, our_layers
-from napari_lpd.gui.layers.slides import UM, corner, of_slide, slide_id, slide_of, visible_box_um
+from napari_lpd.gui.common.recent_models import keep, kept, recent_models
+from napari_lpd.gui.layers.class_keys import bind_everywhere
+from napari_lpd.gui.layers.slides import visible_box_um
+from napari_lpd.gui.layers.strokes import Canvas
+from napari_lpd.gui.live.engine import Engine, Refused, refusing
+from napari_lpd.gui.live.guide import Guide
+from napari_lpd.gui.live.shown import HEATMAP, HeatmapChoice, ShownMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import napari.viewer
-    from napari.layers import Image
+    from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.jobs import Job
+    from napari_lpd.core.jobs import Job, Progress
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.regions import Region
     from napari_lpd.gui.common.slide_picker import SlidePicker
-    from napari_lpd.models.network import LoadedModel
-    from napari_lpd.training.live import CellIndex, LiveCell, LiveModel, LiveSlide
+    from napari_lpd.gui.live.engine import Asked
+    from napari_lpd.training.guide.held_out import Verdict
+    from napari_lpd.training.live import CellIndex, LiveCell
 
-_Asked = tuple[set[Any], list[str]]  # keys of regions, names of classes
-LIVE = "live"  # kind of the layer
+KEPT, HATCHED = "train/live", "train/hatched"
 REST_MS, LOOK_MS = 300, 200  # of rest after a change of the regions, and of the view
-CHUNK, MOST = 8, 600  # cells labelled between two looks at the window; cells that are kept
-PLACE_UM = 1000.0  # of the view at a place that is suggested
-EDGE = 2048  # pixels of the shown mask's longer edge, at most
-OFF = "Draw regions of two tissues and see at once what the model makes of them. Tick to begin."
+FEW = 5  # regions, of fewer than which no share is said
+OFF = "Off. Tick to see at once what a model makes of the regions that you draw."
 
 
 class LiveMask(QWidget):
-    """Panel with a switch, what it is doing, *Next place* and *Keep this model*.
+    """Panel with a switch, what the live mask is doing, how right it is, and where to draw next.
 
     Args:
         viewer: The viewer.
@@ -55,8 +53,16 @@ class LiveMask(QWidget):
         regions: Returns the regions that are drawn on it.
         classes: Returns the tissue classes.
         settings: Returns the settings of a fast training.
-        folder: Makes the folder for a model that is kept.
+
+    Signals:
+        message: a line for the status.
+        changed: whether a model can be kept may have changed.
+        accepted: the mask in a place is right, as a `Canvas` and its labels (h, w).
     """
+
+    message = Signal(str)
+    changed = Signal()
+    accepted = Signal(object, object)
 
     def __init__(
         self,
@@ -65,37 +71,53 @@ class LiveMask(QWidget):
         regions: Callable[[], Sequence[Region]],
         classes: Callable[[], Sequence[TissueClass]],
         settings: Callable[[], TrainSettings],
-        folder: Callable[[], Path],
     ) -> None:
         super().__init__()
         self._viewer, self._slides = viewer, slides
-        self._regions, self._classes, self._settings, self._folder = regions, classes, settings, folder
-        self._engine: _Engine | None = None
+        self._regions, self._classes, self._settings = regions, classes, settings
+        self._engine: Engine | None = None
+        self._then: Callable[[Any], None] = lambda _: None  # takes the result of the job that runs
+        self._leaving: list[Engine] = []  # closed as soon as no job runs
         self._is_due = False
-        self._asked: _Asked = (set(), [])
-        self._question = self._summary = ""
-        self._began = self._took = 0.0
-        self.switch = QCheckBox("Live mask of this view")
+        self._summary = ""
+        self.switch = QCheckBox("Live mask")
         self.switch.setToolTip("Show a mask of the view that follows every region that you draw, change or delete")
-        self.line = note(OFF)
+        self.switch.setChecked(kept(KEPT) != "off")
+        self.hatched = QCheckBox("Hatch unsure")
+        self.hatched.setToolTip("Draw black lines over places that the live model is not sure of")
+        self.hatched.setChecked(kept(HATCHED) == "on")
+        self.mapped = HeatmapChoice()
+        self.line = note("")
+        self.guide = Guide(viewer)
+        self.shown = ShownMask(viewer)
         self.runner = JobRunner(self)
-        self.actions = buttons(
-            ("Next place", "Go to the place where one more region would help most", self._on_next),
-            ("Keep this model", "Save what the live mask has learned, for Predict, Explore and exports", self._on_keep),
-        )
-        self.actions.setVisible(False)
-        self._rest, self._look = self._timer(REST_MS, self._learn), self._timer(LOOK_MS, self._fill)
+        self._rest, self._look = self._timer(REST_MS, self._learn), self._timer(LOOK_MS, self._go_on)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.switch, self.line, self.actions):
+        layout.setSpacing(4)
+        for widget in (in_row([self.switch, self.hatched]), self.line, self.guide, self.mapped):
             layout.addWidget(widget)
+        self._connect()
+        self._on_switch()
+
+    def _connect(self) -> None:
+        self.switch.toggled.connect(lambda is_on: keep(KEPT, "on" if is_on else "off"))
         self.switch.toggled.connect(self._on_switch)
-        slides.changed.connect(self.change)
+        self.hatched.toggled.connect(lambda is_on: keep(HATCHED, "on" if is_on else "off"))
+        self.hatched.toggled.connect(self._on_hatched)
+        self.mapped.box.activated.connect(self._on_map)
+        self._slides.changed.connect(self.change)
+        self.guide.asked.connect(self._show_line)
         self.runner.progressed.connect(self._on_progressed)
         self.runner.succeeded.connect(self._on_succeeded)
+        self.runner.failed.connect(self._on_refused)
         self.runner.ended.connect(self._on_ended)
-        for event in (viewer.scene.camera.events.center, viewer.scene.camera.events.zoom):
+        camera = self._viewer.scene.camera
+        for event in (camera.events.center, camera.events.zoom):
             event.connect(self._on_view)
+        self.guide.accepted.connect(self._on_accepted)
+        bind_everywhere(self._viewer, "n", self.guide.next_place)
+        bind_everywhere(self._viewer, "y", self.guide.looks_right)
 
     def _timer(self, wait_ms: int, action: Callable[[], None]) -> QTimer:
         timer = QTimer(self)
@@ -104,26 +126,55 @@ class LiveMask(QWidget):
         timer.timeout.connect(action)
         return timer
 
+    @property
+    def has_model(self) -> bool:
+        """Whether something was learned that can be kept."""
+        return self._engine is not None and self._engine.model is not None
+
     def change(self) -> None:
-        """Learn anew after a rest, as regions or classes have changed."""
+        """Learn anew after a rest, as regions, classes or the slide have changed."""
+        if self._engine is not None and self._engine.layer not in self._viewer.layers:
+            self._let_go()
         if self.switch.isChecked():
             self._rest.start()
 
     def put_down(self) -> None:
         """Stop, as the widget is closed."""
-        self.switch.setChecked(False)
-
-    def _on_switch(self, is_on: bool) -> None:
-        self.actions.setVisible(False)
-        if is_on:
-            self._learn()
-            return
-        self._is_due = False
-        self.runner.stop()
         self._rest.stop()
+        self._look.stop()
+        self._let_go()
+
+    def _on_switch(self) -> None:
+        if self.switch.isChecked():
+            self.line.setText("The live mask begins when regions of two tissues are drawn.")
+            self._rest.start()
+            return
+        self.put_down()
         self.line.setText(OFF)
-        for layer in [layer for layer in self._viewer.layers if layer.metadata.get(KEY, {}).get("kind") == LIVE]:
-            self._viewer.layers.remove(layer)
+
+    def _on_hatched(self) -> None:
+        self.shown.hatched = self.hatched.isChecked()
+        if self._engine is not None:
+            self.shown.paint(self._engine, self._classes())
+
+    def _let_go(self) -> None:
+        """Stop, take the mask away, and close the slide's file when no job reads it any more."""
+        engine, self._engine, self._is_due = self._engine, None, False
+        self.shown.clear()
+        self.guide.follow(None)
+        self.mapped.offer(None)
+        self.changed.emit()
+        if engine is None:
+            return
+        if self.runner.running:
+            self.runner.stop()
+            self._leaving.append(engine)
+        else:
+            engine.close()
+
+    def _start(self, job: Job[Any], then: Callable[[Any], None]) -> None:
+        self._then = then
+        self.runner.start(lambda: refusing(job))
 
     # Learn
 
@@ -137,218 +188,164 @@ class LiveMask(QWidget):
         except LpdError as error:
             self.line.setText(str(error))
             return
-        if len({name for region in regions for name in region.tissues}) < 2:
+        classes, drawn = self._classes(), {name for region in regions for name in region.tissues}
+        if len(drawn) < 2:
             self.line.setText("Draw a region of each of two tissues: the live mask begins with them.")
             return
         if self._engine is None or not self._engine.fits(layer, settings):
-            self._engine = _Engine(layer, settings, self._engine)
-        job, classes = self._engine.learning, self._classes()
+            self._let_go()
+            self._engine = Engine(layer, settings)
+        engine = self._engine
         asked = {region.key for region in regions}, [tissue.name for tissue in classes]
-        if self._engine.model is not None and asked == self._engine.learned:  # colours may have changed
-            self._paint()
-            self._fill()
+        if engine.model is not None and asked == engine.learned:  # colours may have changed
+            self.shown.paint(engine, classes)
+            self._go_on()
             return
         keep_triton_out()
-        self._asked = asked
-        self._began, self._question = time.monotonic(), ""
-        self._summary = f"{len({n for r in regions for n in r.tissues})} tissues, {len(regions)} regions"
-        self.runner.start(lambda: job(regions, classes))
+        missing = [tissue.name for tissue in classes if tissue.name not in drawn]
+        self.guide.ask_nothing()
+        engine.refusal = ""
+        strokes = sum(region.pixels for region in regions)
+        counts = [f"{count} {what}{'s' * (count != 1)}"
+                  for what, count in (("region", len(regions) - strokes), ("stroke", strokes)) if count]  # fmt: skip
+        self._summary = ", ".join([f"{len(drawn)} tissues", *counts])
+        self._summary += f" (none of {', '.join(missing)})" if missing else ""
+        began = time.monotonic()
+        self._start(engine.learning(regions, classes), lambda folds: self._on_learned(folds, asked, began))
+
+    def _on_learned(self, folds: list[int], asked: Asked, began: float) -> None:
+        assert self._engine is not None
+        self._engine.begin_anew(asked, folds, time.monotonic() - began)
+        self.guide.follow(self._engine)
+        self.mapped.offer(self._engine.model)
+        self.changed.emit()
 
     def _on_progressed(self, progress: Progress) -> None:
         share = f" {100 * progress.done // progress.total} %" if progress.total else ""
-        self.line.setText(f"{self._summary}: {progress.message}{share}…")
+        if progress.message != "checking":  # goes on while nothing else is to be done
+            self.line.setText(f"{self._summary}: {progress.message}{share}…")
 
     def _on_succeeded(self, result: Any) -> None:
-        engine = self._engine
-        assert engine is not None
-        if isinstance(result, str):
-            self.line.setText(f"⚠ {result}")
-        elif isinstance(result, Path):
-            recent_models.add(result)
-            self.line.setText(f"Kept, and ready in Predict: {result}")
-        elif isinstance(result, dict):
-            engine.cells.update(result)
-            while len(engine.cells) > MOST:
-                engine.cells.popitem(last=False)
-            self._paint()
-        else:
-            self._took, engine.learned = time.monotonic() - self._began, self._asked
-            engine.cells.clear()  # the mask stays on screen until the next one is there
+        if isinstance(result, Refused):
+            self._on_refused(result.reason)
+        elif self._engine is not None:
+            self._then(result)
+
+    def _on_refused(self, reason: str) -> None:
+        if self._engine is not None:
+            self._engine.refusal = reason
+            self.line.setText(f"⚠ {reason}")
 
     def _on_ended(self) -> None:
+        for engine in self._leaving:
+            engine.close()
+        self._leaving.clear()
         if self._is_due:
             self._is_due = False
             self._learn()
-        elif self.switch.isChecked() and not self.line.text().startswith(("⚠", "Kept")):
-            self._fill()
+        else:
+            self._go_on()
 
-    # Label what is in view
+    # Label what is in view, then check
 
     def _on_view(self) -> None:
         if self.switch.isChecked():
             self._look.start()
 
-    def _fill(self) -> None:
-        """Label a few more cells of the view, from its middle outwards."""
+    def _go_on(self) -> None:
+        """Label a few more cells of the view, from its middle outwards; when it is complete, check a few regions."""
         engine = self._engine
-        if engine is None or engine.model is None or self.runner.running or not self.switch.isChecked():
+        if engine is None or engine.model is None or engine.refusal or not self.switch.isChecked():
+            return
+        if self.runner.running:
+            if self._then == self._on_checked:  # can wait
+                self.runner.stop()
+            return
+        if engine.keep_in is not None:
+            folder, engine.keep_in = engine.keep_in, None
+            self._start(engine.keeping(folder), self._on_kept)
             return
         try:
             box = visible_box_um(self._viewer, engine.layer)
         except LpdError:  # out of view: there is nothing to label
+            box = None
+        if box and not engine.is_labelled(box):
+            self._start(engine.labelling(box, frozenset(engine.cells)), self._on_labelled)
             return
-        known = frozenset(engine.cells)
-        if engine.is_labelled(box, known):
-            self._paint()
-            self.line.setText(f"{self._question}{self._summary}, learned in {self._took:.1f} s")
-            self.actions.setVisible(True)
+        self._show_line()
+        tissue = self.mapped.tissue
+        if tissue and engine.seen and not engine.is_mapped(tissue):
+            self._start(engine.mapping(tissue), lambda found: self.shown.show_maps(engine, tissue, *found))
+        elif engine.unchecked:
+            self._start(engine.checking(), self._on_checked)
+
+    def _on_labelled(self, cells: dict[CellIndex, LiveCell]) -> None:
+        assert self._engine is not None
+        self._engine.take(cells)
+        self.shown.paint(self._engine, self._classes())
+
+    def _on_checked(self, verdicts: dict[Any, Verdict]) -> None:
+        assert self._engine is not None
+        self._engine.unchecked.pop(0)
+        self._engine.verdicts |= verdicts
+        self.guide.follow(self._engine)
+
+    def _show_line(self) -> None:
+        """Say what was learned from, how long it took, and how right it is about regions that were held out."""
+        engine = self._engine
+        if engine is None or engine.refusal:
+            return
+        verdicts = list(engine.verdicts.values())
+        text = f"{self._summary}, updated in {engine.took:.1f} s{_share_right(verdicts)}"
+        self.line.setText(f"{self.guide.question} {text}".strip())
+        self.line.setToolTip(_by_tissue(verdicts))
+
+    def _on_map(self) -> None:
+        if self.mapped.tissue:
+            self._go_on()
         else:
-            self.runner.start(lambda: engine.labelling(box, known))
+            self.shown.clear(HEATMAP)
 
-    def _paint(self) -> None:
-        """Show the labelled cells of the view in one layer, coarser where there are many."""
+    # Accept, keep
+
+    def _on_accepted(self, first: tuple[int, int], labels: NDArray[np.uint8]) -> None:
         engine = self._engine
-        if engine is None or engine.model is None or not engine.cells or engine.layer not in self._viewer.layers:
+        assert engine is not None and engine.model is not None
+        pixel = engine.settings.mpp / engine.layer.scale[-2:]
+        names = tuple(tissue.name for tissue in engine.model.card.classes)
+        origin = np.array(first) * pixel
+        self.accepted.emit(Canvas(tuple(origin.tolist()), labels.shape, tuple(pixel.tolist()), names), labels)
+
+    def keep(self, folder: Callable[[], Path]) -> None:
+        """Save what was learned last, or is being learned, into a folder, for Predict, Explore and exports."""
+        if self._engine is None or self._engine.model is None:
+            self.message.emit("Nothing is learned yet: draw regions of two tissues.")
             return
-        shown = [cell for cell in engine.seen if cell in engine.cells]
-        if not shown:
-            return
-        (top, left), (bottom, right) = np.min(shown, 0), np.max(shown, 0) + 1
-        step = 1
-        while max(bottom - top, right - left) * CELL // step > EDGE and step < CELL:
-            step *= 2
-        edge = CELL // step
-        mask = np.zeros(((bottom - top) * edge, (right - left) * edge), np.uint8)
-        for y, x in shown:
-            part = engine.cells[y, x].labels[step // 2 :: step, step // 2 :: step]
-            mask[(y - top) * edge : (y - top + 1) * edge, (x - left) * edge : (x - left + 1) * edge] = part
-        mpp = engine.settings.mpp
-        origin = corner(engine.layer) + np.array([top, left]) * CELL * mpp + mpp * step / 2
-        self._show(mask, engine, {"scale": (mpp * step, mpp * step), "translate": origin})
+        self._engine.keep_in = folder
+        self._go_on()
 
-    def _show(self, mask: Any, engine: _Engine, options: dict[str, Any]) -> None:
-        """Put the mask into the slide's live layer, made below its regions; selection and tool stay as they are."""
-        assert engine.model is not None
-        options |= label_colours(self._colours(engine.model))
-        for layer in our_layers(self._viewer, slide_id(engine.layer), LIVE):
-            for name, value in options.items():
-                setattr(layer, name, value)
-            layer.data = mask
-            return
-        active = self._viewer.layers.selection.active
-        about = {KEY: {"kind": LIVE, **of_slide(engine.layer)}}
-        name = f"live mask ({engine.layer.name})"
-        layer = Labels(mask, name=name, opacity=0.5, units=(UM, UM), metadata=about, **options)
-        self._viewer.layers.insert(self._viewer.layers.index(engine.layer) + 1, layer)
-        layer.editable = False
-        self._viewer.layers.selection.active = active
-
-    def _colours(self, model: LoadedModel) -> list[TissueClass]:
-        """Return the model's classes in the colours that they have now."""
-        now = {tissue.name: tissue for tissue in self._classes()}
-        return [now.get(tissue.name, tissue) for tissue in model.card.classes]
-
-    # Next place, keep
-
-    def _on_next(self) -> None:
-        from napari_lpd.training.live import next_place
-
-        engine = self._engine
-        if engine is None or engine.model is None:
-            return
-        names = [tissue.name for tissue in engine.model.card.classes]
-        for _ in names:  # every tissue in its turn
-            label = len(engine.places) % len(names) + 1
-            place = next_place(engine.cells, engine.settings.mpp, label, engine.places)
-            engine.places.append(place or (-1e9, -1e9))
-            if place is not None:
-                camera = self._viewer.scene.camera
-                camera.zoom = max(camera.zoom, min(self._viewer.canvas.size) / PLACE_UM)
-                camera.center = (*corner(engine.layer) + np.array(place),)
-                self._question = f"Is this {names[label - 1]}? Outline what it is. "
-                self.line.setText(self._question)
-                return
-        self.line.setText("No place in this view needs a region: move the view, or zoom out.")
-
-    def _on_keep(self) -> None:
-        engine = self._engine
-        if engine is None or self.runner.running:
-            self.line.setText("Wait until the mask is complete, then keep the model.")
-            return
-        self.runner.start(lambda: engine.keeping(self._folder()))
+    def _on_kept(self, path: Path) -> None:
+        recent_models.add(path)
+        self.message.emit(f"Kept, and ready in Predict: {path}")
 
 
-class _Engine:
-    """What learns and labels one slide, in a thread.
+def _share_right(verdicts: Sequence[Verdict]) -> str:
+    """Say how many held-out regions are right."""
+    if not verdicts:
+        return ""
+    right, count = sum(verdict.is_right for verdict in verdicts), len(verdicts)
+    said = f"{right} of {count}"
+    return f", held-out regions right: {said if count < FEW else f'{100 * right / count:.0f} % ({said})'}"
 
-    Attributes:
-        layer: The slide's layer.
-        settings: Of the training.
-        seen: The cells of the view that was asked for last.
-        cells: The cells that are labelled with the model.
-        places: The places (y, x) in µm that were suggested.
-        learned: Regions and classes from which the model has learned.
-    """
 
-    def __init__(self, layer: Image, settings: TrainSettings, before: _Engine | None) -> None:
-        self.layer, self.settings = layer, settings
-        self.seen: list[CellIndex] = []
-        self.cells: OrderedDict[CellIndex, LiveCell] = OrderedDict()
-        self.places: list[tuple[float, float]] = []
-        self.learned: _Asked = (set(), [])
-        self._box: tuple[float, ...] = ()
-        self._slide: LiveSlide | None = None
-        self._live: LiveModel | None = None
-        self._before = before
-
-    def fits(self, layer: Image, settings: TrainSettings) -> bool:
-        """Return whether it is for this slide and these settings."""
-        return self.layer is layer and self.settings == settings
-
-    @property
-    def model(self) -> LoadedModel | None:
-        """What was learned last."""
-        return None if self._live is None else self._live.model
-
-    def _opened(self) -> tuple[LiveModel, LiveSlide]:
-        from napari_lpd.training.live import LiveModel, LiveSlide
-
-        if self._before is not None and self._before._slide is not None:
-            self._before._slide.close()
-            self._before = None
-        if self._live is None or self._slide is None:
-            self._slide, self._live = LiveSlide(slide_of(self.layer)), LiveModel(self.settings)
-        return self._live, self._slide
-
-    def learning(self, regions: Sequence[Region], classes: Sequence[TissueClass]) -> Job[Any]:
-        """Learn from the regions; returns the model, or a line that says why nothing can be learned."""
-        try:
-            yield Progress(0, 0, "reading the slide")
-            live, slide = self._opened()
-            return (yield from live.learn(slide, regions, classes))
-        except LpdError as error:
-            return str(error)
-
-    def is_labelled(self, box: tuple[float, ...], known: frozenset[CellIndex]) -> bool:
-        """Return whether all cells of the box are known."""
-        return self._box == box and set(self.seen) <= known
-
-    def labelling(
-        self, box: tuple[float, float, float, float], known: frozenset[CellIndex]
-    ) -> Job[dict[CellIndex, LiveCell]]:
-        """Label a few of the box's cells that are not known; returns them."""
-        live, slide = self._opened()
-        if self._box != box:
-            self.seen, self._box = slide.cells(box, self.settings.mpp)[:MOST], box
-        missing = [cell for cell in self.seen if cell not in known]
-        made = {}
-        for number, cell in enumerate(missing[:CHUNK], start=1):
-            made[cell] = live.label(slide, cell)
-            yield Progress(len(self.seen) - len(missing) + number, len(self.seen), "labelling the view")
-        return made
-
-    def keeping(self, folder: Path) -> Job[Path]:
-        """Save the model; returns its file."""
-        live, _ = self._opened()
-        yield Progress(0, 0, "saving the model")
-        return live.save(folder / "model.safetensors")
+def _by_tissue(verdicts: Sequence[Verdict]) -> str:
+    """Explain the share of held-out regions that are right, tissue by tissue, as rich text."""
+    lines = [
+        "A model that learns as the live model does, but without a third of the regions, says what these are; so do"
+        " three, each without another third. Right: most of the tissue in the region gets its label. Regions of a"
+        " tissue that has fewer than two others are not asked about."
+    ]
+    for name in dict.fromkeys(name for verdict in verdicts for name in verdict.tissues):
+        own = [verdict for verdict in verdicts if name in verdict.tissues]
+        lines.append(html_text(f"{name}: {sum(verdict.is_right for verdict in own)} of {len(own)} right"))
+    return "<qt>" + "<br>".join(lines) + "</qt>"

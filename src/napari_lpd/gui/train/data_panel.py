@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd import samples
 from napari_lpd.core.classes import CLASSES, TissueClass, read_classes
-from napari_lpd.core.errors import LpdError
+from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import told_apart
 from napari_lpd.data.project import SUFFIX, Project, read_project, write_project
 from napari_lpd.data.regions import write_regions
 from napari_lpd.data.training_set import TrainingSource, read_annotated
 from napari_lpd.gui.common.layout import buttons, chooser, in_row, note
 from napari_lpd.gui.common.recent_models import keep, kept
-from napari_lpd.gui.layers.slides import slide_id, slide_image, slide_path
+from napari_lpd.gui.layers.slides import entered_mpp, slide_id, slide_image, slide_path
 from napari_lpd.gui.train.class_table import ClassTable
-from napari_lpd.gui.train.labelled_tiles import LabelledTiles
 from napari_lpd.gui.train.slide_regions import SlideRegions
 
 if TYPE_CHECKING:
@@ -34,6 +33,72 @@ if TYPE_CHECKING:
 DRAWN, TILES = "regions drawn on slides", "labelled tiles: a folder or a table"
 KEPT = "train/classes"
 ALONE = "Project: none; trains on this slide only"
+FORMS = (
+    "A folder of NAME[1010].png (BCSS-WSSS, LUAD-HistoSeg: a digit per class, in the classes' order) or of"
+    " CLASS/NAME.png, or a table (CSV, TSV) with a column path and one of 0 and 1 per class."
+)
+PATTERN_HELP = (
+    "A regular expression whose first group, in a tile's name, is its slide or patient; empty: the name before + or [,"
+    " or the table's column source. Tiles of one slide are never split between training and validation."
+)
+
+
+class LabelledTiles(QWidget):
+    """Form to choose a folder or table of tiles and enter what the files do not contain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder, self.resolution, self.pattern = QLineEdit(), QLineEdit(), QLineEdit()
+        self.folder.setPlaceholderText("folder or table")
+        self.resolution.setPlaceholderText("required; the files do not contain it")
+        self.pattern.setPlaceholderText("optional: a regular expression")
+        self.pattern.setToolTip(PATTERN_HELP)
+        browse = ("Folder…", "Choose the folder of tiles", self._on_folder)
+        table = ("Table…", "Choose a CSV or TSV table of tiles", self._on_table)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("µm per pixel", self.resolution)
+        form.addRow("slide in names", self.pattern)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(in_row([self.folder, buttons(browse, table)]))
+        layout.addWidget(note(FORMS))
+        layout.addLayout(form)
+
+    def name(self) -> str:
+        """Return a short name for models trained on these tiles."""
+        return Path(self.folder.text()).expanduser().stem or "tiles"
+
+    def mpp(self) -> float:
+        """Return the resolution of the tiles in µm per pixel.
+
+        Raises:
+            DataError: the resolution is missing or not plausible.
+        """
+        return entered_mpp(self.resolution.text(), "the tiles'")
+
+    def training_source(self) -> TrainingSource:
+        """Check the form and return the training source.
+
+        Raises:
+            DataError: no folder or table is chosen, or it does not exist.
+        """
+        if not self.folder.text().strip():
+            raise DataError("no labelled tiles: choose a folder or a table")
+        data = Path(self.folder.text()).expanduser()
+        if not data.exists():
+            raise DataError(f"{data}: no such folder or table")
+        self.mpp()
+        pattern = self.pattern.text().strip()
+        return TrainingSource(data=data, source_pattern=pattern)
+
+    def _on_folder(self) -> None:
+        self.folder.setText(QFileDialog.getExistingDirectory(self, "Folder of tiles") or self.folder.text())
+
+    def _on_table(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Table of tiles", "", "Tables (*.csv *.tsv)")
+        self.folder.setText(path or self.folder.text())
 
 
 class TrainingData(QWidget):
@@ -42,6 +107,9 @@ class TrainingData(QWidget):
     Signals:
         message: a line for the status.
         failed: an error message.
+
+    Attributes:
+        more: What is seldom used, laid out apart: labelled tiles, files of regions, projects.
     """
 
     message = Signal(str)
@@ -59,42 +127,31 @@ class TrainingData(QWidget):
         self.tiles = LabelledTiles()
         self.classes = ClassTable(_kept_classes())
         self.drawn = SlideRegions(viewer, self.classes)
-        self._pages = (QWidget(), self.tiles)
+        self.more = QWidget()
         self._lay_out()
         self.drawn.message.connect(self.message)
         self.drawn.failed.connect(self.failed)
         self.source.currentIndexChanged.connect(self._on_source)
         self.drawn.slides.changed.connect(self._show_patient)
         self.classes.changed.connect(self._keep_classes)
-        self._on_source(0)
+        self._on_source()
 
     def _lay_out(self) -> None:
-        page = QVBoxLayout(self._pages[0])
-        page.setSpacing(4)
-        for widget in (
-            self.drawn,
-            self.used,
-            self.patient,
-            buttons(
-                (
-                    "Add to project…",
-                    "Train on this slide together with others, in a project file",
-                    self._on_add,
-                ),
-                ("Open project…", "Train on the slides of a project file", self._on_open),
-                ("Close", "Close the project and train on the open slide only", lambda: self.use_project(None)),
-            ),
-        ):
-            page.addWidget(widget)
-        layout = QVBoxLayout(self)
-        layout.setSpacing(4)
-        for column in (layout, page):
-            column.setContentsMargins(0, 0, 0, 0)
+        """Put what every training needs here, in the order of the work, and the rest into `more`."""
+        project = buttons(
+            ("Add to project…", "Train on this slide together with others, in a project file", self._on_add),
+            ("Open project…", "Train on the slides of a project file", self._on_open),
+            ("Close", "Close the project and train on the open slide only", lambda: self.use_project(None)),
+        )
         add = buttons(("Add class", "One more tissue class", self.classes.add))
-        class_buttons = in_row([add, self._class_lists()])
-        heading = note("<b>Tissue classes</b>", rich=True)
-        for widget in (self.source, *self._pages, heading, self.classes, class_buttons):
-            layout.addWidget(widget)
+        self._of_slides = (self.drawn.slides, self.drawn, self.drawn.file_actions, self.used, self.patient, project)
+        main = (self.drawn.slides, self.classes, in_row([add, self._class_lists()]), self.drawn, self.tiles)
+        for page, widgets in ((self, main), (self.more, (self.source, *self._of_slides[2:]))):
+            layout = QVBoxLayout(page)
+            layout.setContentsMargins(0, 0, 0, 0)
+            layout.setSpacing(4)
+            for widget in widgets:
+                layout.addWidget(widget)
 
     def _class_lists(self) -> QPushButton:
         """Make the button with presets of classes and classes from a file."""
@@ -244,10 +301,12 @@ class TrainingData(QWidget):
         """Store the classes for the next session."""
         keep(KEPT, json.dumps([tissue.model_dump() for tissue in self.classes.drafts()]))
 
-    def _on_source(self, index: int) -> None:
-        for number, page in enumerate(self._pages):
-            page.setVisible(number == index)
-        self.classes.set_markable(self.source.currentText() == DRAWN)
+    def _on_source(self) -> None:
+        is_drawn = self.source.currentText() == DRAWN
+        for widget in self._of_slides:
+            widget.setVisible(is_drawn)
+        self.tiles.setVisible(not is_drawn)
+        self.classes.set_markable(is_drawn)
 
     def _on_load_classes(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Classes", "", "Classes (*.json)")

@@ -21,8 +21,6 @@ from napari_lpd.gui.common.recent_models import keep, kept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qtpy.QtGui import QHideEvent
-
 KEPT = "train/settings"
 FIRST = "fast"  # preset of the first session
 MAIN = ("epochs", "max_steps", "model.prototypes_per_class", "mpp", "tile")
@@ -66,9 +64,8 @@ class TrainingSettings(QWidget):
         self.preset.currentTextChanged.connect(self._on_preset)
         self._restore()
 
-    def hideEvent(self, event: QHideEvent) -> None:
-        """Store preset and settings for the next session, before the window closes."""
-        super().hideEvent(event)
+    def store(self) -> None:
+        """Store preset and settings for the next session."""
         try:
             settings = self.value().model_dump(mode="json")
         except LpdError:  # a value is out of its limits, which nobody wants back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -15,7 +16,7 @@ from napari_lpd.data.geojson import GEOJSON, Frame, read_features
 from napari_lpd.data.project import AnnotatedSlide
 from napari_lpd.data.regions import NONE, Region, classes_of, regions_in, write_regions
 from napari_lpd.gui.common.layer_box import LayerBox
-from napari_lpd.gui.common.layout import OriginChoice, buttons, note
+from napari_lpd.gui.common.layout import OriginChoice, buttons, in_column, in_row, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import (
@@ -35,10 +36,11 @@ from napari_lpd.gui.layers.regions import (
 )
 from napari_lpd.gui.layers.slides import belongs, folder_beside, kind, regions_file, slide_image, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
+from napari_lpd.gui.train.paint import PaintTool
 from napari_lpd.gui.train.region_autosave import RegionFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import napari.viewer
     from napari.layers import Image, Shapes
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class SlideRegions(QWidget):
-    """Panel to choose a slide and outline regions on it.
+    """Panel to outline regions on a slide; the choice of the slide and the buttons for files are laid out apart.
 
     Args:
         viewer: The viewer.
@@ -84,13 +86,15 @@ class SlideRegions(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        actions = buttons(
-            ("Draw regions", "Add a layer to outline regions on the slide", self._on_draw),
+        self.paint = PaintTool(viewer, self)
+        draw = buttons(("Draw regions", "Outline regions on the slide, with the keys of the tissues", self._on_draw))
+        for widget in (self.regions, in_row([draw, self.paint.button]), self.saved):
+            layout.addWidget(widget)
+        entries = (
             ("Load…", "Load regions from GeoJSON, also from QuPath", self._on_load_regions),
             ("Save as…", "Save regions as GeoJSON, which QuPath can open", self._on_save_regions),
         )
-        for widget in (self.slides, self.regions, actions, self.origin, self.saved):
-            layout.addWidget(widget)
+        self.file_actions = in_column([buttons(*entries), self.origin])
         self.files.failed.connect(self.failed)
         self.files.said.connect(self._on_saved)
         self.files.drawn.connect(self.count)
@@ -181,14 +185,15 @@ class SlideRegions(QWidget):
                 layer.events.mode.connect(self._on_mode)
                 self._add_classes(layer.metadata.get(KEY, {}).get("classes", ()))
         self._box.fill(regions_layers(self._viewer, self.slides.find()))
-        self.regions.setVisible(self.regions.count() > 0)
+        self.regions.setVisible(self.regions.count() > 1)  # else there is nothing to choose
         self.count()
 
     def count(self) -> None:
         """Show beside each class the number of its regions and their area."""
         areas = area_mm2(self.layer()) if self.regions.count() else {}
         self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in areas.items()})
-        self.changed.emit()
+        if not (self.regions.count() and self.layer()._is_creating):  # a half of an outline is no change yet
+            self.changed.emit()
 
     def _on_saved(self, line: str) -> None:
         self.saved.setText(line)
@@ -207,8 +212,7 @@ class SlideRegions(QWidget):
 
     def _reload(self) -> None:
         """Choose the regions layer of the chosen slide; if it has none, load the regions saved beside it."""
-        layer = self.slides.find()
-        if layer is None:
+        if (layer := self.slides.find()) is None:
             return
         self.origin.follow(layer.metadata.get(KEY, {}).get("origin", ()))
         self._fill()
@@ -218,24 +222,34 @@ class SlideRegions(QWidget):
                 self._box.choose(shapes)
         elif path is not None and layer not in self._loaded and path.exists():
             self._loaded.add(layer)
-            self._load_saved()
+            with self._reporting():
+                self.ensure_layer()
         self._loaded.add(layer)  # so that deleted regions are not loaded again
 
     def _on_draw(self) -> None:
+        with self._reporting():
+            layer = self.ensure_layer()
+            self._viewer.layers.selection.active = layer  # the brush is put down
+            self.regions.setCurrentText(layer.name)
+            first = self.classes.drafts()[:1]
+            self.use(self.in_hand or (first[0].name if first else NONE))
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
         try:
-            layer = self._ensure_layer()
+            yield
         except LpdError as error:
             self.failed.emit(str(error))
-            return
-        self.regions.setCurrentText(layer.name)
-        first = self.classes.drafts()[:1]
-        self.use(self.in_hand or (first[0].name if first else NONE))
 
     def _layer_of(self, slide: Image) -> Shapes | None:
         """Return the first regions layer of a slide; a second one is a copy that the user made."""
         return next((each for each in regions_layers(self._viewer, slide) if kind(each) == "regions"), None)
 
-    def _ensure_layer(self) -> Shapes:
+    def layer_on(self, slide: Image) -> Shapes:
+        """Return the regions layer of a slide, a new one if there is none."""
+        return self._layer_of(slide) or new_regions_layer(self._viewer, slide)
+
+    def ensure_layer(self) -> Shapes:
         """Return the regions layer of the chosen slide and choose it; a new one holds what is saved beside it."""
         slide = self.slides.layer()
         slide_of(slide).close()  # raises for a slide without resolution
@@ -243,20 +257,14 @@ class SlideRegions(QWidget):
         if layer is not None:
             self._box.choose(layer)
             return layer
-        layer = new_regions_layer(self._viewer, slide)
+        layer = self.layer_on(slide)
         self._box.choose(layer)
         if path is not None and path.exists():
             self.load(path)
         return layer
 
-    def _load_saved(self) -> None:
-        try:
-            self._ensure_layer()
-        except LpdError as error:
-            self.failed.emit(str(error))
-
     def _on_save_regions(self) -> None:
-        try:
+        with self._reporting():
             layer = self.slides.layer()
             regions = outlines_of(self.layer(), layer)
             with slide_of(layer) as slide:
@@ -266,8 +274,6 @@ class SlideRegions(QWidget):
             if path:
                 write_regions(Path(path), regions, self.classes.drafts(), frame=frame)
                 self.message.emit(f"Regions written: {path}")
-        except LpdError as error:
-            self.failed.emit(str(error))
 
     def _on_load_regions(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Regions", "", f"GeoJSON ({GEOJSON})")
@@ -280,7 +286,7 @@ class SlideRegions(QWidget):
         Regions that are already on the slide are not drawn twice.
         """
         try:
-            layer = self._ensure_layer()
+            layer = self.ensure_layer()
             with slide_of(self.slides.layer()) as slide:
                 drawing = read_features(path, Frame.of(slide, self.origin.value()))
             names = [tissue.name for tissue in self.classes.drafts()]
@@ -326,34 +332,33 @@ class SlideRegions(QWidget):
 
     def use(self, name: str) -> None:
         """Take a tissue in hand: the next region is drawn with it, and nothing that is drawn changes."""
-        try:
-            layer = self._layer_to_draw_on()
-        except LpdError as error:
-            self.failed.emit(str(error))
-            return
-        self.in_hand = name
-        self._draw_on(layer)
-        self._show_in_hand()
-        self.message.emit(f"New regions are {OTHER if name == NONE else name}.")
+        with self._reporting():
+            if self.paint.is_in_hand:
+                self.paint.take(name)
+            else:
+                layer = self._layer_to_draw_on()
+                self.in_hand = name
+                self._draw_on(layer)
+            self.show_in_hand()
+            what = "strokes" if self.paint.is_in_hand else "regions"
+            self.message.emit(f"New {what} are {OTHER if name == NONE else name}.")
 
     def put_down(self) -> None:
-        """Give the number keys back."""
+        """Give the number keys back, and put the brush down."""
+        self.paint.put_down()
         self.keys.drop(self)
 
     def toggle(self, name: str) -> None:
         """Add a tissue to the selected regions, or remove it if all have it."""
-        try:
+        with self._reporting():
             layer = self.layer()
             self.message.emit(toggle_tissue(layer, name, self.classes.drafts()))
-        except LpdError as error:
-            self.failed.emit(str(error))
-            return
-        self.files.note(layer)
+            self.files.note(layer)
 
     def _layer_to_draw_on(self) -> Shapes:
         """Return the user's own layer if one is chosen, else the regions layer of the chosen slide."""
         chosen = self.layer() if self.regions.count() else None
-        return chosen if chosen is not None and kind(chosen) == "" else self._ensure_layer()
+        return chosen if chosen is not None and kind(chosen) == "" else self.ensure_layer()
 
     def _draw_on(self, layer: Shapes) -> None:
         """Activate a layer and its drawing tool."""
@@ -363,10 +368,11 @@ class SlideRegions(QWidget):
         take_tissue(layer, self.in_hand, self.classes.drafts())
         self.keys.take(self)
 
-    def _show_in_hand(self) -> None:
+    def show_in_hand(self) -> None:
         """Show the class in hand in the table and on the canvas."""
         self.classes.take(self.in_hand)
-        text = f"Draw: {OTHER if self.in_hand == NONE else self.in_hand}" if self.in_hand else ""
+        verb = "Paint" if self.paint.is_in_hand else "Draw"
+        text = f"{verb}: {OTHER if self.in_hand == NONE else self.in_hand}" if self.in_hand else ""
         self.keys.show(self, text, tissue_color(self.in_hand, self.classes.drafts()))
 
     def _on_mode(self, event: Event) -> None:
@@ -389,6 +395,6 @@ class SlideRegions(QWidget):
             self.files.note(self.layer())
         if self.in_hand not in {NONE, *(tissue.name for tissue in self.classes.drafts())}:
             self.in_hand = ""
-        self._show_in_hand()
+        self.show_in_hand()
         if self.regions.count() and kind(self.layer()) in ("", "regions"):
             take_tissue(self.layer(), self.in_hand, self.classes.drafts())

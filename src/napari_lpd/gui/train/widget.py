@@ -15,7 +15,7 @@ from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.job import JobBar, JobRunner
-from napari_lpd.gui.common.layout import Column, buttons, in_row, note
+from napari_lpd.gui.common.layout import Column, Fold, buttons, in_column, in_row, note, primary, titled
 from napari_lpd.gui.common.recent_models import describe, models_folder, recent_models
 from napari_lpd.gui.live.panel import LiveMask
 from napari_lpd.gui.train.data_panel import TILES, TrainingData
@@ -39,10 +39,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import napari.viewer
+    import numpy as np
+    from numpy.typing import NDArray
+    from qtpy.QtGui import QHideEvent
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Progress
+    from napari_lpd.gui.layers.strokes import Canvas
 
+KEPT = "train/more"
+TRAIN_FULLY = "Train encoder and head on these regions, with the settings under More: minutes to hours"
 CLOSING = "A model is being trained. Close anyway? What was learned is kept; Resume continues from there."
 
 
@@ -63,7 +69,9 @@ class TrainWidget(DockWidget):
         self.counterpart.setToolTip(
             "Then train on the same data and seed clustered prototypes (PBIP) if these are learned, else learned ones"
         )
-        self.job = JobBar("Train", pausable=True, question=CLOSING)
+        self.job = JobBar("Train fully", pausable=True, question=CLOSING)
+        self.job.explain(TRAIN_FULLY)
+        self.keep = QPushButton("Keep model")
         self.resume = QPushButton("Resume")
         self.resume.setToolTip("Continue the training that was stopped last")
         self.predict = QPushButton("Segment this view")
@@ -75,29 +83,42 @@ class TrainWidget(DockWidget):
         self.checker = JobRunner(self)
 
         drawn = self.data.drawn
-        self.live = LiveMask(viewer, drawn.slides, drawn.checked, drawn.classes.drafts, self._fast, self._live_folder)
+        self.live = LiveMask(viewer, drawn.slides, drawn.checked, drawn.classes.drafts, self._fast)
         self._lay_out()
         self._connect()
+        self._on_live()
         self._offer_resume()
 
     def _lay_out(self) -> None:
+        """Stack slide, tissues, tools, the live mask and what was trained; the buttons stay at the foot."""
         column = self._column = Column()
-        column.add(self.data, title="Data")
-        column.add(self.live, title="Live")
-        column.add(self.chosen, title="Settings")
         browse_out = buttons(("Browse…", "Choose the folder", self._on_out))
-        column.add(in_row([self.out, browse_out]), title="Models folder")
         check = ("Check the data", "Count the tiles and show some, without training", self._on_check)
-        column.add(buttons(check), self.counterpart, self.job, title="Train")
-        column.add(self.device, self.resume, self.predict, self.tabs)
-        column.add(note(NOTICE))
+        more = titled(
+            ("", buttons(check)),
+            ("Data", self.data.more),
+            ("Settings of the full training", self.chosen),
+            ("Models folder", in_row([self.out, browse_out])),
+            ("", self.counterpart),
+            ("", note(NOTICE)),
+        )
+        column.add(self.data, self.live, self.resume, self.predict, self.device, self.tabs, Fold("More", more, KEPT))
+        self.keep.setToolTip("Save what the live mask has learned, for Predict, Explore and exports")
+        primary(self.job.button)
+        foot = in_column([self.keep, self.job])
+        foot.layout().setContentsMargins(8, 4, 8, 8)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(column)
+        for widget in (column, foot):
+            layout.addWidget(widget)
 
     def _connect(self) -> None:
         self.undocked.connect(self.data.drawn.put_down)
         self.undocked.connect(self.live.put_down)
+        self.keep.clicked.connect(self._on_keep)
+        self.live.accepted.connect(self._on_accepted)
+        self.live.message.connect(self.job.say)
+        self.live.changed.connect(self._on_live)
         self.data.drawn.changed.connect(self.live.change)
         self.data.drawn.classes.changed.connect(self.live.change)
         self.data.message.connect(self.job.say)
@@ -117,6 +138,11 @@ class TrainWidget(DockWidget):
         self.predict.clicked.connect(self._on_predict)
         self.out.textChanged.connect(self._offer_resume)
 
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Store the settings before the window closes."""
+        super().hideEvent(event)
+        self.chosen.store()
+
     def _on_failed(self, message: str) -> None:
         with self.job.reporting():
             raise DataError(message)
@@ -135,8 +161,17 @@ class TrainWidget(DockWidget):
         of_one_slide = {"feature_dropout": 0.5}  # docs/explanation/results.md, "Live mask": five seeds
         return TrainSettings.build(PRESETS["fast"] | {"mpp": chosen.mpp, "tile": chosen.tile} | of_one_slide)
 
-    def _live_folder(self) -> Path:
-        return new_run_folder(self._models_folder(), f"{self.data.name()}-live")
+    def _on_live(self) -> None:
+        self.keep.setEnabled(self.live.has_model)
+
+    def _on_accepted(self, canvas: Canvas, labels: NDArray[np.uint8]) -> None:
+        with self.job.reporting():
+            self.data.drawn.paint.lay(canvas, labels, labels > 0)
+            self.job.say("The mask there is kept as strokes; press N for the next place.")
+
+    def _on_keep(self) -> None:
+        name = self.data.name()
+        self.live.keep(lambda: new_run_folder(self._models_folder(), f"{name}-live"))
 
     def _on_copy(self) -> None:
         with self.job.reporting():

@@ -1,0 +1,1 @@
+"""What helps while drawing: how right a model is about regions that it has not seen."""
