@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from napari_lpd.cli.common import Printer
 from napari_lpd.cli.main import main
@@ -94,6 +95,7 @@ def test_logs_go_to_the_temporary_folder_where_the_user_has_none(tmp_path, monke
 
 def test_too_little_memory_is_said_as_such():
     assert described(MemoryError()).startswith("not enough memory")
+    assert "not enough memory on the GPU" in described(torch.OutOfMemoryError("CUDA out of memory."))
 
 
 class Closed(io.TextIOWrapper):

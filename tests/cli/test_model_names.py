@@ -36,16 +36,17 @@ def test_names_that_do_not_fit_the_models_are_refused(names, models):
 
 
 @pytest.fixture
-def two_models(tile_folder, tmp_path):
+def two_models(tile_folder, tmp_path, once):
     """Two runs, each with its model.safetensors; and the images to measure them on."""
     (tmp_path / "classes.json").write_text('{"classes": ["dark", "pink"]}')
     quick = ["mpp=1", "max_steps=1", "model.prototype_dim=32", "threads=1", "batch=4"]
     options = [word for setting in quick for word in ("--set", setting)]
     train = tile_folder.rename(tmp_path / "tiles")
     valid = (train / "valid").rename(tmp_path / "test")
+    given = ["train", "--data", str(train), "--classes", str(tmp_path / "classes.json"), *options]
     for seed, name in enumerate(("first", "second")):
-        given = ["train", "--data", str(train), "--classes", str(tmp_path / "classes.json"), *options]
-        assert main([*given, "--set", f"seed={seed}", "--out", str(tmp_path / name)]) == 0
+        trained = [*given, "--set", f"seed={seed}", "--out"]
+        once(name, lambda folder, trained=trained: main([*trained, str(folder)]), tmp_path / name)
     return tmp_path / "first" / "model.safetensors", tmp_path / "second" / "model.safetensors", valid
 
 

@@ -248,6 +248,23 @@ def test_one_tile_that_does_not_fit_is_an_error_of_one_line(scarce, skin, model)
         scorer(tiles_of(skin, (64, 64)))
 
 
+def test_a_gpu_without_room_for_one_tile_is_left_for_the_cpu_and_that_is_said(scarce, skin, model):
+    tiles, elsewhere = tiles_of(skin, (64, 64)), torch.device("meta")
+    settings = PredictSettings(batch=3, backend="torch", precision="bfloat16")
+    scorer = TileScorer(model._replace(device=elsewhere), settings)
+    scarce[0].most = 0
+    found = scorer(tiles)
+    assert scarce[0].given == [3, 1, 1]
+    assert (scorer.device, found.device) == (CPU, CPU)
+    assert [said.partition(": ")[2] for said in scorer.warnings()] == [
+        "not enough memory for 3 tiles at once; 1 from now on",
+        "not enough memory for tiles side by side; in turns from now on",
+        "not enough memory for one tile; computed on the CPU from now on",
+    ]
+    expected = TileScorer(model, settings.model_copy(update={"batch": 1, "precision": "float32"}))(tiles)
+    assert torch.equal(found, expected)  # a CPU may have no half precision
+
+
 class Crowded(Scarce):
     """A forward pass on a device whose memory does not suffice for two of them at a time."""
 

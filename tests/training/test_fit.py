@@ -7,7 +7,7 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
-from napari_lpd.core.errors import DataError, LpdError, SettingsError
+from napari_lpd.core.errors import DataError, LpdError, ModelError, SettingsError
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.presets import PRESETS
@@ -283,6 +283,18 @@ def test_a_fixed_bank_stays_and_a_learned_one_moves(tiles, tiny_settings, tmp_pa
             path = run(fit(tiles, settings, tmp_path / f"{bank}{steps}"))
             banks.append(checkpoint.load_tensors(path)["prototypes"])
         assert torch.equal(*banks) != moves, bank
+
+
+def test_a_gpu_without_room_for_a_batch_is_said_in_one_line(tiles, tiny_settings, tmp_path, monkeypatch):
+    def lacking(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(trainer.Trainer, "_take_step", lacking)
+    with pytest.raises(ModelError) as caught:
+        run(fit(tiles, tiny_settings, tmp_path / "run"))
+    assert str(caught.value) == (
+        "cpu: not enough memory for a batch of 4 tiles of 64 pixels; use batch=2, a smaller tile=, or device=cpu"
+    )
 
 
 def test_regions_over_the_cap_are_counted(tiles, tiny_settings, tmp_path):

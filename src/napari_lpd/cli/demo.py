@@ -104,6 +104,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
     from napari_lpd.models.backbones.source import NOTHING_GIVEN, architecture_of
     from napari_lpd.models.backbones.weights import embedded_weights
     from napari_lpd.models.compute import choose_device
+    from napari_lpd.models.gpu import gpu_advice
 
     device, reason = choose_device("auto")
     packages = ("torch", "torchvision", "timm", "napari", "PyQt6", "PySide6", "openslide-python", "tifffile", "zarr")
@@ -112,6 +113,7 @@ def doctor(_: argparse.Namespace, __: Printer) -> Result:
         "napari-lpd": __version__,
         "python": platform.python_version(),
         "device": f"{device} ({reason})",
+        "GPU": gpu_advice(),
         "cores": os.cpu_count(),
         **{name: _version(name) for name in (*packages, *optional)},
         "embedded encoder": f"{EMBEDDED_ENCODER}, {embedded_weights()}",

@@ -82,6 +82,8 @@ def described(error: BaseException) -> str:
         return one_line(error)
     if isinstance(error, MemoryError):
         return "not enough memory: close other programs, or choose smaller settings"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not loaded for that
+        return "not enough memory on the GPU: close other programs, choose a smaller tile or batch, or device=cpu"
     log = _log(error)
     end = f"; please report it with {log}" if log else ""
     room = max(60, MAX_LINE - len("unexpected napari-lpd: error: ") - len(end))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError, ModelError, SettingsError
 from napari_lpd.core.files import file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
+from napari_lpd.models.joint.tiles import as_images
 from napari_lpd.training.distributed import world_size
 from napari_lpd.training.runs.folder import MODEL_NAME
 from napari_lpd.training.trainer import Origin, Trainer
@@ -70,7 +71,7 @@ def fit(
 
     Raises:
         DataError: too few tiles for the clustered bank, validation on training tiles, or masks that do not fit.
-        ModelError: the ancestor is no model, or of another kind.
+        ModelError: the ancestor is no model, or of another kind; or a GPU's memory does not suffice.
         SettingsError: a published diversity loss with prototypes of another length than its features.
         LpdError: the loss became NaN or infinite; the message names the tiles; ``last.safetensors`` keeps the state
             before that step.
@@ -99,16 +100,29 @@ def fit(
     hashes = {"file": trained, "tile": of_tiles, "validation": chosen_by}
     run = Trainer(tiles, held, settings, out, Origin(command, hashes, colours, ancestor))
     yield Progress(0, 0, run.arithmetic)
+    try:
+        yield from _steps(run, chosen)
+    except torch.OutOfMemoryError as error:
+        smaller = f"batch={settings.batch // 2}, " if settings.batch > 1 else ""
+        raise ModelError(
+            f"{run.device}: not enough memory for a batch of {settings.batch} tiles of {settings.tile} pixels; use"
+            f" {smaller}a smaller tile=, or device=cpu"
+        ) from error
+    return out / MODEL_NAME
+
+
+def _steps(run: Trainer, chosen: Validation | None) -> Iterator[Progress]:
+    """Train, on features that are computed first where there are to be some."""
+    settings, tiles = run.settings, run.tiles
     yield from run.compute_features()
-    if held and run.held_seen:
-        chosen = held_out_validation(run.held_seen, held.files)
+    if run.held_seen and not chosen:
+        chosen = held_out_validation(run.held_seen, as_images(run.held_seen).files)
     steps_per_epoch = math.ceil(len(tiles) / settings.batch)
     total = settings.epochs * steps_per_epoch
     total = min(total, settings.max_steps) if settings.max_steps else total
     if not run.begin(total):
         yield from _start(run)
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
-    return out / MODEL_NAME
 
 
 def _start(run: Trainer) -> Iterator[Progress]:

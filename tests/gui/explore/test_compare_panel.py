@@ -28,7 +28,7 @@ from napari_lpd.training.runs.folder import new_run_folder, write_run
 
 
 @pytest.fixture
-def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings):
+def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings, once):
     """Paths of two models of the tiny slide that differ in how their prototypes were had; they know their regions."""
     keep_triton_out()  # napari may have drawn already
     from napari_lpd.core.jobs import run
@@ -42,9 +42,13 @@ def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings):
     for bank in ("learned", "random"):
         head = tiny_settings.model.model_copy(update={"bank": bank})
         settings = tiny_settings.model_copy(update={"model": head, "max_steps": 6, "mpp": 1.0})
-        with open_slide(tiny_tiff) as slide:
-            tiles = tiles_from_regions(slide, tiny_regions, classes, settings)
-        paths.append(run(fit(tiles, settings, tmp_path / bank, command)))
+
+        def train(folder, settings=settings):
+            with open_slide(tiny_tiff) as slide:
+                tiles = tiles_from_regions(slide, tiny_regions, classes, settings)
+            run(fit(tiles, settings, folder, command))
+
+        paths.append(once(f"compared {bank}", train, tmp_path / bank) / "model.safetensors")
         recent_models.add(paths[-1])
     return paths
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.models.joint.tiles import FeatureTiles
+    from napari_lpd.training.losses.terms import Regions
 
 NOTHING = -1  # in the model's own labels: not sure enough
 CHUNK = 64  # tiles labelled at once
@@ -49,11 +50,12 @@ class JointObjective(nn.Module):
         self.settings, self._generator = settings, generator
         self.psi, self.region_encoder = nn.Identity(), None  # nothing but the features is looked at
         self.register_buffer("own", torch.full((tiles, *grid), NOTHING, dtype=torch.int8))
+        self._labelled: bool | None = None  # not known: the labels may come from a file, of a training that was stopped
 
     @torch.no_grad()
     def label_tiles(self, network: LPD, tiles: FeatureTiles) -> None:
         """Label the places of all tiles by the model's maps, among the classes that a tile holds, where it is sure."""
-        device = self.own.device
+        device, self._labelled = self.own.device, None
         for start in range(0, len(tiles), CHUNK):
             chosen = range(start, min(start + CHUNK, len(tiles)))
             logits = network.from_joined(tiles.batch(chosen).to(device).float()).logits[0]
@@ -62,6 +64,12 @@ class JointObjective(nn.Module):
             confidence, label = scores.softmax(1).max(1)
             label[confidence < self.settings.self_training_confidence] = NOTHING
             self.own[start : chosen.stop] = label.to(torch.int8)
+
+    def _learns_from_own_maps(self) -> bool:
+        """Return whether any tile is labelled; found out once, as a look at a GPU's memory makes the CPU wait."""
+        if self._labelled is None:
+            self._labelled = bool((self.own != NOTHING).any())
+        return self._labelled
 
     def _merged(self, network: LPD, logits: Tensor) -> Tensor:
         return merge_prototypes(logits, network.k, self.settings.model.merge_train)
@@ -90,7 +98,7 @@ class JointObjective(nn.Module):
         terms = StepLosses(classification, classification, zero, zero, zero, zero)
         if not warm and settings.model.bank != "linear":
             terms = self._shaped(terms, network, features, logits, merged, labels)
-        if (own != NOTHING).any():
+        if self._learns_from_own_maps():
             agreement = _mean([_masked_entropy(maps, own) for maps in merged])
             terms = terms._replace(total=terms.total + agreement, own=agreement)
         return terms
@@ -111,7 +119,8 @@ class JointObjective(nn.Module):
         projected = network.projected(0).unflatten(1, (len(logits), -1)).unbind(1)
         apart = features.unflatten(1, (len(logits), -1)).unbind(1)
         if settings.contrast_weight:
-            pairs = [self._contrast(*parts, labels, network.k) for parts in zip(apart, projected, logits, strict=True)]
+            regions = self._regions(logits, labels, network.k)
+            pairs = [self._contrast(*parts) for parts in zip(apart, projected, logits, regions, strict=True)]
             foreground, background = (_mean([pair[i] for pair in pairs]) for i in (0, 1))
             weighted = foreground + settings.contrast_background * background
             total = terms.total + settings.contrast_weight * weighted
@@ -127,14 +136,16 @@ class JointObjective(nn.Module):
             terms = terms._replace(total=terms.total + settings.diversity_weight * diversity, diversity=diversity)
         return terms
 
-    def _contrast(
-        self, features: Tensor, bank: Tensor, logits: Tensor, labels: Tensor, k: int
-    ) -> tuple[Tensor, Tensor]:
+    def _regions(self, logits: Tensor, labels: Tensor, k: int) -> list[Regions]:
+        """Cut every neck's regions, on the CPU: the one thing in a step that it waits for."""
+        flags = [responding_prototypes(maps.mean((2, 3)), labels, k) & (maps.flatten(2).amax(2) > 0) for maps in logits]
+        return [prototype_regions(responding, k, self.settings.negatives) for responding in torch.stack(flags).cpu()]
+
+    def _contrast(self, features: Tensor, bank: Tensor, logits: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        flags = responding_prototypes(logits.mean((2, 3)), labels, k) & (logits.flatten(2).amax(2) > 0)
-        regions = prototype_regions(flags, k, settings.negatives)
         if not len(regions.images):
             return features.sum() * 0, features.sum() * 0
+        regions = regions.to(features.device)
         means = weighted_means(features, logits, regions, settings.region_threshold)
         found = contrastive_loss(means, bank, regions, settings.contrast_temperature)
         return found.foreground, found.background
@@ -145,5 +156,6 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def _masked_entropy(maps: Tensor, own: Tensor) -> Tensor:
-    """Cross-entropy of class logits (B, C, h, w) with labels (B, h, w), where there is one."""
-    return cross_entropy(maps, own.long(), ignore_index=NOTHING)
+    """Cross-entropy of class logits (B, C, h, w) with labels (B, h, w), where there is one; 0 where there is none."""
+    total = cross_entropy(maps, own.long(), ignore_index=NOTHING, reduction="sum")
+    return total / (own != NOTHING).sum().clamp(min=1)
