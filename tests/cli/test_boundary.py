@@ -16,7 +16,7 @@ from napari_lpd.core import errors
 from napari_lpd.core.errors import described
 from napari_lpd.core.jobs import Progress
 
-module = sys.modules["napari_lpd.cli.main"]
+module = sys.modules["napari_lpd.cli.parser"]  # where the commands are looked up
 COMMANDS = [
     "demo",
     "train",
