@@ -40,7 +40,7 @@ WITH_TORCH = ("models", "evaluation", "training", "comparison", "prediction")
 WITHOUT_TORCH = (
     "models.card",
     *("training.runs.folder", "training.runs.training_tiles"),
-    *("evaluation.metrics", "evaluation.calibration", "evaluation.report"),
+    *("evaluation.metrics", "evaluation.calibration", "evaluation.report", "evaluation.page"),
     *("comparison.metrics", "comparison.result", "comparison.tiles"),
     *("comparison.report.tables", "comparison.report.writer", "comparison.report.figures"),
     "prediction.batch",

@@ -14,10 +14,10 @@ from PIL import Image
 
 from napari_lpd import samples
 from napari_lpd.cli import main
-from napari_lpd.comparison.report.figures import FIGURE, FORMATS, write_figure
 from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import is_ours
 from napari_lpd.core.locks import inside, locked
+from napari_lpd.core.pictures.figure import FIGURE, FORMATS, write_figure
 from napari_lpd.core.settings.base import read_settings, write_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.training import TrainSettings
@@ -111,7 +111,7 @@ def test_evaluate_and_compare(command, train, tile_folder, named, tmp_path):
         "--classes",
         named,
     ]
-    names = ["report.md", "report.csv", "report.json", "results.npz"]
+    names = ["report.html", "report.md", "report.csv", "report.json", "results.npz"]
     one_rule_for_existing_files(command, evaluate, tmp_path / "evaluation", names)
     compare = ["compare", model, "--data", valid, "--out", tmp_path / "comparison", "--set", "bootstrap=0"]
     names = ["report.html", "report.md", "report.json", "figures.csv", "scatter.png", "scatter.svg", "heatmaps.pdf"]

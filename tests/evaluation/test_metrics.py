@@ -301,7 +301,9 @@ def test_a_report_reads_back_as_csv_and_json(tmp_path):
     assert float(mean["value"]) == scores.mean_iou
     assert (float(mean["low"]), float(mean["high"])) == rows[0].intervals.headline["mean_iou"]
     assert float(values["truth", "recall", "STR"]["value"]) == scores.recall[1]
-    assert values["truth", "recall", "STR"]["low"] == ""
+    recall = values["truth", "recall", "STR"]
+    assert [float(recall["low"]), float(recall["high"])] == rows[0].intervals.recall[1].tolist()
+    assert values["truth", "dice", "STR"]["low"] == ""
     assert values["truth", "background_iou", ""]["value"] == ""
     assert float(values["", "presence_ece", "TUM"]["value"]) == found["class_ece"][0]
     assert float(values["", "presence_auc", ""]["value"]) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
@@ -50,6 +50,31 @@ def calibration(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -
     }
 
 
+class Reliability(NamedTuple):
+    """The bins, from 0 to 1, in which there is some presence probability.
+
+    Attributes:
+        number: How many probabilities are in it.
+        probability: Their mean.
+        frequency: Share of them whose class is present.
+    """
+
+    number: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+
+
+def reliability(presence: NDArray[Any], present: NDArray[Any], bins: int = 15) -> Reliability:
+    """Compare presence probabilities with frequencies, in the bins of `calibration`; all classes together."""
+    presence, present = _check_presence(presence, present)
+    presence, present = presence.ravel(), present.ravel()
+    index = _bin_of(presence, bins)
+    count = np.bincount(index, minlength=bins)
+    some = count > 0
+    probability, frequency = (np.bincount(index, values, bins)[some] / count[some] for values in (presence, present))
+    return Reliability(count[some], probability, frequency)
+
+
 def gate_rates(presence: NDArray[Any], present: NDArray[Any], thresholds: Sequence[float]) -> dict[str, Any]:
     """Measure the gate by itself: how right the model is about which classes are in an image.
 
@@ -86,8 +111,11 @@ def _auc(presence: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
 
 
 def _calibration_error(presence: NDArray[np.float64], excess: NDArray[np.float64], bins: int) -> float:
-    index = np.minimum((presence * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(index, excess, bins)).sum() / len(presence))
+    return float(np.abs(np.bincount(_bin_of(presence, bins), excess, bins)).sum() / len(presence))
+
+
+def _bin_of(presence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    return np.minimum((presence * bins).astype(int), bins - 1)
 
 
 def fit_temperature(presence: NDArray[Any], present: NDArray[Any]) -> float:

@@ -12,7 +12,7 @@ from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, opened, read_image, read_mask
-from napari_lpd.evaluation import report
+from napari_lpd.evaluation import page, report
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature, gate_rates
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Cell = tuple[Gate, Refiner]
 
 RESULTS = "results.npz"
-MARKS = {**report.MARKS, RESULTS: "boundary "}  # our files, and what tells them from others
+MARKS = {**report.MARKS, **page.MARKS, RESULTS: "boundary "}  # our files, and what tells them from others
 
 
 def measure_images(
@@ -154,7 +154,7 @@ def evaluate(
     tuning: Sequence[MaskedImage] = (),
     notes: Sequence[str] = (),
 ) -> Job[dict[str, Any]]:
-    """Measure a model, with intervals and calibration, and write report.md, report.csv and report.json to `out`.
+    """Measure a model, with intervals and calibration, and write report.html, .md, .csv and .json to `out`.
 
     Examples:
         >>> import tempfile
@@ -220,7 +220,10 @@ def evaluate(
     judged = None
     if not supervised:
         judged = calibration(scaled, present) | gate_rates(presence, present, model.card.presence)
-    path = write_report(out, f"Evaluation of {model.name}", rows, notes, judged)
+    title, shown_results = f"Evaluation of {model.name}", next(iter(cells.values()))
+    seen = None if judged is None else page.Presence(scaled, present, judged)
+    path = page.write_page(out, title, rows, notes, shown_results, seen)
+    write_report(out, title, rows, notes, judged)
     result = {"report": str(path)}
     if judged is not None:
         result |= {"gate, F1": f"{100 * judged['f1']:.1f} %", "gate, AUC": f"{100 * judged['auc']:.1f} %"}

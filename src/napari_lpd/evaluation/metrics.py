@@ -72,6 +72,7 @@ class Intervals(NamedTuple):
     resamplings: int
     headline: dict[str, tuple[float, float]]  # low and high of each of `HEADLINES`
     iou: NDArray[np.float64]  # (C, 2) low and high, from the resamples that have the class
+    recall: NDArray[np.float64]  # (C, 2) low and high, from the resamples whose truth has it
     missing: NDArray[np.int64]  # (C,) resamples without the class, in truth and prediction
 
 
@@ -192,6 +193,7 @@ def bootstrap_intervals(
         resamplings,
         {name: limits_of(rates[name]) for name in HEADLINES},
         np.array([limits_of(values) for values in rates["iou"].T]),
+        np.array([limits_of(values) for values in rates["recall"].T]),
         np.isnan(rates["iou"]).sum(0),
     )
 

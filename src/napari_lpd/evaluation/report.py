@@ -97,14 +97,30 @@ def write_report(
 
 def _markdown(title: str, rows: Sequence[ReportRow], notes: Sequence[str], calibration: dict[str, Any] | None) -> str:
     parts = [f"# {markdown(title)}", f"**{NOTICE}**", markdown_list(notes)]
-    for (background, names), group in groupby(rows, key=lambda row: (row.scores.background, row.scores.class_names)):
-        parts += _score_table(background, names, list(group))
+    for (background, _), group in groupby(rows, key=lambda row: (row.scores.background, row.scores.class_names)):
+        parts += _segmentation(background, list(group))
     if calibration is not None:
         parts += _calibration_table(calibration, rows[0].scores.class_names)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[ReportRow]) -> Iterator[str]:
+def score_table(rows: Sequence[ReportRow]) -> list[list[str]]:
+    """Make the table of the scores, with their intervals; the first line is the head."""
+    names = rows[0].scores.class_names
+    last = ["background IoU"] if rows[0].scores.background == "predict" else []
+    table = [
+        ["gate", "refiner", "mIoU", "mDice", "FWIoU", "boundary IoU", "accuracy", *(f"IoU {n}" for n in names), *last]
+    ]
+    for row in rows:
+        cells = [_percent(*_with_limits(row, name)) for name in ("mean_iou", "mean_dice", "frequency_weighted_iou")]
+        cells += [_percent(*_with_limits(row, name)) for name in ("mean_boundary_iou", "pixel_accuracy")]
+        cells += [_percent(*_with_limits(row, "iou", c)) for c in range(len(names))]
+        cells += [_percent(row.scores.background_iou)] if last else []
+        table.append([GATES[row.gate], row.refiner, *cells])
+    return table
+
+
+def _segmentation(background: Background, rows: Sequence[ReportRow]) -> Iterator[str]:
     scores = rows[0].scores
     yield f"## Segmentation, background: {background}"
     yield (
@@ -112,20 +128,11 @@ def _score_table(background: Background, names: tuple[str, ...], rows: Sequence[
         " All values in percent; [low, high] is the 95 % interval from resampling the sources. Means are over the"
         f" classes that are in truth or prediction, and of which {MIN_IMAGES} images or more hold some."
     )
-    last = ["background IoU"] if background == "predict" else []
-    table = [
-        ["gate", "refiner", "mIoU", "mDice", "FWIoU", "boundary IoU", "accuracy", *(f"IoU {n}" for n in names), *last]
-    ]
     remarks: dict[str, list[str]] = {}
     for row in rows:
-        cells = [_percent(*_with_limits(row, name)) for name in ("mean_iou", "mean_dice", "frequency_weighted_iou")]
-        cells += [_percent(*_with_limits(row, name)) for name in ("mean_boundary_iou", "pixel_accuracy")]
-        cells += [_percent(*_with_limits(row, "iou", c)) for c in range(len(names))]
-        cells += [_percent(row.scores.background_iou)] if last else []
-        table.append([GATES[row.gate], row.refiner, *cells])
         for remark in _remarks(row):
             remarks.setdefault(remark, []).append(f"{row.gate} + {row.refiner}")
-    yield markdown_table(table)
+    yield markdown_table(score_table(rows))
     everywhere = len(rows)
     yield markdown_list(
         [
@@ -164,11 +171,16 @@ def _calibration_table(calibration: dict[str, Any], names: tuple[str, ...]) -> I
         " one without) in percent. Probabilities: expected calibration error in percent, in"
         f" {calibration['bins']} bins, Brier score in 0..1."
     )
+    yield markdown_table(presence_table(calibration, names))
+
+
+def presence_table(calibration: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Make the table of the gate's rates and calibration; the first line is the head."""
     columns = [[calibration[name], *calibration[f"class_{name}"]] for name in GATE_RATES]
-    table = [["class", "F1", "AUC", "ECE", "Brier"]]
+    table = [["class", "F1 %", "AUC %", "ECE %", "Brier"]]
     for name, f1, auc, error, brier in zip(("all", *names), *columns, strict=True):
         table.append([name, _percent(f1), _percent(auc), _percent(error), f"{brier:.4f}"])
-    yield markdown_table(table)
+    return table
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -195,8 +207,8 @@ def _with_limits(row: ReportRow, metric: str, c: int | None = None) -> tuple[flo
     value = float(found if c is None else found[c])
     if row.intervals is not None and c is None and metric in row.intervals.headline:
         return value, *row.intervals.headline[metric]
-    if row.intervals is not None and c is not None and metric == "iou":
-        return value, *row.intervals.iou[c].tolist()
+    if row.intervals is not None and c is not None and metric in ("iou", "recall"):
+        return value, *getattr(row.intervals, metric)[c].tolist()
     return value, NAN, NAN
 
 

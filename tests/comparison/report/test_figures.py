@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from napari_lpd.comparison.report import figures
-from napari_lpd.comparison.report.figures import encoded, heatmap_figure, patch_strip, scatter_figure, write_figure
+from napari_lpd.comparison.report.figures import heatmap_figure, patch_strip, scatter_figure
 from napari_lpd.comparison.result import BankResult, Comparison, Example, Figure, Patch
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import ExportError
+from napari_lpd.core.pictures.figure import encoded, write_figure
 
 NAN = float("nan")
 COLOURS = ("#3b4cff", "#00b050", "#ff8c1a", "#ffe119", "#9b2fae", "#00b4d8")

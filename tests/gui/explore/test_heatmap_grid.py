@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from napari_lpd.comparison.report.figures import encoded, heat_colours
+from napari_lpd.comparison.report.figures import heat_colours
+from napari_lpd.core.pictures.figure import encoded
 from napari_lpd.gui.explore.heatmap_grid import CELL, LINE, MIN_HEAD, WIDTH, ModelView, heatmap_grid, scale_of
 from napari_lpd.gui.explore.heatmap_window import SCREEN_DPI
 

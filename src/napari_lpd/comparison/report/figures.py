@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
-from contextlib import contextmanager
-from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, style
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from napari_lpd.core.errors import ExportError
-from napari_lpd.core.files import atomic_write, mark_of
+from napari_lpd.core.pictures.figure import styled
 from napari_lpd.core.pictures.fonts import in_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
@@ -29,13 +24,6 @@ if TYPE_CHECKING:
     from napari_lpd.comparison.result import BankResult, Comparison, Example, Patch
     from napari_lpd.core.classes import TissueClass
 
-STYLE = Path(__file__).with_name("figures.mplstyle")
-FIGURE = mark_of("figure")
-FORMATS: dict[str, dict[str, Any]] = {  # with what they are saved: fast, and without a date
-    ".png": {"metadata": {"Software": FIGURE}, "pil_kwargs": {"compress_level": 1}},
-    ".svg": {"metadata": {"Date": None, "Creator": FIGURE}},
-    ".pdf": {"metadata": {"CreationDate": None, "Creator": FIGURE}},
-}
 POINTS = 72  # per inch
 CELL, GAP, LABEL = 108, 5, 18  # points
 PATCH = 84  # pixels
@@ -45,14 +33,6 @@ MARKS = {"model": "o", "random": "s", "clustered": "^"}  # per kind of bank; con
 PLOT, MARGIN = 288, 48  # points
 ACROSS = 58  # letters
 CHANCE_COVERAGE = 0.05  # share of other places that reach θ_c, by its definition
-_LOCK = RLock()
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in our style, whatever the user's; one thread at a time, as matplotlib has one style for all."""
-    with _LOCK, style.context(["default", STYLE]):
-        yield
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
@@ -67,27 +47,6 @@ def paste(axes: Axes, picture: ArrayLike | Image.Image, corner: tuple[float, flo
     """Put a picture on a sheet, brought to `size`."""
     (x, y), (width, height) = corner, size
     axes.imshow(picture, extent=(x, x + width, y + height, y), aspect="auto")
-
-
-@styled()
-def encoded(figure: Figure, suffix: str, dpi: float | None = None) -> bytes:
-    """Encode a figure as a file whose name has this ending, one of `FORMATS`; the same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format=suffix[1:], dpi=dpi, **FORMATS[suffix])
-    return file.getvalue()
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, in place of another figure of ours; the name's ending says the format.
-
-    Raises:
-        ExportError: another ending than those of `FORMATS`, or the place cannot be written.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise ExportError(f"{path.name}: figures are written as {', '.join(FORMATS)}; end the name in one of these")
-    with atomic_write(path, mark=FIGURE) as partial:
-        partial.write_bytes(encoded(figure, suffix))
 
 
 @styled()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from typing import TYPE_CHECKING
 
-from napari_lpd.comparison.report.figures import FIGURE, FORMATS, encoded, heatmap_figure, patch_strip, scatter_figure
+from napari_lpd.comparison.report.figures import heatmap_figure, patch_strip, scatter_figure
 from napari_lpd.comparison.report.tables import (
     card_table,
     difference_table,
@@ -21,6 +20,8 @@ from napari_lpd.comparison.report.tables import (
 )
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import write_files
+from napari_lpd.core.pictures.figure import FIGURE, FORMATS, encoded
+from napari_lpd.core.pictures.page import html_image, html_list, html_page, html_table
 from napari_lpd.core.text import html_text, markdown, table_bytes
 from napari_lpd.evaluation.report import markdown_list, markdown_table, plain
 
@@ -44,12 +45,6 @@ MARKS = {  # our files, and what tells them from others
     **{f"{name}{suffix}": FIGURE for name in ("heatmaps", "scatter") for suffix in FORMATS},
 }
 FIELDS = ("usage", "own", "marginal", "purity", "stability", "spread", "loss", "sibling", "dead", "redundant")
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1250px;padding:0 1em;color:#111}"
-    "table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}"
-    "th,td{border:1px solid #ccc;padding:3px 8px;text-align:left;vertical-align:top}th{background:#f2f2f2}"
-    "img{max-width:100%}td img{max-width:none}"
-)
 
 
 def write_comparison(folder: Path, comparison: Comparison, notes: Sequence[str] = ()) -> Path:
@@ -130,27 +125,24 @@ def _pairing(comparison: Comparison) -> str:
 
 
 def _html(comparison: Comparison, notes: Sequence[str], figures: dict[str, Figure]) -> str:
-    title = html_text(title_of(comparison))
-    parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"]
-    parts += [f"<style>{STYLE}</style></head><body><h1>{title}</h1><p><b>{html_text(NOTICE)}</b></p>"]
-    parts += [f"<p>{html_text(summary_of(comparison))}</p>", _html_list(notes)]
-    parts += [f"<h2>{html_text(head)}</h2>{_html_list(lines)}" for head, lines in _conclusions(comparison)]
-    parts += ["<h2>Figures</h2>", f"<p>{html_text(_explained(comparison))}</p>", _html_table(figure_table(comparison))]
-    parts += [_html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
-    parts += [f"<p>{html_text(_pairing(comparison))}</p>", _html_table(difference_table(comparison))]
-    parts += ["<h2>By tissue</h2>", _html_table(tissue_table(comparison))]
+    parts = [f"<p>{html_text(summary_of(comparison))}</p>", html_list(notes)]
+    parts += [f"<h2>{html_text(head)}</h2>{html_list(lines)}" for head, lines in _conclusions(comparison)]
+    parts += ["<h2>Figures</h2>", f"<p>{html_text(_explained(comparison))}</p>", html_table(figure_table(comparison))]
+    parts += [html_table(meaning_table(comparison)), "<h2>Differences</h2>"]
+    parts += [f"<p>{html_text(_pairing(comparison))}</p>", html_table(difference_table(comparison))]
+    parts += ["<h2>By tissue</h2>", html_table(tissue_table(comparison))]
     scatter, heatmaps = encoded(figures["scatter"], ".png"), encoded(figures["heatmaps"], ".png", dpi=100)
-    parts += [_html_image(scatter, "png", "coverage against focus overlap", "width='560'")]
-    parts += ["<h2>Heatmaps</h2>", _html_image(heatmaps, "png", "heatmaps"), "<h2>Prototypes</h2>"]
+    parts += [html_image(scatter, "png", "coverage against focus overlap", "width='560'")]
+    parts += ["<h2>Heatmaps</h2>", html_image(heatmaps, "png", "heatmaps"), "<h2>Prototypes</h2>"]
     for c, tissue in enumerate(comparison.classes):
         for bank in model_banks(comparison):
             parts += [f"<h3>{html_text(tissue.name)}, {html_text(bank.name)}</h3>"]
-            parts += [_html_table(card_table(bank, c), _strips([card.patches for card in bank.cards[c]]))]
+            parts += [html_table(card_table(bank, c), _strips([card.patches for card in bank.cards[c]]))]
             if any(card.places for card in bank.cards[c]):
                 strips = _strips([card.places for card in bank.cards[c]])[1:]
                 numbered = [["prototype"], *([str(u + 1)] for u in range(len(strips)))]
-                parts += [_html_table(numbered, ["nearest places in the compared tiles", *strips])]
-    return "\n".join([*parts, "</body></html>\n"])
+                parts += [html_table(numbered, ["nearest places in the compared tiles", *strips])]
+    return html_page(title_of(comparison), parts)
 
 
 def _strips(nearest: Sequence[tuple[Patch, ...]]) -> list[str]:
@@ -161,26 +153,7 @@ def _strips(nearest: Sequence[tuple[Patch, ...]]) -> list[str]:
 def _html_strip(patches: Sequence[Patch]) -> str:
     file = io.BytesIO()
     patch_strip(patches).save(file, "JPEG")
-    return _html_image(file.getvalue(), "jpeg", "")
-
-
-def _html_list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html_text(line)}</li>" for line in lines) + "</ul>"
-
-
-def _html_table(table: Table, last: Sequence[str] = ()) -> str:
-    """Format a table as HTML; `last` is a column that is HTML already."""
-    rows = []
-    for i, line in enumerate(table):
-        tag = "th" if i == 0 else "td"
-        cells = [html_text(cell) for cell in line] + ([last[i]] if last else [])
-        rows.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _html_image(picture: bytes, kind: str, text: str, attributes: str = "") -> str:
-    data = base64.b64encode(picture).decode()
-    return f"<img {attributes} alt='{html_text(text)}' src='data:image/{kind};base64,{data}'>"
+    return html_image(file.getvalue(), "jpeg", "")
 
 
 def _figure_rows(comparison: Comparison) -> Iterator[Sequence[object]]:

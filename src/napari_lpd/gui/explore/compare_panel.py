@@ -247,7 +247,7 @@ class ComparePanel(QWidget):
         self._save_figure("coverage against overlap", scatter_figure)
 
     def _save_figure(self, name: str, draw: Callable[[Comparison], Picture]) -> None:
-        from napari_lpd.comparison.report.figures import write_figure
+        from napari_lpd.core.pictures.figure import write_figure
 
         path = chosen_picture(self, name)
         if path:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from matplotlib.patches import Patch
 
-from napari_lpd.comparison.report.figures import heat_colours, mask_colours, over_tile, paste, sheet, styled
+from napari_lpd.comparison.report.figures import heat_colours, mask_colours, over_tile, paste, sheet
+from napari_lpd.core.pictures.figure import styled
 from napari_lpd.core.pictures.fonts import in_figure
 
 if TYPE_CHECKING:

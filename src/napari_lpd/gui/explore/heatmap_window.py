@@ -103,7 +103,7 @@ class AllHeatmaps(QDialog):
             self.picked.emit(self.tissue.currentIndex(), cell.prototype)
 
     def _on_save(self) -> None:
-        from napari_lpd.comparison.report.figures import write_figure
+        from napari_lpd.core.pictures.figure import write_figure
 
         path = chosen_picture(self, f"{self.tissue.currentText()} prototypes")
         if path:
@@ -120,7 +120,7 @@ def chosen_picture(parent: QWidget, name: str) -> Path | None:
 
 def pixmap_of(figure: Figure, dpi: float) -> QPixmap:
     """Render a figure as a Qt pixmap."""
-    from napari_lpd.comparison.report.figures import encoded
+    from napari_lpd.core.pictures.figure import encoded
 
     pixmap = QPixmap()
     pixmap.loadFromData(encoded(figure, ".png", dpi))
