@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import CrfSettings as CrfSettings
     from napari_lpd.core.settings.prediction import PredictSettings as PredictSettings
     from napari_lpd.core.settings.results import ExportSettings as ExportSettings
+    from napari_lpd.core.settings.results import MarginSettings as MarginSettings
     from napari_lpd.core.settings.results import MeasureSettings as MeasureSettings
+    from napari_lpd.core.settings.results import ObjectSettings as ObjectSettings
     from napari_lpd.core.settings.results import Roles as Roles
     from napari_lpd.core.settings.training import ModelSettings as ModelSettings
     from napari_lpd.core.settings.training import TrainSettings as TrainSettings
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from napari_lpd.prediction.predict import predict_slide as predict_slide
     from napari_lpd.results.export.export import export as export
     from napari_lpd.results.measures.areas import measure as measure
+    from napari_lpd.results.measures.objects import find_objects as find_objects
     from napari_lpd.results.prediction import Prediction as Prediction
     from napari_lpd.slides.formats import open_slide as open_slide
     from napari_lpd.training.fit import fit
@@ -46,8 +49,10 @@ _PLACES = {
     "CrfSettings": "core.settings.prediction",
     "EvaluateSettings": "core.settings.evaluation",
     "ExportSettings": "core.settings.results",
+    "MarginSettings": "core.settings.results",
     "MeasureSettings": "core.settings.results",
     "ModelSettings": "core.settings.training",
+    "ObjectSettings": "core.settings.results",
     "PredictSettings": "core.settings.prediction",
     "Prediction": "results.prediction",
     "Roles": "core.settings.results",
@@ -57,6 +62,7 @@ _PLACES = {
     "compare": "comparison.compare",
     "evaluate": "evaluation.evaluate",
     "export": "results.export.export",
+    "find_objects": "results.measures.objects",
     "load_model": "models.checkpoint",
     "masked_images": "data.images",
     "measure": "results.measures.areas",

@@ -61,7 +61,7 @@ PLACEHOLDERS = {
     **{name: name for name in ("RUN", "RUN2", "FAST", "FAST2", "LPD", "PBIP", "A", "B", "CODE", "PAPER")},
     **{name: name for name in ("STAGE2", "IMPORTED")},
     **{name: name for name in ("RESULTS", "RESULTS2", "RESULTS3", "REPORT", "COMPARISON", "COMPARISON2", "EVAL_A")},
-    **{name: name for name in ("MASK.geojson", "AREAS.csv", "FIGURE.png")},
+    **{name: name for name in ("MASK.geojson", "AREAS.csv", "FIGURE.png", "OBJECTS.csv", "OBJECTS.geojson")},
     "--to FILE": "--to mask.ome.tif",
     "--out DIR": "--out written",
     # Choices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     import argparse
 
     from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.core.settings.results import MeasureSettings
     from napari_lpd.results.measures.areas import MeasureRow
+    from napari_lpd.results.prediction import Prediction
 
 S = TypeVar("S", bound=Settings)
 
@@ -24,17 +27,17 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
     """Write areas and ratios of results as one table."""
     from napari_lpd.core.files import refuse_overwrite, told_apart
     from napari_lpd.core.outputs import check_outputs
-    from napari_lpd.core.settings.results import MeasureSettings
     from napari_lpd.results.measures.areas import MARK, WHOLE, Site, field_around, sites_of, write_measures
     from napari_lpd.results.measures.areas import measure as measure_job
     from napari_lpd.results.prediction import Prediction
 
     options.results = expanded(options.results)
-    settings = _with_roles(MeasureSettings, options, "roles")
+    settings = _measure_settings(options)
     if len(options.results) > 1 and (options.regions or options.field):
         raise DataError("--regions and --field belong to one slide: measure such results one by one")
-    check_outputs([options.out], [*options.results, options.regions, options.roles, options.settings])
+    check_outputs([options.out, *options.objects], [*options.results, options.regions, options.roles, options.settings])
     refuse_overwrite(options.out, options.overwrite, MARK)
+    _check_objects(options)
     predictions = [Prediction.open(path) for path in options.results]
     slides = [prediction.card.slide for prediction in predictions]
     names = [
@@ -50,8 +53,59 @@ def measure(options: argparse.Namespace, printer: Printer) -> Result:
         if not any(row.area_mm2 for row in measured if row.what == "tissue"):
             printer.note(f"{prediction.folder}: no tissue in {WHOLE}: its percentages are left empty")
         rows += [replace(row, slide=name) for row in measured]
-    table = write_measures(rows, options.out, options.overwrite)
-    return {"table": str(table), "results": len(predictions), "rows": len(rows)}
+    written = {"table": str(write_measures(rows, options.out, options.overwrite))}
+    written |= _objects(options, settings, dict(zip(names, predictions, strict=True)), printer)
+    return {**written, "results": len(predictions), "rows": len(rows)}
+
+
+def _measure_settings(options: argparse.Namespace) -> MeasureSettings:
+    """Read the settings of ``measure``; those of its own flags come before those of ``--set``."""
+    from napari_lpd.core.settings.results import MeasureSettings
+
+    flags = {
+        "margin.bands_um": _read_numbers("--bands", options.bands),
+        "margin.of": options.margin_of,
+        "margin.against": options.against,
+        "margin.histogram_um": options.histogram,
+    }
+    options.set = [*(f"{name}={json.dumps(value)}" for name, value in flags.items() if value), *options.set]
+    return _with_roles(MeasureSettings, options, "roles")
+
+
+def _check_objects(options: argparse.Namespace) -> None:
+    """Refuse files of objects that cannot be written, before anything is measured."""
+    from napari_lpd.core.files import refuse_overwrite
+    from napari_lpd.results.export.objects import MARKS
+
+    for path in options.objects:
+        if path.suffix not in MARKS:
+            raise SettingsError(f"--objects {path}: objects are written as {', '.join(MARKS)}; end the name in one")
+        if path.suffix == ".geojson" and len(options.results) > 1:
+            raise DataError(f"--objects {path}: outlines belong to one slide: measure such results one by one")
+        refuse_overwrite(path, options.overwrite, MARKS[path.suffix])
+
+
+def _objects(
+    options: argparse.Namespace, settings: MeasureSettings, predictions: dict[str, Prediction], printer: Printer
+) -> Result:
+    """Write the objects of results, by name, as they are asked for."""
+    from napari_lpd.results.export.objects import write_object_outlines, write_object_table
+    from napari_lpd.results.measures.objects import find_objects
+
+    if not options.objects:
+        return {}
+    rows = []
+    for name, prediction in predictions.items():
+        found = run(find_objects(prediction, settings), printer.progress)
+        rows += [replace(row, slide=name) for row in found]
+    for path in options.objects:
+        if path.suffix == ".csv":
+            write_object_table(rows, path, options.overwrite)
+        else:
+            (prediction,) = predictions.values()
+            outlined = write_object_outlines(prediction, rows, path, options.overwrite, options.origin)
+            run(outlined, printer.progress)
+    return {"objects": [str(path) for path in options.objects], "found": len(rows)}
 
 
 def export(options: argparse.Namespace, printer: Printer) -> Result:
@@ -109,6 +163,14 @@ def _read_point(text: str) -> tuple[float, float]:
     return x, y
 
 
+def _read_numbers(flag: str, text: str) -> list[float]:
+    """Read numbers that are separated by commas; none of an empty text."""
+    try:
+        return [float(number) for number in text.split(",")] if text else []
+    except ValueError as error:
+        raise SettingsError(f"{flag} {text} is not a list of numbers, as in {flag} 100,500") from error
+
+
 def measure_options(measure: argparse.ArgumentParser) -> None:
     """Add the options of ``measure``."""
     measure.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr", help="results of predict, or a pattern")
@@ -120,6 +182,32 @@ def measure_options(measure: argparse.ArgumentParser) -> None:
         default=[],
         metavar="X,Y",
         help="score the tumour-stroma ratio in 3.1 mm² around this point, in level-0 pixels; may be repeated",
+    )
+    measure.add_argument(
+        "--bands",
+        default="",
+        metavar="UM,UM",
+        help="also measure bands between these distances from the border of the tumour, in µm, inside and outside",
+    )
+    measure.add_argument(
+        "--margin-of", nargs="+", metavar="CLASS", help="classes inside of the border (default: those that are tumour)"
+    )
+    measure.add_argument(
+        "--against",
+        nargs="+",
+        metavar="CLASS",
+        help="classes outside of the border, beside tissue that has none (default: all)",
+    )
+    measure.add_argument(
+        "--histogram", type=float, metavar="UM", help="also count the other classes by distance, in steps of so many µm"
+    )
+    measure.add_argument(
+        "--objects",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also list the connected areas of every class, as .csv or, for QuPath, .geojson; may be repeated",
     )
     add_origin_option(measure)
     _result_options(measure)
@@ -137,8 +225,9 @@ def export_options(export: argparse.ArgumentParser) -> None:
     )
     export.add_argument(
         "--what",
-        choices=("labels", "prototypes", "corrections"),
-        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson",
+        choices=("labels", "prototypes", "corrections", "objects"),
+        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson;"
+        " objects: connected areas as .csv or .geojson",
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")
     export.add_argument("--slide", type=Path, help="the slide, for .png and .dcm")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.reading import read_json
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
 
 Names = tuple[str, ...]
+MIN_STEP_UM = 5.0
 
 
 class Roles(Settings):
@@ -42,6 +43,73 @@ class Roles(Settings):
             raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be tumour and stroma at once")
 
 
+class MarginSettings(Settings):
+    """Set which bands along a border between tissues are measured.
+
+    Example:
+        >>> from napari_lpd import MarginSettings
+        >>> MarginSettings(bands_um=(100, 500), of=("naevus nests",)).bands_um
+        (100.0, 500.0)
+    """
+
+    bands_um: tuple[Annotated[float, Field(gt=0, le=1e5)], ...] = Field(
+        default=(),
+        max_length=50,
+        description="Distances from the border, in µm, between which bands are measured, inside and outside of it.",
+    )
+    of: Names = Field(default=(), description="Classes inside of the border; none: those that are tumour.")
+    against: Names = Field(
+        default=(), description="Classes outside of the border, beside tissue that has no class; none: all others."
+    )
+    histogram_um: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e5,
+        description="Steps in which the distances of the other classes from the border are counted; 0: not at all.",
+    )
+
+    @field_validator("histogram_um")
+    @classmethod
+    def _coarse(cls, value: float) -> float:
+        if 0 < value < MIN_STEP_UM:
+            raise ValueError(f"Steps are 0 or at least {MIN_STEP_UM:g} µm")
+        return value
+
+    @property
+    def asked(self) -> bool:
+        """Whether distances are measured at all."""
+        return bool(self.bands_um or self.histogram_um)
+
+    def check(self, inner: Names, classes: Sequence[str], source: str) -> None:
+        """Raise SettingsError unless the border is one between `classes`, `inner` on its one side."""
+        if not inner:
+            raise SettingsError(
+                f"{source}: bands need to know what is inside of the border: name classes (margin.of), or those that"
+                " are tumour (--roles)"
+            )
+        for name in (*inner, *self.against):
+            if name not in classes:
+                raise SettingsError(f"{source}: the border names {name!r}; its classes are {', '.join(classes)}")
+        if both := set(inner) & set(self.against):
+            raise SettingsError(f"{source}: {sorted(both)[0]!r} cannot be inside and outside of the border at once")
+
+
+class ObjectSettings(Settings):
+    """Set which objects are listed: the connected areas of tissues.
+
+    Example:
+        >>> from napari_lpd import ObjectSettings
+        >>> ObjectSettings(of=("naevus nests",), smallest_um2=1000).nearest_to
+        ()
+    """
+
+    of: Names = Field(default=(), description="Classes whose objects are listed; none: all.")
+    smallest_um2: float = Field(default=0.0, ge=0, le=1e9, description="Smaller objects are left out.")
+    nearest_to: Names = Field(
+        default=(), description="Classes to which the distance is measured; none: those that are tumour."
+    )
+
+
 class MeasureSettings(Settings):
     """Set how areas are measured.
 
@@ -59,6 +127,8 @@ class MeasureSettings(Settings):
         description="Sharpens (< 1) or flattens (> 1) the probabilities of expected areas; 0: as the model was"
         " calibrated.",
     )
+    margin: MarginSettings = Field(default=MarginSettings(), description="Bands along a border between tissues.")
+    objects: ObjectSettings = Field(default=ObjectSettings(), description="Connected areas of tissues.")
 
 
 def read_roles(path: Path) -> Roles:
@@ -70,7 +140,7 @@ def read_roles(path: Path) -> Roles:
     return Roles.build(read_json(path, SettingsError, "roles", dict), path)
 
 
-What = Literal["labels", "prototypes", "corrections"]
+What = Literal["labels", "prototypes", "corrections", "objects"]
 
 
 class ExportSettings(Settings):
@@ -82,7 +152,9 @@ class ExportSettings(Settings):
         'labels'
     """
 
-    what: What = Field(default="labels", description="Labels, prototype maps, or corrections as training regions.")
+    what: What = Field(
+        default="labels", description="Labels, prototype maps, corrections as training regions, or objects."
+    )
     simplify_um: float = Field(
         default=0.0, ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel."
     )

@@ -11,6 +11,7 @@ from napari_lpd.core.outputs import check_outputs
 from napari_lpd.data.regions import REGIONS, write_regions
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.create import copy_prediction
+from napari_lpd.results.export import objects
 from napari_lpd.results.export.dicom import MAKER, write_dicom_seg
 from napari_lpd.results.export.geojson import OUTLINES, write_geojson
 from napari_lpd.results.export.ome_tiff import MASK, PROTOTYPES, write_ome_tiff, write_prototype_tiff
@@ -36,6 +37,7 @@ FORMS: dict[str, dict[tuple[str, ...], str]] = {
     },
     "prototypes": {TIFF_SUFFIXES: "cosine maps"},
     "corrections": {(".geojson",): "regions for training"},
+    "objects": {(".csv",): "table of objects", (".geojson",): "objects for QuPath"},
 }
 ON_SLIDE = {".png": write_overlay, ".dcm": write_dicom_seg}
 
@@ -75,9 +77,18 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
     yield Progress(0, 0, f"writing {path.name}")
     if settings.what == "corrections":
         _write_corrections(prediction, path, settings)
+    elif settings.what == "objects":
+        yield from _write_objects(prediction, path, settings)
     elif settings.what == "prototypes":
         write_prototype_tiff(prediction, path, settings.overwrite)
-    elif suffix in TIFF_SUFFIXES:
+    else:
+        yield from _write_labels(prediction, path, settings, slide)
+    return path
+
+
+def _write_labels(prediction: Prediction, path: Path, settings: ExportSettings, slide: Slide | None) -> Job[None]:
+    suffix = _suffix(path, settings.what)
+    if suffix in TIFF_SUFFIXES:
         write_ome_tiff(prediction, path, settings.overwrite)
     elif suffix == ".geojson":
         yield from write_geojson(prediction, path, settings.simplify_um, settings.overwrite, settings.origin)
@@ -90,13 +101,14 @@ def export(prediction: Prediction, path: Path, settings: ExportSettings, slide: 
         write_measures(rows, path, settings.overwrite)
     else:
         copy_prediction(prediction, path)
-    return path
 
 
 def _mark(suffix: str, what: What) -> str:
     """Return what tells our files of this kind from all others."""
     if what == "corrections":
         return REGIONS
+    if what == "objects":
+        return objects.MARKS[suffix]
     if what == "prototypes":
         return PROTOTYPES
     return {".geojson": OUTLINES, ".png": PICTURE, ".csv": MARK, ".dcm": MAKER}.get(suffix, MASK)
@@ -108,6 +120,16 @@ def _suffix(path: Path, what: What) -> str:
     if not match:
         raise ExportError(f"{path}: {what} are written as {', '.join(known)}; end the name with one of them")
     return match
+
+
+def _write_objects(prediction: Prediction, path: Path, settings: ExportSettings) -> Job[None]:
+    from napari_lpd.results.measures.objects import find_objects  # numba takes a while to load
+
+    rows = yield from find_objects(prediction, settings.measure)
+    if path.suffix == ".csv":
+        objects.write_object_table(rows, path, settings.overwrite)
+    else:
+        yield from objects.write_object_outlines(prediction, rows, path, settings.overwrite, settings.origin)
 
 
 def _write_corrections(prediction: Prediction, path: Path, settings: ExportSettings) -> None:

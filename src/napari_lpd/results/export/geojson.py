@@ -20,13 +20,13 @@ from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Box
-    from napari_lpd.data.geojson import Feature
+    from napari_lpd.data.geojson import Feature, Frame
     from napari_lpd.results.card import PredictionCard
     from napari_lpd.results.prediction import Prediction
 
@@ -61,14 +61,7 @@ def write_geojson(
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
     named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
     frame = card.frame.counted_from(counted_from)
-    about: dict[str, Any] = frame.header | {
-        "kind": OUTLINES,
-        "slide_mpp": card.slide_mpp,
-        "classes": [tissue.model_dump() for tissue in card.classes],
-        "model": card.model,
-        "model_hash": card.model_hash,
-    }
-    about |= {"mpp": card.mpp, "simplified_um": simplify_um, "notice": NOTICE}
+    about = header_of(card, frame, OUTLINES) | {"simplified_um": simplify_um}
     count = reached = 0
     with atomic_write(path, overwrite, mark=OUTLINES) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "{KEY}": {json.dumps(about)}, "features": [')
@@ -84,7 +77,26 @@ def write_geojson(
     return path
 
 
-def feature(polygon: shapely.Polygon, factor: NDArray[np.float64], name: str, rgb: tuple[int, int, int]) -> str:
+def header_of(card: PredictionCard, frame: Frame, kind: str) -> dict[str, Any]:
+    """Describe the result that outlines in a file are of."""
+    return frame.header | {
+        "kind": kind,
+        "slide_mpp": card.slide_mpp,
+        "classes": [tissue.model_dump() for tissue in card.classes],
+        "model": card.model,
+        "model_hash": card.model_hash,
+        "mpp": card.mpp,
+        "notice": NOTICE,
+    }
+
+
+def feature(
+    polygon: shapely.Polygon,
+    factor: NDArray[np.float64],
+    name: str,
+    rgb: tuple[int, int, int],
+    more: Mapping[str, Any] | None = None,
+) -> str:
     """One annotation as JSON.
 
     Args:
@@ -92,9 +104,10 @@ def feature(polygon: shapely.Polygon, factor: NDArray[np.float64], name: str, rg
         factor: Level-0 pixels per pixel, (x, y).
         name: Its classification.
         rgb: The classification's colour.
+        more: Further properties.
     """
     placed = shapely.orient_polygons(shapely.transform(polygon, lambda corners: np.round(corners * factor, DECIMALS)))
-    properties = {"objectType": "annotation", "classification": {"name": name, "color": list(rgb)}}
+    properties = {"objectType": "annotation", "classification": {"name": name, "color": list(rgb)}, **(more or {})}
     return (
         f'{{"type": "Feature", "id": "{uuid.uuid4()}", "geometry": {shapely.to_geojson(placed)},'
         f' "properties": {json.dumps(properties)}}}'

@@ -11,6 +11,8 @@ Definitions:
 - *stroma share of tumour area*: stroma / (stroma + tumour). In a field of 3.1 mm² that the user places (as large as a
   field of vision at 10x) it is the *tumour-stroma ratio* (TSR), reported per 10 % (van Pelt et al., Virchows Arch.
   2018; Smit et al., J. Pathol. Inform. 2023); there tumour must be present on all sides of the field.
+- *bands* along a border between tissues are measured like regions (`measures.margin`), and so is their unreadable area.
+  *By distance*: the area of a class outside of the border, in steps of distance from it, in shares of all of it there.
 - *lymphocyte-rich stroma area*: its share of all stroma, lymphocyte-rich or not. That is an area of tissue, not the
   share of a stroma's area that lymphocytes cover, which pathologists score as TILs.
 """
@@ -31,7 +33,8 @@ from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.text import write_table
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.export.geojson import read_shapes
+from napari_lpd.results.export.geojson import UNREADABLE_NAME, read_shapes
+from napari_lpd.results.measures.bands import bands_of
 from napari_lpd.results.pyramid import combined
 
 if TYPE_CHECKING:
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_lpd.core.geometry import Block
     from napari_lpd.core.settings.results import MeasureSettings, Roles
+    from napari_lpd.results.measures.bands import Band
+    from napari_lpd.results.measures.margin import Margin
     from napari_lpd.results.prediction import Prediction
 
 FIELD_MM2 = 3.1
@@ -56,11 +62,13 @@ class Site(NamedTuple):
         name: As shown in the table.
         geometry: (x, y) in level-0 pixels; None: the whole slide.
         is_field: Whether it is a field of 3.1 mm² in which the TSR is scored.
+        band: The part of it at these distances from the border; None: all.
     """
 
     name: str
     geometry: shapely.Geometry | None = None
     is_field: bool = False
+    band: Band | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +78,18 @@ class MeasureRow:
     Attributes:
         slide: Name of the slide.
         region: Name of the region; "whole slide".
-        what: A tissue class, "unlabelled" (tissue that has none), "tissue", or one of the ratios.
+        what: A tissue class, "unlabelled" (tissue that has none), "tissue", one of the ratios or "… by distance"; of a
+            band "unreadable", too.
         area_mm2: Its area.
         percent: Its share of `percent_of`; None where that is empty.
-        percent_of: "tissue", "tumour + stroma" or "stroma".
+        percent_of: "tissue", "tumour + stroma", "stroma" or, by distance, the class.
         percent_reported: The TSR, per 10 %.
         corrected_mm2: Part of the area that was labelled by hand.
         expected_mm2: The expected area.
         expected_low_mm2: Lower end of its 95 % interval.
         expected_high_mm2: Upper end.
+        from_um: Of a band or by distance: more than this far from the border, negative inside of it.
+        to_um: At most this far.
     """
 
     slide: str
@@ -92,6 +103,8 @@ class MeasureRow:
     expected_mm2: float | None = None
     expected_low_mm2: float | None = None
     expected_high_mm2: float | None = None
+    from_um: float | None = None
+    to_um: float | None = None
 
 
 def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
@@ -154,16 +167,25 @@ def measure(
     for site in sites:
         if site.is_field and not shapely.covers(slide, site.geometry):
             raise DataError(f"{site.name}: a field of {FIELD_MM2} mm² there reaches outside {card.slide}")
-    tallies = [_Tally(prediction, site) for site in sites]
     store = Corrections(prediction)
     blocks = sorted(prediction.finished_blocks() | store.blocks())
+    margin = None
+    if settings.margin.asked:
+        from napari_lpd.results.measures.margin import Margin  # numba takes a while to load
+
+        margin = Margin(store, blocks, settings)
+    bands = bands_of(settings.margin.bands_um)
+    banded = [site._replace(name=f"{site.name}: {band}", band=band) for site in sites for band in bands]
+    tallies = [_Tally(prediction, site, margin) for site in (*sites, *banded)]
+    if margin is not None:
+        yield from margin.prepare()
     temperature = settings.temperature or card.temperature
     for done, block in enumerate(blocks, start=1):
-        pixels = _Block(prediction, store, block, temperature)
+        pixels = _Block(prediction, store, block, temperature, margin)
         for tally in tallies:
             tally.add(pixels)
         yield Progress(done, len(blocks), "blocks measured")
-    if bare := [tally.site.name for tally in tallies if tally.site.geometry is not None and not tally.tissue]:
+    if bare := [tally.site.name for tally in tallies if tally.is_bare]:
         raise DataError(
             f"{card.slide}: no predicted tissue in {', '.join(bare[:5])}{', …' * (len(bare) > 5)}; correct or delete"
             " it; or is it another slide's, or counted from another corner (--origin)?"
@@ -172,9 +194,11 @@ def measure(
 
 
 class _Block:
-    """Pixels of a block: corrected labels, tissue, stored corrections, and probabilities per map pixel."""
+    """Pixels of a block: corrected labels, tissue, stored corrections, distances, and probabilities per map pixel."""
 
-    def __init__(self, prediction: Prediction, store: Corrections, block: tuple[int, int], temperature: float) -> None:
+    def __init__(
+        self, prediction: Prediction, store: Corrections, block: Block, temperature: float, margin: Margin | None
+    ) -> None:
         card = prediction.card
         self.origin = (block[0] * card.block, block[1] * card.block)
         (y, x), (h, w) = self.origin, card.shape
@@ -184,6 +208,7 @@ class _Block:
         self.tissue = prediction.to_label(self.origin, self.shape) | (
             combined(np.zeros_like(self.stored), self.stored) > 0
         )
+        self.codes = np.zeros(self.shape, np.int16) if margin is None else margin.at(block)
         edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
         stored_scores = prediction.scores.levels[0][:, top : top + edge, left : left + edge]
         self.shares = shares(stored_scores, card.settings.background_power, temperature)
@@ -192,8 +217,8 @@ class _Block:
 class _Tally:
     """Counts of one site."""
 
-    def __init__(self, prediction: Prediction, site: Site) -> None:
-        self.site, self.card = site, prediction.card
+    def __init__(self, prediction: Prediction, site: Site, margin: Margin | None) -> None:
+        self.site, self.card, self.margin = site, prediction.card, margin
         count = len(self.card.classes)
         self.pixels = np.zeros(256, np.int64)
         self.corrected = np.zeros(256, np.int64)
@@ -202,9 +227,16 @@ class _Tally:
         self.square = max(1, round(DEPENDENT_UM / (self.card.mpp * self.card.stride)))  # in map pixels
         squares = [-(-n // (self.card.stride * self.square)) for n in self.card.shape]
         self.deviation = np.zeros((count, *squares))
+        bins = 0 if margin is None or site.band else margin.codes
+        self.by_distance = np.zeros((bins, count + 1), np.int64)  # by code outside, and label
         if site.geometry is not None:
             factor = np.array(self.card.slide_mpp[::-1])
             self.polygon = shapely.transform(site.geometry, lambda corners: corners * factor)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a region without tissue."""
+        return self.site.geometry is not None and not self.site.band and not self.tissue
 
     def add(self, block: _Block) -> None:
         """Count the pixels of a block that lie in the site."""
@@ -214,12 +246,22 @@ class _Tally:
             if not self.polygon.intersects(shapely.box(x * mpp, y * mpp, (x + w) * mpp, (y + h) * mpp)):
                 return
             inside = sampled_polygons([self.polygon], block.origin, block.shape, mpp)
+        if self.margin is not None and self.site.band:
+            first, end = self.margin.codes_of(self.site.band)
+            inside &= (block.codes >= first) & (block.codes < end)
+            if not inside.any():
+                return
         self.pixels += np.bincount(block.labels[inside], minlength=256)
         self.corrected += np.bincount(block.stored[inside], minlength=256)
         readable = inside & block.tissue & (block.labels != UNREADABLE)
         self.tissue += int(readable.sum())
         counted = readable & (block.stored == 0)
         self._add_expected(block, per_cell(counted, self.card.stride))
+        if self.by_distance.size:
+            bins, labels = self.by_distance.shape
+            outside = readable & (block.codes >= 0) & (block.codes < bins) & (block.labels < labels)
+            pairs = block.codes[outside].astype(np.intp) * labels + block.labels[outside]
+            self.by_distance += np.bincount(pairs, minlength=bins * labels).reshape(bins, labels)
 
     def _add_expected(self, block: _Block, cells: NDArray[np.int64]) -> None:
         """Add the probabilities of `cells` (h, w), the number of pixels that count in each map pixel."""
@@ -237,6 +279,7 @@ class _Tally:
         tissue = self.tissue * pixel_mm2
         areas = {c.name: float(self.pixels[i] * pixel_mm2) for i, c in enumerate(self.card.classes, start=1)}
         about: dict[str, Any] = {"slide": self.card.slide, "region": self.site.name}
+        about |= dict(zip(("from_um", "to_um"), self.site.band or (None, None), strict=True))
         rows = [
             MeasureRow(**about, what=name, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue",
                        **self._estimate(i, pixel_mm2, tissue))
@@ -246,22 +289,49 @@ class _Tally:
             rows.append(
                 MeasureRow(**about, what=what, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue")
             )
-        stroma, tumour = (sum(areas[name] for name in names) for names in (roles.stroma, roles.tumour))
-        if roles.stroma and roles.tumour:
-            share = _percent(stroma, stroma + tumour)
-            tsr = self.site.is_field
-            what = "tumour-stroma ratio" if tsr else "stroma share of tumour area"
-            tenth = None if share is None or not tsr else int(math.floor(share / 10 + 0.5) * 10)
-            rows.append(
-                MeasureRow(**about, what=what, area_mm2=stroma, percent=share, percent_of="tumour + stroma",
-                           percent_reported=tenth)
-            )  # fmt: skip
+        if self.site.band:
+            area = float(self.pixels[UNREADABLE] * pixel_mm2)
+            rows.append(MeasureRow(**about, what=UNREADABLE_NAME, area_mm2=area, percent=None, percent_of=""))
+        else:
+            rows += self._tumour_and_stroma(roles, areas, about)
         if rich := roles.lymphocyte_rich_stroma:
             area, total = (sum(areas[name] for name in names) for names in (rich, {*rich, *roles.stroma}))
             rows.append(
                 MeasureRow(**about, what="lymphocyte-rich stroma area", area_mm2=area, percent=_percent(area, total),
                            percent_of="stroma")
             )  # fmt: skip
+        return [*rows, *self._by_distance(pixel_mm2)]
+
+    def _tumour_and_stroma(self, roles: Roles, areas: dict[str, float], about: dict[str, Any]) -> list[MeasureRow]:
+        """Build the row of their ratio; none where a role is not given."""
+        if not (roles.stroma and roles.tumour):
+            return []
+        stroma, tumour = (sum(areas[name] for name in names) for names in (roles.stroma, roles.tumour))
+        share = _percent(stroma, stroma + tumour)
+        tsr = self.site.is_field
+        what = "tumour-stroma ratio" if tsr else "stroma share of tumour area"
+        tenth = None if share is None or not tsr else int(math.floor(share / 10 + 0.5) * 10)
+        return [
+            MeasureRow(**about, what=what, area_mm2=stroma, percent=share, percent_of="tumour + stroma",
+                       percent_reported=tenth)
+        ]  # fmt: skip
+
+    def _by_distance(self, pixel_mm2: float) -> list[MeasureRow]:
+        """Build the rows of the classes outside of the border, and of what is unlabelled there, by distance from it."""
+        if self.margin is None or not self.by_distance.size:
+            return []
+        rows = []
+        names = [*(tissue.name for tissue in self.card.classes), UNLABELLED]
+        for name, counts in zip(names, np.roll(self.by_distance, -1, axis=1).T, strict=True):
+            if name in self.margin.inner:
+                continue
+            binned = np.add.reduceat(counts, self.margin.starts) * pixel_mm2
+            for number in range(len(np.trim_zeros(binned, "b"))):
+                area, (low, high) = float(binned[number]), self.margin.bin(number)
+                rows.append(
+                    MeasureRow(slide=self.card.slide, region=self.site.name, what=f"{name} by distance", area_mm2=area,
+                               percent=_percent(area, float(binned.sum())), percent_of=name, from_um=low, to_um=high)
+                )  # fmt: skip
         return rows
 
     def _estimate(self, index: int, pixel_mm2: float, tissue: float) -> dict[str, Any]:
