@@ -11,19 +11,24 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton
+from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QPushButton
 
+from napari_lpd.cli.main import main
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.settings.results import Roles
+from napari_lpd.core.jobs import run
+from napari_lpd.core.settings.results import MarginSettings, MeasureSettings, Roles
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import Region, write_regions
+from napari_lpd.gui.common.recent_models import kept_measures
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import our_layers, show_prediction
 from napari_lpd.gui.layers.slides import kind, set_resolution, slide_id
+from napari_lpd.gui.predict.area_table import RolesDialog
 from napari_lpd.gui.predict.widget import PredictWidget
 from napari_lpd.gui.train.widget import TrainWidget
 from napari_lpd.models.card import read_card
 from napari_lpd.results.corrections import Corrections
+from napari_lpd.results.measures.areas import measure
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.samples import model_path
 
@@ -141,7 +146,7 @@ def test_the_row_of_unlabelled_tissue_completes_the_areas_and_is_no_class(shown)
 def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tmp_path):
     widget, _ = shown
     assert widget.panel.areas.ratios.isHidden()
-    widget.panel.use_roles(Roles(tumour=("dark",), stroma=("pink",)))
+    widget.panel.measure_by(MeasureSettings(roles=Roles(tumour=("dark",), stroma=("pink",))))
     waited(widget, qtbot)
     assert "stroma share of tumour area 50.0 % of tumour + stroma" in widget.panel.areas.ratios.text()
     viewer.add_points([[3, 3]])  # another layer leaves the measures alone
@@ -153,9 +158,45 @@ def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tm
     assert [row["what"] for row in rows] == ["dark", "pink", "unlabelled", "tissue", "stroma share of tumour area"]
 
 
+def test_the_window_measures_bands_and_exports_objects_as_the_command_does(shown, qtbot, tmp_path, monkeypatch):
+    widget, prediction = shown
+    panel = widget.panel
+
+    def fill_in(dialog):
+        dialog.choices["dark"].setCurrentText("tumour")
+        dialog.bands.setText("20; 40")
+        dialog.accept()
+        assert "bands are numbers of µm, separated by commas" in dialog.findChildren(QLabel)[-1].text()
+        dialog.bands.setText("20, 40")
+        dialog.accept()
+        return dialog.result()
+
+    monkeypatch.setattr(RolesDialog, "exec", fill_in)
+    panel._on_roles()
+    waited(widget, qtbot)
+    margin = MarginSettings(bands_um=(20, 40))
+    rows = run(measure(prediction, MeasureSettings(roles=Roles(tumour=("dark",)), margin=margin)))
+    assert [row.area_mm2 for row in panel.rows] == [row.area_mm2 for row in rows]
+    band = next(row for row in rows if (row.region, row.what) == ("whole slide: 0-20 µm outside", "pink"))
+    assert band.area_mm2 > 0
+    assert f"0-20 µm outside: pink {band.area_mm2:.3f} mm²" in panel.areas.ratios.text()
+    assert kept_measures(["dark", "pink"]).margin == margin
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "o.csv"), "(*.csv)"))
+    panel._on_export("objects")
+    waited(widget, qtbot)
+    roles = tmp_path / "roles.json"
+    roles.write_text('{"tumour": ["dark"]}')
+    command = ["measure", str(prediction.folder), "--roles", str(roles), "--bands", "20,40"]
+    assert main([*command, "--out", str(tmp_path / "m.csv"), "--objects", str(tmp_path / "again.csv")]) == 0
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    panel.export(tmp_path / "a.csv")
+    waited(widget, qtbot)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "m.csv").read_bytes()
+
+
 def test_a_field_that_leaves_the_slide_is_said(shown, viewer, qtbot, shown_errors):
     widget, _ = shown
-    widget.panel.use_roles(Roles(tumour=("dark",), stroma=("pink",)))
+    widget.panel.measure_by(MeasureSettings(roles=Roles(tumour=("dark",), stroma=("pink",))))
     waited(widget, qtbot)
     widget.panel.place()
     assert [kind(layer) for layer in viewer.layers].count("fields") == 1

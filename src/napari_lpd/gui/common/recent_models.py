@@ -9,7 +9,7 @@ from napari.settings import get_plugin_settings
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_lpd import samples
-from napari_lpd.core.settings.results import Roles
+from napari_lpd.core.settings.results import MeasureSettings
 from napari_lpd.core.text import html_text
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ def models_folder() -> Path:
     return Path(folder).expanduser() if folder else Path.home() / "napari-lpd"
 
 
-def kept_roles(names: Sequence[str]) -> Roles:
-    """Return the stored roles of classes with these names; none at first."""
-    text = _store().value(f"roles/{'|'.join(names)}", "")
-    return Roles.model_validate_json(text) if text else Roles()
+def kept_measures(names: Sequence[str]) -> MeasureSettings:
+    """Return how results with classes of these names are measured: roles and bands; without, at first."""
+    text = _store().value(f"measures/{'|'.join(names)}", "")
+    return MeasureSettings.model_validate_json(text) if text else MeasureSettings()
 
 
-def remember_roles(names: Sequence[str], roles: Roles) -> None:
-    """Store the roles for models with classes of these names."""
-    _store().setValue(f"roles/{'|'.join(names)}", roles.model_dump_json())
+def remember_measures(names: Sequence[str], settings: MeasureSettings) -> None:
+    """Store how results with classes of these names are measured."""
+    _store().setValue(f"measures/{'|'.join(names)}", settings.model_dump_json())
 
 
 def kept(name: str) -> str:

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QDialogButtonBox,
     QFormLayout,
     QHeaderView,
+    QLineEdit,
     QSlider,
     QTableWidget,
     QTableWidgetItem,
@@ -18,8 +19,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_lpd.core.classes import UNLABELLED
-from napari_lpd.core.settings.results import Roles
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.settings.results import MeasureSettings
 from napari_lpd.gui.common.layout import chooser, note, swatch, tip
+from napari_lpd.results.export.geojson import UNREADABLE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +163,9 @@ class AreaTable(QWidget):
             self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in the predicted area")
         lines = []
         for row in rows:
-            if row.what not in index and row.what != "tissue":
+            if row.what == UNREADABLE_NAME:
+                lines += [f"{row.region}: unreadable {row.area_mm2:.3f} mm²"] if row.area_mm2 else []
+            elif row.what not in index and row.what != "tissue":
                 share = "not defined" if row.percent is None else f"{row.percent:.1f} % of {row.percent_of}"
                 reported = "" if row.percent_reported is None else f", reported as {row.percent_reported} %"
                 lines.append(f"{row.region}: {row.what} {share}{reported}")
@@ -201,34 +206,62 @@ def _bare_item(text: str) -> QTableWidgetItem:
 
 
 class RolesDialog(QDialog):
-    """Dialog that asks which class is tumour, stroma and lymphocyte-rich stroma.
+    """Dialog that asks which class is tumour, stroma, lymphocyte-rich stroma, and for bands along the tumour's border.
 
     Args:
         parent: The parent widget.
         classes: The classes.
-        roles: The present roles.
+        settings: How they are measured at present.
+
+    Attributes:
+        settings: How they are to be measured; of an accepted dialog.
+        bands: The distances of the bands, as text.
     """
 
-    def __init__(self, parent: QWidget, classes: Sequence[TissueClass], roles: Roles) -> None:
+    def __init__(self, parent: QWidget, classes: Sequence[TissueClass], settings: MeasureSettings) -> None:
         super().__init__(parent)
         self.setWindowTitle("Tumour and stroma")
-        self._choices = {}
+        self.settings, self.choices = settings, {}
+        self.bands, self._wrong = QLineEdit(", ".join(f"{um:g}" for um in settings.margin.bands_um)), note("")
         layout = QFormLayout(self)
         layout.addRow(note("Choose which classes are tumour and stroma, for ratios; nothing is guessed from names."))
         for tissue in classes:
-            choice = self._choices[tissue.name] = chooser(list(ROLES))
-            role = next((label for label, key in ROLES.items() if key and tissue.name in getattr(roles, key)), "none")
+            choice = self.choices[tissue.name] = chooser(list(ROLES))
+            role = next(
+                (label for label, key in ROLES.items() if key and tissue.name in getattr(settings.roles, key)), "none"
+            )
             choice.setCurrentText(role)
             layout.addRow(tissue.name, choice)
+        self.bands.setPlaceholderText("none; 100, 500")
+        self.bands.setToolTip("Distances between which bands inside and outside of the tumour's border are measured")
+        layout.addRow("bands, µm", self.bands)
+        layout.addRow(self._wrong)
+        self._wrong.setVisible(False)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel)
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         layout.addRow(buttons)
 
-    def roles(self) -> Roles:
-        """Return the chosen roles."""
+    def accept(self) -> None:
+        """Take over what was chosen; while it cannot be measured so, stay open and say why."""
         classes: dict[str, list[str]] = {}
-        for name, choice in self._choices.items():
+        for name, choice in self.choices.items():
             if role := ROLES[choice.currentText()]:
                 classes.setdefault(role, []).append(name)
-        return Roles.build(classes)
+        try:
+            bands_um = [float(text) for text in self.bands.text().split(",") if text.strip()]
+            margin = self.settings.margin.model_dump() | {"bands_um": bands_um}
+            chosen = MeasureSettings.build(self.settings.model_dump() | {"roles": classes, "margin": margin})
+            if bands_um:
+                chosen.margin.check(chosen.margin.of or chosen.roles.tumour, list(self.choices), "bands")
+        except ValueError:
+            self._say(f"⚠ {self.bands.text()!r}: bands are numbers of µm, separated by commas")
+        except LpdError as error:
+            self._say(f"⚠ {error}")
+        else:
+            self.settings = chosen
+            super().accept()
+
+    def _say(self, text: str) -> None:
+        self._wrong.setText(text)
+        self._wrong.setVisible(True)

@@ -15,10 +15,10 @@ from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QV
 from napari_lpd.core.errors import DataError, ExportError, LpdError
 from napari_lpd.core.files import KEY, refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.settings.results import ExportSettings, MeasureSettings, Roles
+from napari_lpd.core.settings.results import ExportSettings, MarginSettings, MeasureSettings
 from napari_lpd.gui.common.job import JobRunner
 from napari_lpd.gui.common.layout import OriginChoice, buttons
-from napari_lpd.gui.common.recent_models import kept_roles, remember_roles
+from napari_lpd.gui.common.recent_models import kept_measures, remember_measures
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, labels_of, show_prediction, shown_prediction
 from napari_lpd.gui.layers.slides import (
@@ -95,7 +95,7 @@ class ResultPanel(QWidget):
                 "Measure corrected and expected areas and ratios, also of shapes selected in your own layers",
                 self.measure,
             ),
-            ("Tumour and stroma…", "Choose which classes are tumour and stroma", self._on_roles),
+            ("Tumour and stroma…", "Choose what is tumour and stroma, and bands along its border", self._on_roles),
             ("TSR circle", "Add a circle of 3.1 mm² for the tumour-stroma ratio, then move it", self.place),
         )
         exports = buttons(
@@ -105,6 +105,7 @@ class ResultPanel(QWidget):
                 lambda: self._on_export("labels"),
             ),
             ("Export heatmaps…", "Export the prototypes' heatmaps as OME-TIFF", lambda: self._on_export("prototypes")),
+            ("Export objects…", "Export connected areas with their measures", lambda: self._on_export("objects")),
         )
         learn = buttons(("Learn from corrections", "Add them to this slide's training regions in Train", self.to_train))
         self.simplify.setRange(0, 1000)
@@ -169,8 +170,9 @@ class ResultPanel(QWidget):
         self._again = self.measurer.running
         if prediction is None or not prediction.finished or self.measurer.running:
             return
-        arguments = self._measure_arguments(prediction)
-        self.measurer.start(lambda: measure(prediction, *arguments))
+        settings, sites = self._measure_arguments(prediction)
+        quick = settings.model_copy(update={"margin": MarginSettings()})  # bands take longer
+        self.measurer.start(lambda: measure(prediction, quick, sites))
         self._measured = prediction
 
     def _on_measured(self) -> None:
@@ -218,8 +220,7 @@ class ResultPanel(QWidget):
             self.failed.emit(str(error))
 
     def _measure_arguments(self, prediction: Prediction) -> tuple[MeasureSettings, list[Site]]:
-        names = [tissue.name for tissue in prediction.card.classes]
-        return MeasureSettings(roles=kept_roles(names)), self._sites(prediction)
+        return kept_measures([tissue.name for tissue in prediction.card.classes]), self._sites(prediction)
 
     def _sites(self, prediction: Prediction) -> list[Site]:
         """List the sites to measure: the whole, TSR circles, and shapes selected in layers of the user's own."""
@@ -291,13 +292,13 @@ class ResultPanel(QWidget):
             self.failed.emit(str(error))
             return
         names = [tissue.name for tissue in classes]
-        dialog = RolesDialog(self, classes, kept_roles(names))
+        dialog = RolesDialog(self, classes, kept_measures(names))
         if dialog.exec() == QDialog.DialogCode.Accepted:
-            self.use_roles(dialog.roles())
+            self.measure_by(dialog.settings)
 
-    def use_roles(self, roles: Roles) -> None:
-        """Store the roles for models with these classes, and measure."""
-        remember_roles([tissue.name for tissue in self._require_prediction().card.classes], roles)
+    def measure_by(self, settings: MeasureSettings) -> None:
+        """Store how results with these classes are measured, and measure."""
+        remember_measures([tissue.name for tissue in self._require_prediction().card.classes], settings)
         self.measure()
 
     def to_train(self) -> None:
@@ -339,12 +340,11 @@ class ResultPanel(QWidget):
         """Export the prediction in the format of the suffix, in a thread; `overwrite`: replace an existing file."""
         try:
             prediction = self._checked_prediction()
-            simplify = self.simplify.value() if path.suffix == ".geojson" else 0.0
-            origin = self.origin.value()
-            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify, origin=origin)
-            if path.suffix == ".csv":
-                arguments = self._measure_arguments(prediction)
-                self.runner.start(lambda: _csv_job(prediction, path, overwrite, *arguments))
+            simplify, origin = self.simplify.value() if path.suffix == ".geojson" else 0.0, self.origin.value()
+            by, sites = self._measure_arguments(prediction)
+            settings = ExportSettings(what=what, overwrite=overwrite, simplify_um=simplify, origin=origin, measure=by)
+            if path.suffix == ".csv" and what == "labels":
+                self.runner.start(lambda: _csv_job(prediction, path, overwrite, by, sites))
             elif path.suffix in ON_SLIDE:
                 layer = self._slide_layer()
                 self.runner.start(lambda: _export_on_slide(prediction, path, settings, layer))
