@@ -12,7 +12,7 @@ from napari_lpd.core.errors import DataError, SettingsError
 from napari_lpd.core.files import atomic_write, file_hashes, overlap
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.data.images import IGNORE, MaskedImage, opened, read_image, read_mask
-from napari_lpd.evaluation import page, report
+from napari_lpd.evaluation import report
 from napari_lpd.evaluation.calibration import calibration, choose_thresholds, fit_temperature, gate_rates
 from napari_lpd.evaluation.masks import class_probability, fused_maps, predicted_labels, present_classes
 from napari_lpd.evaluation.metrics import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Cell = tuple[Gate, Refiner]
 
 RESULTS = "results.npz"
-MARKS = {**report.MARKS, **page.MARKS, RESULTS: "boundary "}  # our files, and what tells them from others
+MARKS = {**report.MARKS, RESULTS: "boundary "}  # our files, and what tells them from others
 
 
 def measure_images(
@@ -221,8 +221,10 @@ def evaluate(
     if not supervised:
         judged = calibration(scaled, present) | gate_rates(presence, present, model.card.presence)
     title, shown_results = f"Evaluation of {model.name}", next(iter(cells.values()))
-    seen = None if judged is None else page.Presence(scaled, present, judged)
-    path = page.write_page(out, title, rows, notes, shown_results, seen)
+    from napari_lpd.evaluation.page import Presence, write_page  # matplotlib takes a while to load
+
+    seen = None if judged is None else Presence(scaled, present, judged)
+    path = write_page(out, title, rows, notes, shown_results, seen)
     write_report(out, title, rows, notes, judged)
     result = {"report": str(path)}
     if judged is not None:

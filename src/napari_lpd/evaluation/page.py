@@ -14,7 +14,15 @@ from napari_lpd.core.pictures.page import html_image, html_list, html_page, html
 from napari_lpd.core.text import html_text
 from napari_lpd.evaluation.calibration import reliability
 from napari_lpd.evaluation.metrics import sums_per_source
-from napari_lpd.evaluation.report import BACKGROUNDS, GATES, presence_table, score_table, why_no_intervals
+from napari_lpd.evaluation.report import (
+    BACKGROUNDS,
+    GATES,
+    MARKS,
+    PAGE,
+    presence_table,
+    score_table,
+    why_no_intervals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
     from napari_lpd.evaluation.metrics import ImageResult
     from napari_lpd.evaluation.report import ReportRow
 
-PAGE = "report.html"
-MARKS = {PAGE: "<h2>Confusion matrix</h2>"}
 BACKGROUND = "background"
 INCH = 0.55  # of a cell of the confusion matrix
 BARS = {"iou": ("IoU", "#0063b2"), "recall": ("recall", "#d1420a")}

@@ -35,7 +35,9 @@ BACKGROUNDS: dict[Background, str] = {
 COLUMNS = ("gate", "refiner", "background", "metric", "class", "value", "low", "high")
 GATE_RATES = ("f1", "auc", "ece", "brier")
 NAN = float("nan")
+PAGE = "report.html"  # by `page.write_page`
 MARKS = {  # our files, and what tells them from others
+    PAGE: "<h2>Confusion matrix</h2>",
     "report.md": "## Segmentation, background:",
     "report.csv": ",".join(COLUMNS[:2]),
     "report.json": '"refiner"',
