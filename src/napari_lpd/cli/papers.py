@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_lpd.cli.common import add_overwrite_option, add_settings_options, add_source_option
 from napari_lpd.core.classes import CLASSES, read_classes
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import DataError, writing
 from napari_lpd.core.jobs import run
 from napari_lpd.core.outputs import run_folder
 from napari_lpd.core.reading import read_json
@@ -128,7 +128,8 @@ def _forget_rows(out: Path) -> None:
 
     for name in ("*/seed*/report.md", f"*/seed*/{STATE_NAME}", PROTOCOL):
         for path in out.glob(name):
-            path.unlink()
+            with writing(path, DataError):
+                path.unlink()
 
 
 def _mpp_of(data: Path) -> float | None:

@@ -20,7 +20,7 @@ from napari_lpd.cli.common import (
     add_source_option,
 )
 from napari_lpd.core.classes import CLASSES, read_classes
-from napari_lpd.core.errors import DataError
+from napari_lpd.core.errors import DataError, writing
 from napari_lpd.core.files import refuse_overwrite
 from napari_lpd.core.jobs import run
 from napari_lpd.core.outputs import check_outputs, run_folder
@@ -116,10 +116,14 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
         for line in distributed.on_rank_zero(lambda: prepared.write(options.out)["warnings"]):
             printer.note(f"warning: {line}")  # further processes print nothing
         start = f"torchrun --nproc-per-node {processes} -m napari_lpd " if processes > 1 else "napari-lpd "
-        model = run(
-            fit(tiles, settings, options.out, start + shlex.join(options.given), validation_images, ancestor),
-            printer.progress,
-        )
+        command, recall = start + shlex.join(options.given), dict[str, float]()
+
+        def measure(model: Path) -> None:
+            recall.update(recall_on_check_regions(options, model, check, settings, printer))
+
+        measured = measure if check is not None else None
+        job = fit(tiles, settings, options.out, command, validation_images, ancestor, measured)
+        model = run(job, printer.progress)
     if not first:
         return {}
     result: Result = {"model": str(model), "tiles": len(tiles), "tiles per class": tiles.tiles_per_class}
@@ -127,9 +131,7 @@ def train(options: argparse.Namespace, printer: Printer) -> Result:
     card = read_card(model)
     result |= {"encoder": f"{settings.model.encoder}, {card.encoder.about()}"} if card.encoder else {}
     result |= chosen_epoch(card)
-    if check is not None:
-        result["metrics"] = recall_on_check_regions(options, model, check, settings, printer)
-    return result
+    return result | ({"metrics": recall} if recall else {})
 
 
 def chosen_epoch(card: Card) -> Result:
@@ -195,13 +197,14 @@ def _run_folder(options: argparse.Namespace, source: TrainingSource) -> Iterator
         refuse_overwrite(options.out / name, True, mark)
     with run_folder(options.out, {} if options.summary or resumed else run_files(), read, options.overwrite):
         if options.overwrite and not options.summary:
-            (options.out / STATE_NAME).unlink(missing_ok=True)
+            with writing(options.out / STATE_NAME, DataError):
+                (options.out / STATE_NAME).unlink(missing_ok=True)
         yield
 
 
 def recall_on_check_regions(
     options: argparse.Namespace, model: Path, check: Any, settings: TrainSettings, printer: Printer
-) -> Result:
+) -> dict[str, float]:
     """Predict the slide, measure recall on the check regions, and write it to the model's card.
 
     Without held-out tiles, also fit the labels' temperature there; recall does not depend on it.

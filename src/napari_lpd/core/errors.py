@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import re
 import tempfile
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOG, KEPT_LOGS = "error-", 20  # name of the logs of unexpected errors, and how many stay
 MAX_LINE = 300  # characters of a printed line
 SURROGATE = re.compile("[\ud800-\udfff]")
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOTICE = "Research use only; not for diagnosis."  # stands in every result, report and window
 
 
@@ -49,6 +57,26 @@ class ExportError(LpdError):
 def reason(error: Exception) -> str:
     """Return an error's text; of a file system's error without number and path, as our message names the file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def not_written(path: Path, error: OSError, kept: str = "") -> str:
+    """Say that a file or folder cannot be written, why, what is kept of it, and what to do."""
+    if error.errno in FULL:
+        remedy = "free some disk space, and run it again"
+    elif error.errno in REFUSED:
+        remedy = "make it writable, or choose another folder"
+    else:
+        remedy = "run it again, or choose another folder"
+    return f"{path}: cannot be written ({reason(error)}); {kept}{remedy}"
+
+
+@contextmanager
+def writing(path: Path, error: type[LpdError] = ExportError) -> Iterator[None]:
+    """Raise what the file system says inside as an error that names `path`, the cause and what to do."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(not_written(path, cause)) from cause
 
 
 def absent(path: Path, what: str = "file") -> str:

@@ -6,13 +6,13 @@ import errno
 import hashlib
 import os
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_lpd.core.errors import DataError, ExportError, LpdError, reason
+from napari_lpd.core.errors import DataError, ExportError, LpdError, not_written, writing
 from napari_lpd.core.locks import check_held, partial_beside, remove_leftovers
 
 if TYPE_CHECKING:
@@ -98,10 +98,11 @@ def atomic_write(
     except OSError as cause:
         if isinstance(cause, FileExistsError) and not overwrite:
             refuse_overwrite(path, overwrite)  # someone else was faster
-        raise error(f"{path}: cannot be written ({reason(cause)})") from cause
+        raise error(not_written(path, cause)) from cause
     finally:
         if partial is not None:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # then `remove_leftovers` of the next process removes it
+                partial.unlink()
 
 
 @lru_cache(maxsize=1024)
@@ -210,11 +211,9 @@ def check_writable(folder: Path) -> None:
     created = not folder.exists()
     if folder.is_file():
         raise DataError(f"{folder}: is a file, not a folder")
-    try:
+    with writing(folder, DataError):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
-    if created:
-        folder.rmdir()
+        if created:
+            folder.rmdir()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 
-from napari_lpd.core.errors import ExportError, LpdError, reason
+from napari_lpd.core.errors import ExportError, LpdError, writing
 from napari_lpd.core.reading import parse_json
 
 if TYPE_CHECKING:
@@ -148,23 +148,24 @@ def locked(lock: Path, what: Path, error: type[LpdError] = ExportError, wait_s: 
         ExportError: someone else holds it, or it cannot be made.
     """
     own = Holder.own()
+    _OWN.add(own.token)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + wait_s
-        while (other := _taken(lock, own)) is not None:
-            if time.monotonic() >= until:
-                raise error(f"{what}: is being written by another napari-lpd ({other}): {_remedy(other, lock)}")
-            time.sleep(0.02)
-    except OSError as cause:
-        raise error(f"{what}: cannot be written ({reason(cause)})") from cause
-    _HELD[own.token] = _Held(lock, what, own, error)
-    _keep_touched()
-    try:
+        with writing(what, error):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            until = time.monotonic() + wait_s
+            while (other := _taken(lock, own)) is not None:
+                if time.monotonic() >= until:
+                    raise error(f"{what}: is being written by another napari-lpd ({other}): {_remedy(other, lock)}")
+                time.sleep(0.02)
+        _HELD[own.token] = _Held(lock, what, own, error)
+        _keep_touched()
         yield
     finally:
-        del _HELD[own.token]
-        if _read(lock) == own:
-            lock.unlink(missing_ok=True)
+        _HELD.pop(own.token, None)
+        _OWN.discard(own.token)
+        with contextlib.suppress(OSError):  # then it is nobody's: the next one takes it over
+            if _read(lock) == own:
+                lock.unlink()
 
 
 def _remedy(other: Holder | str, lock: Path) -> str:
@@ -181,6 +182,7 @@ class _Held(NamedTuple):
 
 
 _HELD: dict[str, _Held] = {}  # the locks of this process, by token
+_OWN: set[str] = set()  # tokens of these, and of those that it is about to take
 
 
 def check_held(path: Path) -> None:
@@ -245,7 +247,7 @@ def _taken(lock: Path, own: Holder) -> Holder | str | None:
 def _is_left(other: Holder | str, lock: Path, now: float) -> bool:
     """Return whether the holder of a lock is gone; `now` is the time by the clock that times files there."""
     if isinstance(other, Holder) and other.machine == machine():
-        return other.is_gone()
+        return other.is_gone() or (other.pid == os.getpid() and other.token not in _OWN)
     with contextlib.suppress(FileNotFoundError):
         silent = now - lock.stat().st_mtime
         return silent > (SILENCE_S if isinstance(other, Holder) else HALF_WRITTEN_S)

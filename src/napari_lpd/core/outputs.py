@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import DataError, ExportError, writing
 from napari_lpd.core.files import check_writable, refuse_overwrite
 from napari_lpd.core.locks import inside, locked, remove_leftovers
 
@@ -90,11 +90,13 @@ def run_folder(
     check_writable(folder)
     try:
         with locked(inside(folder), folder):
-            remove_leftovers(folder)
+            with writing(folder, DataError):
+                remove_leftovers(folder)
             yield
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):  # then an empty folder stays
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def check_name(path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 import zarr
 
-from napari_lpd.core.errors import DataError, ExportError, one_line
+from napari_lpd.core.errors import DataError, ExportError, one_line, writing
 from napari_lpd.core.files import atomic_write
 from napari_lpd.core.geometry import outlines, without_holes
 from napari_lpd.core.locks import PATIENCE_S, inside, locked, partial_beside, remove_leftovers
@@ -165,11 +165,9 @@ class Corrections:
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the corrections; of the prediction there is another."""
         where = self.prediction.folder
-        with locked(inside(where), where / "labels" / NAME, wait_s=PATIENCE_S):
-            try:
-                yield
-            except OSError as error:
-                raise ExportError(f"{where}: corrections cannot be written ({error.strerror or error})") from error
+        corrections = where / "labels" / NAME
+        with locked(inside(where), corrections, wait_s=PATIENCE_S), writing(corrections):
+            yield
 
     def _write(self, origin: tuple[int, int], stored: NDArray[np.uint8]) -> None:
         """Write stored values to all levels, wholly or not at all: a journal lets it be finished later."""

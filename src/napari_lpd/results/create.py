@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import ExportError, not_written, writing
 from napari_lpd.core.locks import PATIENCE_S, beside, inside, locked, partial_beside, remove_leftovers
 from napari_lpd.results.card import UNREADABLE, ResultAttributes
 from napari_lpd.results.corrections import NAME as CORRECTIONS
@@ -49,7 +49,7 @@ def start_prediction(
     if existing is not None:
         difference = card.difference(existing.card)
         if not difference:
-            with locked(inside(folder), folder, wait_s=PATIENCE_S):
+            with locked(inside(folder), folder, wait_s=PATIENCE_S), writing(folder):
                 for leftover in folder.rglob("*.partial"):
                     leftover.unlink()
             existing.drop_damaged()
@@ -90,7 +90,8 @@ def _existing(folder: Path, replace: bool) -> Prediction | None:
             raise
         if next((folder / "labels" / CORRECTIONS).rglob("c/*/*"), None):
             free = (folder.with_name(f"{folder.stem}.damaged-{i}.zarr") for i in count(1))
-            folder.rename(next(path for path in free if not path.exists()))
+            with writing(folder):
+                folder.rename(next(path for path in free if not path.exists()))
         return None
     return existing
 
@@ -105,9 +106,20 @@ def copy_prediction(prediction: Prediction, folder: Path) -> Path:
         with locked(beside(folder), folder):
             _recover(folder)
             check_place(folder)
-            ours = shutil.ignore_patterns("*.lock", "*.partial")
-            _replace_folder(folder, lambda partial: shutil.copytree(prediction.folder, partial, ignore=ours))
+            _replace_folder(folder, lambda partial: _copy_files(prediction.folder, partial))
     return folder
+
+
+def _copy_files(folder: Path, to: Path) -> None:
+    """Copy a result without locks and half-written files; the first error ends it, as `shutil.copytree` would not."""
+    to.mkdir()
+    for path in folder.iterdir():
+        if path.suffix in (".lock", ".partial"):
+            continue
+        if path.is_dir():
+            _copy_files(path, to / path.name)
+        else:
+            shutil.copy2(path, to / path.name)
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
@@ -128,7 +140,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         _recover(folder)
-        raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise ExportError(not_written(folder, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -141,10 +153,11 @@ def _old(folder: Path) -> Path:
 def _recover(folder: Path) -> None:
     """Put a prediction back that was to be replaced when the process was killed, or remove it where it was replaced."""
     old = _old(folder)
-    if is_prediction(old) and not folder.exists():
-        old.rename(folder)
-    elif folder.exists() and old.exists():
-        shutil.rmtree(old)
+    with writing(folder):
+        if is_prediction(old) and not folder.exists():
+            old.rename(folder)
+        elif folder.exists() and old.exists():
+            shutil.rmtree(old)
 
 
 def _write_metadata(folder: Path, card: PredictionCard, mask: TissueMask, map_scale: list[list[float]]) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from napari_lpd.core.errors import ExportError
+from napari_lpd.core.errors import ExportError, not_written, writing
 from napari_lpd.core.files import KEY
 from napari_lpd.core.geometry import Block, Box, common, is_empty, sampled_polygons, um_box_to_pixels
 from napari_lpd.core.locks import check_held
@@ -169,10 +169,8 @@ class Prediction:
             The blocks that were forgotten, or lost.
         """
         done = self.finished_blocks()
-        try:
+        with writing(self.folder):
             lost = self.lost_blocks(done).union(*(pyramid.unsound(done) for pyramid in self._pyramids()))
-        except OSError as error:
-            raise self._not_written(error) from error
         self.forget(lost)
         return lost
 
@@ -180,14 +178,9 @@ class Prediction:
         """Make blocks, and with them the result, unfinished."""
         if blocks and self.finished:
             self._store({"areas_mm2": None, "tissue_mm2": None, "unreadable": None})
-        try:
+        with writing(self.folder):
             for block in blocks:
                 self.labels.levels[0].remove(block)
-        except OSError as error:
-            raise self._not_written(error) from error
-
-    def _not_written(self, error: OSError) -> ExportError:
-        return ExportError(f"{self.folder}: cannot be written ({error.strerror or error})")
 
     @cached_property
     def scope(self) -> list[shapely.Geometry]:
@@ -233,11 +226,8 @@ class Prediction:
             self.uncertainty.write(cell, result.uncertainty)
             self.labels.write(origin, result.labels)
         except OSError as error:
-            kept = len(self.finished_blocks())
-            raise ExportError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); {kept} blocks are kept:"
-                " free some disk space and run it again to resume"
-            ) from error
+            kept = f"{len(self.finished_blocks())} blocks are kept: "
+            raise ExportError(not_written(self.folder, error, kept)) from error
 
     @property
     def finished(self) -> bool:

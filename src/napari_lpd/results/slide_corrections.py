@@ -51,7 +51,6 @@ def keep_corrections(prediction: Prediction, path: Path) -> None:
             others += [replace(region, vertices=shapely.get_coordinates(part.exterior)[:-1, ::-1]) for part in pieces]
         else:
             others.append(region)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_regions(path, [*Corrections(prediction).regions(), *others], prediction.card.classes)
 
 

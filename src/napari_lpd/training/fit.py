@@ -19,13 +19,13 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.tileset import tile_hashes, training_colours
 from napari_lpd.models.clustering import clustered_bank
 from napari_lpd.models.joint.tiles import as_images
-from napari_lpd.training.distributed import world_size
+from napari_lpd.training.distributed import is_rank_zero, world_size
 from napari_lpd.training.runs.folder import MODEL_NAME
 from napari_lpd.training.trainer import Origin, Trainer
 from napari_lpd.training.validation import Validation, held_out_validation, mask_validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from napari_lpd.data.images import MaskedImage
@@ -40,6 +40,7 @@ def fit(
     command: str = "",
     validation: Validation | Sequence[MaskedImage] = (),
     ancestor: Ancestor | None = None,
+    measure: Callable[[Path], object] | None = None,
 ) -> Job[Path]:
     """Train a model on `tiles`, or resume a training in `out` that was stopped; return the best checkpoint's path.
 
@@ -66,8 +67,9 @@ def fit(
         validation: Other images with masks, or figures of a model on other data; the epoch with the highest score is
             kept as best. Without it a share of the tiles (`TrainSettings.valid_share`) is held out, by slide or by
             region, and scored by its classification loss; where that cannot be done the best is the last.
-
         ancestor: A model from which to go on, instead of from the encoder alone.
+        measure: Called with the best checkpoint, to complete its card, before the training counts as over: one that is
+            stopped there comes back to it.
 
     Raises:
         DataError: too few tiles for the clustered bank, validation on training tiles, or masks that do not fit.
@@ -108,6 +110,7 @@ def fit(
             f"{run.device}: not enough memory for a batch of {settings.batch} tiles of {settings.tile} pixels; use"
             f" {smaller}a smaller tile=, or device=cpu"
         ) from error
+    _finish(run, measure)
     return out / MODEL_NAME
 
 
@@ -123,6 +126,14 @@ def _steps(run: Trainer, chosen: Validation | None) -> Iterator[Progress]:
     if not run.begin(total):
         yield from _start(run)
     yield from run.epochs(total, math.ceil(total / steps_per_epoch), chosen)
+
+
+def _finish(run: Trainer, measure: Callable[[Path], object] | None) -> None:
+    """Complete the best checkpoint's card; the state that a stopped training resumes from is removed after that."""
+    if measure and is_rank_zero():
+        run.state.save()
+        measure(run.out / MODEL_NAME)
+    run.state.remove()
 
 
 def _start(run: Trainer) -> Iterator[Progress]:

@@ -211,7 +211,6 @@ class Trainer:
                 self._save(MODEL_NAME, self._card(self.state.place.step))
             agree_to_continue(False)
             raise
-        self.state.remove()
 
     def _save_state(self) -> None:
         self._read(0)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 
 from napari_lpd import samples
-from napari_lpd.core.errors import DataError, ExportError, LpdError
+from napari_lpd.core.errors import DataError, LpdError, writing
 from napari_lpd.data.geojson import Frame, read_features
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.regions import write_regions
@@ -179,10 +179,9 @@ class RegionFiles(QObject):
 
 def _keep_before(beside: Path) -> None:
     """Keep a copy of saved regions, for the user to go back to."""
-    try:
-        shutil.copy2(beside, f"{beside}.bak")
-    except OSError as error:
-        raise ExportError(f"{beside}.bak: cannot be written ({error.strerror or error})") from error
+    kept = beside.with_name(f"{beside.name}.bak")
+    with writing(kept):
+        shutil.copy2(beside, kept)
 
 
 def _check_kept(beside: Path, frame: Frame) -> None:

@@ -130,7 +130,6 @@ def _check_protocol(table: str, protocol: Protocol, out: Path) -> None:
     wanted = {"table": table, "data": str(protocol.data.resolve()), "source": protocol.source, "measured": measured}
     path = out / PROTOCOL
     if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
         _write_json(path, wanted)
         return
     made = read_json(path, SettingsError, "a table's protocol", dict)
@@ -264,7 +263,6 @@ def _write_table(out: Path, table: str, protocol: Protocol) -> Path:
             per_class = " | ".join(_pct(value) for value in summary.iou)
             lines += [f"| {name} | {summary.seeds} | {value} | {against} | {per_class} |"]
     lines += [*_gate_lines(out, table, protocol), *_diversity_lines(out, table, protocol)]
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", "\n".join(lines) + "\n")
     _write_json(
         out / "table.json",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from napari_lpd.core.errors import DataError, LpdError, SettingsError, one_line
+from napari_lpd.core.errors import DataError, LpdError, SettingsError, one_line, writing
 from napari_lpd.core.files import atomic_write, file_hashes, write_text
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.reading import read_json
@@ -57,7 +57,8 @@ def write_pseudo_masks(model: LoadedModel, tiles: TileSet, folder: Path, refiner
     """
     if len(tiles.files) != len(tiles):
         raise DataError(f"{tiles.description}: pseudo-masks need tiles in files; cut regions are trained on directly")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, DataError):
+        folder.mkdir(parents=True, exist_ok=True)
     _check_made_with({"model": model.hash, "refiner": refiner, "tiles": tiles.description}, folder)
     settings = EvaluateSettings(background="predict", views="flips")
     for done, (path, labels) in enumerate(zip(tiles.files, tiles.labels, strict=True), start=1):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_lpd.core.classes import read_classes
-from napari_lpd.core.errors import DataError, ModelError
+from napari_lpd.core.errors import DataError, ModelError, writing
 from napari_lpd.core.files import write_text
 from napari_lpd.core.locks import holder, inside
 from napari_lpd.core.reading import read_header, read_json, visible
@@ -51,10 +51,8 @@ def new_run_folder(parent: Path, name: str) -> Path:
     number = 1
     while (folder := parent / f"{name}-{number:03d}").exists():
         number += 1
-    try:
+    with writing(folder, DataError):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); choose another models folder") from error
     return folder
 
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, TypeAdapter
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from napari_lpd.core.errors import DataError, ModelError, one_line
+from napari_lpd.core.errors import DataError, ModelError, one_line, writing
 from napari_lpd.core.files import atomic_write
 from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.models.published.weight_files import read_safetensors
@@ -165,7 +165,8 @@ class TrainingState:
     def remove(self) -> None:
         """Forget the state: the training is over."""
         if is_rank_zero():
-            self._path.unlink(missing_ok=True)
+            with writing(self._path, ModelError):
+                self._path.unlink(missing_ok=True)
 
 
 def _without_nan(value: Any) -> Any:
