@@ -152,6 +152,7 @@ def locked(lock: Path, what: Path, error: type[LpdError] = ExportError, wait_s: 
     try:
         with writing(what, error):
             lock.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(lock.parent)
             until = time.monotonic() + wait_s
             while (other := _taken(lock, own)) is not None:
                 if time.monotonic() >= until:
@@ -278,7 +279,8 @@ def _created(lock: Path, own: Holder) -> float | None:
         except FileExistsError:
             return now
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # then `remove_leftovers` of the next process removes it
+            new.unlink()
     return None
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_lpd.core.errors import DataError, ExportError, writing
+from napari_lpd.core.errors import ExportError
 from napari_lpd.core.files import check_writable, refuse_overwrite
-from napari_lpd.core.locks import inside, locked, remove_leftovers
+from napari_lpd.core.locks import inside, locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,8 +90,6 @@ def run_folder(
     check_writable(folder)
     try:
         with locked(inside(folder), folder):
-            with writing(folder, DataError):
-                remove_leftovers(folder)
             yield
     finally:
         with suppress(OSError):  # then an empty folder stays

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 KEPT = 2**23  # bytes of decoded parts that windows cut
 LARGE = 2**25  # bytes of a part; of larger ones a single one is decoded and kept at a time
-GAP = 2**13  # bytes between rows that take longer to read than another call
-TOGETHER = 2**18  # bytes of rows that are read together: they stay in the processor's cache
+STEP = 3 * 2**12  # bytes from row to row up to which they are read together: what is between takes less than calls
+TOGETHER = 2**22  # bytes of rows that are read together
 MISSING = 255  # tiles that a file leaves out are white
 
 
@@ -56,8 +56,7 @@ class StoredBytes:
             with self._lock:
                 self._file.seek(offset)
                 content = self._file.read(size)
-        if len(content) < size:
-            raise ValueError(f"the file ends {size - len(content)} bytes too early")
+        self._check(len(content), size)
         return content
 
     def read_rows(self, offset: int, step: int, target: NDArray[np.uint8]) -> None:
@@ -67,28 +66,35 @@ class StoredBytes:
         """
         rows, size = target.shape
         if step == size:
-            self._fill(target.reshape(1, -1), offset, 0)
-        elif step - size > GAP:
-            self._fill(target, offset, step)
+            self._fill(target.reshape(-1), offset)
+        elif step > STEP:
+            starts, file = range(offset, offset + rows * step, step), self._file.fileno()
+            if pread := getattr(os, "pread", None):  # by hand: calls are most of the time of a narrow window
+                content = b"".join([pread(file, size, start) for start in starts])
+            else:
+                content = b"".join([self.read(start, size) for start in starts])
+            self._check(len(content), target.size)
+            target[:] = np.frombuffer(content, np.uint8).reshape(target.shape)
         else:
             for top in range(0, rows, at_once := max(1, TOGETHER // step)):
                 piece = target[top : top + at_once]
-                content = np.empty(((len(piece) - 1) * step + size), np.uint8)
-                self._fill(content[None], offset + top * step, 0)
-                piece[:] = np.lib.stride_tricks.as_strided(content, piece.shape, (step, 1))
+                span = np.empty((len(piece) - 1) * step + size, np.uint8)
+                self._fill(span, offset + top * step)
+                piece[:] = np.lib.stride_tricks.as_strided(span, piece.shape, (step, 1))
 
-    def _fill(self, target: NDArray[np.uint8], offset: int, step: int) -> None:
-        found, file, preadv = 0, self._file.fileno(), getattr(os, "preadv", None)
-        for row in target:
-            if preadv is not None:
-                found += preadv(file, (row,), offset)
-            else:
-                with self._lock:
-                    self._file.seek(offset)
-                    found += self._file.readinto(row) or 0
-            offset += step
-        if found < target.size:
-            raise ValueError(f"the file ends {target.size - found} bytes too early")
+    def _fill(self, target: NDArray[np.uint8], offset: int) -> None:
+        if hasattr(os, "preadv"):
+            found = os.preadv(self._file.fileno(), (target.data,), offset)
+        else:
+            with self._lock:
+                self._file.seek(offset)
+                found = self._file.readinto(target.data) or 0
+        self._check(found, target.size)
+
+    @staticmethod
+    def _check(found: int, wanted: int) -> None:
+        if found < wanted:
+            raise ValueError(f"the file ends {wanted - found} bytes too early")
 
 
 class PagePixels:
