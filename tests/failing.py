@@ -135,8 +135,8 @@ def spread(count: int) -> Iterator[tuple[int, int]]:
     if os.environ.get("NAPARI_LPD_FAULTS") == "all":
         yield from ((number, error) for number in range(1, count + 1) for error in ERRORS)
         return
-    few = min(count, int(os.environ.get("NAPARI_LPD_FAULTS", 6)))
-    yield from ((1 + i * (count - 1) // max(few - 1, 1), ERRORS[i % 3]) for i in range(few))
+    few = 1 + count // 150
+    yield from (((2 * i + 1) * count // (2 * few) + 1, ERRORS[(i + count) % 3]) for i in range(few))
 
 
 def fail_everywhere(job: Job, before: Path, keep: Path) -> tuple[int, list[str]]:

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -152,7 +151,7 @@ def prepare(here: Path) -> None:
             assert export(here, name, what, here / "exported") == 0
 
 
-def fail(here: Path, names: str) -> None:
+def fail(here: Path) -> None:
     """Do jobs on a failing disk, and print how many operations failed and what was wrong."""
     prepare(here)
     empty, table = here / "empty", here / "table"
@@ -177,10 +176,10 @@ def fail(here: Path, names: str) -> None:
         look = whole_or_not_there(here / "exported", {}) if copy is shutil.copy else look_at_results
         work = Job(lambda out, name=name, what=what: export(here, name, what, out), look, content)
         jobs |= {name: (work, empty), f"{name} over another": (work, older)}
-    for name in names.split(",") if names else jobs:
+    for name, (job, before) in jobs.items():
         keep = here / f"job {name}"
         keep.mkdir()
-        tried, wrong = fail_everywhere(*jobs[name], keep)
+        tried, wrong = fail_everywhere(job, before, keep)
         print(json.dumps({"job": name, "tried": tried, "wrong": wrong}), flush=True)  # noqa: T201
 
 
@@ -198,10 +197,10 @@ def slides(tmp_path, tiny_image, tiny_regions, classes) -> Path:
 
 
 def test_whatever_cannot_be_written_is_a_line_and_nothing_half_done_is_believed(slides):
-    found = [json.loads(line) for line in alone(fail, slides, os.environ.get("FAULTS_JOBS", "")).splitlines()]
-    if "FAULTS_OUT" in os.environ:
-        Path(os.environ["FAULTS_OUT"]).write_text(json.dumps(found, indent=1))
-    assert os.environ.get("FAULTS_JOBS") or len(found) == 19
-    assert all(job["tried"] for job in found)
+    found = [json.loads(line) for line in alone(fail, slides).splitlines()]
+    assert len(found) == 19
+    for job in found:
+        print(f"{job['job']}: {job['tried']} faults")  # noqa: T201
+        assert job["tried"]
     wrong = [f"{job['job']}: {line}" for job in found for line in job["wrong"]]
     assert not wrong, "\n".join(wrong)

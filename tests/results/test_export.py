@@ -316,7 +316,7 @@ def test_a_place_that_cannot_be_written_leaves_nothing(prediction, tmp_path, mon
     before = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.setattr(os, "replace", read_only)
     monkeypatch.setattr(os, "link", read_only)
-    monkeypatch.setattr(shutil, "copytree", read_only)
+    monkeypatch.setattr(shutil, "copy2", read_only)
     with pytest.raises(ExportError, match=rf"{name}: cannot be written \(Read-only file system\)"):
         written(prediction, tmp_path / name, what=what)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -259,10 +259,13 @@ def test_a_file_that_shrinks_while_it_is_read_is_damaged_there(tmp_path, write, 
     assert np.array_equal(first, IMAGE[:16, :16])
 
 
-@pytest.mark.parametrize("gap", [0, 200, 10**6])
+@pytest.mark.parametrize("step", [0, 10**6])
 @pytest.mark.parametrize("planar", [False, True])
-def test_windows_of_stored_rows_are_right_however_far_the_rows_lie_apart(tmp_path, monkeypatch, gap, planar):
-    monkeypatch.setattr("napari_lpd.slides.tiff.pixels.GAP", gap)
+@pytest.mark.parametrize("positioned", [False, True])
+def test_windows_of_stored_rows_are_right_however_they_are_read(tmp_path, monkeypatch, step, planar, positioned):
+    for name in () if positioned else ("pread", "preadv"):  # which Windows has not
+        monkeypatch.delattr(f"os.{name}")
+    monkeypatch.setattr("napari_lpd.slides.tiff.pixels.STEP", step)
     monkeypatch.setattr("napari_lpd.slides.tiff.pixels.TOGETHER", 3000)
     if planar:
         odd.planar(tmp_path / "a.tif", IMAGE, "none")
@@ -273,6 +276,19 @@ def test_windows_of_stored_rows_are_right_however_far_the_rows_lie_apart(tmp_pat
             found = slide._read_level(0, y, x, h, w)
             assert np.array_equal(found, IMAGE[y : y + h, x : x + w])
             assert found.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["a", "a.png", "a.jpg", "a.svs", "a.ome.tif", "a.dcm"])
+@pytest.mark.parametrize("form", ["<", ">", "big"])
+def test_a_tiff_is_known_by_its_content_whatever_its_name_says(tmp_path, name, form):
+    path = tmp_path / name
+    order = {"bigtiff": True} if form == "big" else {"byteorder": form}
+    with tifffile.TiffWriter(path, **order) as tiff:
+        for level, image in enumerate((IMAGE, IMAGE[::2, ::2])):
+            tiff.write(image, photometric="rgb", tile=(64, 64), subfiletype=min(level, 1), metadata=None)
+    with open_slide(path, 0.5) as slide:
+        assert slide.level_shapes == (IMAGE.shape[:2], (128, 192))
+        assert np.array_equal(slide.read((0, 0), IMAGE.shape[:2], 0.5), IMAGE)
 
 
 def test_a_scanners_area_is_known_where_the_file_says_it(tmp_path):
