@@ -49,6 +49,15 @@ def test_the_second_is_told_in_one_line_who_is_at_it_and_since_when(lock, tmp_pa
         assert lock.exists()
 
 
+def test_a_lock_that_could_not_be_removed_holds_up_nobody_of_its_process(lock, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, locked(lock, tmp_path / "a.zarr"):
+        patch.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert lock.exists()
+    with locked(lock, tmp_path / "a.zarr"), pytest.raises(ExportError, match="is being written"), locked(lock, lock):
+        pass
+    assert not lock.exists()
+
+
 @needs_fork
 def test_the_lock_of_a_process_that_was_killed_is_taken_over(lock, tmp_path):
     def killed():

@@ -75,6 +75,22 @@ def test_a_training_stopped_many_times_ends_with_the_same_bits(tiles, settings, 
     assert_same_training(tmp_path / "a", tmp_path / "whole")
 
 
+def test_a_training_that_is_stopped_while_its_model_is_measured_comes_back_to_that_alone(tiles, settings, tmp_path):
+    def stopped(model):
+        assert read_card(model).tiles
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fit(tiles, settings, tmp_path, measure=stopped))
+    before, measured, seen = load_tensors(tmp_path / "model.safetensors"), [], []
+    run(fit(tiles, settings, tmp_path, measure=measured.append), seen.append)
+    assert measured == [tmp_path / "model.safetensors"]
+    assert not [progress for progress in seen if progress.done]  # no step again
+    after = load_tensors(tmp_path / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not (tmp_path / STATE_NAME).exists()
+
+
 def test_progress_goes_on_where_it_was(tiles, settings, tmp_path):
     stop_at(fit(tiles, settings, tmp_path / "a"), 4)
     seen = []
