@@ -135,7 +135,7 @@ def spread(count: int) -> Iterator[tuple[int, int]]:
     if os.environ.get("NAPARI_LPD_FAULTS") == "all":
         yield from ((number, error) for number in range(1, count + 1) for error in ERRORS)
         return
-    few = 1 + count // 150
+    few = 1 + count // 300
     yield from (((2 * i + 1) * count // (2 * few) + 1, ERRORS[(i + count) % 3]) for i in range(few))
 
 

@@ -283,7 +283,7 @@ def test_windows_of_stored_rows_are_right_however_they_are_read(tmp_path, monkey
 def test_a_tiff_is_known_by_its_content_whatever_its_name_says(tmp_path, name, form):
     path = tmp_path / name
     order = {"bigtiff": True} if form == "big" else {"byteorder": form}
-    with tifffile.TiffWriter(path, **order) as tiff:
+    with tifffile.TiffWriter(path, ome=False, **order) as tiff:
         for level, image in enumerate((IMAGE, IMAGE[::2, ::2])):
             tiff.write(image, photometric="rgb", tile=(64, 64), subfiletype=min(level, 1), metadata=None)
     with open_slide(path, 0.5) as slide:
