@@ -65,7 +65,7 @@ def training_sample(tiles: TileSet, limit: int, k: int) -> TileSet:
     share = max(TILES_PER_CLUSTER * k, limit // (2 * len(tiles.classes)))
     chosen: set[int] = set()
     for held in tiles.labels.T > 0:
-        for candidates in (np.flatnonzero(held & (tiles.labels.sum(1) == 1)), np.flatnonzero(held)):
+        for candidates in (np.flatnonzero(held & tiles.single), np.flatnonzero(held)):
             chosen |= set(candidates[spread(len(candidates), share)].tolist())
     return tiles.subset(sorted(chosen))
 

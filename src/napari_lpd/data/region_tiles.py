@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from shapely import STRtree, unary_union
 from shapely.geometry import box
 
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.data.regions import outside
-from napari_lpd.data.tileset import CELL, RIM, Origin, TileSet, cells_of
+from napari_lpd.data.tileset import CELL, RIM, UNPAINTED, Origin, TileSet, cells_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from shapely import Geometry
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.settings.training import TrainSettings
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
+DOT = 0.75  # pixels: radius of a disc that holds a pixel's centre wherever it lies
 GLASS_LEVEL, BARE = 220, 0.995  # of a pixel's darkest channel; share of such pixels, more than fat has
 
 
@@ -40,6 +43,10 @@ def tiles_from_regions(
     A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
     tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
 
+    A tile that a stroke (`Region.pixels`) touches is always used, and its painted pixels are those inside, of a later
+    stroke where two overlap. The stroke's tissue is present there; of other tissues nothing is known, unless
+    ``settings.min_cover`` of the tile lies in other regions.
+
     Args:
         slide: The slide.
         regions: Regions outlined on it.
@@ -48,7 +55,8 @@ def tiles_from_regions(
         patient: Patient of the slide; default: the slide's name.
 
     Raises:
-        DataError: no tile fits, a region lies outside the slide, or the tiles lack a class.
+        DataError: no tile fits, a region lies outside the slide, a stroke has several tissues, or the tiles lack a
+            class.
     """
     tiles = cut_tiles(slide, regions, classes, settings, slide.name, patient)
     tiles.check()
@@ -74,48 +82,40 @@ def cut_tiles(
         patient: Patient of the slide; default: `name`.
 
     Raises:
-        DataError: no tile fits, or a region lies outside the slide.
+        DataError: no tile fits, a region lies outside the slide, or a stroke has several tissues.
     """
     if not regions:
         raise DataError(f"{name}: no regions; outline at least one region per tissue")
     _check_inside(slide, regions)
-    polygons = [region.polygon((slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)) for region in regions]
-    tree = STRtree(polygons)
-    names = [tissue.name for tissue in classes]
-    origins, labels, holding = [], [], list[list[int]]()  # of each tile the regions that it holds
-    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
-        tile = box(x, y, x + settings.tile, y + settings.tile)
-        hits = [(i, polygons[i].intersection(tile)) for i in tree.query(tile, predicate="intersects")]
-        if not hits or unary_union([overlap for _, overlap in hits]).area < settings.min_cover * tile.area:
-            continue
-        filled = [i for i, overlap in hits if overlap.area >= MIN_TISSUE_SHARE * tile.area]
-        holding.append(filled)
-        tissues = {t for i in filled for t in regions[i].tissues}
-        origins.append((y, x))
-        labels.append([float(name in tissues) for name in names])
-    if not origins:
+    _check_strokes(name, regions)
+    factor = (slide.mpp[0] / settings.mpp, slide.mpp[1] / settings.mpp)
+    polygons = [_visible(region.polygon(factor)) if region.pixels else region.polygon(factor) for region in regions]
+    found = list(_labelled(regions, polygons, [tissue.name for tissue in classes], settings))
+    if not found:
         raise DataError(
             f"{name}: no region holds a tile of {settings.tile} pixels at {settings.mpp:g} µm per pixel"
             f" ({settings.tile * settings.mpp:.0f} µm); draw larger regions or choose a smaller tile"
         )
-    shape = (settings.tile, settings.tile)
+    shape, origins = (settings.tile, settings.tile), [tile.origin for tile in found]
     images = [slide.read(origin, shape, settings.mpp) for origin in origins]
-    _check_on_tissue(name, regions, images, holding)
+    _check_on_tissue(name, regions, images, [tile.holds for tile in found])
     tiles = TileSet(
         classes,
-        np.array(labels, np.float32),
+        np.array([tile.labels for tile in found], np.float32),
         images.__getitem__,
         name,
-        sources=[patient or name] * len(labels),
+        sources=[patient or name] * len(found),
         files=[slide.path] if slide.path else [],
         clusters=_clusters(origins, settings.tile, name),
         origins=[Origin(name, y, x, slide.fingerprint) for y, x in origins],
         check=False,
     )
+    tiles.known = np.array([tile.known for tile in found])
+    tiles.painted = {i: tile.painted for i, tile in enumerate(found) if tile.painted is not None}
     if settings.model.head == "joint":  # sees what is around a tile, too
         touched = {cell for origin in tiles.origins for cell in cells_of(origin, settings.tile)}
         tiles.cells = {cell: _cell_image(slide, cell, settings.mpp) for cell in sorted(touched)}
-    if unused := len(regions) - len({number for filled in holding for number in filled}):
+    if unused := len(regions) - len({number for tile in found for number in tile.holds}):
         tiles.doubts.append(
             f"{name}: {unused} of {len(regions)} regions are not used: too small for a tile of {settings.tile} pixels"
             f" ({settings.tile * settings.mpp:.0f} µm), of which {settings.min_cover:.0%} must lie in regions; enlarge"
@@ -124,10 +124,52 @@ def cut_tiles(
     return tiles
 
 
+class _Tile(NamedTuple):
+    """A tile that is used: its corner (y, x), the regions that it holds by number, and what they say."""
+
+    origin: tuple[int, int]
+    holds: list[int]
+    labels: list[bool]
+    known: list[bool]
+    painted: NDArray[np.int8] | None
+
+
+def _labelled(
+    regions: Sequence[Region], polygons: Sequence[Geometry], names: Sequence[str], settings: TrainSettings
+) -> Iterator[_Tile]:
+    """Find the tiles that regions, as `polygons` in tile pixels, label."""
+    tree, edge = STRtree(polygons), settings.tile
+    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
+        tile = box(x, y, x + edge, y + edge)
+        hits = {int(i): polygons[i].intersection(tile) for i in sorted(tree.query(tile, predicate="intersects"))}
+        areas = {i: overlap for i, overlap in hits.items() if not regions[i].pixels}
+        covered = bool(areas) and unary_union([*areas.values()]).area >= settings.min_cover * tile.area
+        filled = [i for i, overlap in areas.items() if covered and overlap.area >= MIN_TISSUE_SHARE * tile.area]
+        painted, strokes = np.full((edge, edge), UNPAINTED, np.int8), []
+        for i in (number for number in hits if number not in areas):
+            inside, tissues = sampled_polygons([hits[i]], (y, x), (edge, edge), 1.0), regions[i].tissues
+            if inside.any() and set(tissues) <= set(names):
+                strokes.append(i)
+                painted[inside] = names.index(tissues[0]) + 1 if tissues else 0
+        if covered or strokes:
+            held = {tissue for i in (*filled, *strokes) for tissue in regions[i].tissues}
+            present = [name in held for name in names]
+            known = [covered or is_there for is_there in present]
+            yield _Tile((y, x), filled + strokes, present, known, painted if strokes else None)
+
+
+def _visible(polygon: Geometry) -> Geometry:
+    """Return a stroke as it is, or as a dot around its middle where it holds no pixel's centre."""
+    x0, y0, x1, y1 = polygon.bounds
+    shape = (math.ceil(y1) - math.floor(y0), math.ceil(x1) - math.floor(x0))
+    seen = sampled_polygons([polygon], (math.floor(y0), math.floor(x0)), shape, 1.0).any()
+    return polygon if seen else polygon.representative_point().buffer(DOT)
+
+
 def too_small(regions: Sequence[Region], mpp: tuple[float, float], settings: TrainSettings) -> int:
-    """Count the regions that cannot fill a tile alone, on a slide of `mpp` (y, x) µm per pixel."""
+    """Count the regions that cannot fill a tile alone, strokes aside, on a slide of `mpp` (y, x) µm per pixel."""
     least = settings.min_cover * (settings.tile * settings.mpp) ** 2
-    return sum(region.polygon(mpp).area < least for region in regions)
+    return sum(region.polygon(mpp).area < least for region in regions if not region.pixels)
 
 
 def _cell_image(slide: Slide, cell: Cell, mpp: float) -> NDArray[np.uint8]:
@@ -142,6 +184,15 @@ def _check_inside(slide: Slide, regions: Sequence[Region]) -> None:
         raise DataError(
             f"{slide.name}: {len(numbers)} of {len(regions)} regions ({', '.join(map(str, numbers[:5]))}"
             f"{', …' * (len(numbers) > 5)}) outside the slide ({width} x {height} pixels); are they another slide's?"
+        )
+
+
+def _check_strokes(name: str, regions: Sequence[Region]) -> None:
+    numbers = [str(i) for i, region in enumerate(regions, start=1) if region.pixels and len(region.tissues) > 1]
+    if numbers:
+        raise DataError(
+            f"{name}: of {len(regions)} regions, {', '.join(numbers[:5])}{', …' * (len(numbers) > 5)} label pixels, but"
+            " carry several tissues; give each of them one"
         )
 
 

@@ -113,7 +113,7 @@ def too_few_to_cluster(tiles: TileSet, clusters: int, white_limit: float) -> lis
     """
     messages = []
     for c, tissue in enumerate(tiles.classes):
-        single = np.flatnonzero((tiles.labels.sum(1) == 1) & (tiles.labels[:, c] > 0))
+        single = np.flatnonzero(tiles.single & (tiles.labels[:, c] > 0))
         usable = (index for index in single if not _is_white(tiles, int(index), white_limit))
         count = len(list(islice(usable, clusters)))
         if count < clusters:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Read = Callable[[int], NDArray[np.uint8]]
 
 MIN_HELD, MIN_HELD_OF_CLASS = 20, 3
+UNPAINTED = -1  # a pixel of which nothing is said
 ORDERS = 20  # random orders in which the clusters of one slide are tried
 NAMED = 5  # slides named in a description
 
@@ -57,6 +58,9 @@ class TileSet:
     Attributes:
         classes: The tissue classes.
         labels: (n, C) in {0, 1}.
+        known: (n, C) bool: where it is False, nobody has said whether the class is there; the label is 0 then.
+        painted: Of the tiles that strokes touch, by index: (H, W) int8: `UNPAINTED`, 0 none of the classes, c + 1 for
+            class c.
         description: Origin of the tiles, for messages.
         doubts: Lines on what was not used, for people.
         resolutions: Of each slide, a line with its resolution and where that comes from.
@@ -87,6 +91,8 @@ class TileSet:
     ) -> None:
         self.classes = classes
         self.labels = labels
+        self.known = np.ones(labels.shape, np.bool_)
+        self.painted: dict[int, NDArray[np.int8]] = {}
         self.description = description
         self.doubts: list[str] = []
         self.resolutions: list[str] = []
@@ -113,6 +119,12 @@ class TileSet:
             clusters=[cluster for tiles in sets for cluster in tiles.clusters],
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
+        whole.known = np.concatenate([tiles.known for tiles in sets])
+        whole.painted = {
+            int(start) + i: pixels
+            for start, tiles in zip(starts, sets, strict=False)
+            for i, pixels in tiles.painted.items()
+        }
         whole.doubts = [line for tiles in sets for line in tiles.doubts]
         whole.cells = {cell: image for tiles in sets for cell, image in tiles.cells.items()}
         return whole
@@ -145,6 +157,25 @@ class TileSet:
         return np.ascontiguousarray(self.read(index).transpose(2, 0, 1)), self.labels[index]
 
     @property
+    def single(self) -> NDArray[np.bool_]:
+        """Tell of each tile whether it is known to hold exactly one class (n,)."""
+        return np.asarray((self.labels.sum(1) == 1) & self.known.all(1))
+
+    def said_of(self, index: int) -> bytes:
+        """Return all that is said of what a tile holds, to be hashed."""
+        known = b"" if self.known[index].all() else self.known[index].tobytes()
+        painted = self.painted[index].tobytes() if index in self.painted else b""
+        return self.labels[index].tobytes() + known + painted
+
+    def painted_in(self, indices: Sequence[int]) -> NDArray[np.int8] | None:
+        """Stack what is painted in some tiles (B, H, W); None where nothing is."""
+        painted = [self.painted.get(i) for i in indices]
+        shape = next((pixels.shape for pixels in painted if pixels is not None), None)
+        if shape is None:
+            return None
+        return np.stack([np.full(shape, UNPAINTED, np.int8) if pixels is None else pixels for pixels in painted])
+
+    @property
     def edge(self) -> int:
         """Edge of the tiles, in pixels."""
         return int(self.read(0).shape[0])
@@ -156,7 +187,8 @@ class TileSet:
     def subset(self, indices: Sequence[int]) -> TileSet:
         """Select the tiles at `indices`, in their order."""
         tiles = copy.copy(self)
-        tiles.labels = self.labels[list(indices)]
+        tiles.labels, tiles.known = self.labels[list(indices)], self.known[list(indices)]
+        tiles.painted = {n: self.painted[i] for n, i in enumerate(indices) if i in self.painted}
         tiles.sources, tiles.clusters = (tuple(names[i] for i in indices) for names in (self.sources, self.clusters))
         tiles.origins = tuple(self.origins[i] for i in indices) if self.origins else ()
         tiles.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files
@@ -186,21 +218,28 @@ class TileSet:
 
         Of a single slide, whole clusters are held out, if they make a useful sample: 20 tiles or more, and three or
         more of every class; several orders are tried. A slide or cluster stays in training where its loss would leave
-        a class without tiles.
+        a class without tiles, and a cluster with strokes does: they are there to teach. Tiles of which not every class
+        is known are not among the held-out ones.
         """
         one_slide = len(set(self.sources)) == 1
         names, group_of = np.unique(self.clusters if one_slide else self.sources, return_inverse=True)
-        sizes = np.bincount(group_of)
+        whole = self.known.all(1)
+        sizes, measured = np.bincount(group_of), np.bincount(group_of, whole)
+        free = measured > 0
+        if one_slide:
+            free[group_of[[*self.painted]]] = False
         sums = np.stack([np.bincount(group_of, column) for column in self.labels.T], 1)
         random = np.random.RandomState(seed)
         for _ in range(ORDERS if one_slide else 1):
             count, chosen, remaining = 0, np.zeros(len(names), bool), sums.sum(0)
             for group in random.permutation(len(names)):
-                if count + sizes[group] <= share * len(self) and (remaining > sums[group]).all():
+                fits = free[group] and count + sizes[group] <= share * len(self)
+                if fits and (remaining > sums[group]).all():
                     count, remaining, chosen[group] = count + sizes[group], remaining - sums[group], True
             if count and (not one_slide or (count >= MIN_HELD and sums[chosen].sum(0).min() >= MIN_HELD_OF_CLASS)):
                 held_out = chosen[group_of]
-                return self.subset(np.flatnonzero(~held_out).tolist()), self.subset(np.flatnonzero(held_out).tolist())
+                held = np.flatnonzero(held_out & whole)
+                return self.subset(np.flatnonzero(~held_out).tolist()), self.subset(held.tolist())
         return self, None
 
     def spread(self, most: int) -> list[int]:
@@ -262,8 +301,8 @@ def tile_hashes(tiles: TileSet, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
     identities = [f"Origin(slide={o.slide!r}, y={o.y}, x={o.x})".encode() for o in tiles.origins]
     if not identities and len(files) == len(tiles):
         identities = [row.tobytes() for row in files]
-    hashes = [list(hashlib.sha256(identity + labels.tobytes()).digest()[:HASH_BYTES])
-              for identity, labels in zip(identities, tiles.labels, strict=bool(identities))]  # fmt: skip
+    hashes = [list(hashlib.sha256(identity + tiles.said_of(i)).digest()[:HASH_BYTES])
+              for i, identity in enumerate(identities)]  # fmt: skip
     return np.array(hashes, np.uint8).reshape(-1, HASH_BYTES)
 
 

@@ -122,7 +122,7 @@ def clustered_bank(tiles: TileSet, encoder: ImageEncoder, settings: TrainSetting
     Raises:
         DataError: a class has fewer usable tiles than prototypes.
     """
-    single = np.flatnonzero(tiles.labels.sum(1) == 1)
+    single = np.flatnonzero(tiles.single)
     features: list[Tensor] = []
     kept: list[int] = []
     loader = load_batches(tiles.subset(single.tolist()), batch_size=settings.batch, num_workers=settings.workers)

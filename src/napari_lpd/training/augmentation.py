@@ -60,12 +60,14 @@ def augment_with_masks(
     masks: Tensor,
     generator: torch.Generator,
     jitter: Jitter = Jitter(),  # noqa: B008  a constant
+    part: tuple[int, slice] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Augment images with masks (B, H, W) int64, which turn with them (nearest neighbour), as `augment` does."""
-    placements = _placements(len(images), jitter.size, generator)
+    count, own = part or (len(images), slice(None))
+    placements = _placements(count, jitter.size, generator)[own]
     turned = _turned(images, placements)
     masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
-    return _varied(turned, generator, jitter, len(images), slice(None)), masks
+    return _varied(turned, generator, jitter, count, own), masks
 
 
 def _varied(images: Tensor, generator: torch.Generator, jitter: Jitter, count: int, own: slice) -> Tensor:

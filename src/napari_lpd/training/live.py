@@ -156,12 +156,12 @@ class LiveModel:
 
         Args:
             slide: Where they are drawn.
-            regions: As for `cut_tiles`.
+            regions: As for `cut_tiles`, strokes among them.
             classes: The tissue classes; the model has those that occur in the regions, in this order.
             steps: Number of steps; 0: 160 for a new head, 50 for one that knows all classes.
 
         Raises:
-            DataError: fewer than two tissues have a region, a region lies outside the slide, or no tile fits.
+            DataError: fewer than two tissues have a region, or as `cut_tiles`.
         """
         drawn = {name for region in regions for name in region.tissues}
         used = tuple(tissue for tissue in classes if tissue.name in drawn)
@@ -238,10 +238,11 @@ class LiveModel:
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         objective = JointObjective(settings, generator, len(seen), seen.of(0).shape[:2]).to(self._device)
+        objective.follow(seen)
         optimiser = torch.optim.AdamW(parameter_groups(network, settings))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / count)
         labels = torch.from_numpy(seen.labels).to(self._device)
-        weights = torch.from_numpy(_balance(seen.labels))
+        weights = torch.from_numpy(_balance(seen.labels, seen.tiles.known))
         own_from = math.ceil((1 - settings.self_training) * count)
         for step in range(count):
             if step == own_from:
@@ -340,9 +341,10 @@ class LiveModel:
         return self._store.get(slide.keys[cell], lambda: self._frozen(read()))
 
 
-def _balance(labels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Weigh tiles (n, C) so that every class, and what holds none, is drawn as often: (n,)."""
-    groups = np.concatenate([labels, labels.sum(1, keepdims=True) == 0], axis=1)
+def _balance(labels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weigh tiles (n, C) so that every class, and what is known to hold none, is drawn as often: (n,)."""
+    holds_none = known.all(1, keepdims=True) & (labels.sum(1, keepdims=True) == 0)
+    groups = np.concatenate([labels, holds_none], axis=1)
     weights: NDArray[np.float64] = (groups / np.maximum(groups.sum(0), 1)).sum(1)
     return weights
 

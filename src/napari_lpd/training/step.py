@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from napari_lpd.training.augmentation import Jitter, augment, augment_with_masks
+from napari_lpd.training.distributed import local_slice
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.network import LPD, Supervised
     from napari_lpd.training.losses.joint import JointObjective
     from napari_lpd.training.losses.objective import Objective, StepLosses
@@ -53,6 +59,40 @@ class Step(nn.Module):
         """Compute the losses of a batch, as `Objective` or `JointObjective`."""
         losses: StepLosses = self.objective(self.network, *batch)
         return losses
+
+
+def said_of_images(
+    tiles: TileSet,
+    raw: Tensor,
+    indices: Sequence[int],
+    settings: TrainSettings,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Bring a batch to the device, and vary it: what `Objective` takes beside labels.
+
+    Args:
+        tiles: Training tiles.
+        raw: (B, 3, H, W) uint8, this process's share of the batch.
+        indices: Of the whole batch's tiles.
+        settings: How images are varied.
+        generator: Source of randomness.
+        device: Where they are wanted.
+
+    Returns:
+        Images; which labels of the whole batch are known, None: all; what is painted on the images, None: nothing.
+    """
+    images, own = raw.to(device, non_blocking=True).float() / 255, local_slice(len(indices))
+    known, pixels = tiles.known[list(indices)], tiles.painted_in(indices)
+    counted = None if known.all() else torch.from_numpy(known).to(device)
+    painted = None if pixels is None else torch.from_numpy(pixels[own]).to(device).long()
+    if settings.augment:
+        part, jitter = (len(indices), own), Jitter.of(settings)
+        if painted is None:
+            images = augment(images, generator, jitter, part)
+        else:
+            images, painted = augment_with_masks(images, painted, generator, jitter, part)
+    return images, counted, painted
 
 
 LR_WARM_UP_RATIO = 1e-6

@@ -22,9 +22,8 @@ from napari_lpd.models.checkpoint import TRAINING_HASHES, TRAINING_ONLY, save_ch
 from napari_lpd.models.compute import choose_device, choose_precision, load_batches
 from napari_lpd.models.joint.store import FeatureStore
 from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, as_images, clustered_bank_of_features
-from napari_lpd.models.network import LPD, LoadedModel, region_encoder_of
+from napari_lpd.models.network import LPD, LoadedModel
 from napari_lpd.training.ancestor import starting_encoder, take_over
-from napari_lpd.training.augmentation import Jitter, augment
 from napari_lpd.training.distributed import (
     agree_to_continue,
     is_rank_zero,
@@ -35,11 +34,19 @@ from napari_lpd.training.distributed import (
     wrap_ddp,
 )
 from napari_lpd.training.losses.joint import JointObjective
-from napari_lpd.training.losses.objective import Objective, StepLosses
+from napari_lpd.training.losses.objective import Objective, StepLosses, needed_region_encoder
 from napari_lpd.training.monitor import TrainingMonitor
 from napari_lpd.training.runs.folder import HISTORY, LAST_NAME, MODEL_NAME, PREVIEWS
 from napari_lpd.training.runs.state import TrainingPosition, TrainingState, identity_of
-from napari_lpd.training.step import PendingScalars, Step, TakenStep, parameter_groups, poly_factor, set_training
+from napari_lpd.training.step import (
+    PendingScalars,
+    Step,
+    TakenStep,
+    parameter_groups,
+    poly_factor,
+    said_of_images,
+    set_training,
+)
 from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
 
 if TYPE_CHECKING:
@@ -50,20 +57,12 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.tileset import TileSet
-    from napari_lpd.models.encoder import RegionEncoder
     from napari_lpd.slides.stain import StainStatistics
     from napari_lpd.training.ancestor import Ancestor
     from napari_lpd.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 SAVE_S = 30  # between two saves of a training's state
-
-
-def _region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
-    needed = settings.contrast_weight or settings.model.bank in ("clustered", "seeded")
-    if settings.model.head == "joint" or not needed:
-        return None
-    return region_encoder_of(settings).to(device)
 
 
 class Origin(NamedTuple):
@@ -111,7 +110,7 @@ class Trainer:
                 f"diversity={settings.diversity} compares raw prototypes with stage-4 features: set"
                 f" model.prototype_dim={width}, the encoder's last width, instead of {settings.model.prototype_dim}"
             )
-        region_encoder = _region_encoder(settings, self.device)
+        region_encoder = needed_region_encoder(settings, self.device)
         self.network.encoder.precision = precision
         if region_encoder is not None:
             region_encoder.compute_in(precision)
@@ -149,6 +148,8 @@ class Trainer:
         for tiles in (self.seen, self.held_seen):
             if isinstance(tiles, FeatureTiles):
                 yield from tiles.compute()
+        if isinstance(self.objective, JointObjective) and isinstance(self.seen, FeatureTiles):
+            self.objective.follow(self.seen)
 
     def start_joint(self) -> None:
         """Standardise a joint head's features, and fill its bank where that is clustered."""
@@ -238,7 +239,10 @@ class Trainer:
             self._learn_from_own_maps()
             losses = self._losses(raw.to(self.device, non_blocking=True), labels, warm, indices)
         else:
-            losses = self._losses(self._images(raw, indices), labels, warm)
+            images, known, painted = said_of_images(
+                self.tiles, raw, indices, self.settings, self.generator, self.device
+            )
+            losses = self._losses(images, labels, warm, known, painted)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()
         self.scaler.unscale_(self.optimiser)
@@ -253,14 +257,6 @@ class Trainer:
         place.step += 1
         place.taken += len(indices)
         return metrics
-
-    def _images(self, raw: Tensor, indices: list[int]) -> Tensor:
-        """Bring images to the device, and vary them."""
-        images = raw.to(self.device, non_blocking=True).float() / 255
-        if self.settings.augment:
-            part = (len(indices), local_slice(len(indices)))
-            images = augment(images, self.generator, Jitter.of(self.settings), part)
-        return images
 
     def _learned(self) -> dict[str, Tensor]:
         """Return the tensors that change in training."""

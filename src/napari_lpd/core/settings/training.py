@@ -260,6 +260,11 @@ class TrainSettings(Settings):
         description="What the diversity loss trains: prototypes and their adaptive layers, or the encoder too (as"
         " published), which then learns features of the location in the tile.",
     )
+    pixel_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the cross-entropy of the class maps at painted pixels (strokes, corrections).",
+    )
     decay_all: bool = Field(
         default=False, description="Decay biases, norms, scales and prototypes too, as the published code does (L42)."
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.classes import TissueClass
 
-LOSSES = {"loss": "", "classification": "#42d4f4", "contrast": "#bfef45", "diversity": "#ff8c1a"}
+LOSSES = {"loss": "", "classification": "#42d4f4", "contrast": "#bfef45", "diversity": "#ff8c1a", "pixels": "#f032e6"}
 OVERALL = ""  # the colour of texts in napari's theme
 REDRAW_MS = 200
 PAGES = {

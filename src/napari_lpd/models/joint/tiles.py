@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.geometry import common, within
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.data.tileset import CELL, RIM
+from napari_lpd.data.tileset import CELL, RIM, UNPAINTED
 from napari_lpd.models.clustering import bank_of, is_mostly_white
 from napari_lpd.models.compute import choose_backend, load_batches, prepared
 from napari_lpd.models.encoder import seeded_projection
@@ -170,6 +170,23 @@ class FeatureTiles:
             return self.tiles[of][0]
         return np.ascontiguousarray(self.tiles.cells[of].transpose(2, 0, 1))
 
+    def painted_in(self, index: int) -> NDArray[np.float32] | None:
+        """Measure the share of every place's pixels that is painted with none of the classes, and with each.
+
+        Returns:
+            (h, w, 1 + C); None where nothing is painted in the tile.
+        """
+        painted = self.tiles.painted.get(index)
+        if painted is None:
+            return None
+        stride, (h, w) = self._encoder.stride, self.of(index).shape[:2]
+        y, x = self.tiles.origins[index][1:3] if self.tiles.cells else (0, 0)
+        top, left = (round(first / stride) * stride - first + stride for first in (y, x))  # in what is padded
+        wide = np.pad(painted, 2 * stride, constant_values=UNPAINTED)[stride:, stride:]
+        on_grid = wide[top : top + h * stride, left : left + w * stride].reshape(h, stride, w, stride)
+        shares = [(on_grid == label).mean((1, 3)) for label in range(len(self.classes) + 1)]
+        return np.stack(shares, -1).astype(np.float32)
+
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Stack the features of tiles: (B, D, h, w) float16."""
         return torch.from_numpy(np.stack([self.of(i) for i in indices])).movedim(3, 1)
@@ -220,7 +237,7 @@ def clustered_bank_of_features(tiles: FeatureTiles, network: LPD, settings: Trai
     """
     assert network.joint is not None
     mean, deviation = network.joint.mean.flatten().cpu(), network.joint.deviation.flatten().cpu()
-    single = np.flatnonzero(tiles.labels.sum(1) == 1).tolist()
+    single = np.flatnonzero(tiles.tiles.single).tolist()
     images = (torch.from_numpy(tiles.tiles[i][0]) for i in single)
     kept = [i for i, image in zip(single, images, strict=True) if not is_mostly_white(image, settings.white_limit)]
     means = [torch.from_numpy(tiles.of(i).mean((0, 1), dtype=np.float32)) for i in kept]

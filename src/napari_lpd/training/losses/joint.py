@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from napari_lpd.models.network import LPD, merge_prototypes
 from napari_lpd.training.losses.objective import StepLosses
+from napari_lpd.training.losses.pixels import PaintedPlaces, known_weight
 from napari_lpd.training.losses.terms import (
     class_regions,
     contrastive_loss,
@@ -51,10 +52,21 @@ class JointObjective(nn.Module):
         self.psi, self.region_encoder = nn.Identity(), None  # nothing but the features is looked at
         self.register_buffer("own", torch.full((tiles, *grid), NOTHING, dtype=torch.int8))
         self._labelled: bool | None = None  # not known: the labels may come from a file, of a training that was stopped
+        self._known: Tensor | None = None
+        self._painted: PaintedPlaces | None = None
+
+    def follow(self, tiles: FeatureTiles) -> None:
+        """Learn from what is painted in the training tiles, and from no presence that is not known."""
+        device = self.own.device
+        self._known = None if tiles.tiles.known.all() else torch.from_numpy(tiles.tiles.known).to(device)
+        self._painted = PaintedPlaces(tiles, device) if tiles.tiles.painted else None
 
     @torch.no_grad()
     def label_tiles(self, network: LPD, tiles: FeatureTiles) -> None:
-        """Label the places of all tiles by the model's maps, among the classes that a tile holds, where it is sure."""
+        """Label the places of all tiles by the model's maps, among the classes that a tile holds, where it is sure.
+
+        Left out are painted places, and tiles of which not every class is known.
+        """
         device, self._labelled = self.own.device, None
         for start in range(0, len(tiles), CHUNK):
             chosen = range(start, min(start + CHUNK, len(tiles)))
@@ -64,6 +76,11 @@ class JointObjective(nn.Module):
             confidence, label = scores.softmax(1).max(1)
             label[confidence < self.settings.self_training_confidence] = NOTHING
             self.own[start : chosen.stop] = label.to(torch.int8)
+        if self._known is not None:
+            self.own[~self._known.all(1)] = NOTHING
+        if self._painted is not None:
+            for index, mask in self._painted.mask.items():
+                self.own[index][mask] = NOTHING
 
     def _learns_from_own_maps(self) -> bool:
         """Return whether any tile is labelled; found out once, as a look at a GPU's memory makes the CPU wait."""
@@ -92,8 +109,11 @@ class JointObjective(nn.Module):
         merged = self._merged(network, logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
         presence = joint.presence_logits(joint.gating(features).mean((2, 3)), settings.presence_dropout)
         presence = presence + merge_prototypes(logits.mean((0, 3, 4)), network.k, "mean")
-        classification = _mean([binary_cross_entropy_with_logits(maps.mean((2, 3)), labels) for maps in merged])
-        classification = classification + settings.presence_weight * binary_cross_entropy_with_logits(presence, labels)
+        known = known_weight(None if self._known is None else self._known[list(indices)])
+        scores = [maps.mean((2, 3)) for maps in merged]
+        classification = _mean([binary_cross_entropy_with_logits(score, labels, known) for score in scores])
+        of_presence = binary_cross_entropy_with_logits(presence, labels, known)
+        classification = classification + settings.presence_weight * of_presence
         zero = classification.new_zeros(())
         terms = StepLosses(classification, classification, zero, zero, zero, zero)
         if not warm and settings.model.bank != "linear":
@@ -101,6 +121,9 @@ class JointObjective(nn.Module):
         if self._learns_from_own_maps():
             agreement = _mean([_masked_entropy(maps, own) for maps in merged])
             terms = terms._replace(total=terms.total + agreement, own=agreement)
+        if self._painted is not None and settings.pixel_weight:
+            pixels = self._painted.loss(network, settings.feature_dropout, self._generator)
+            terms = terms._replace(total=terms.total + settings.pixel_weight * pixels, pixels=pixels)
         return terms
 
     def _at_places(self, joined: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_lpd.models.network import LPD, STAGES_USED, image_scores, merge_prototypes
+from napari_lpd.models.network import LPD, STAGES_USED, image_scores, merge_prototypes, region_encoder_of
 from napari_lpd.training.distributed import gather, local_slice, shares
+from napari_lpd.training.losses.pixels import fused_stages, known_weight, painted_entropy
 from napari_lpd.training.losses.published import (
     official_first_commit_diversity,
     official_head_diversity,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 class StepLosses(NamedTuple):
     """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out.
 
-    `own` is that of a joint head which learns from its own maps.
+    `own` is that of a joint head which learns from its own maps, `pixels` that of painted pixels.
     """
 
     total: Tensor
@@ -50,18 +51,27 @@ class StepLosses(NamedTuple):
     regions: int = 0
     left_out: int = 0
     own: Tensor | None = None
+    pixels: Tensor | None = None
 
     def values(self) -> Tensor:
-        """Stack total, classification, contrast and diversity (4,), on the device where they are computed."""
+        """Stack total, classification, contrast, diversity and what else there is, on the device of their making."""
         contrast = self.foreground + self.background
-        own = [] if self.own is None else [self.own]
-        return torch.stack([self.total, self.classification, contrast, self.diversity, *own]).detach()
+        more = [term for term in (self.own, self.pixels) if term is not None]
+        return torch.stack([self.total, self.classification, contrast, self.diversity, *more]).detach()
 
     def metrics(self, values: Sequence[float]) -> dict[str, float]:
         """Name the numbers that a step reports; `values` are those of `values`, read."""
-        names = ("loss", "classification", "contrast", "diversity", "own maps")
-        named = dict(zip(names, values, strict=self.own is not None))
+        more = [name for name, term in (("own maps", self.own), ("pixels", self.pixels)) if term is not None]
+        named = dict(zip(("loss", "classification", "contrast", "diversity", *more), values, strict=True))
         return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
+
+
+def needed_region_encoder(settings: TrainSettings, device: torch.device) -> RegionEncoder | None:
+    """Build the frozen encoder of regions where contrast or a clustered bank needs one."""
+    needed = settings.contrast_weight or settings.model.bank in ("clustered", "seeded")
+    if settings.model.head == "joint" or not needed:
+        return None
+    return region_encoder_of(settings).to(device)
 
 
 class Objective(nn.Module):
@@ -83,7 +93,15 @@ class Objective(nn.Module):
         self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
         self._generator = generator
 
-    def forward(self, network: LPD, images: Tensor, labels: Tensor, warm: bool) -> StepLosses:
+    def forward(
+        self,
+        network: LPD,
+        images: Tensor,
+        labels: Tensor,
+        warm: bool,
+        known: Tensor | None = None,
+        painted: Tensor | None = None,
+    ) -> StepLosses:
         """Compute the losses of one batch.
 
         Args:
@@ -91,19 +109,26 @@ class Objective(nn.Module):
             images: (B, 3, H, W) in 0..1; where several processes train, this one's share of them.
             labels: (B, C), of the whole batch.
             warm: Classification alone.
+            known: (B, C) bool, of the whole batch: the labels that count; None: all.
+            painted: (B, H, W) int64, of the images: what is painted on them, as `painted_entropy`; None: nothing.
         """
         settings = self.settings
         weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
         fused = settings.region_map == "fused"
-        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:])})
+        of_pixels = fused_stages(settings.model.stage_fusion) if painted is not None else []
+        stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:]), *of_pixels})
         maps = network(images, stages)
         logits = dict(zip(stages, maps.logits, strict=True))
         sizes = shares(len(labels))
         how = settings.model.merge_train
         scores = [gather(image_scores(logits[i], network.k, how), sizes) for i in weights]
-        classification = classification_loss(scores, labels, list(weights.values()))
+        classification = classification_loss(scores, labels, list(weights.values()), known_weight(known))
         zero = classification.new_zeros(())
         terms = StepLosses(classification, classification, zero, zero, zero, zero)
+        if painted is not None:
+            sums, counts = (gather(part, sizes) for part in painted_entropy(network, logits, painted))
+            pixels = sums.sum() / counts.sum().clamp(min=1)
+            terms = terms._replace(total=terms.total + settings.pixel_weight * pixels, pixels=pixels)
         if warm:
             return terms
         class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def classification_loss(stage_scores: Sequence[Tensor], labels: Tensor, weights: Sequence[float]) -> Tensor:
+def classification_loss(
+    stage_scores: Sequence[Tensor], labels: Tensor, weights: Sequence[float], known: Tensor | None = None
+) -> Tensor:
     """Σ_i w_i · BCE(scores_i, labels): LPD eq. 2 with stage weights (L9).
 
     Args:
         stage_scores: Per stage (B, C) logits.
         labels: (B, C) in {0, 1}.
         weights: One weight per stage.
+        known: (B, C) weights of the labels (`pixels.known_weight`); None: all alike.
     """
     terms = [
-        weight * binary_cross_entropy_with_logits(scores, labels)
+        weight * binary_cross_entropy_with_logits(scores, labels, known)
         for scores, weight in zip(stage_scores, weights, strict=True)
     ]
     return torch.stack(terms).sum()
