@@ -276,6 +276,7 @@ def test_corrections_are_regions_for_training(prediction, tmp_path, classes):
     for region in regions:
         mask = polygon2mask(drawn.shape, region.vertices * SLIDE_MPP / 0.5 - 0.5)
         assert not drawn[mask].any()
+        assert region.pixels
         drawn[mask] = 2 if region.tissues == ("pink",) else 254
     assert np.array_equal(drawn, Corrections(prediction).stored_labels((0, 0), (1100, 900)))
 

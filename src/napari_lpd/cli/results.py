@@ -226,7 +226,7 @@ def export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--what",
         choices=("labels", "prototypes", "corrections", "objects"),
-        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: training regions as .geojson;"
+        help="labels (default); prototypes: cosine maps as .ome.tif; corrections: strokes to train on as .geojson;"
         " objects: connected areas as .csv or .geojson",
     )
     export.add_argument("--simplify", type=float, metavar="UM", help="simplify outlines, in µm (default: every pixel)")

@@ -251,9 +251,9 @@ class Corrections:
         return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def regions(self) -> list[Region]:
-        """Convert corrections to training regions in level-0 pixels: connected areas, cut apart where they have holes.
+        """Convert corrections to regions that label their pixels: connected areas, cut apart where they have holes.
 
-        An area corrected to unlabelled is a region without tissue.
+        They are in level-0 pixels. An area corrected to unlabelled is a region without tissue.
         """
         box, level, card = self.bounds(), self.stored_level(0), self.prediction.card
         if box is None or level is None:
@@ -261,7 +261,7 @@ class Corrections:
         names = {i: (tissue.name,) for i, tissue in enumerate(card.classes, start=1)}
         factor = card.mpp / np.array(card.slide_mpp)
         return [
-            Region(shapely.get_coordinates(piece.exterior)[:-1, ::-1] * factor, names.get(label, ()))
+            Region(shapely.get_coordinates(piece.exterior)[:-1, ::-1] * factor, names.get(label, ()), pixels=True)
             for label, polygon in outlines(level, box)
             for piece in without_holes(polygon)
         ]

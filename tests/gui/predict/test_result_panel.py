@@ -15,9 +15,15 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QPushButton
 
 from napari_lpd.cli.main import main
 from napari_lpd.core.classes import TissueClass
+<<<<<<< HEAD
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.results import MarginSettings, MeasureSettings, Roles
+=======
+from napari_lpd.core.settings.results import Roles
+from napari_lpd.core.settings.training import TrainSettings
+>>>>>>> 3181e20 (Corrections teach their pixels: Predict hands them to Train as strokes)
 from napari_lpd.data.project import regions_beside
+from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import Region, write_regions
 from napari_lpd.gui.common.recent_models import kept_measures
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
@@ -31,6 +37,7 @@ from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.measures.areas import measure
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.samples import model_path
+from napari_lpd.slides.formats import open_slide
 
 
 @pytest.fixture
@@ -243,14 +250,18 @@ def test_corrections_join_the_regions_to_train_on_with_one_press(shown, viewer, 
     Corrections(prediction).apply_crop(0, 0, np.full((10, 20), 1, np.uint8))  # the upper half, as the model had it
     Corrections(prediction).apply_crop(60, 60, np.full((10, 20), 2, np.uint8))
     to_train.click()
-    assert say().startswith("2 corrected regions added to 'tissue regions (tiny.tiff)'")
+    assert say().startswith("2 corrected places added to 'tissue regions (tiny.tiff)': Train learns the tissue of just")
     train = use_widget(TrainWidget)
     regions = train.data.drawn.checked()  # what was saved beside the slide is kept, what was corrected anew replaced
-    assert sorted((region.tissues, round(region.polygon().area)) for region in regions) == [
-        (("pink",), 800),
-        (("pink",), 800),
-        (("pink",), 800),
+    assert sorted((region.tissues, round(region.polygon().area), region.pixels) for region in regions) == [
+        (("pink",), 800, False),
+        (("pink",), 800, True),
+        (("pink",), 800, True),
     ]
+    with open_slide(tiny_tiff) as slide:
+        tiles = cut_tiles(slide, regions, train.data.tissue_classes(), TrainSettings(tile=64), "tiny")
+    assert (tiles.labels[[*tiles.painted]] == [0, 1]).all()
+    assert not tiles.known[[*tiles.painted], 0].any()
     assert [tissue.name for tissue in train.data.tissue_classes()] == ["dark", "pink"]
 
 

@@ -153,7 +153,7 @@ class ExportSettings(Settings):
     """
 
     what: What = Field(
-        default="labels", description="Labels, prototype maps, corrections as training regions, or objects."
+        default="labels", description="Labels, prototype maps, corrections as strokes to train on, or objects."
     )
     simplify_um: float = Field(
         default=0.0, ge=0, le=1000, description="Simplification of outlines, in µm; 0 follows every pixel."

@@ -13,9 +13,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
-from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.geojson import read_features
-from napari_lpd.data.region_tiles import too_small
 from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.layers.class_keys import ClassKeys
 from napari_lpd.gui.layers.regions import add_regions, empty_regions, outlines_of, regions_layers
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
 MAX_EDGE = 4096  # pixels; edge of the crop
 RESULTS = "napari-lpd-results"
 ERASER = "#5a5a5a"
-SUPERSEDED = 0.99  # share of a region's area; a region corrected to this share came from an earlier correction
+SUPERSEDED = 0.99  # share of a painted place that is corrected: from it on, what was painted there counts no more
 
 
 def corrections_path(slide_layer: Image) -> Path:
@@ -295,7 +293,7 @@ class CorrectBar(QWidget):
 
 
 def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction: Prediction) -> str:
-    """Add corrections to the training regions, replacing earlier ones, and return a line for the status.
+    """Add corrected pixels to the training regions, replacing earlier ones, and return a line for the status.
 
     Raises:
         LpdError: there are no corrections, or the regions beside the slide cannot be read.
@@ -311,9 +309,10 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
         add_regions(layer, regions_in(drawing), (*card.classes, *classes_of(drawing)))
     outlines = [region.polygon() for region in regions]
     corrected, before = shapely.union_all(outlines), layer.metadata[KEY].get("corrected", [])
+    drawn = [(i, region.polygon()) for i, region in enumerate(outlines_of(layer, slide_layer)) if region.pixels]
     layer.selected_data = {
         i
-        for i, old in enumerate(region.polygon() for region in outlines_of(layer, slide_layer))
+        for i, old in drawn
         if any(old.equals_exact(outline, 1.0) for outline in before)
         or corrected.intersection(old).area > SUPERSEDED * old.area
     }
@@ -322,16 +321,11 @@ def corrections_to_regions(viewer: napari.Viewer, slide_layer: Image, prediction
     layer.metadata[KEY] |= {"classes": card.classes, "corrected": outlines}
     if not ours:
         viewer.add_layer(layer)
-    said = f"{len(regions)} corrected region{'s' * (len(regions) > 1)} added to '{layer.name}': train on them in Train."
-    settings = TrainSettings()
-    if small := too_small(regions, card.slide_mpp, settings):
-        edge = settings.tile * settings.mpp
-        said += (
-            f" {small} of them {'are' if small > 1 else 'is'} too small for a tile of {edge:.0f} µm and will not be"
-            " used alone: correct or draw larger areas there, or choose smaller tiles in Train (Check the data counts"
-            " them)."
-        )
-    return said
+    places = f"{len(regions)} corrected place{'s' * (len(regions) > 1)}"
+    return (
+        f"{places} added to '{layer.name}': Train learns the tissue of just these pixels, however few they are, and"
+        " nothing of what is around them."
+    )
 
 
 def carried_over(new: Prediction, old: Prediction | None, kept: Path) -> str:

@@ -107,7 +107,7 @@ class ResultPanel(QWidget):
             ("Export heatmaps…", "Export the prototypes' heatmaps as OME-TIFF", lambda: self._on_export("prototypes")),
             ("Export objects…", "Export connected areas with their measures", lambda: self._on_export("objects")),
         )
-        learn = buttons(("Learn from corrections", "Add them to this slide's training regions in Train", self.to_train))
+        learn = buttons(("Learn from corrections", "Hand the corrected pixels to Train, as strokes", self.to_train))
         self.simplify.setRange(0, 1000)
         self.simplify.setDecimals(1)
         self.simplify.setPrefix("Simplify GeoJSON outlines by ")
