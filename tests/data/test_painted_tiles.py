@@ -123,3 +123,11 @@ def test_strokes_on_a_single_slide_are_never_held_out_and_what_is_half_known_mea
     kept, held = slides.hold_out(0.3, 0)
     assert (len(kept), len(held)) == (90, 24)
     assert held.known.all()
+
+
+def test_a_stroke_that_a_tile_holds_whole_adds_no_tile(tiny_slide, tiny_regions, classes, tiny_settings):
+    plain = cut(tiny_slide, tiny_regions, classes, tiny_settings)
+    inside, between = stroke(100, 60, 104, 90, "pink"), stroke(100, 150, 104, 250, "pink")
+    assert cut(tiny_slide, [*tiny_regions, inside], classes, tiny_settings).origins == plain.origins
+    added = {*cut(tiny_slide, [*tiny_regions, between], classes, tiny_settings).origins} - {*plain.origins}
+    assert {origin.y for origin in added} == {70}  # in the stroke's middle

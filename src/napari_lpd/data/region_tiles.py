@@ -43,9 +43,9 @@ def tiles_from_regions(
     A tile is used when at least ``settings.min_cover`` of it lies in regions; a region gives its tissues to the
     tiles of which it fills a tenth or more. A region smaller than a tile is tried with one tile around its centre.
 
-    A tile that a stroke (`Region.pixels`) touches is always used, and its painted pixels are those inside, of a later
-    stroke where two overlap. The stroke's tissue is present there; of other tissues nothing is known, unless
-    ``settings.min_cover`` of the tile lies in other regions.
+    A tile that a stroke (`Region.pixels`) touches is always used; where none holds it whole, others are laid over it.
+    The pixels inside are painted, of two strokes that overlap by the later one. The stroke's tissue is present there;
+    of other tissues nothing is known, unless ``settings.min_cover`` of the tile lies in other regions.
 
     Args:
         slide: The slide.
@@ -139,7 +139,7 @@ def _labelled(
 ) -> Iterator[_Tile]:
     """Find the tiles that regions, as `polygons` in tile pixels, label."""
     tree, edge = STRtree(polygons), settings.tile
-    for y, x in sorted({origin for polygon in polygons for origin in _origins(polygon.bounds, settings)}):
+    for y, x in sorted(_candidates(regions, polygons, settings)):
         tile = box(x, y, x + edge, y + edge)
         hits = {int(i): polygons[i].intersection(tile) for i in sorted(tree.query(tile, predicate="intersects"))}
         areas = {i: overlap for i, overlap in hits.items() if not regions[i].pixels}
@@ -156,6 +156,18 @@ def _labelled(
             present = [name in held for name in names]
             known = [covered or is_there for is_there in present]
             yield _Tile((y, x), filled + strokes, present, known, painted if strokes else None)
+
+
+def _candidates(
+    regions: Sequence[Region], polygons: Sequence[Geometry], settings: TrainSettings
+) -> set[tuple[int, int]]:
+    """Return (y, x) of the tiles to try: those of areas, and of strokes where none of these holds the stroke whole."""
+    areas = [polygon for polygon, region in zip(polygons, regions, strict=True) if not region.pixels]
+    strokes = [polygon for polygon, region in zip(polygons, regions, strict=True) if region.pixels]
+    origins = {origin for polygon in areas for origin in _origins(polygon.bounds, settings)}
+    tree = STRtree([box(x, y, x + settings.tile, y + settings.tile) for y, x in origins])
+    apart = [stroke for stroke in strokes if not len(tree.query(stroke, predicate="within"))]
+    return origins | {origin for stroke in apart for origin in _origins(stroke.bounds, settings)}
 
 
 def _visible(polygon: Geometry) -> Geometry:
