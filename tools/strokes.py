@@ -77,16 +77,18 @@ def main() -> None:
     slide = LiveSlide(open_slide(samples.skin_slide_path()))
     rows = {f"{len(few)} regions": few}
     rows[f"{len(few)} regions, {options.strokes} strokes"] = few + strokes[: options.strokes]
-    for title, regions in rows.items():
-        found = []
-        for seed in range(options.seeds):
+    found: dict[str, list[np.ndarray]] = {title: [] for title in rows}
+    for seed in range(options.seeds):
+        for title, regions in rows.items():
             changes = ["threads=1", "feature_dropout=0.5", f"seed={seed}", *options.set]
             live = LiveModel(read_settings(TrainSettings, None, changes, "fast"))
             run(live.learn(slide, regions, classes))
-            found.append(recall(live, slide, marked[1::2], names))
-        mean, each = np.mean(found, 0), np.mean(found, 1)
+            found[title].append(recall(live, slide, marked[1::2], names))
+            print(f"seed {seed}, {title}: {found[title][-1].mean():.3f}", flush=True)
+    for title, recalls in found.items():
+        mean, each = np.mean(recalls, 0), np.mean(recalls, 1)
         tissues = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, mean, strict=True))
-        print(f"{title}: {each.mean():.3f} ± {each.std(ddof=1):.3f} ({tissues})", flush=True)
+        print(f"{title}: {each.mean():.3f} ± {each.std(ddof=1):.3f} ({tissues})")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import build_encoder
 from napari_lpd.models.network import LPD, encoder_of
-from napari_lpd.training import trainer
+from napari_lpd.training import step
 from napari_lpd.training.augmentation import augment
 from napari_lpd.training.fit import fit
 from napari_lpd.training.runs.folder import STATE_NAME
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_a_number_stops_and_says_where(tiles, tiny_settings, 
     def broken(images, *_):
         return images * (float("nan") if next(calls) == 2 else 1)
 
-    monkeypatch.setattr(trainer, "augment", broken)
+    monkeypatch.setattr(step, "augment", broken)
     settings = tiny_settings.model_copy(update={"max_steps": 5})
     with pytest.raises(LpdError, match=r"at step 3 of 5, tiles tiny #\d+, .* the last good state is kept in"):
         run(fit(tiles, settings, tmp_path / "run"))
