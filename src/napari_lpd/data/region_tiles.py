@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
+RIM_OF_TILE = 16  # pixels: what is further out may lie beyond the places that a joint head sees of a tile
 DOT = 0.75  # pixels: radius of a disc that holds a pixel's centre wherever it lies
 GLASS_LEVEL, BARE = 220, 0.995  # of a pixel's darkest channel; share of such pixels, more than fat has
 
@@ -161,11 +162,12 @@ def _labelled(
 def _candidates(
     regions: Sequence[Region], polygons: Sequence[Geometry], settings: TrainSettings
 ) -> set[tuple[int, int]]:
-    """Return (y, x) of the tiles to try: those of areas, and of strokes where none of these holds the stroke whole."""
+    """Return (y, x) of the tiles to try: those of areas, and of strokes that none of these holds well inside."""
     areas = [polygon for polygon, region in zip(polygons, regions, strict=True) if not region.pixels]
     strokes = [polygon for polygon, region in zip(polygons, regions, strict=True) if region.pixels]
     origins = {origin for polygon in areas for origin in _origins(polygon.bounds, settings)}
-    tree = STRtree([box(x, y, x + settings.tile, y + settings.tile) for y, x in origins])
+    inner = settings.tile - RIM_OF_TILE
+    tree = STRtree([box(x + RIM_OF_TILE, y + RIM_OF_TILE, x + inner, y + inner) for y, x in origins])
     apart = [stroke for stroke in strokes if not len(tree.query(stroke, predicate="within"))]
     return origins | {origin for stroke in apart for origin in _origins(stroke.bounds, settings)}
 

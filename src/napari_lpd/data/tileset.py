@@ -262,8 +262,7 @@ def why_none_is_held_out(tiles: TileSet, share: float) -> str:
     return (
         f"a single slide needs {MIN_HELD} tiles, {MIN_HELD_OF_CLASS} of every class, in regions that lie apart from"
         f" the others{' and hold no strokes' * bool(tiles.painted)}, at most {100 * share:g} % of all (valid_share);"
-        " outline more small regions,"
-        " raise valid_share, or add a slide"
+        " outline more small regions, raise valid_share, or add a slide"
     )
 
 

@@ -59,7 +59,8 @@ class JointObjective(nn.Module):
         """Learn from what is painted in the training tiles, and from no presence that is not known."""
         device = self.own.device
         self._known = None if tiles.tiles.known.all() else torch.from_numpy(tiles.tiles.known).to(device)
-        self._painted = PaintedPlaces(tiles, device) if tiles.tiles.painted else None
+        painted = PaintedPlaces(tiles, device) if tiles.tiles.painted else None
+        self._painted = painted if painted else None
 
     @torch.no_grad()
     def label_tiles(self, network: LPD, tiles: FeatureTiles) -> None:

@@ -64,6 +64,9 @@ class PaintedPlaces:
         self._features, self._wanted = torch.cat(features).to(device), torch.cat(wanted).to(device)
         self._weights = (self._wanted / self._wanted.sum(0).clamp(min=1e-6)).sum(1) / self._wanted.sum(1)
 
+    def __len__(self) -> int:
+        return len(self._features)
+
     def loss(self, network: LPD, dropout: float, generator: torch.Generator) -> Tensor:
         """Compute the mean over places, and necks, in which every label counts alike."""
         assert network.joint is not None
