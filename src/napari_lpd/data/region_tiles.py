@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 MIN_TISSUE_SHARE = 0.1
-RIM_OF_TILE = 16  # pixels: what is further out may lie beyond the places that a joint head sees of a tile
+RIM_OF_TILE = 8  # pixels: what is further out may lie beyond the places that a joint head sees of a tile
 DOT = 0.75  # pixels: radius of a disc that holds a pixel's centre wherever it lies
 GLASS_LEVEL, BARE = 220, 0.995  # of a pixel's darkest channel; share of such pixels, more than fat has
 
