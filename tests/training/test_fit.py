@@ -21,7 +21,7 @@ from napari_lpd.models.card import read_card
 from napari_lpd.models.checkpoint import load_model
 from napari_lpd.models.encoder import build_encoder
 from napari_lpd.models.network import LPD, encoder_of
-from napari_lpd.training import step
+from napari_lpd.training import step, trainer
 from napari_lpd.training.augmentation import augment
 from napari_lpd.training.fit import fit
 from napari_lpd.training.runs.folder import STATE_NAME
