@@ -15,13 +15,9 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QMessageBox, QPushButton
 
 from napari_lpd.cli.main import main
 from napari_lpd.core.classes import TissueClass
-<<<<<<< HEAD
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.results import MarginSettings, MeasureSettings, Roles
-=======
-from napari_lpd.core.settings.results import Roles
 from napari_lpd.core.settings.training import TrainSettings
->>>>>>> 3181e20 (Corrections teach their pixels: Predict hands them to Train as strokes)
 from napari_lpd.data.project import regions_beside
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import Region, write_regions
