@@ -194,7 +194,7 @@ class LiveModel:
             raise DataError(NOTHING_LEARNED)
         return self._tiles.tiles
 
-    def rival(self, indices: Sequence[int], steps: int) -> Job[LoadedModel]:
+    def learned_from(self, indices: Sequence[int], steps: int) -> Job[LoadedModel]:
         """Learn afresh from some of the tiles that were learned from last; what was learned stays as it is.
 
         Args:
@@ -301,7 +301,7 @@ class LiveModel:
             slide: The slide.
             cell: Which of its cells.
             settings: Background power and threshold of the gate; default: those of a prediction.
-            model: Another one of the same encoder, as `rival` gives it; default: what was learned last.
+            model: Another one of the same encoder, as `learned_from` gives it; default: what was learned last.
 
         Raises:
             DataError: nothing was learned yet.

@@ -116,7 +116,7 @@ def check(live: LiveModel, slide: LiveSlide, regions: Sequence[Region], fold: in
     tree = STRtree([outlines[i] for i in asked])
     corners = [(origin.y * mpp, origin.x * mpp) for origin in tiles.origins]
     kept = [n for n, (y, x) in enumerate(corners) if not len(tree.query(box(x, y, x + edge, y + edge), "intersects"))]
-    model = yield from live.rival(kept, STEPS)
+    model = yield from live.learned_from(kept, STEPS)
     verdicts = {}
     for number, i in enumerate(asked, start=1):
         found = _verdict(live, slide, model, regions[i], outlines[i])
