@@ -196,6 +196,7 @@ def slides(tmp_path, tiny_image, tiny_regions, classes) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_whatever_cannot_be_written_is_a_line_and_nothing_half_done_is_believed(slides):
     found = [json.loads(line) for line in alone(fail, slides).splitlines()]
     assert len(found) == 19
