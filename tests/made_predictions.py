@@ -40,7 +40,8 @@ def predicted(
         for x in range(0, w, edge):
             here = (..., slice(y // stride, (y + edge) // stride), slice(x // stride, (x + edge) // stride))
             maps = np.stack([scores[here], 255 - scores[here]], 1)
-            own = BlockResult(labels[y : y + edge, x : x + edge], scores[here], maps, scores[0][here])
+            there = np.full_like(scores[here], 255)
+            own = BlockResult(labels[y : y + edge, x : x + edge], scores[here], there, maps, scores[0][here])
             prediction.write_block((y // edge, x // edge), own)
     if finish:
         prediction.finish()

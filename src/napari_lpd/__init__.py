@@ -1,7 +1,7 @@
 """Segment tissue in H&E slides with models that are trained from image-level labels (LPD, PBIP).
 
 The names in `__all__` are for notebooks and scripts. Each is imported when it is first asked for, so that napari finds
-the plugin without loading torch. A job (`train`, `predict_slide`, `evaluate`, `compare`, `measure`, `export`) is a
+the plugin without loading torch. A job (`train`, `predict_slide`, `relabel`, `evaluate`, `compare`, `measure`, `export`) is a
 generator that `run` drives.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.evaluation import CompareSettings as CompareSettings
     from napari_lpd.core.settings.evaluation import EvaluateSettings as EvaluateSettings
     from napari_lpd.core.settings.prediction import CrfSettings as CrfSettings
+    from napari_lpd.core.settings.prediction import LabelSettings as LabelSettings
     from napari_lpd.core.settings.prediction import PredictSettings as PredictSettings
     from napari_lpd.core.settings.results import ExportSettings as ExportSettings
     from napari_lpd.core.settings.results import MarginSettings as MarginSettings
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from napari_lpd.evaluation.evaluate import evaluate as evaluate
     from napari_lpd.models.checkpoint import load_model as load_model
     from napari_lpd.prediction.predict import predict_slide as predict_slide
+    from napari_lpd.prediction.relabel import relabel as relabel
     from napari_lpd.results.export.export import export as export
     from napari_lpd.results.measures.areas import measure as measure
     from napari_lpd.results.measures.objects import find_objects as find_objects
@@ -49,6 +51,7 @@ _PLACES = {
     "CrfSettings": "core.settings.prediction",
     "EvaluateSettings": "core.settings.evaluation",
     "ExportSettings": "core.settings.results",
+    "LabelSettings": "core.settings.prediction",
     "MarginSettings": "core.settings.results",
     "MeasureSettings": "core.settings.results",
     "ModelSettings": "core.settings.training",
@@ -68,6 +71,7 @@ _PLACES = {
     "measure": "results.measures.areas",
     "open_slide": "slides.formats",
     "predict_slide": "prediction.predict",
+    "relabel": "prediction.relabel",
     "read_classes": "core.classes",
     "run": "core.jobs",
     "tiles_of_folder": "comparison.tiles",

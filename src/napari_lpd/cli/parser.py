@@ -20,7 +20,7 @@ from napari_lpd.cli.demo import (
 from napari_lpd.cli.evaluate import compare, compare_options, evaluate, evaluate_options
 from napari_lpd.cli.papers import import_official, import_options, reproduce, reproduce_options, stage2, stage2_options
 from napari_lpd.cli.predict import predict, predict_options
-from napari_lpd.cli.results import export, export_options, measure, measure_options
+from napari_lpd.cli.results import export, export_options, measure, measure_options, relabel, relabel_options
 from napari_lpd.cli.train import train, train_options
 from napari_lpd.core.errors import NOTICE, SettingsError
 
@@ -164,6 +164,7 @@ def commands_parser() -> _MainParser:
     import_options(add("import", import_official, "Convert a checkpoint (.pth) of the published LPD or PBIP code."))
     stage2_options(add("stage2", stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
     reproduce_options(add("reproduce", reproduce, "Train and evaluate all rows of a table of the papers."))
+    relabel_options(add("relabel", relabel, "Make the labels of results again, more or less sure, without the model."))
     measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
     export_options(add("export", export, "Export a result for other programs."))
     settings_options(add("settings", settings, "Print all settings with default, unit, limits and presets."))

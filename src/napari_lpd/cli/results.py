@@ -1,4 +1,4 @@
-"""``napari-lpd measure`` and ``export``."""
+"""``napari-lpd relabel``, ``measure`` and ``export``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,38 @@ if TYPE_CHECKING:
     from napari_lpd.results.prediction import Prediction
 
 S = TypeVar("S", bound=Settings)
+
+
+def relabel(options: argparse.Namespace, printer: Printer) -> Result:
+    """Make the labels of results again, and the mask that predict wrote beside each."""
+    from napari_lpd.core.outputs import check_outputs
+    from napari_lpd.core.settings.prediction import LabelSettings
+    from napari_lpd.prediction.batch import mask_beside
+    from napari_lpd.prediction.relabel import relabel as relabel_job
+    from napari_lpd.results.export.ome_tiff import write_ome_tiff
+
+    if options.sure is not None:
+        options.set = [*options.set, f"sure={options.sure}"]
+    if options.more:
+        options.set = [*options.set, f"favour={json.dumps([_favoured(text) for text in options.more])}"]
+    settings, rows = read_settings(LabelSettings, options.settings, options.set), []
+    for folder in expanded(options.results):
+        prediction = run(relabel_job(folder, settings), printer.progress)
+        row = {"result": str(folder), "labels": settings.described(), "mm²": prediction.area_mm2()}
+        row |= {"unsure mm²": prediction.unsure_mm2, "tissue mm²": prediction.tissue_mm2}
+        if (mask := mask_beside(folder)).exists():
+            check_outputs([mask], [folder])
+            row["mask"] = str(write_ome_tiff(prediction, mask, overwrite=True))
+        rows.append(row)
+    return {"results": rows}
+
+
+def _favoured(text: str) -> tuple[str, float]:
+    name, _, factor = text.rpartition("=")
+    try:
+        return name, float(factor)
+    except ValueError as error:
+        raise SettingsError(f"--more {text} is not TISSUE=FACTOR, as fat=4") from error
 
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
@@ -169,6 +201,22 @@ def _read_numbers(flag: str, text: str) -> list[float]:
         return [float(number) for number in text.split(",")] if text else []
     except ValueError as error:
         raise SettingsError(f"{flag} {text} is not a list of numbers, as in {flag} 100,500") from error
+
+
+def relabel_options(relabel: argparse.ArgumentParser) -> None:
+    """Add the options of ``relabel``."""
+    relabel.add_argument("results", type=Path, nargs="+", metavar="NAME.zarr", help="results of predict, or a pattern")
+    relabel.add_argument(
+        "--sure", type=float, metavar="SHARE", help="how sure the model has to be, 0 (label everything) to 1"
+    )
+    relabel.add_argument(
+        "--more",
+        action="append",
+        default=[],
+        metavar="TISSUE=FACTOR",
+        help="multiply a tissue's odds: 4 for more of it, 0.25 for less; may be repeated",
+    )
+    add_settings_options(relabel)
 
 
 def measure_options(measure: argparse.ArgumentParser) -> None:

@@ -92,8 +92,11 @@ def read_classes(path: Path) -> tuple[TissueClass, ...]:
     return classes
 
 
-UNLABELLED = "unlabelled"
-RESERVED = ("none", "tissue", UNLABELLED, "unreadable")  # what these mean in regions, tables and masks
+UNLABELLED, UNREADABLE_NAME = "unlabelled", "unreadable"
+UNSURE_CLASS = TissueClass(name="unsure", color="#9c9c9c")
+"""Tissue of which no class is sure enough, as tables, legends and masks show it."""
+RESERVED = ("none", "tissue", UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS.name)
+"""Names that mean something else in regions, tables and masks."""
 
 
 def check_names(names: Sequence[str], source: str) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, interpolate
 
+from napari_lpd.core.labelling.rule import LEAST, Evidence, presence_bytes, unit
 from napari_lpd.models.network import LPD, LoadedModel, Supervised, merge_prototypes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from napari_lpd.core.labelling.rule import Rule
     from napari_lpd.core.settings.prediction import PredictSettings
 
 
@@ -99,29 +102,37 @@ def with_background(gated: Tensor, power: float) -> Tensor:
     return torch.cat([background(gated, power)[None], gated])
 
 
-def label_scores(
+def evidence(
     stages: Mapping[int, Tensor],
     presence: Tensor,
     levels: Sequence[Sequence[float]],
     model: LoadedModel,
     settings: PredictSettings,
-) -> Tensor:
-    """Compute label scores (C + 1, h, w) from blended cosine maps; index 0 is the background.
+) -> Evidence:
+    """Compute from blended cosine maps what the model says of map pixels (C, h, w), in bytes: the labels' only source.
 
     Args:
         stages: (C·k, h, w) scaled cosines of the used stages that are needed, by index.
         presence: (C, h, w) from `class_presence`.
         levels: (3, C) level that counts as 1 in the class maps.
         model: Says how prototypes are merged and stages fused, and from which score a class is present.
-        settings: Threshold of the gate and power of the background.
+        settings: Threshold of the gate.
     """
-    calibrated = torch.tensor(model.card.presence, device=presence.device)[:, None, None]
-    thresholds = settings.presence or calibrated
-    everywhere = torch.ones_like(presence, dtype=torch.bool)
-    present = everywhere if settings.normalise == "benchmark" else presence >= thresholds
     weights = {i: weight for i, weight in enumerate(model.network.settings.stage_fusion) if weight}
     scaled = [scale_maps(class_maps(model.network, stages[i]), levels[i]) for i in weights]
-    return with_background(gate(fuse(scaled, list(weights.values())), present), settings.background_power)
+    fused = fuse(scaled, list(weights.values())).float().clamp(0, 1).cpu().numpy()
+    scores = np.rint(LEAST + fused * (255 - LEAST)).astype(np.uint8)
+    if settings.normalise == "benchmark":
+        return Evidence(scores, np.full_like(scores, 255))
+    calibrated = [settings.presence] * len(scores) if settings.presence else model.card.presence
+    thresholds = np.array(calibrated, np.float32)[:, None, None]
+    return Evidence(scores, presence_bytes(presence.float().cpu().numpy(), thresholds))
+
+
+def label_scores(found: Evidence, rule: Rule) -> Tensor:
+    """Compute label scores (C + 1, h, w); index 0 is none of the classes, an absent class has -inf."""
+    scores = torch.from_numpy(unit(found.scores))
+    return with_background(gate(scores, torch.from_numpy(rule.present(found))), rule.background_power)
 
 
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
@@ -161,41 +172,6 @@ def stretch_tile_maps(maps: Tensor, k: int) -> Tensor:
     return ((grouped - low[:, None, None, None]) / (high - low).clamp(min=1e-6)[:, None, None, None]).flatten(0, 1)
 
 
-def fast_argmax(scores: Tensor) -> Tensor:
-    """Return the index of the highest score (L, ...), the first of equals: (...) uint8; faster than argmax."""
-    best, index = scores[0], torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    for i, score in enumerate(scores[1:], start=1):
-        index = torch.where(score > best, i, index)
-        best = torch.maximum(best, score)
-    return index
-
-
 def upsampled(scores: Tensor, stride: int) -> Tensor:
     """Upsample scores (L, h, w) bilinearly; -inf counts as a large negative score, so a gated class cannot win."""
     return interpolate(scores.clamp(min=-1e4)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
-
-
-def upsampled_argmax(scores: Tensor, stride: int) -> Tensor:
-    """Compute `fast_argmax` of the upsampled scores: (L, h, w) → (h · stride, w · stride) uint8.
-
-    A score that is the highest at four neighbouring locations is the highest everywhere between them, as bilinear
-    interpolation weighs all scores alike. So scores are interpolated only where the four disagree.
-
-    Args:
-        scores: As for `upsampled`.
-        stride: Even.
-    """
-    edged = pad(scores.clamp(min=-1e4)[None], (1, 1, 1, 1), mode="replicate")[0]
-    h, w = (n - 1 for n in edged.shape[1:])  # cells between four locations; those at the rim are cut in halves below
-    corners = [(slice(y, y + h), slice(x, x + w)) for y in (0, 1) for x in (0, 1)]
-    coarse = fast_argmax(edged)
-    first, *others = (coarse[corner] for corner in corners)
-    fine = first[:, None, :, None].repeat(1, stride, 1, stride)
-    y, x = torch.nonzero(torch.stack([other != first for other in others]).any(0), as_tuple=True)
-    right = (torch.arange(stride, device=scores.device) + 0.5) / stride
-    across = torch.stack([1 - right, right])
-    weights = (across[:, None, :, None] * across[None, :, None, :]).reshape(4, stride * stride)
-    at_corners = torch.stack([edged[:, *corner][:, y, x] for corner in corners], dim=-1)
-    fine[y, :, x] = fast_argmax(at_corners @ weights).unflatten(-1, (stride, stride))
-    half = stride // 2
-    return fine.reshape(h * stride, w * stride)[half:-half, half:-half]

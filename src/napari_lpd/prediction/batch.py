@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_lpd.core.classes import UNLABELLED
+from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.errors import ExportError, LpdError, described, one_line
 from napari_lpd.core.files import refuse_overwrite, told_apart
 from napari_lpd.core.jobs import Job, Progress, about, run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FIRST = ("slide", "state")  # columns of that table, before the areas
-LAST = ("unlabelled mm²", "tissue mm²", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
+LAST = ("unsure mm²", "tissue mm²", "labels", "µm per pixel", "resolution from", "unreadable", "warnings", "seconds")
 SUMMARY = ",".join(FIRST)
 OK, EMPTY = "ok", "nothing labelled"  # states of a slide; a failed one has its error instead
 
@@ -75,7 +75,7 @@ class SlideTask(NamedTuple):
     @property
     def mask(self) -> Path:
         """Where the mask for other programs goes: a name that no slide has by itself."""
-        return self.out / f"{self.name or self.slide.stem}.mask.ome.tif"
+        return mask_beside(self.folder)
 
     def check(self) -> None:
         """Refuse the task, before its work, if its results would replace what is read or what is not ours.
@@ -91,6 +91,11 @@ class SlideTask(NamedTuple):
                 f"{self.mask} exists and belongs to no prediction here: choose another folder, or allow to replace it"
                 " (--overwrite)"
             )
+
+
+def mask_beside(folder: Path) -> Path:
+    """Name the mask for other programs that `predict_file` writes beside a result."""
+    return folder.with_name(f"{folder.name.removesuffix('.zarr')}.mask.ome.tif")
 
 
 def result_names(slides: Sequence[Path]) -> list[str]:
@@ -137,8 +142,9 @@ def predict_file(task: SlideTask) -> Job[Row]:
         **image,
         "state": OK if any(prediction.area_mm2().values()) else EMPTY,
         "mm²": prediction.area_mm2(),
-        "unlabelled mm²": prediction.unlabelled_mm2,
+        "unsure mm²": prediction.unsure_mm2,
         "tissue mm²": prediction.tissue_mm2,
+        "labels": prediction.card.settings.labels.described(),
         "µm per pixel": prediction.card.slide_mpp[1],
         "resolution from": prediction.card.mpp_source,
         "unreadable": [f"x {x0}..{x1}, y {y0}..{y1}" for y0, x0, y1, x1 in prediction.unreadable],
@@ -172,7 +178,7 @@ def summary_line(row: Row) -> str:
     """Summarise a slide's result in one line."""
     if "error" in row:
         return f"FAILED {row['error']}"
-    areas = row["mm²"] | {UNLABELLED: row["unlabelled mm²"]}
+    areas = row["mm²"] | {UNSURE_CLASS.name: row["unsure mm²"]}
     listed = ", ".join(f"{name} {area:.3g}" for name, area in areas.items())
     places = f"; {len(row['unreadable'])} unreadable places" if row["unreadable"] else ""
     state = row["state"] if row["state"] == OK else row["state"].upper()
@@ -211,8 +217,12 @@ def write_summary(rows: Sequence[Row], path: Path) -> Path:
 def _cells(row: Row) -> dict[str, Any]:
     cells: dict[str, Any] = {"slide": row["slide"], "state": row.get("error") or row.get("state", OK)}
     cells |= {f"{name} mm²": f"{area:.6f}" for name, area in row.get("mm²", {}).items()}
-    cells |= {name: f"{row[name]:.6f}" for name in ("unlabelled mm²", "tissue mm²") if name in row}
+    cells |= {name: f"{row[name]:.6f}" for name in ("unsure mm²", "tissue mm²") if name in row}
     if "µm per pixel" in row:
         cells["µm per pixel"] = f"{row['µm per pixel']:.6g}"
-    cells |= {name: row[name] for name in ("resolution from", "seconds", "image") if name in row and "error" not in row}
+    cells |= {
+        name: row[name]
+        for name in ("labels", "resolution from", "seconds", "image")
+        if name in row and "error" not in row
+    }
     return cells | {name: "; ".join(row.get(name, [])) for name in ("unreadable", "warnings")}

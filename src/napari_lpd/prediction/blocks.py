@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
 from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
-from napari_lpd.models.cam import class_presence, label_scores, probabilities, unsureness, upsampled, upsampled_argmax
+from napari_lpd.core.labelling.rule import LEAST, UNSURE
+from napari_lpd.models.cam import class_presence, evidence, label_scores, probabilities, unsureness, upsampled
 from napari_lpd.models.network import STAGES_USED, output_channels, used_stages
+from napari_lpd.prediction.relabel import labels_in_block
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.prediction import BlockResult
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_lpd.core.geometry import Block, Box
+    from napari_lpd.core.labelling.rule import Evidence
     from napari_lpd.models.network import LoadedModel
     from napari_lpd.results.prediction import Prediction
     from napari_lpd.slides.slide import Slide
@@ -65,11 +69,18 @@ class BlockAssembler:
         return max(y0 - halo, 0), max(x0 - halo, 0), min(y1 + halo, h), min(x1 + halo, w)
 
     def _with_tissue(self, block: Block, limits: Box) -> Box | None:
-        """Find the map pixels around a block's tissue inside of limits; the CRF sees all of its tissue as one."""
-        found = self.prediction.tissue_box(common(self.prediction.block_box(block), limits))
+        """Find the map pixels of a block around tissue inside of limits, and one more, from which labels can be made.
+
+        The CRF sees all of a block's tissue as one.
+        """
+        prediction, stride, reach = self.prediction, self.card.stride, self.prediction.reach(block)
+        found = prediction.tissue_box(common(reach, limits))
         if found and self.crf_halo:
-            found = self.prediction.tissue_box(self.prediction.block_box(block))
-        return found and divided(found, self.card.stride)
+            found = prediction.tissue_box(reach)
+        if found is None:
+            return None
+        y0, x0, y1, x1 = divided(found, stride)
+        return common((y0 - 1, x0 - 1, y1 + 1, x1 + 1), divided(prediction.block_box(block), stride))
 
     def assemble(self, block: Block, maps: Tensor, known: Tensor, damaged: frozenset[Box]) -> BlockResult:
         """Apply the CAM rules.
@@ -89,27 +100,28 @@ class BlockAssembler:
         stages = dict(zip(used_stages(network), outputs, strict=False))  # without what only gates
         seen, active = self._around(block, self._seen_around), self._active[block]
         stages = {i: stage[within(need, seen)] for i, stage in stages.items()}
-        scores = label_scores(
-            stages, presence[within(need, seen)], self.prediction.map_scale, self.model, card.settings
-        )
-        labels, cells = self._labels(block, scores, damaged)
+        found = evidence(stages, presence[within(need, seen)], self.prediction.map_scale, self.model, card.settings)
+        rule = card.rule._replace(favour=(1.0,) * len(card.classes))  # what is stored is what the model says
+        scores = label_scores(found, rule)
+        labels = self._labels(block, found, damaged)
         inside, box = within(seen, active), divided(self.prediction.block_box(block), card.stride)
         cosines = self._cosines({i: stage[inside] for i, stage in stages.items()}).unflatten(0, (-1, network.k))
+        unsure = unsureness(network, scores[inside], outputs[-1][within(need, active)].cpu(), card.temperature)
+        cells = self._labelled(active)
+        near = binary_dilation(self._labelled(seen), np.ones((3, 3)))[inside]
 
-        unsure = unsureness(network, scores[inside], outputs[-1][within(need, active)], card.temperature)
-
-        def whole(values: Tensor, lowest: int) -> NDArray[np.uint8]:
-            """Scale 0..1 to `lowest`..255 in the block; 0 where nothing was predicted."""
+        def whole(values: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+            """Put bytes (…, h, w) into the block; 0 where nothing was predicted."""
             result = np.zeros((*values.shape[:-2], box[2] - box[0], box[3] - box[1]), np.uint8)
-            levels = (lowest + (values.clamp(0, 1) * (255 - lowest)).round()).to(torch.uint8).cpu().numpy()
-            result[within(box, active)] = levels * cells
+            result[within(box, active)] = values * where
             return result
 
         return BlockResult(
             labels,
-            whole(scores[1:][inside], 0),
-            whole((cosines + 1) / 2, 1),
-            whole(unsure, 1),
+            whole(found.scores[inside], near),
+            whole(found.presence[inside], near),
+            whole(_bytes((cosines + 1) / 2), cells),
+            whole(_bytes(unsure), cells),
         )
 
     def _cosines(self, stages: dict[int, Tensor]) -> Tensor:
@@ -119,41 +131,48 @@ class BlockAssembler:
         total = [weight / scales[STAGES_USED[i]] * stages[i] for i, weight in enumerate(fused) if weight]
         return torch.stack(total).sum(0) / sum(fused)
 
-    def _labels(
-        self, block: Block, scores: Tensor, damaged: frozenset[Box]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Labels of a block's pixels (h, w), and which of the active map pixels were predicted (bool)."""
-        stride, box, active = self.card.stride, self.prediction.block_box(block), self._active[block]
-        if self.crf_halo:
-            winner = self._refined(block, scores)
-        else:
-            seen = self._around(block, self._seen_around)
-            inside = within(multiplied(seen, stride), multiplied(active, stride))
-            winner = upsampled_argmax(scores, stride)[inside].cpu().numpy()
-        y0, x0, y1, x1 = multiplied(active, stride)
-        part = common((y0, x0, y1, x1), box)  # the last map pixel of a slide may be cut
-        wanted = self.prediction.to_label(part[:2], (part[2] - y0, part[3] - x0))
-        labels = np.zeros((box[2] - box[0], box[3] - box[1]), np.uint8)
-        labels[within(box, part)] = winner[: part[2] - y0, : part[3] - x0] * wanted
-        for place in (common(part, place) for place in damaged):
-            if not is_empty(place):
-                labels[within(box, place)][wanted[within(part, place)]] = UNREADABLE
-        whole = np.pad(wanted, ((0, y1 - part[2]), (0, x1 - part[3])))
-        return labels, np.asarray(whole.reshape((y1 - y0) // stride, stride, -1, stride).any((1, 3)))
+    def _labelled(self, box: Box) -> NDArray[np.bool_]:
+        """Mark the map pixels (h, w) of a box of which any pixel is to be labelled."""
+        stride, (h, w) = self.card.stride, self.card.shape
+        y0, x0, y1, x1 = multiplied(box, stride)
+        wanted = self.prediction.to_label((y0, x0), (min(y1, h) - y0, min(x1, w) - x0))
+        whole = np.pad(wanted, ((0, y1 - y0 - len(wanted)), (0, x1 - x0 - wanted.shape[1])))
+        return np.asarray(whole.reshape((y1 - y0) // stride, stride, -1, stride).any((1, 3)))
 
-    def _refined(self, block: Block, scores: Tensor) -> NDArray[np.uint8]:
-        """Winner after the dense CRF of what is active; a class that the gate shuts out stays out."""
+    def _labels(self, block: Block, found: Evidence, damaged: frozenset[Box]) -> NDArray[np.uint8]:
+        """Labels of a block's pixels (h, w), from the evidence of what is seen."""
+        seen, stride, box = self._around(block, self._seen_around), self.card.stride, self.prediction.block_box(block)
+        if self.crf_halo:
+            fine, of = self._refined(block, found), multiplied(self._active[block], stride)
+        else:
+            fine, of = self.card.rule.labels(found, stride), multiplied(seen, stride)
+        labels = labels_in_block(self.prediction, block, fine, of)
+        for place in (common(box, place) for place in damaged):
+            if not is_empty(place):
+                part = labels[within(box, place)]
+                part[part > 0] = UNREADABLE
+        return labels
+
+    def _refined(self, block: Block, found: Evidence) -> NDArray[np.uint8]:
+        """Labels after the dense CRF of what is active; a class that the gate shuts out stays out."""
         from napari_lpd.models.crf.dense_crf import dense_crf
 
-        stride, halo, (h, w) = self.card.stride, self.crf_halo, self.card.shape
+        stride, halo, (h, w), rule = self.card.stride, self.crf_halo, self.card.shape, self.card.rule
         active = multiplied(self._active[block], stride)
         y0, x0, y1, x1 = common((active[0] - halo, active[1] - halo, active[2] + halo, active[3] + halo), (0, 0, h, w))
         scored = multiplied(self._around(block, self._seen_around), stride)
+        scores = label_scores(found, rule) * torch.tensor([1.0, *rule.favour])[:, None, None]
         fine = upsampled(scores, stride)[within(scored, (y0, x0, y1, x1))]
         image, _ = self.slide.read_tolerant((y0, x0), (y1 - y0, x1 - x0), self.card.mpp)
-        shares = probabilities(fine).cpu().numpy()
+        shares = probabilities(fine).numpy()
         refiner = self.card.settings.refiner
         assert refiner != "none"
         refined = dense_crf(image, shares, self.crf, refiner, str(self.model.device), self.threads)
-        winner = np.where(shares > 0, refined, -1).argmax(0).astype(np.uint8)
-        return winner[within((y0, x0, y1, x1), active)]
+        sure = np.where(shares[1:] > 0, refined[1:], 0)
+        labels = np.where(sure.max(0) >= rule.sure, sure.argmax(0) + 1, UNSURE)
+        return labels.astype(np.uint8)[within((y0, x0, y1, x1), active)]
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    """Convert 0..1 to 1..255, for storage."""
+    return np.asarray((LEAST + (values.clamp(0, 1) * (255 - LEAST)).round()).to(torch.uint8).cpu().numpy())

@@ -28,6 +28,7 @@ from napari_lpd.models.compute import choose_backend, choose_precision
 from napari_lpd.models.network import LoadedModel, output_channels, output_stride, used_stages
 from napari_lpd.prediction.blocks import BlockAssembler
 from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
+from napari_lpd.prediction.relabel import relabelling
 from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
 from napari_lpd.results.card import PredictionCard
@@ -112,8 +113,15 @@ def predict_slide(
         prediction.found_finished = prediction.finished
         yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
         yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
+        if card.settings.labels != prediction.card.settings.labels and settings.refiner != "none":
+            prediction.begin_relabelling(card.settings.labels)  # labels after the CRF are not made of maps alone
+            prediction.forget(prediction.finished_blocks())
         if not prediction.finished:
             yield from _completed(slide, model, prediction)
+        if card.settings.labels != prediction.card.settings.labels:
+            yield from relabelling(prediction, card.settings.labels)
+        if (line := _why_empty(prediction)) and prediction.warn(line):
+            yield Progress(0, 0, WARNING + line)
     return prediction
 
 
@@ -134,9 +142,10 @@ def _completed(slide: Slide, model: LoadedModel, prediction: Prediction) -> Iter
                 f"{model.device}: not enough memory; what is done is kept: continue with"
                 f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
             ) from error
-    prediction.finish()
-    if (line := _why_empty(prediction)) and prediction.warn(line):
-        yield Progress(0, 0, WARNING + line)
+    if prediction.relabelling and prediction.card.settings.refiner == "none":  # it was interrupted
+        yield from relabelling(prediction, prediction.card.settings.labels)
+    else:
+        prediction.finish()
 
 
 def check_scope(name: str, scope: Sequence[shapely.Geometry], tissue: TissueMask) -> None:
@@ -157,8 +166,8 @@ def _why_empty(prediction: Prediction) -> str:
     if not prediction.tissue_mm2:
         return f"no tissue was found there, so nothing is labelled; {NO_TISSUE}"
     return (
-        f"nothing is labelled in {prediction.tissue_mm2:.3g} mm² of tissue: the model finds none of its classes there;"
-        " is it a model for this tissue and stain?"
+        f"all of {prediction.tissue_mm2:.3g} mm² of tissue is unsure: no tissue of the model is there, or sure enough"
+        " (labels.sure); is it a model for this tissue and stain?"
     )
 
 

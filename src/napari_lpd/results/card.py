@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import KEY
+from napari_lpd.core.labelling.rule import UNSURE, Rule
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.data.geojson import Frame
@@ -21,11 +22,10 @@ from napari_lpd.results.store import DamagedResultError, read_attributes, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 3
-READABLE = (2, FORMAT)  # 2: without checksums, and without the colour profile's treatment
+FORMAT: Final = 4
 UNREADABLE = 255
-UNKNOWN_ICC = "unknown"  # of results that do not say it
 MAX_EDGE = 2**23  # pixels of a slide at the labels' resolution
+CHANGEABLE = PredictSettings.RUNTIME_SETTINGS | {"labels"}  # of the settings: what can differ in the same prediction
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 Text = Annotated[str, Field(max_length=4096)]
@@ -57,7 +57,7 @@ class PredictionCard(Settings):
         scope: Polygons (WKT, x and y in µm from the slide's corner) that were predicted; empty: the whole slide.
     """
 
-    classes: tuple[TissueClass, ...] = Field(min_length=1, max_length=UNREADABLE - 2)
+    classes: tuple[TissueClass, ...] = Field(min_length=1, max_length=UNSURE - 1)
     prototypes_per_class: Annotated[int, Field(ge=1, le=4096)]
     mpp: Positive
     shape: tuple[Edge, Edge]
@@ -75,7 +75,7 @@ class PredictionCard(Settings):
     temperature: Positive = 1.0
     settings: PredictSettings
     tissue: Text
-    icc: Text = UNKNOWN_ICC
+    icc: Text
     scope: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -104,12 +104,20 @@ class PredictionCard(Settings):
         return Frame(self.slide, self.slide_shape, self.slide_hash, self.slide_origin)
 
     @property
+    def rule(self) -> Rule:
+        """How labels follow from the stored maps.
+
+        Raises:
+            SettingsError: the settings favour a class that is none of these.
+        """
+        labels, power = self.settings.labels, self.settings.background_power
+        return Rule(labels.sure, labels.factors([c.name for c in self.classes]), power, self.temperature)
+
+    @property
     def digest(self) -> str:
         """8 hex digits that differ where `difference` does."""
         about = self.model_dump(mode="json", exclude={"model"})
-        about["settings"] = {
-            name: value for name, value in about["settings"].items() if name not in PredictSettings.RUNTIME_SETTINGS
-        }
+        about["settings"] = {name: value for name, value in about["settings"].items() if name not in CHANGEABLE}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def difference(self, other: PredictionCard) -> str:
@@ -117,7 +125,7 @@ class PredictionCard(Settings):
         mine, others = (card.model_dump(exclude={"model"}) for card in (self, other))
         for name in PredictSettings.model_fields:
             one, two = mine["settings"].pop(name), others["settings"].pop(name)
-            if one != two and name not in PredictSettings.RUNTIME_SETTINGS:
+            if one != two and name not in CHANGEABLE:
                 return f"{name}={two}"
         names = {"icc": "treatment of the colour profile (--icc)", "scope": "area (regions or view)"}
         other_name = next((name for name in mine if mine[name] != others[name]), "")
@@ -134,6 +142,7 @@ class PredictionCard(Settings):
         }
         return {
             "": Layout("", (classes, *cells), edge, count),  # OME-Zarr wants as many levels as of its labels
+            "presence": Layout("presence", (classes, *cells), edge, count),
             "labels/tissues": Layout("labels/tissues", (h, w), self.block, count, is_labels=True),
             **prototypes,
             "uncertainty": Layout("uncertainty", cells, edge, fewer),
@@ -162,15 +171,16 @@ class ResultAttributes(Settings):
         areas_mm2: Labelled area per class; only of a finished result.
         tissue_mm2: Area of the readable tissue in the scope.
         unreadable: Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read.
-        checksum: SHA-256 of all of this but the checksum; older results have none.
+        checksum: SHA-256 of all of this but the checksum.
     """
 
-    format: Literal[2, 3] = FORMAT
+    format: Literal[4] = FORMAT
     notice: str = NOTICE
     card: PredictionCard
     map_scale: tuple[tuple[float, ...], ...]
     tissue_mpp: Positive
-    tissue_shape: tuple[Edge, Edge] | None = None
+    tissue_shape: tuple[Edge, Edge]
+    relabelling: bool = False
     warnings: tuple[str, ...] = ()
     areas_mm2: dict[str, Annotated[float, Field(ge=0)]] | None = None
     tissue_mm2: Annotated[float, Field(ge=0)] | None = None
@@ -186,14 +196,12 @@ class ResultAttributes(Settings):
             raise ValueError("areas_mm2 does not name the classes")
         if len({value is None for value in (self.areas_mm2, self.tissue_mm2, self.unreadable)}) > 1:
             raise ValueError("areas_mm2, tissue_mm2 and unreadable go together")
-        if self.format == FORMAT and self.tissue_shape is None:
-            raise ValueError("tissue_shape is missing")
         return self
 
     def stored(self) -> dict[str, Any]:
         """Return the attribute as it is written, with its checksum."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"checksum"})
-        return values if self.format < FORMAT else values | {"checksum": _checksum(values)}
+        return values | {"checksum": _checksum(values)}
 
     def write(self, folder: Path) -> None:
         """Write the attribute of a result's folder.
@@ -217,12 +225,12 @@ def read_result(folder: Path) -> ResultAttributes:
     """
     values = read_attributes(folder, KEY)
     form, checksum = values.get("format"), values.pop("checksum", None)
-    if type(form) is int and form not in READABLE:
+    if type(form) is int and form != FORMAT:
         raise ExportError(
-            f"{folder}: format {form}, this version reads {' and '.join(map(str, READABLE))}; predict again"
-            " into another folder, or with --overwrite"
+            f"{folder}: format {form}, this version reads {FORMAT}; predict again into another folder, or with"
+            " --overwrite"
         )
-    if checksum != (_checksum(values) if checksum is not None or form == FORMAT else None):
+    if checksum != _checksum(values):
         raise DamagedResultError(folder, "what it says of itself is not what was written (checksum)")
     try:
         return ResultAttributes.model_validate(values)

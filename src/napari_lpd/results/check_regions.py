@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.geometry import sampled_polygons
+from napari_lpd.core.labelling.rule import UNSURE, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArray[np.int64]:
-    """Count the pixels inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unlabelled.
+    """Count the pixels inside regions of one tissue: (C, C + 1), rows = outlined class, column 0 = unsure.
 
     Raises:
         DataError: no region carries exactly one of the prediction's classes.
@@ -30,10 +31,9 @@ def region_confusion(prediction: Prediction, regions: Sequence[Region]) -> NDArr
     for region in regions:
         if len(region.tissues) == 1 and region.tissues[0] in names:
             predicted = _labels_inside(prediction, region)
-            counts = np.bincount(predicted, minlength=len(names) + 1)[
-                : len(names) + 1
-            ]  # unreadable pixels do not count
-            confusion[names.index(region.tissues[0])] += counts
+            counts = np.bincount(predicted, minlength=256)  # unreadable pixels do not count
+            counts[0] += counts[UNSURE]
+            confusion[names.index(region.tissues[0])] += counts[: len(names) + 1]
     if not confusion.any():
         raise DataError(f"{card.slide}: no check region with exactly one of {', '.join(names)} lies in the prediction")
     return confusion
@@ -67,7 +67,8 @@ def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[ND
     for region in regions:
         if len(region.tissues) == 1 and region.tissues[0] in names:
             (rows, columns), inside = _pixels_inside(prediction, region, card.stride)
-            scores = np.asarray(prediction.scores.levels[0][:, rows, columns])[:, inside].T / 255
+            found = prediction.evidence((rows.start, columns.start, rows.stop, columns.stop))
+            scores = np.where(card.rule.present(found), unit(found.scores), 0)[:, inside].T
             scores = scores[scores.any(1)]
             collected.append(scores)
             outlined.append(np.full(len(scores), names.index(region.tissues[0])))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from napari_lpd.core.classes import UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import ExportError, not_written, writing
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.locks import PATIENCE_S, beside, inside, locked, partial_beside, remove_leftovers
 from napari_lpd.results.card import UNREADABLE, ResultAttributes
 from napari_lpd.results.corrections import NAME as CORRECTIONS
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
     from napari_lpd.results.card import PredictionCard
     from napari_lpd.slides.tissue import TissueMask
+
+
+SPECIAL = ((UNSURE, UNSURE_CLASS.name, (*UNSURE_CLASS.rgb, 255)), (UNREADABLE, UNREADABLE_NAME, (0, 0, 0, 255)))
 
 
 def start_prediction(
@@ -190,7 +195,8 @@ def _ome_of(card: PredictionCard) -> dict[str, dict[str, Any]]:
     names = [(i, c.name, (*c.rgb, 255)) for i, c in enumerate(card.classes, start=1)]
     about: dict[str, dict[str, Any]] = {
         "": {"omero": {"channels": channels}},
-        "labels/tissues": {"image-label": image_label([*names, (UNREADABLE, "unreadable", (0, 0, 0, 255))])},
+        "presence": {"omero": {"channels": channels}},
+        "labels/tissues": {"image-label": image_label([*names, *SPECIAL])},
     }
     for c, tissue_class in enumerate(card.classes):
         labelled = [{"label": f"{tissue_class.name} {i + 1}", "color": "FFFFFF", "active": i == 0, "window": window}

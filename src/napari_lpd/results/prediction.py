@@ -5,14 +5,16 @@ On disk a prediction is an OME-Zarr 0.5 folder (zarr 3) over the whole slide; on
 =====================  ===================  ===========================================================================
 image                  shape, type          meaning
 =====================  ===================  ===========================================================================
-the folder itself      (C, h, w) uint8      class scores, 0..1 as 0..255
-``labels/tissues``     (H, W) uint8         0 = unlabelled, c + 1 = class c, 255 = unreadable; pixels at ``mpp``
+the folder itself      (C, h, w) uint8      class scores, 0..1 as 1..255; 0 = not computed
+``presence``           (C, h, w) uint8      odds that a class is there; 128 and more: present (`rule.presence_bytes`)
+``labels/tissues``     (H, W) uint8         c + 1 = class c, 253 = unsure, 255 = unreadable, 0 = no tissue; at ``mpp``
 ``labels/tissue_mask`` (h', w') uint8       1 = tissue
 ``prototypes/c``       (k, h, w) uint8      cosine of each of class c's prototypes, -1..1 as 1..255; 0 = not computed
 ``uncertainty``        (h, w) uint8         entropy of the labels' shares, 0 to the highest as 1..255; 0 = not computed
 =====================  ===================  ===========================================================================
 
-``h = ceil(H / stride)``. The root's attribute ``napari_lpd`` holds the card (slide, model, settings), the levels of the
+``h = ceil(H / stride)``. Scores and presence reach one map pixel beyond what is labelled: labels are made from them
+(`core.labelling.rule`). The root's attribute ``napari_lpd`` holds the card (slide, model, settings), the levels of the
 maps, and, once finished, areas and unreadable boxes. A block (`PredictionCard.block`) is finished when its chunk of
 ``labels/tissues/0`` exists, which is written last.
 """
@@ -29,18 +31,24 @@ import shapely
 from napari_lpd.core.errors import ExportError, not_written, writing
 from napari_lpd.core.files import KEY
 from napari_lpd.core.geometry import Block, Box, common, is_empty, sampled_polygons, um_box_to_pixels
+from napari_lpd.core.labelling.rule import Evidence
 from napari_lpd.core.locks import check_held
 from napari_lpd.core.reading import MAX_BYTES
 from napari_lpd.results.card import UNREADABLE, ResultAttributes, read_result
 from napari_lpd.results.pyramid import Pyramid
-from napari_lpd.results.store import AGAIN, METADATA, DamagedResultError, read_metadata
-from napari_lpd.slides.tissue import MAX_MASK, TissueMask
+from napari_lpd.results.store import AGAIN, METADATA, DamagedResultError
+from napari_lpd.slides.tissue import TissueMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from napari_lpd.core.settings.prediction import LabelSettings
+    from napari_lpd.results.card import PredictionCard
+
+UNMEASURED: dict[str, Any] = {"areas_mm2": None, "tissue_mm2": None, "unreadable": None}
 
 
 class BlockResult(NamedTuple):
@@ -49,12 +57,14 @@ class BlockResult(NamedTuple):
     Attributes:
         labels: (h, w) uint8.
         scores: (C, h / stride, w / stride) uint8.
+        presence: (C, h / stride, w / stride) uint8.
         prototypes: (C, k, h / stride, w / stride) uint8.
         uncertainty: (h / stride, w / stride) uint8.
     """
 
     labels: NDArray[np.uint8]
     scores: NDArray[np.uint8]
+    presence: NDArray[np.uint8]
     prototypes: NDArray[np.uint8]
     uncertainty: NDArray[np.uint8]
 
@@ -76,18 +86,24 @@ class Prediction:
     """
 
     def __init__(self, folder: Path, about: ResultAttributes, write: bool = False) -> None:
-        self.folder, self._about, self.card = folder, about, about.card
+        self.folder, self._about = folder, about
         self.found_finished = False  # by the prediction that was to make it
         pyramids = {node: Pyramid(folder, layout, write) for node, layout in self.card.layouts().items()}
+        self.presence = pyramids["presence"]
         self.scores, self.labels, self.uncertainty = pyramids[""], pyramids["labels/tissues"], pyramids["uncertainty"]
         self.prototypes = [pyramids[f"prototypes/{c}"] for c in range(len(self.card.classes))]
         self.map_scale = [list(stage) for stage in about.map_scale]
         self.tissue = TissueMask(self._stored_tissue(), about.tissue_mpp)
 
+    @property
+    def card(self) -> PredictionCard:
+        """Slide, model and settings."""
+        return self._about.card
+
     def _stored_tissue(self) -> NDArray[np.bool_]:
-        shape = self._about.tissue_shape or _shape_of_mask(self.folder)
+        shape = self._about.tissue_shape
         mask = Pyramid(self.folder, self.card.tissue_layout(shape)).levels[0]
-        if mask.has_checksums and len(mask.chunks()) < -(-shape[0] // 1024) * -(-shape[1] // 1024):
+        if len(mask.chunks()) < -(-shape[0] // 1024) * -(-shape[1] // 1024):
             raise DamagedResultError(self.folder, "a part of its tissue mask is lost")
         try:
             return mask[:, :] > 0
@@ -121,7 +137,7 @@ class Prediction:
         return cls(folder, read_result(folder), write)
 
     def _pyramids(self) -> list[Pyramid]:
-        return [*self.prototypes, self.scores, self.uncertainty, self.labels]
+        return [*self.prototypes, self.scores, self.presence, self.uncertainty, self.labels]
 
     def lost_blocks(self, done: set[Block]) -> set[Block]:
         """Return which of the blocks that are `done` lack a chunk, and, if all should be, which are not done."""
@@ -129,19 +145,25 @@ class Prediction:
         return lost | (self.missing_blocks(done) if self.finished else set())
 
     def missing_blocks(self, done: set[Block]) -> set[Block]:
-        """Return the blocks with tissue in the scope that are not `done`."""
+        """Return the blocks in reach of tissue in the scope (`reach`) that are not `done`."""
         y0, x0, y1, x1 = limits = self.scope_box()
-        edge, scale, tissue = self.card.block, self.tissue.mpp / self.card.mpp, self.tissue.array
-        columns = np.arange(x0 // edge, -(-x1 // edge))
-        first = np.floor(np.maximum(columns * edge, x0) / scale).astype(int).clip(0, tissue.shape[1])
-        end = np.ceil(np.minimum((columns + 1) * edge, x1) / scale).astype(int).clip(0, tissue.shape[1])
+        edge, scale, tissue, rim = self.card.block, self.tissue.mpp / self.card.mpp, self.tissue.array, self.card.stride
+        (h, w), (height, width) = self.card.shape, tissue.shape
+        columns = np.arange(max(x0 - rim, 0) // edge, -(-min(x1 + rim, w) // edge))
+        first = np.floor(np.maximum(columns * edge - rim, x0) / scale).astype(int).clip(0, width)
+        end = np.ceil(np.minimum((columns + 1) * edge + rim, x1) / scale).astype(int).clip(0, width)
         missing = set()
-        for y in range(y0 // edge, -(-y1 // edge)):
-            top, bottom = max(y * edge, y0) / scale, min((y + 1) * edge, y1) / scale
-            before = np.concatenate([[0], np.cumsum(tissue[int(top) : int(np.ceil(bottom))].any(0))])
+        for y in range(max(y0 - rim, 0) // edge, -(-min(y1 + rim, h) // edge)):
+            top, bottom = max(y * edge - rim, y0) / scale, min((y + 1) * edge + rim, y1) / scale
+            before = np.concatenate([[0], np.cumsum(tissue[int(top) : min(int(np.ceil(bottom)), height)].any(0))])
             here = {(y, int(x)) for x in columns[before[end] > before[first]]} - done
-            missing |= {block for block in here if self.tissue_box(common(self.block_box(block), limits))}
+            missing |= {block for block in here if self.tissue_box(common(self.reach(block), limits))}
         return missing
+
+    def reach(self, block: Block) -> Box:
+        """Return the pixels of a block and one map pixel around it: tissue there needs the block's maps."""
+        (y0, x0, y1, x1), rim, (h, w) = self.block_box(block), self.card.stride, self.card.shape
+        return max(y0 - rim, 0), max(x0 - rim, 0), min(y1 + rim, h), min(x1 + rim, w)
 
     def block_box(self, block: Block) -> Box:
         """Return the pixels of a block, within the slide."""
@@ -177,7 +199,7 @@ class Prediction:
     def forget(self, blocks: set[Block]) -> None:
         """Make blocks, and with them the result, unfinished."""
         if blocks and self.finished:
-            self._store({"areas_mm2": None, "tissue_mm2": None, "unreadable": None})
+            self._store(UNMEASURED)
         with writing(self.folder):
             for block in blocks:
                 self.labels.levels[0].remove(block)
@@ -223,11 +245,40 @@ class Prediction:
             for pyramid, maps in zip(self.prototypes, result.prototypes, strict=True):
                 pyramid.write(cell, maps)
             self.scores.write(cell, result.scores)
+            self.presence.write(cell, result.presence)
             self.uncertainty.write(cell, result.uncertainty)
             self.labels.write(origin, result.labels)
         except OSError as error:
             kept = f"{len(self.finished_blocks())} blocks are kept: "
             raise ExportError(not_written(self.folder, error, kept)) from error
+
+    def evidence(self, box: Box, level: int = 0) -> Evidence:
+        """Read what the model said of map pixels (y0, x0, y1, x1) of a level: the input of `PredictionCard.rule`."""
+        y0, x0, y1, x1 = box
+        return Evidence(*(each.levels[level][:, y0:y1, x0:x1] for each in (self.scores, self.presence)))
+
+    def begin_relabelling(self, labels: LabelSettings) -> None:
+        """Store the settings of labels that are about to be made again; the result is unfinished until `finish`.
+
+        Raises:
+            SettingsError: a class is favoured that is none of these.
+            ExportError: the disk is full or cannot be written.
+        """
+        labels.factors([tissue.name for tissue in self.card.classes])
+        settings = self.card.settings.model_copy(update={"labels": labels})
+        card = self.card.model_copy(update={"settings": settings})
+        self._store(UNMEASURED | {"card": card.model_dump(), "relabelling": True})
+
+    @property
+    def relabelling(self) -> bool:
+        """Whether labels are being made again, or that was interrupted."""
+        return self._about.relabelling
+
+    def write_labels(self, block: Block, labels: NDArray[np.uint8]) -> None:
+        """Write the labels (h, w) of a finished block again; errors as for `write_block`."""
+        check_held(self.folder)
+        with writing(self.folder):
+            self.labels.write((block[0] * self.card.block, block[1] * self.card.block), labels)
 
     @property
     def finished(self) -> bool:
@@ -252,6 +303,7 @@ class Prediction:
             "areas_mm2": {tissue.name: counts[i] * pixel_mm2 for i, tissue in enumerate(self.card.classes, start=1)},
             "tissue_mm2": tissue * pixel_mm2,
             "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in boxes],
+            "relabelling": False,
         }
         self._store(measured)
 
@@ -290,23 +342,14 @@ class Prediction:
         return self._about.tissue_mm2 or 0.0
 
     @property
-    def unlabelled_mm2(self) -> float:
-        """Area of the tissue that got no label, as no class is there or sure enough, in mm²."""
+    def unsure_mm2(self) -> float:
+        """Area of the tissue that is unsure, as no class is there or sure enough, in mm²."""
         return max(self.tissue_mm2 - sum(self.area_mm2().values()), 0.0)
 
     @property
     def unreadable(self) -> list[Box]:
         """Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read for a finished prediction."""
         return list(self._about.unreadable or ())
-
-
-def _shape_of_mask(folder: Path) -> tuple[int, int]:
-    """Read the shape of the tissue mask of a result that does not say it."""
-    shape = read_metadata(folder, "labels/tissue_mask/0", "array").get("shape")
-    match shape:
-        case [int(h), int(w)] if 0 < h * w <= MAX_MASK and h > 0:
-            return h, w
-    raise DamagedResultError(folder, f"its tissue mask has the shape {shape!r}")
 
 
 def _boxes(mask: NDArray[np.bool_], origin: tuple[int, int]) -> list[Box]:

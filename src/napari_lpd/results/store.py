@@ -79,7 +79,6 @@ class StoredArray:
         dtype: Of the array.
         size: Number of its values.
         ndim: Number of its dimensions.
-        has_checksums: Whether its chunks end with a checksum; those of older results do not.
     """
 
     dtype = np.dtype(np.uint8)
@@ -92,13 +91,13 @@ class StoredArray:
         codecs = found.get("codecs")
         parts = codecs if isinstance(codecs, list) else []
         names = [part.get("name") if isinstance(part, dict) else None for part in parts]
-        if names not in (["bytes", "zstd"], ["bytes", "zstd", "crc32c"]) or found.get("storage_transformers"):
+        if names != ["bytes", "zstd", "crc32c"] or found.get("storage_transformers"):
             raise DamagedResultError(folder, f"{spec.node} has codecs {names!r}, which are not ours")
         self._folder, self._spec, self.shape = folder, spec, spec.shape
-        self.size, self.ndim, self.has_checksums = int(np.prod(spec.shape)), len(spec.shape), "crc32c" in names
+        self.size, self.ndim = int(np.prod(spec.shape)), len(spec.shape)
         compression = [{"name": "zstd", "configuration": {"level": 0, "checksum": False}}, {"name": "crc32c"}]
         about: dict[str, Any] = spec.metadata() | {"zarr_format": 3, "node_type": "array", "attributes": {}}
-        about["codecs"] = [{"name": "bytes"}, *compression[: len(names) - 1]]
+        about["codecs"] = [{"name": "bytes"}, *compression]
         self._remedy = BY_HAND if sparse else AGAIN
         with zarr.config.set({"array.write_empty_chunks": not sparse}):
             place = StorePath(LocalStore(folder, read_only=not write), spec.node)
@@ -108,7 +107,7 @@ class StoredArray:
         try:
             return np.asarray(self._array[key])
         except (OSError, RuntimeError, ValueError) as error:  # what zarr and its codecs raise
-            why = "its checksum is another" if isinstance(error, ValueError) and self.has_checksums else reason(error)
+            why = "its checksum is another" if isinstance(error, ValueError) else reason(error)
             what = f"{self._spec.node} cannot be read ({why})"
             raise DamagedResultError(self._folder, what, self._remedy) from error
 
@@ -146,12 +145,9 @@ class StoredArray:
 
     def is_sound(self, chunk: tuple[int, int]) -> bool:
         """Return whether a chunk can be read and is what was written."""
-        (y, x), h = chunk, self.edge
         try:
-            if not self.has_checksums:
-                return bool(self[..., y * h : (y + 1) * h, x * h : (x + 1) * h].size)
             content = self._file(chunk).read_bytes()
-        except (OSError, DamagedResultError):
+        except OSError:
             return False
         stored = int.from_bytes(content[-CHECKSUM_BYTES:], "little")
         return len(content) > CHECKSUM_BYTES and google_crc32c.value(content[:-CHECKSUM_BYTES]) == stored

@@ -15,10 +15,11 @@ import torch
 
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.labelling.rule import Rule
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.tileset import CELL, RIM, describe_sources, training_colours
-from napari_lpd.models.cam import class_presence, label_scores, unsureness, upsampled_argmax
+from napari_lpd.models.cam import class_presence, evidence, label_scores, unsureness
 from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision
@@ -57,7 +58,7 @@ class LiveCell(NamedTuple):
     """Labels of one cell.
 
     Attributes:
-        labels: (CELL, CELL) uint8: 0 = unlabelled or no tissue, c + 1 = class c of the model's.
+        labels: (CELL, CELL) uint8: 0 = no tissue, c + 1 = class c of the model's, `UNSURE`.
         unsure: (CELL / stride, CELL / stride) float32, 0 sure to 1; 0 where there is no tissue.
     """
 
@@ -300,7 +301,7 @@ class LiveModel:
         Args:
             slide: The slide.
             cell: Which of its cells.
-            settings: Background power and threshold of the gate; default: those of a prediction.
+            settings: Of the labels, background power and threshold of the gate; default: those of a prediction.
             model: Another one of the same encoder, as `learned_from` gives it; default: what was learned last.
 
         Raises:
@@ -323,10 +324,14 @@ class LiveModel:
         presence = class_presence(network, gating, card.settings.tile // stride | 1, tissue)
         around = (..., slice(rim - 1, 1 - rim), slice(rim - 1, 1 - rim))
         stages = {i: maps[0][around] for i, maps in zip(used, outputs, strict=False)}
-        scores = label_scores(stages, presence[around], card.map_scale, model, settings or PredictSettings())
-        labels = upsampled_argmax(scores, stride)[stride:-stride, stride:-stride].cpu().numpy()
-        unsure = unsureness(network, scores, outputs[-1][0][around])[1:-1, 1:-1] * tissue[rim:-rim, rim:-rim]
-        return LiveCell(labels * slide.tissue_at(cell, mpp), unsure.float().cpu().numpy())
+        settings = settings or PredictSettings()
+        found = evidence(stages, presence[around], card.map_scale, model, settings)
+        factors = settings.labels.factors([tissue.name for tissue in card.classes])
+        rule = Rule(settings.labels.sure, factors, settings.background_power, card.temperature)
+        labels = rule.labels(found, stride)[stride:-stride, stride:-stride]
+        scores = label_scores(found, rule._replace(favour=(1.0,) * len(factors)))
+        unsure = unsureness(network, scores, outputs[-1][0][around].cpu())[1:-1, 1:-1]
+        return LiveCell(labels * slide.tissue_at(cell, mpp), (unsure * tissue[rim:-rim, rim:-rim].cpu()).numpy())
 
     def features(self, slide: LiveSlide, cell: CellIndex) -> NDArray[np.float16]:
         """Return the features (h, w, D) of a cell and its rim, computed where they are not kept."""

@@ -1,12 +1,16 @@
-"""Settings of predictions and of the dense CRF."""
+"""Settings of predictions, of the labels made from their maps, and of the dense CRF."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.settings.base import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class CrfSettings(Settings):
@@ -53,6 +57,44 @@ BackendField = Annotated[
 ]
 
 
+class LabelSettings(Settings):
+    """Set which label a place gets from the stored maps; it can be changed in a finished result, without the model.
+
+    Example:
+        >>> from napari_lpd import LabelSettings
+        >>> LabelSettings(sure=0.6, favour=(("fat", 4.0),)).described()
+        'at least 60 % sure, fat x 4'
+    """
+
+    sure: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="How sure the model has to be: a tissue is the label where its share of all is at least this, else"
+        " the place is unsure; 0 labels everything with its most likely tissue.",
+    )
+    favour: tuple[tuple[str, Annotated[float, Field(ge=0.01, le=100)]], ...] = Field(
+        default=(),
+        description='More or less of single tissues: their odds are multiplied by this, as [["fat", 4]].',
+    )
+
+    def factors(self, names: Sequence[str]) -> tuple[float, ...]:
+        """Return the odds' factor of each of the classes `names`.
+
+        Raises:
+            SettingsError: another class is favoured.
+        """
+        favoured = dict(self.favour)
+        if unknown := [name for name in favoured if name not in names]:
+            raise SettingsError(f"favour names {unknown[0]!r}; the classes are {', '.join(names)}")
+        return tuple(favoured.get(name, 1.0) for name in names)
+
+    def described(self) -> str:
+        """Say what is set, in a line for tables."""
+        favoured = [f"{name} x {factor:.3g}" for name, factor in self.favour if factor != 1]
+        return ", ".join([f"at least {100 * self.sure:.3g} % sure", *favoured])
+
+
 class PredictSettings(Settings):
     """Set how a slide is read, tiled, scored and assembled.
 
@@ -82,8 +124,9 @@ class PredictSettings(Settings):
         default=0.0, ge=0, le=1, description="A class scored below this is absent there; 0: the model's own."
     )
     background_power: float = Field(
-        default=10.0, gt=0, le=100, description="Exponent of the background score (1 - max)^power."
+        default=10.0, gt=0, le=100, description="Exponent of the share of no class, (1 - max)^power; see labels.sure."
     )
+    labels: LabelSettings = LabelSettings()
     tissue_only: bool = Field(default=True, description="Leave bare glass unlabelled.")
     refiner: Refiner = Field(
         default="none",

@@ -9,7 +9,9 @@ import pandas as pd
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.files import KEY
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.gui.layers.pyramid_view import SMALL, View
 from napari_lpd.gui.layers.slides import UM, Shown, kind, slide_id
 from napari_lpd.results.card import UNREADABLE
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.pyramid import Pyramid
     from napari_lpd.slides.tissue import TissueMask
 
-UNREADABLE_COLOR = "#808080"
+UNREADABLE_COLOR = "#505050"
 TISSUE_COLOR = "#00b4d8"
 KINDS = ("labels", "heatmap", "uncertainty", "tissue")
 LayerData = tuple[Any, dict[str, Any], str]
@@ -104,11 +106,13 @@ def label_colours(classes: Sequence[TissueClass], strength: Mapping[str, float] 
         classes: The classes; label c + 1 is class c.
         strength: Opacity per class name, 0..1; default 1.
     """
-    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), UNREADABLE: UNREADABLE_COLOR}
+    nothing = (0, 0, 0, 0)
+    colors: dict[int | None, Any] = {None: nothing, 0: nothing, UNREADABLE: UNREADABLE_COLOR}
+    colors[UNSURE] = (*(value / 255 for value in UNSURE_CLASS.rgb), (strength or {}).get(UNSURE_CLASS.name, 1.0))
     for i, tissue in enumerate(classes, start=1):
         colors[i] = (*(value / 255 for value in tissue.rgb), (strength or {}).get(tissue.name, 1.0))
-    values = [*range(len(classes) + 1), UNREADABLE]
-    names = ["unlabelled", *(tissue.name for tissue in classes), "unreadable"]
+    values = [*range(len(classes) + 1), UNSURE, UNREADABLE]
+    names = [UNLABELLED, *(tissue.name for tissue in classes), UNSURE_CLASS.name, UNREADABLE_NAME]
     return {
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": pd.DataFrame({"index": values, "class": names}),

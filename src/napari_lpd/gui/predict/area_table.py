@@ -111,7 +111,7 @@ class AreaTable(QWidget):
             for column in range(1, len(COLUMNS)):
                 self.table.setItem(row, column, _bare_item("") if row == len(classes) else QTableWidgetItem(""))
         if areas and prediction is not None:
-            for row, area in enumerate([*areas.values(), prediction.unlabelled_mm2]):
+            for row, area in enumerate([*areas.values(), prediction.unsure_mm2]):
                 self._write(row, area, 100 * area / prediction.tissue_mm2 if prediction.tissue_mm2 else 0.0)
         self.table.setColumnHidden(EXPECTED, True)  # until it is measured; leaves room for names
         self.table.blockSignals(False)

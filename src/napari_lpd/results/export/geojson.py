@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.classes import UNREADABLE_NAME, UNSURE_CLASS, TissueClass
 from napari_lpd.core.errors import NOTICE, DataError, ExportError, SettingsError
 from napari_lpd.core.files import KEY, atomic_write, mark_of
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.data.geojson import read_features
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from napari_lpd.results.card import PredictionCard
     from napari_lpd.results.prediction import Prediction
 
-UNREADABLE_NAME, UNREADABLE_RGB = "unreadable", (128, 128, 128)
+UNREADABLE_RGB = (128, 128, 128)
 OUTLINES = mark_of("outlines")
 DECIMALS = 3  # of coordinates
 MAX_DRAWN = 16_384  # pixels along an edge
@@ -59,7 +60,7 @@ def write_geojson(
     box = store.extent()
     factor = np.array(card.mpp) / np.array(card.slide_mpp[::-1])
     named = {i: (tissue.name, tissue.rgb) for i, tissue in enumerate(card.classes, start=1)}
-    named[UNREADABLE] = (UNREADABLE_NAME, UNREADABLE_RGB)
+    named |= {UNREADABLE: (UNREADABLE_NAME, UNREADABLE_RGB), UNSURE: (UNSURE_CLASS.name, UNSURE_CLASS.rgb)}
     frame = card.frame.counted_from(counted_from)
     about = header_of(card, frame, OUTLINES) | {"simplified_um": simplify_um}
     count = reached = 0
@@ -145,7 +146,8 @@ def labels_of_shapes(
     Raises:
         DataError: a shape's classification is none of the classes.
     """
-    names = {tissue.name: i for i, tissue in enumerate(classes, start=1)} | {UNREADABLE_NAME: UNREADABLE}
+    names = {tissue.name: i for i, tissue in enumerate(classes, start=1)}
+    names |= {UNREADABLE_NAME: UNREADABLE, UNSURE_CLASS.name: UNSURE}
     y0, x0, y1, x1 = box
     drawn = np.zeros((y1 - y0, x1 - x0), np.uint8)
     for each in shapes:

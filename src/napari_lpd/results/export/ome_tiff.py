@@ -8,9 +8,10 @@ import numpy as np
 import tifffile
 import zarr
 
-from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.classes import UNSURE_CLASS, TissueClass
 from napari_lpd.core.errors import DataError, ExportError, SettingsError, SlideError
 from napari_lpd.core.files import atomic_write, mark_of
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.slides.tiff.directories import read_directories
 
@@ -172,6 +173,7 @@ def _annotation(classes: Sequence[tuple[str, tuple[int, int, int]]]) -> dict[str
         return {}
     names = {str(i): name for i, (name, _) in enumerate(classes, start=1)}
     names |= {f"{i} colour": "#{:02x}{:02x}{:02x}".format(*color) for i, (_, color) in enumerate(classes, start=1)}
+    names |= {str(UNSURE): UNSURE_CLASS.name, f"{UNSURE} colour": UNSURE_CLASS.color}
     return {"MapAnnotation": {"Namespace": NAMESPACE, **names}}
 
 
@@ -183,7 +185,7 @@ def _classes_in(path: Path, about: dict[str, Any]) -> tuple[TissueClass, ...]:
             continue
         entries = annotation["Value"]["M"]
         values = {str(entry["K"]): str(entry.get("value", "")) for entry in entries}
-        count = sum(key.isdigit() for key in values)
+        count = sum(key.isdigit() and key != str(UNSURE) for key in values)
         try:
             return tuple(
                 TissueClass.build({"name": values[str(i)], "color": values[f"{i} colour"]}) for i in range(1, count + 1)

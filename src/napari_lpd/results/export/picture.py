@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from napari_lpd.core.classes import UNLABELLED
+from napari_lpd.core.classes import UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write, mark_of
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.pictures.fonts import draw_text, width_of
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
@@ -30,7 +31,6 @@ EDGE = 2000  # pixels of the longer edge, at most
 OPACITY = 0.5
 TEXT, GAP = 18, 12  # pixels
 UNREADABLE_RGB = (90, 90, 90)
-UNLABELLED_RGB = (214, 150, 186)  # of the legend: pink as tissue that is not painted over
 
 
 def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: bool = False) -> Path:
@@ -53,8 +53,8 @@ def write_overlay(prediction: Prediction, path: Path, slide: Slide, overwrite: b
     colors = np.zeros((256, 3), np.float32)
     for i, tissue in enumerate(card.classes, start=1):
         colors[i] = tissue.rgb
-    colors[UNREADABLE] = UNREADABLE_RGB
-    painted = ((labels > 0) & (labels <= len(card.classes))) | (labels == UNREADABLE)
+    colors[UNREADABLE], colors[UNSURE] = UNREADABLE_RGB, UNSURE_CLASS.rgb
+    painted = ((labels > 0) & (labels <= len(card.classes))) | (labels == UNREADABLE) | (labels == UNSURE)
     mixed = (
         np.where(painted[..., None], (1 - OPACITY) * image + OPACITY * colors[labels], image).round().astype(np.uint8)
     )
@@ -88,8 +88,9 @@ def _framed(image: Image.Image, prediction: Prediction, mpp: float) -> Image.Ima
     classes = prediction.card.classes
     width = max(image.width, 480)
     named = [(tissue.name, tissue.rgb) for tissue in classes]
-    named += [(UNLABELLED, UNLABELLED_RGB)] if prediction.unlabelled_mm2 else []
-    named += [("unreadable", UNREADABLE_RGB)] if prediction.unreadable else []
+    unsure = f"{UNSURE_CLASS.name} ({prediction.card.settings.labels.described()})"
+    named += [(unsure, UNSURE_CLASS.rgb)] if prediction.unsure_mm2 else []
+    named += [(UNREADABLE_NAME, UNREADABLE_RGB)] if prediction.unreadable else []
     items = [(name, rgb, TEXT + GAP // 2 + width_of(name, TEXT) + 2 * GAP) for name, rgb in named]
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     for item in items:

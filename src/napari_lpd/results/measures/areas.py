@@ -4,7 +4,7 @@ Definitions:
 
 - *area*: pixels with a tissue's label. *Tissue*: the predicted tissue, and all pixels that a correction labels.
 - *expected area*: sum over the pixels of the tissue's probability. Probabilities are the scores' shares of their sum,
-  that of "none of the classes" among them (`cam.probabilities`), raised to 1 / temperature and normalised; the
+  that of "none of the classes" among them (`rule.Rule.shares`), raised to 1 / temperature and normalised; the
   model's own temperature calibrates them on held-out tiles with one tissue (`evaluation.calibration`). A
   corrected pixel is certain, an unreadable one is not counted. Interval: ± 1.96 standard deviations; pixels in one
   square of 250 µm count as wholly dependent, squares as independent: Var = Σ_squares (Σ √(p (1 - p)))².
@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from napari_lpd.core.classes import UNLABELLED
+from napari_lpd.core.classes import UNLABELLED, UNSURE_CLASS
 from napari_lpd.core.errors import DataError, ExportError
-from napari_lpd.core.geometry import sampled_polygons
+from napari_lpd.core.geometry import divided, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.text import write_table
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.geometry import Block
+    from napari_lpd.core.labelling.rule import Rule
     from napari_lpd.core.settings.results import MeasureSettings, Roles
     from napari_lpd.results.measures.bands import Band
     from napari_lpd.results.measures.margin import Margin
@@ -78,8 +80,8 @@ class MeasureRow:
     Attributes:
         slide: Name of the slide.
         region: Name of the region; "whole slide".
-        what: A tissue class, "unlabelled" (tissue that has none), "tissue", one of the ratios or "… by distance"; of a
-            band "unreadable", too.
+        what: A tissue class, "unsure", "unlabelled" (what a correction takes the label from), "tissue", one of the ratios
+            or "… by distance"; of a band "unreadable", too.
         area_mm2: Its area.
         percent: Its share of `percent_of`; None where that is empty.
         percent_of: "tissue", "tumour + stroma", "stroma" or, by distance, the class.
@@ -90,6 +92,7 @@ class MeasureRow:
         expected_high_mm2: Upper end.
         from_um: Of a band or by distance: more than this far from the border, negative inside of it.
         to_um: At most this far.
+        labels: How sure labels are, see `LabelSettings.described`.
     """
 
     slide: str
@@ -105,6 +108,7 @@ class MeasureRow:
     expected_high_mm2: float | None = None
     from_um: float | None = None
     to_um: float | None = None
+    labels: str = ""
 
 
 def field_around(x: float, y: float, slide_mpp: tuple[float, float]) -> Site:
@@ -179,9 +183,9 @@ def measure(
     tallies = [_Tally(prediction, site, margin) for site in (*sites, *banded)]
     if margin is not None:
         yield from margin.prepare()
-    temperature = settings.temperature or card.temperature
+    rule = card.rule._replace(temperature=settings.temperature or card.temperature)
     for done, block in enumerate(blocks, start=1):
-        pixels = _Block(prediction, store, block, temperature, margin)
+        pixels = _Block(prediction, store, block, rule, margin)
         for tally in tallies:
             tally.add(pixels)
         yield Progress(done, len(blocks), "blocks measured")
@@ -197,7 +201,7 @@ class _Block:
     """Pixels of a block: corrected labels, tissue, stored corrections, distances, and probabilities per map pixel."""
 
     def __init__(
-        self, prediction: Prediction, store: Corrections, block: Block, temperature: float, margin: Margin | None
+        self, prediction: Prediction, store: Corrections, block: Block, rule: Rule, margin: Margin | None
     ) -> None:
         card = prediction.card
         self.origin = (block[0] * card.block, block[1] * card.block)
@@ -209,9 +213,8 @@ class _Block:
             combined(np.zeros_like(self.stored), self.stored) > 0
         )
         self.codes = np.zeros(self.shape, np.int16) if margin is None else margin.at(block)
-        edge, top, left = card.block // card.stride, y // card.stride, x // card.stride
-        stored_scores = prediction.scores.levels[0][:, top : top + edge, left : left + edge]
-        self.shares = shares(stored_scores, card.settings.background_power, temperature)
+        top, left, bottom, right = divided((y, x, y + self.shape[0], x + self.shape[1]), card.stride)
+        self.shares = rule.shares(prediction.evidence((top, left, bottom, right))).astype(np.float64)
 
 
 class _Tally:
@@ -280,12 +283,15 @@ class _Tally:
         areas = {c.name: float(self.pixels[i] * pixel_mm2) for i, c in enumerate(self.card.classes, start=1)}
         about: dict[str, Any] = {"slide": self.card.slide, "region": self.site.name}
         about |= dict(zip(("from_um", "to_um"), self.site.band or (None, None), strict=True))
+        about["labels"] = self.card.settings.labels.described()
         rows = [
             MeasureRow(**about, what=name, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue",
                        **self._estimate(i, pixel_mm2, tissue))
             for i, (name, area) in enumerate(areas.items())
         ]  # fmt: skip
-        for what, area in ((UNLABELLED, max(tissue - sum(areas.values()), 0.0)), ("tissue", tissue)):
+        unsure = float(self.pixels[UNSURE] * pixel_mm2)
+        rest = max(tissue - sum(areas.values()) - unsure, 0.0)
+        for what, area in ((UNSURE_CLASS.name, unsure), (UNLABELLED, rest), ("tissue", tissue)):
             rows.append(
                 MeasureRow(**about, what=what, area_mm2=area, percent=_percent(area, tissue), percent_of="tissue")
             )
@@ -345,21 +351,6 @@ class _Tally:
             "expected_low_mm2": max(expected - margin, corrected),
             "expected_high_mm2": max(min(expected + margin, tissue), expected),
         }
-
-
-def shares(scores: NDArray[np.uint8], background_power: float, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Convert stored scores (C, h, w), 0..255, to probabilities of the classes; the rest to 1 is none of them.
-
-    Args:
-        scores: As stored; 0 = absent.
-        background_power: Of the score of "none of the classes" (docs/explanation/method.md).
-        temperature: Shares are raised to 1 / temperature and normalised.
-    """
-    values = scores / 255
-    background = (1 - values.max(0)) ** background_power
-    raised = np.concatenate([background[None], values]) ** (1 / temperature)
-    result: NDArray[np.float64] = raised[1:] / np.maximum(raised.sum(0), 1e-12)
-    return result
 
 
 def per_cell(counted: NDArray[np.bool_], stride: int) -> NDArray[np.int64]:
