@@ -43,7 +43,7 @@ WITHOUT_TORCH = (
     *("evaluation.metrics", "evaluation.calibration", "evaluation.report", "evaluation.page"),
     *("comparison.metrics", "comparison.result", "comparison.tiles"),
     *("comparison.report.tables", "comparison.report.writer", "comparison.report.figures"),
-    "prediction.batch",
+    *("prediction.batch", "prediction.relabel"),
 )
 QT = {"qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy"}
 

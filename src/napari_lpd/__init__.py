@@ -1,7 +1,7 @@
 """Segment tissue in H&E slides with models that are trained from image-level labels (LPD, PBIP).
 
 The names in `__all__` are for notebooks and scripts. Each is imported when it is first asked for, so that napari finds
-the plugin without loading torch. A job (`train`, `predict_slide`, `relabel`, `evaluate`, `compare`, `measure`, `export`) is a
+the plugin without loading torch. A job (`train`, `predict_slide`, `relabel`, `evaluate`, `compare`, `measure`, …) is a
 generator that `run` drives.
 """
 

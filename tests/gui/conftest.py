@@ -200,6 +200,8 @@ def _block(prediction, origin) -> BlockResult:
     there = inside.reshape(cells[0], MODEL_STRIDE, cells[1], MODEL_STRIDE).any((1, 3))
     k = prediction.card.prototypes_per_class
     values = np.arange(150, 150 + 2 * k, dtype=np.uint8).reshape(2, k, 1, 1)
-    return BlockResult(
-        labels, (there * np.full((2, 1, 1), 200)).astype(np.uint8), there * values, there.astype(np.uint8)
-    )
+    middle = prediction.card.shape[1] / 2 / MODEL_STRIDE
+    dark = np.where(origin[1] // MODEL_STRIDE + np.arange(cells[1]) < middle, 200, 60)[None].repeat(cells[0], 0)
+    scores = (there * np.stack([dark, 260 - dark])).astype(np.uint8)
+    there = there.astype(np.uint8)
+    return BlockResult(labels, scores, there * np.full((2, 1, 1), 255, np.uint8), there * values, there)

@@ -9,6 +9,7 @@ import torch
 from made_predictions import predicted
 
 from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
 from napari_lpd.core.settings.training import ModelSettings, TrainSettings
 from napari_lpd.models.card import Card
@@ -81,9 +82,10 @@ def test_blocks_with_tissue_are_pending_in_storage_order(begin):
 
 def test_blocks_that_are_done_are_not_pending(begin):
     blocks = begin(tissue_in((0, 0, 8, 16)))
-    assert blocks.pending() == [(0, 0), (0, 1)]
+    around = [(0, 2), (1, 0), (1, 1), (1, 2)]  # a map pixel around tissue is needed for its labels
+    assert blocks.pending() == [(0, 0), (0, 1), *around]
     blocks.prediction.write_block((0, 0), assembled(blocks, (0, 0), 1.0, 0.0))
-    assert BlockAssembler(blocks.slide, blocks.model, blocks.prediction).pending() == [(0, 1)]
+    assert BlockAssembler(blocks.slide, blocks.model, blocks.prediction).pending() == [(0, 1), *around]
 
 
 def test_only_blocks_in_the_scope_are_pending(begin):
@@ -96,9 +98,13 @@ def test_only_blocks_in_the_scope_are_pending(begin):
 @pytest.mark.parametrize(
     ("tissue", "block", "expected"),
     [
-        ((10, 12, 11, 14), (1, 1), (5, 7, 16, 19)),  # its tissue, 4 for the gate's window of 9, and 1 for upsampling
-        ((0, 0, 2, 2), (0, 0), (0, 0, 7, 7)),  # within the slide
-        ((17, 28, 19, 30), (2, 3), (12, 23, 19, 30)),
+        (
+            (10, 12, 11, 14),
+            (1, 1),
+            (4, 6, 17, 20),
+        ),  # 1 around its tissue, 4 for the window, 1 for upsampling
+        ((0, 0, 2, 2), (0, 0), (0, 0, 8, 8)),  # within the slide
+        ((17, 28, 19, 30), (2, 3), (11, 22, 19, 30)),
         ((0, 0, 19, 30), (1, 1), (3, 3, 21 - 2, 21)),
     ],
 )
@@ -138,10 +144,10 @@ def test_a_block_at_the_rim_is_cut_there(begin):
     assert result.uncertainty.shape == (3, 6)
 
 
-def test_where_no_class_is_strong_the_background_wins(begin):
-    labels = assembled(begin(tissue_in((0, 0, 8, 8))), (0, 0), 0.3, 0.2).labels  # (1 - 0.3)² = 0.49
-    assert not labels.any()
-    labels = assembled(begin(tissue_in((0, 0, 8, 8))), (0, 0), 0.4, 0.2).labels  # (1 - 0.4)² = 0.36
+def test_where_no_class_is_strong_the_place_is_unsure(begin):
+    labels = assembled(begin(tissue_in((0, 0, 8, 8))), (0, 0), 0.3, 0.2).labels  # 0.3 of 0.3 + 0.2 + (1 - 0.3)²
+    assert (labels == UNSURE).all()
+    labels = assembled(begin(tissue_in((0, 0, 8, 8))), (0, 0), 0.4, 0.2).labels  # 0.4 of 0.4 + 0.2 + (1 - 0.4)²
     assert (labels == 1).all()
 
 
@@ -153,8 +159,11 @@ def test_maps_are_stored_as_bytes_where_tissue_was_predicted(begin):
     scale = blocks.model.network.scales[3].item()
     shares = np.array([0.16, 0.6, 0.2]) / 0.96
     entropy = -(shares * np.log(shares)).sum() / np.log(3)
-    assert np.array_equal(result.scores[0], there * 153)
-    assert np.array_equal(result.scores[1], there * 51)
+    around = np.zeros((8, 8), bool)
+    around[1:5, 2:7] = True
+    assert np.array_equal(result.scores[0], around * (1 + round(254 * 0.6)))
+    assert np.array_equal(result.scores[1], around * (1 + round(254 * 0.2)))
+    assert np.array_equal(result.presence > 127, [around, around])
     for own, value in zip(result.prototypes, (0.6, 0.2), strict=True):
         assert np.array_equal(own[0], there * round(1 + 254 * (value / scale + 1) / 2))
         assert np.array_equal(own[0], own[1])
@@ -165,7 +174,7 @@ def test_a_score_of_0_and_the_least_cosine_are_told_from_what_was_not_computed(b
     blocks = begin(tissue_in((0, 0, 8, 8)))
     scale = blocks.model.network.scales[3].item()
     result = assembled(blocks, (0, 0), -scale, scale)
-    assert (result.scores[0] == 0).all()
+    assert (result.scores[0] == 1).all()
     assert (result.prototypes[0] == 1).all()
     assert (result.prototypes[1] == 255).all()
 
@@ -187,21 +196,21 @@ def test_classes_are_gated_by_their_score_in_a_window_of_a_training_tile(begin):
     maps = maps_of(blocks, (0, 0), 0.5, 0.0)
     maps[:2] = -9.0
     maps[:2, :, 6] = 9.0
-    scores = blocks.assemble((0, 0), maps, torch.ones(maps.shape[1:], dtype=torch.bool), frozenset()).scores
-    assert np.array_equal(scores[0], np.tile(128 * (np.arange(8) >= 2), (8, 1)))
+    found = blocks.assemble((0, 0), maps, torch.ones(maps.shape[1:], dtype=torch.bool), frozenset()).presence
+    assert np.array_equal(found[0] > 127, np.tile(np.arange(8) >= 2, (8, 1)))
 
 
 def test_what_is_no_tissue_or_was_not_read_does_not_count_for_the_gate(begin):
     dark = torch.full((19, 30), -9.0)
     dark[:, :4] = 2.0
     settings = PLAIN.model_copy(update={"presence": 0.8})  # sigmoid(2) = 0.88
-    assert assembled(begin(tissue_in((0, 0, 8, 4)), settings), (0, 0), dark, 0.0).scores[0, :, :4].all()
-    assert not assembled(begin(tissue_in((0, 0, 8, 8)), settings), (0, 0), dark, 0.0).scores[0].any()
+    assert assembled(begin(tissue_in((0, 0, 8, 4)), settings), (0, 0), dark, 0.0).presence[0, :, :4].min() > 127
+    assert assembled(begin(tissue_in((0, 0, 8, 8)), settings), (0, 0), dark, 0.0).presence[0].max() < 128
     blocks = begin(tissue_in((0, 0, 8, 8)), settings)
     maps = maps_of(blocks, (0, 0), dark, 0.0)
     known = torch.zeros(maps.shape[1:], dtype=torch.bool)
     known[:, :4] = True
-    assert blocks.assemble((0, 0), maps, known, frozenset()).scores[0, :, :4].all()
+    assert blocks.assemble((0, 0), maps, known, frozenset()).presence[0, :, :4].min() > 127
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def relabel(options: argparse.Namespace, printer: Printer) -> Result:
     settings, rows = read_settings(LabelSettings, options.settings, options.set), []
     for folder in expanded(options.results):
         prediction = run(relabel_job(folder, settings), printer.progress)
-        row = {"result": str(folder), "labels": settings.described(), "mm²": prediction.area_mm2()}
+        row: dict[str, object] = {"result": str(folder), "labels": settings.described(), "mm²": prediction.area_mm2()}
         row |= {"unsure mm²": prediction.unsure_mm2, "tissue mm²": prediction.tissue_mm2}
         if (mask := mask_beside(folder)).exists():
             check_outputs([mask], [folder])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_lpd.core.errors import ExportError
-from napari_lpd.core.geometry import common, is_empty, multiplied, within
+from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.locks import beside, locked
 from napari_lpd.results.card import UNREADABLE
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from napari_lpd.core.geometry import Block, Box
     from napari_lpd.core.settings.prediction import LabelSettings
+    from napari_lpd.results.corrections import Corrections
 
 RIM = 1  # map pixels around a block between which and its own its labels are interpolated
 
@@ -97,3 +98,45 @@ def labels_in_block(prediction: Prediction, block: Block, fine: NDArray[np.uint8
         wanted = prediction.to_label(part[:2], (part[2] - part[0], part[3] - part[1]))
         labels[within(own, part)] = fine[within(box, part)] * wanted
     return labels
+
+
+class LabelView:
+    """A part of a result, read once, whose labels are computed with any settings at once: what a slider shows.
+
+    At coarser levels the maps are means, so that the labels there are nearly those of the result.
+
+    Args:
+        corrections: Of the result, not refined by a CRF.
+        box: (y0, x0, y1, x1) in pixels of the labels.
+        level: Of the pyramids.
+
+    Attributes:
+        origin: (y, x) of the first pixel, in pixels of the level.
+    """
+
+    def __init__(self, corrections: Corrections, box: Box, level: int = 0) -> None:
+        self._card, prediction = corrections.prediction.card, corrections.prediction
+        h, w = corrections.levels[level].shape
+        y0, x0, y1, x1 = common(tuple(value >> level for value in box), (0, 0, h, w))  # type: ignore[arg-type]
+        rows, columns = prediction.scores.levels[level].shape[-2:]
+        top, left, bottom, right = divided((y0, x0, y1, x1), self._card.stride)
+        cells = common((top - RIM, left - RIM, bottom + RIM, right + RIM), (0, 0, rows, columns))
+        self._evidence, self._fine = prediction.evidence(cells, level), multiplied(cells, self._card.stride)
+        self._box, self.origin = (y0, x0, y1, x1), (y0, x0)
+        part = (slice(y0, y1), slice(x0, x1))
+        stored = corrections.stored_level(level)
+        self._shown = corrections.levels[level][part]
+        self._kept = (self._shown == 0) | (self._shown == UNREADABLE)
+        if stored is not None:
+            self._kept |= stored[part] > 0
+
+    def labels(self, settings: LabelSettings) -> NDArray[np.uint8]:
+        """Compute the labels (h, w), corrections included.
+
+        Raises:
+            SettingsError: a class is favoured that the result does not have.
+        """
+        chosen = self._card.settings.model_copy(update={"labels": settings})
+        rule = self._card.model_copy(update={"settings": chosen}).rule
+        fine = rule.labels(self._evidence, self._card.stride)[within(self._fine, self._box)]
+        return np.where(self._kept, self._shown, fine)

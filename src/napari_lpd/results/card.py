@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 4
 UNREADABLE = 255
+UNKNOWN_ICC = "unknown"  # where nothing is said of it
 MAX_EDGE = 2**23  # pixels of a slide at the labels' resolution
 CHANGEABLE = PredictSettings.RUNTIME_SETTINGS | {"labels"}  # of the settings: what can differ in the same prediction
 Positive = Annotated[float, Field(gt=0, le=1e6)]
@@ -75,7 +76,7 @@ class PredictionCard(Settings):
     temperature: Positive = 1.0
     settings: PredictSettings
     tissue: Text
-    icc: Text
+    icc: Text = UNKNOWN_ICC
     scope: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -135,7 +135,7 @@ def test_every_layer_is_in_micrometres(viewer, tiny_layer, make_prediction):
 
 def test_colours_and_names_are_those_of_the_classes(viewer, make_prediction):
     labels = show_prediction(viewer, make_prediction())
-    assert list(labels.features["class"]) == ["unlabelled", "dark", "pink", "unreadable"]
+    assert list(labels.features["class"]) == ["unlabelled", "dark", "pink", "unsure", "unreadable"]
     assert np.allclose(labels.colormap.map(1)[:3], np.array([0x3B, 0x4C, 0xFF]) / 255, atol=0.01)
     assert labels.colormap.map(0)[3] == 0
     assert labels.colormap.map(99)[3] == 0

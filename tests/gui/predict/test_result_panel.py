@@ -131,12 +131,12 @@ def test_the_legend_switches_and_fades_classes(shown, viewer):
     assert labels.colormap.color_dict[2][3] == pytest.approx(0.4)
 
 
-def test_the_row_of_unlabelled_tissue_completes_the_areas_and_is_no_class(shown):
+def test_the_row_of_unsure_tissue_completes_the_areas_and_is_no_class(shown):
     widget, prediction = shown
     areas, table = widget.panel.areas, widget.panel.areas.table
     chosen = []
     areas.chosen.connect(chosen.append)
-    assert table.item(2, 0).text() == "unlabelled"
+    assert table.item(2, 0).text() == "unsure"
     mm2 = [float(table.item(row, 1).text()) for row in range(3)]
     assert sum(mm2) == pytest.approx(prediction.tissue_mm2, abs=2e-3)
     table.cellClicked.emit(2, 0)
@@ -158,7 +158,14 @@ def test_roles_are_remembered_and_give_the_stroma_share(shown, viewer, qtbot, tm
     waited(widget, qtbot)
     with (tmp_path / "a.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    assert [row["what"] for row in rows] == ["dark", "pink", "unlabelled", "tissue", "stroma share of tumour area"]
+    assert [row["what"] for row in rows] == [
+        "dark",
+        "pink",
+        "unsure",
+        "unlabelled",
+        "tissue",
+        "stroma share of tumour area",
+    ]
 
 
 def test_the_window_measures_bands_and_exports_objects_as_the_command_does(shown, qtbot, tmp_path, monkeypatch):

@@ -65,8 +65,8 @@ class Rule(NamedTuple):
     def labels(self, evidence: Evidence, stride: int) -> NDArray[np.uint8]:
         """Label the pixels of map pixels: (h · stride, w · stride), c + 1 or `UNSURE`.
 
-        The label is the class of those that are present with the highest score, and as sure as its share of the scores of
-        all classes, present or not: on held-out tissue that ranks right before wrong labels best (docs/explanation/results.md).
+        The label is the class of those that are present with the highest score, and as sure as its share of the scores
+        of all classes, present or not: that ranks right before wrong labels best (docs/explanation/results.md).
         Scores and sureness are interpolated between map pixels. Where no class is present the most likely of all
         counts, with a share of 0.
 

@@ -107,12 +107,13 @@ class Column(QScrollArea):
     def add(self, *widgets: QWidget, title: str = "") -> None:
         """Add widgets at the bottom, under a bold title if one is given."""
         guard_wheel(*widgets)
-        heading = [_heading(title)] if title else []
-        for widget in [*heading, *widgets]:
+        named = [heading(title)] if title else []
+        for widget in [*named, *widgets]:
             self._column.insertWidget(self._column.count() - 1, widget)
 
 
-def _heading(title: str) -> QLabel:
+def heading(title: str) -> QLabel:
+    """Make a bold title of a section."""
     label = QLabel(f"<b>{title}</b>")
     label.setContentsMargins(0, 6, 0, 0)
     return label
@@ -137,6 +138,14 @@ def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
         button.clicked.connect(lambda _=False, action=action: action())
         row.append(button)
     return in_row(row)
+
+
+def foot(*widgets: QWidget) -> QWidget:
+    """Arrange widgets in a column that stands below a `Column`, always in sight."""
+    container = in_column(widgets)
+    container.layout().setContentsMargins(8, 4, 8, 8)
+    guard_wheel(container)
+    return container
 
 
 def in_row(widgets: Sequence[QWidget]) -> QWidget:

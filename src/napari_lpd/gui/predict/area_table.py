@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lpd.core.classes import UNLABELLED
+from napari_lpd.core.classes import UNLABELLED, UNSURE_CLASS
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.settings.results import MeasureSettings
 from napari_lpd.gui.common.layout import chooser, note, swatch, tip
@@ -26,6 +26,8 @@ from napari_lpd.results.export.geojson import UNREADABLE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from qtpy.QtGui import QIcon
 
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.results.measures.areas import MeasureRow
@@ -37,9 +39,9 @@ COLUMNS = {
     "%": "Share of the tissue inside the predicted area",
     "expected mm²": "Area by probability: sum of the class's probability over all pixels; 95 % interval in the tooltip",
 }
-WHY_UNLABELLED = (
-    "Tissue without a label: every class is absent there, or none is sure enough. A higher background_power (Advanced)"
-    " labels what is less sure; presence decides which classes are absent"
+WHY_UNSURE = (
+    "Tissue without an answer: every class is absent there, or the model is less sure of the most likely one than the"
+    " slider above asks for. Move it to the left to label more"
 )
 EXPECTED = list(COLUMNS).index("expected mm²")
 NOT_MEASURED = "press Measure for expected areas"
@@ -106,7 +108,7 @@ class AreaTable(QWidget):
             name.setToolTip(tip(f"{tissue.name}: {COLUMNS['tissue'].lower()}"))
             self.table.setItem(row, 0, name)
         if classes:
-            self.table.setItem(len(classes), 0, _bare_item(UNLABELLED))
+            self.table.setItem(len(classes), 0, _bare_item(UNSURE_CLASS.name, swatch(UNSURE_CLASS.color)))
         for row in range(self.table.rowCount()):
             for column in range(1, len(COLUMNS)):
                 self.table.setItem(row, column, _bare_item("") if row == len(classes) else QTableWidgetItem(""))
@@ -132,7 +134,7 @@ class AreaTable(QWidget):
             self.total.setText(f"{total}; {NOT_MEASURED}")
 
     def _choose_row(self, row: int) -> None:
-        if row in range(len(self._strength)):  # not the one of what is unlabelled
+        if row in range(len(self._strength)):  # not the one of what is unsure
             self.chosen.emit(row + 1)
 
     def choose(self, label: int) -> None:
@@ -163,6 +165,8 @@ class AreaTable(QWidget):
             self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in the predicted area")
         lines = []
         for row in rows:
+            if row.what == UNLABELLED and (row.region != whole or not row.area_mm2):
+                continue
             if row.what == UNREADABLE_NAME:
                 lines += [f"{row.region}: unreadable {row.area_mm2:.3f} mm²"] if row.area_mm2 else []
             elif row.what not in index and row.what != "tissue":
@@ -197,11 +201,11 @@ class AreaTable(QWidget):
         self.painted.emit({name: self._strength[name] / 100 * on for name, on in ticked.items()})
 
 
-def _bare_item(text: str) -> QTableWidgetItem:
-    """Make a cell of the row of unlabelled tissue, which can be neither ticked nor selected."""
-    item = QTableWidgetItem(text)
+def _bare_item(text: str, icon: QIcon | None = None) -> QTableWidgetItem:
+    """Make a cell of the row of unsure tissue, which can be neither ticked nor selected."""
+    item = QTableWidgetItem(text) if icon is None else QTableWidgetItem(icon, text)
     item.setFlags(Qt.ItemFlag.ItemIsEnabled)
-    item.setToolTip(tip(WHY_UNLABELLED))
+    item.setToolTip(tip(WHY_UNSURE))
     return item
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
-from napari.layers import Points
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDialog, QDoubleSpinBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
@@ -17,46 +15,41 @@ from napari_lpd.core.files import KEY, refuse_overwrite
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.results import ExportSettings, MarginSettings, MeasureSettings
 from napari_lpd.gui.common.job import JobRunner
-from napari_lpd.gui.common.layout import OriginChoice, buttons
+from napari_lpd.gui.common.layout import OriginChoice, buttons, folded, heading, in_column
 from napari_lpd.gui.common.recent_models import kept_measures, remember_measures
+from napari_lpd.gui.layers.circles import circle_layers, place_circle
 from napari_lpd.gui.layers.regions import polygons_um, regions_layers
 from napari_lpd.gui.layers.results import label_colours, labels_of, show_prediction, shown_prediction
 from napari_lpd.gui.layers.slides import (
-    UM,
-    belongs,
     corner,
     folder_beside,
     home_of,
     kind,
-    of_slide,
     slide_id,
     slide_of,
     slide_path,
-    visible_box_um,
 )
 from napari_lpd.gui.predict.area_table import AreaTable, RolesDialog
 from napari_lpd.gui.predict.correction_bar import CorrectBar, corrections_to_regions
 from napari_lpd.gui.predict.result_list import ResultList
+from napari_lpd.gui.predict.sure_bar import SureBar
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.export import FORMS, ON_SLIDE, export
-from napari_lpd.results.measures.areas import FIELD_MM2, MARK, WHOLE, Site, field_around, measure, write_measures
+from napari_lpd.results.measures.areas import MARK, WHOLE, Site, field_around, measure, write_measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import napari
     from napari.layers import Image
-    from napari.utils.events import Event
     from numpy.typing import NDArray
 
     from napari_lpd.core.settings.results import What
     from napari_lpd.results.measures.areas import MeasureRow
     from napari_lpd.results.prediction import Prediction
 
-FIELDS, DICOM = "fields", ".dcm"
-FIELD_UM = 2000 * math.sqrt(FIELD_MM2 / math.pi)  # diameter
+DICOM = ".dcm"
 CLOSING = "The result is being measured or exported. Close anyway?"
-FIELD_COLOR = "#ffffff"
 
 
 class ResultPanel(QWidget):
@@ -80,7 +73,8 @@ class ResultPanel(QWidget):
         self.results = ResultList()
         self.areas = AreaTable()
         self.correct = CorrectBar(viewer, slide_layer, self._require_prediction)
-        self.simplify, self.origin = QDoubleSpinBox(), OriginChoice()
+        self.sure = SureBar(viewer, slide_layer, self.shown)
+        self.simplify, self.origin = QDoubleSpinBox(decimals=1), OriginChoice()
         self.runner = JobRunner(self, CLOSING)
         self.measurer = JobRunner(self)  # measures what is corrected, unasked
         self.rows: list[MeasureRow] = []
@@ -109,18 +103,25 @@ class ResultPanel(QWidget):
         )
         learn = buttons(("Learn from corrections", "Hand the corrected pixels to Train, as strokes", self.to_train))
         self.simplify.setRange(0, 1000)
-        self.simplify.setDecimals(1)
         self.simplify.setPrefix("Simplify GeoJSON outlines by ")
         self.simplify.setSuffix(" µm")
         self.simplify.setSpecialValueText("GeoJSON outlines not simplified")
         self.simplify.setToolTip("Remove corners that span a triangle smaller than this length squared, without gaps")
-        shown = (self.results.combo, self.areas, self.correct)
-        for widget in (*shown, learn, measures, exports, self.simplify, self.origin):
-            layout.addWidget(widget)
+        groups = {
+            "": (self.results.combo, self.sure, self.areas),
+            "Correct": (self.correct, learn),
+            "Measure": (measures,),
+        }
+        groups["Export"] = (exports, folded("More", in_column([self.simplify, self.origin])))
+        for title, widgets in groups.items():
+            for widget in ((heading(title),) if title else ()) + widgets:
+                layout.addWidget(widget)
         self.results.combo.currentIndexChanged.connect(self._on_result)
         self.areas.painted.connect(self._on_painted)
         self.areas.chosen.connect(self._on_chosen)
         self.correct.used.connect(self.areas.choose)
+        self.sure.failed.connect(self.failed)
+        self.sure.made.connect(lambda: self.refresh(anew=True))
         self.correct.message.connect(self.message)
         self.correct.failed.connect(self.failed)
         self.correct.applied.connect(lambda _: self.refresh(anew=True))
@@ -145,6 +146,7 @@ class ResultPanel(QWidget):
         self.origin.follow(() if prediction is None else prediction.card.slide_origin)
         self.results.show(self._viewer, prediction)
         self.correct.show_buttons()
+        self.sure.show_result(prediction)
         key = None if prediction is None else (prediction.folder, prediction.finished)
         if key is None or key != self._listed or anew:
             is_corrected = prediction is not None and bool(Corrections(prediction).blocks())
@@ -204,8 +206,10 @@ class ResultPanel(QWidget):
                 layer.colormap = label_colours(prediction.card.classes, strength)["colormap"]
 
     def _on_chosen(self, label: int) -> None:
-        """Paint with the class that was clicked, now or when the mask is corrected."""
+        """Paint with the class that was clicked, now or when the mask is corrected; offer more or less of it."""
         self.correct.use(label)
+        prediction = self.shown()
+        self.sure.show_tissue("" if prediction is None else prediction.card.classes[label - 1].name)
 
     # Measure
 
@@ -232,7 +236,7 @@ class ResultPanel(QWidget):
             return sites
         mpp, (h, w) = np.array(prediction.card.slide_mpp), prediction.card.slide_shape
         slide = shapely.box(0, 0, w, h)
-        for fields in self._field_layers():
+        for fields in circle_layers(self._viewer, layer):
             start = corner(home_of(fields, layer))
             for y, x in (
                 np.array([fields.data_to_world(centre) for centre in fields.data]).reshape(-1, 2) - start
@@ -252,37 +256,14 @@ class ResultPanel(QWidget):
                 ]
         return sites
 
-    def _field_layers(self) -> list[Points]:
-        """List the layers of circles on the chosen slide: points as large as a field, which no handle changes."""
-        layer = self._slide_layer()
-        layers = [each for each in self._viewer.layers if kind(each) == FIELDS and belongs(each, layer)]
-        return [each for each in layers if isinstance(each, Points)]
-
     def place(self) -> None:
         """Add a TSR circle of 3.1 mm² in the middle of the view, which can be moved, but not resized."""
         try:
             layer, _ = self._slide_layer(), self._require_prediction()
-            y0, x0, y1, x1 = visible_box_um(self._viewer, layer)
+            place_circle(self._viewer, layer)
         except LpdError as error:
             self.failed.emit(str(error))
             return
-        layers = self._field_layers()
-        fields = layers[0] if layers else self._viewer.add_points(
-            ndim=2,
-            name=f"fields of 3.1 mm² ({layer.name})",
-            units=(UM, UM),
-            size=FIELD_UM,
-            face_color="#ffffff00",
-            border_color=FIELD_COLOR,
-            border_width=8,
-            border_width_is_relative=False,
-            metadata={KEY: {"kind": FIELDS, **of_slide(layer)}},
-        )  # fmt: skip
-        fields.events.size.connect(_keep_size)
-        centre = np.array([(y0 + y1) / 2, (x0 + x1) / 2]) + corner(layer)
-        fields.add(fields.world_to_data(centre))
-        self._viewer.layers.selection.active = fields
-        fields.mode = "select"
         self.message.emit("Move the circle so that there is tumour on all its sides, then press Measure.")
 
     def _on_roles(self) -> None:
@@ -366,12 +347,6 @@ class ResultPanel(QWidget):
         if measured is not None and shown is not None and measured.folder == shown.folder:
             self.rows = list(rows)
             self.areas.show_measures(self.rows)
-
-
-def _keep_size(event: Event) -> None:
-    fields = event.source
-    if (np.asarray(fields.size) != FIELD_UM).any():
-        fields.size = FIELD_UM
 
 
 def _forms(what: What, layer: Image | None) -> list[str]:

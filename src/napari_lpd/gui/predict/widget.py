@@ -21,7 +21,18 @@ from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
 from napari_lpd.gui.common.layer_box import LayerBox
-from napari_lpd.gui.common.layout import Column, advanced, buttons, chooser, in_column, in_row, note, warning_note
+from napari_lpd.gui.common.layout import (
+    Column,
+    advanced,
+    buttons,
+    chooser,
+    folded,
+    foot,
+    in_column,
+    in_row,
+    note,
+    warning_note,
+)
 from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
@@ -32,6 +43,7 @@ from napari_lpd.gui.predict.correction_bar import RESULTS, corrections_path
 from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
 from napari_lpd.gui.predict.model_picker import ModelPicker
 from napari_lpd.gui.predict.result_panel import ResultPanel
+from napari_lpd.models.card import read_card
 from napari_lpd.slides.tissue import mask_of_labels, mask_of_polygons
 
 if TYPE_CHECKING:
@@ -85,7 +97,7 @@ class PredictWidget(DockWidget):
         self.tissue = self._masks.combo
         self.results = note("")
         self.warning = warning_note()
-        self.form = SettingsForm(PredictSettings(), without=("tissue_only",))
+        self.form = SettingsForm(PredictSettings(), without=("tissue_only", "labels.sure", "labels.favour"))
         self.job = JobBar("Predict", question=CLOSING)
         self.previewer = JobRunner(self)
         self.panel = ResultPanel(viewer, self.slides.layer)
@@ -107,22 +119,16 @@ class PredictWidget(DockWidget):
             ("Load…", "Settings from a JSON file", self._on_load),
             ("Save…", "Settings as a JSON file, with which the command line gives the same mask", self._on_save),
         )
+        more = folded("More", in_column([tissue, results, advanced(in_column([self.form, settings]))]))
         column = Column()
         column.add(self.slides, title="Slide")
         column.add(self.model, title="Model")
-        column.add(
-            self.scope,
-            tissue,
-            results,
-            advanced(in_column([self.form, settings])),
-            self.job,
-            self.warning,
-            title="Area to segment",
-        )
-        column.add(self.panel, note(NOTICE), title="Areas, corrections, export")
+        column.add(self.scope, more, title="Area to segment")
+        column.add(self.panel, note(NOTICE), title="Result")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
+        layout.addWidget(foot(self.warning, self.job))
 
     def _connect(self) -> None:
         self.undocked.connect(self.panel.correct.put_down)
@@ -215,8 +221,14 @@ class PredictWidget(DockWidget):
             self._show_results()
 
     def settings(self) -> PredictSettings:
-        """Return the settings in the form, with the choice of tissue."""
-        return self.form.value().model_copy(update={"tissue_only": self.tissue.currentText() != WHOLE_AREA})
+        """Return the settings in the form, with the choice of tissue and how sure labels are.
+
+        Raises:
+            LpdError: a value is out of its limits, or there is no model.
+        """
+        labels = self.panel.sure.settings([tissue.name for tissue in read_card(self.model.path()).classes])
+        of_tissue = self.tissue.currentText() != WHOLE_AREA
+        return self.form.value().model_copy(update={"tissue_only": of_tissue, "labels": labels})
 
     def _on_load(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Settings", "", "Settings (*.json)")
@@ -224,6 +236,7 @@ class PredictWidget(DockWidget):
             with self.job.reporting():
                 settings = read_settings(PredictSettings, Path(path), [])
                 self.form.set_value(settings)
+                self.panel.sure.show_settings(settings.labels)
                 self.tissue.setCurrentText(TISSUE_ONLY if settings.tissue_only else WHOLE_AREA)
 
     def _on_save(self) -> None:

@@ -1,0 +1,213 @@
+"""How sure a label has to be, more or less of single tissues: seen at once in the view, then made for the result."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Labels
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+from superqt import QLabeledSlider
+
+from napari_lpd.core.errors import LpdError
+from napari_lpd.core.files import KEY
+from napari_lpd.core.settings.prediction import LabelSettings
+from napari_lpd.gui.common.job import JobRunner
+from napari_lpd.gui.common.layout import guard_wheel, tip
+from napari_lpd.gui.layers.results import label_colours, labels_of
+from napari_lpd.gui.layers.slides import UM, corner, visible_box_um
+from napari_lpd.prediction.relabel import LabelView, relabel
+from napari_lpd.results.corrections import Corrections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import napari
+    from napari.layers import Image
+
+    from napari_lpd.core.jobs import Job
+    from napari_lpd.gui.layers.pyramid_view import View
+    from napari_lpd.results.prediction import Prediction
+
+PREVIEW = "sure preview"  # kind of the layer that shows the view while a slider is moved
+REST_MS = 400  # after the last change of a slider, until the result is made again
+MOST = 1500  # pixels of the longer edge of what is computed while a slider is moved
+STEPS = 10  # of a slider, for a factor of ten in the odds
+REFINED = "These labels follow the slide's edges (refiner, in Advanced): choose how sure, then press Predict again"
+HELP = "A place gets its most likely tissue if the model is at least this sure of it, else it is unsure; 0 % labels all"
+
+
+class SureBar(QWidget):
+    """Two sliders: how sure the model has to be, and more or less of the tissue that is chosen in the legend.
+
+    Args:
+        viewer: The viewer.
+        slide: Returns the chosen slide's layer; raises LpdError if there is none.
+        shown: Returns the result that is shown, or None.
+
+    Signals:
+        failed: an error message.
+        made: the labels of the result were made again.
+    """
+
+    failed = Signal(str)
+    made = Signal()
+
+    def __init__(
+        self, viewer: napari.Viewer, slide: Callable[[], Image], shown: Callable[[], Prediction | None]
+    ) -> None:
+        super().__init__()
+        self._viewer, self._slide, self._shown = viewer, slide, shown
+        self._settings, self._name = LabelSettings(), ""
+        self._view: tuple[tuple[object, ...], LabelView] | None = None
+        self.sure, self.more = QLabeledSlider(Qt.Orientation.Horizontal), QLabeledSlider(Qt.Orientation.Horizontal)
+        self._named = QLabel()
+        self.runner = JobRunner(self, "Labels are being made again. Close anyway?")
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self.sure.setRange(0, 100)
+        self.more.setRange(-2 * STEPS, 2 * STEPS)
+        self.more.setToolTip(
+            "Multiplies the tissue's odds: 10 steps to the right are ten times as much, 0 is the model's"
+        )
+        rows = QFormLayout()
+        rows.addRow("At least % sure", self.sure)
+        rows.addRow(self._named, self.more)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(rows)
+        guard_wheel(self)
+        self.sure.valueChanged.connect(self._on_moved)
+        self.more.valueChanged.connect(self._on_moved)
+        self._rest.timeout.connect(self._make)
+        self.runner.succeeded.connect(self._on_made)
+        self.runner.failed.connect(self.failed)
+        self.runner.ended.connect(self._on_ended)
+        self.show_tissue("")
+        self.show_result(None)
+
+    def settings(self, classes: Sequence[str]) -> LabelSettings:
+        """Return what the sliders say, for a result with these classes."""
+        favour = tuple(each for each in self._settings.favour if each[0] in classes)
+        return self._settings.model_copy(update={"favour": favour})
+
+    def show_settings(self, settings: LabelSettings) -> None:
+        """Put the sliders where settings say; nothing is made anew."""
+        self._settings = settings
+        for slider, value in (
+            (self.sure, round(100 * settings.sure)),
+            (self.more, round(STEPS * math.log10(dict(settings.favour).get(self._name, 1.0)))),
+        ):
+            slider.blockSignals(True)
+            slider.setValue(value)
+            slider.blockSignals(False)
+
+    def show_result(self, prediction: Prediction | None) -> None:
+        """Show the settings of a result; one that is unfinished or refined cannot be changed."""
+        if self._rest.isActive() or self.runner.running:
+            return
+        refined = prediction is not None and prediction.card.settings.refiner != "none"
+        if prediction is not None:
+            self.show_settings(prediction.card.settings.labels)
+        self.sure.setToolTip(tip(REFINED if refined else HELP))
+        self.setEnabled(prediction is not None and prediction.finished and not refined)
+
+    def show_tissue(self, name: str) -> None:
+        """Offer more or less of a tissue; of none with ""."""
+        self._name = name
+        self._named.setText(f"More {name}" if len(name) < 16 else f"More {name[:14]}…")
+        self._named.setVisible(bool(name))
+        self.more.setVisible(bool(name))
+        self.show_settings(self._settings)
+
+    def _on_moved(self) -> None:
+        factors = dict(self._settings.favour)
+        if self._name:
+            factors[self._name] = 10 ** (self.more.value() / STEPS)
+        favour = tuple((name, factor) for name, factor in factors.items() if factor != 1)
+        self._settings = LabelSettings(sure=self.sure.value() / 100, favour=favour)
+        try:
+            self._preview()
+        except LpdError as error:
+            self.failed.emit(str(error))
+        self._rest.start()
+
+    def layer(self) -> Labels | None:
+        """Return the layer of the preview, if any."""
+        found = (each for each in self._viewer.layers if each.metadata.get(KEY, {}).get("kind") == PREVIEW)
+        return next((each for each in found if isinstance(each, Labels)), None)
+
+    def _preview(self) -> None:
+        """Show the labels of what is in view, above the mask, which is hidden meanwhile."""
+        prediction, slide_layer = self._shown(), self._slide()
+        if prediction is None:
+            return
+        card, seen = prediction.card, visible_box_um(self._viewer, slide_layer)
+        y0, x0, y1, x1 = (int(value / card.mpp) for value in seen)
+        level = max(0, math.ceil(math.log2(max(y1 - y0, x1 - x0, 1) / MOST)))
+        level = min(level, len(prediction.labels.levels) - 1)
+        box = (max(y0, 0), max(x0, 0), min(y1 + 1, card.shape[0]), min(x1 + 1, card.shape[1]))
+        key = (prediction.folder, box, level)
+        if self._view is None or self._view[0] != key:
+            self._view = key, LabelView(Corrections(prediction), box, level)
+        view = self._view[1]
+        mpp = card.mpp * 2**level
+        place = corner(slide_layer) + (np.array(view.origin) + 0.5) * mpp
+        labels, layer = view.labels(self._settings), self.layer()
+        if layer is None:
+            active = self._viewer.layers.selection.active
+            masks = [mask for mask in labels_of(self._viewer, prediction) if mask.visible]
+            self._viewer.add_labels(
+                labels,
+                name="how sure (preview)",
+                scale=(mpp, mpp),
+                translate=place,
+                units=(UM, UM),
+                opacity=masks[0].opacity if masks else 0.5,
+                colormap=masks[0].colormap if masks else label_colours(card.classes)["colormap"],
+                metadata={KEY: {"kind": PREVIEW, "masks": masks}},
+            )
+            self._viewer.layers.selection.active = active
+            for mask in masks:
+                mask.visible = False
+        else:
+            layer.data, layer.scale, layer.translate = labels, (mpp, mpp), place
+
+    def _make(self) -> None:
+        """Make the labels of the result again, with the latest settings."""
+        prediction = self._shown()
+        if prediction is None or not self.isEnabled():
+            return
+        if self.runner.running:  # once it has ended
+            self._rest.start()
+            return
+        settings = self.settings([tissue.name for tissue in prediction.card.classes])
+        views = [mask.metadata[KEY]["view"] for mask in labels_of(self._viewer, prediction)]
+        self.runner.start(lambda: _made_again(prediction, settings, views))
+
+    def _on_made(self, prediction: Prediction) -> None:
+        for layer in labels_of(self._viewer, prediction):
+            layer.metadata[KEY]["prediction"] = prediction
+            layer.refresh()
+        self.made.emit()
+
+    def _on_ended(self) -> None:
+        """Show the mask again in place of the preview, unless a slider was moved meanwhile."""
+        layer = self.layer()
+        if layer is None or self._rest.isActive():
+            return
+        for mask in layer.metadata[KEY]["masks"]:
+            mask.visible = mask in self._viewer.layers
+        self._viewer.layers.remove(layer)
+        self._view = None
+
+
+def _made_again(prediction: Prediction, settings: LabelSettings, views: Sequence[View]) -> Job[Prediction]:
+    """Make labels again, and fill what is shown of them."""
+    made = yield from relabel(prediction.folder, settings)
+    for view in views:
+        view.fill(made.finished_blocks() | Corrections(made).blocks())
+    return made
