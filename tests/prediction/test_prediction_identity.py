@@ -10,10 +10,10 @@ import shapely
 import tifffile
 
 from napari_lpd.cli.main import main
-from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
+from napari_lpd.core.settings.prediction import CrfSettings, LabelSettings, PredictSettings
 from napari_lpd.prediction.batch import SlideTask
 from napari_lpd.prediction.predict import prediction_card
-from napari_lpd.results.card import PredictionCard
+from napari_lpd.results.card import CHANGEABLE, PredictionCard
 from napari_lpd.slides.formats import open_slide
 from napari_lpd.slides.tissue import TissueMask
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "block": 512,
     "precision": "bfloat16",
 }
-RUNTIME: dict[str, Any] = {"threads": 3, "batch": 2, "device": "cuda:1", "backend": "torch"}
+RUNTIME: dict[str, Any] = {"labels": LabelSettings(sure=0.7), "threads": 3, "batch": 2, "device": "cuda:1", "backend": "torch"}
 MASK = TissueMask(np.ones((20, 30), bool), 16.0)
 OTHERS: dict[str, dict[str, Any]] = {  # options of a run beside its settings
     "model": {"model_hash": "other"},
@@ -82,7 +82,7 @@ def card_of(tiny_model, tiny_image, swapped, tmp_path):
 
 def test_the_tables_name_every_setting_and_every_option():
     assert set(SETTINGS) | set(RUNTIME) == set(PredictSettings.model_fields)
-    assert set(RUNTIME) == PredictSettings.RUNTIME_SETTINGS
+    assert set(RUNTIME) == CHANGEABLE
     assert set(OTHERS) | NOT_OF_PIXELS == set(SlideTask._fields)
 
 

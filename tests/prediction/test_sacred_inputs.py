@@ -168,7 +168,7 @@ def test_names_at_the_limit_are_predicted_and_longer_ones_and_those_not_in_utf_8
 
 
 def row(name: str, area: float, tissue: str = "fat") -> dict:
-    about = {"unlabelled mm²": 0.5, "tissue mm²": 2.0, "µm per pixel": 0.5, "resolution from": "tags", "seconds": 1.0}
+    about = {"unsure mm²": 0.5, "tissue mm²": 2.0, "µm per pixel": 0.5, "resolution from": "tags", "seconds": 1.0}
     return {"slide": name, "state": "ok", "mm²": {tissue: area}, **about}
 
 

@@ -19,8 +19,9 @@ DONE = {
     "slide": "a.svs",
     "state": "ok",
     "mm²": {"dark": 1.25, "pink": 0.1234567},
-    "unlabelled mm²": 0.25,
+    "unsure mm²": 0.25,
     "tissue mm²": 2.5,
+    "labels": "at least 40 % sure",
     "µm per pixel": 0.499,
     "resolution from": "aperio metadata",
     "unreadable": ["x 20..60, y 1100..1120", "x 0..8, y 0..4"],
@@ -39,12 +40,12 @@ FAILED = {"slide": "c.svs", "error": "c.svs: damaged, truncated"}
 def test_the_table_has_areas_tissue_and_unreadable_places_of_every_slide(tmp_path):
     path = write_summary([DONE, SOUND, FAILED], tmp_path / "new" / "summary.csv")
     assert path.read_text(encoding="utf-8-sig").splitlines() == [
-        "slide,state,dark mm²,pink mm²,blue mm²,unlabelled mm²,tissue mm²,µm per pixel,resolution from,"
+        "slide,state,dark mm²,pink mm²,blue mm²,unsure mm²,tissue mm²,labels,µm per pixel,resolution from,"
         "unreadable,warnings,seconds",
-        "a.svs,ok,1.250000,0.123457,,0.250000,2.500000,0.499,aperio metadata,"
+        "a.svs,ok,1.250000,0.123457,,0.250000,2.500000,at least 40 % sure,0.499,aperio metadata,"
         '"x 20..60, y 1100..1120; x 0..8, y 0..4","pale; few tiles, and dark",7.5',
-        "b.svs,ok,,0.500000,3.000000,0.250000,2.500000,0.499,given by the user,,,7.5",
-        'c.svs,"c.svs: damaged, truncated",,,,,,,,,,',
+        "b.svs,ok,,0.500000,3.000000,0.250000,2.500000,at least 40 % sure,0.499,given by the user,,,7.5",
+        'c.svs,"c.svs: damaged, truncated",,,,,,,,,,,',
     ]
 
 
@@ -56,14 +57,14 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_slides_line_has_its_areas_and_how_many_places_were_unreadable():
     assert summary_line(DONE) == (
-        "ok a.svs: dark 1.25, pink 0.123, unlabelled 0.25 of 2.5 mm² at 0.499 µm per pixel (aperio metadata);"
+        "ok a.svs: dark 1.25, pink 0.123, unsure 0.25 of 2.5 mm² at 0.499 µm per pixel (aperio metadata);"
         " 2 unreadable places (7.5 s)"
     )
     assert summary_line(SOUND) == (
-        "ok b.svs: pink 0.5, blue 3, unlabelled 0.25 of 2.5 mm² at 0.499 µm per pixel (given by the user) (7.5 s)"
+        "ok b.svs: pink 0.5, blue 3, unsure 0.25 of 2.5 mm² at 0.499 µm per pixel (given by the user) (7.5 s)"
     )
     assert summary_line(EMPTY) == (
-        "NOTHING LABELLED d.svs: pink 0, blue 0, unlabelled 0.25 of 2.5 mm² at 0.499 µm per pixel (given by the user)"
+        "NOTHING LABELLED d.svs: pink 0, blue 0, unsure 0.25 of 2.5 mm² at 0.499 µm per pixel (given by the user)"
         " (7.5 s)"
     )
     assert summary_line(FAILED) == "FAILED c.svs: damaged, truncated"

@@ -80,7 +80,7 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
     writer = Prediction.open(found.folder, write=True)
     w = writer.card.shape[1]
     part = BlockResult(*(np.full((*n, 256 // s, (w - 256) // s), 2, np.uint8)
-                         for n, s in (((), 1), ((2,), 4), ((2, 2), 4), ((), 4))))  # fmt: skip
+                         for n, s in (((), 1), ((2,), 4), ((2,), 4), ((2, 2), 4), ((), 4))))  # fmt: skip
     writer.write_block((0, 1), part)
     growing.fill()
     assert growing.version == 1
