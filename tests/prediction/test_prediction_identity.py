@@ -31,7 +31,13 @@ SETTINGS: dict[str, Any] = {
     "block": 512,
     "precision": "bfloat16",
 }
-RUNTIME: dict[str, Any] = {"labels": LabelSettings(sure=0.7), "threads": 3, "batch": 2, "device": "cuda:1", "backend": "torch"}
+RUNTIME: dict[str, Any] = {
+    "labels": LabelSettings(sure=0.7),
+    "threads": 3,
+    "batch": 2,
+    "device": "cuda:1",
+    "backend": "torch",
+}
 MASK = TissueMask(np.ones((20, 30), bool), 16.0)
 OTHERS: dict[str, dict[str, Any]] = {  # options of a run beside its settings
     "model": {"model_hash": "other"},
