@@ -53,9 +53,9 @@ class LiveLayers:
         self._filled = prediction.finished_blocks()
         self.layers = prediction_layers(prediction, slide)
 
-    def fill(self) -> None:
-        """Read the blocks that are new since the last call."""
-        new = self.prediction.finished_blocks() - self._filled
+    def fill(self, anew: bool = False) -> None:
+        """Read the blocks that are new since the last call; with `anew`, all."""
+        new = self.prediction.finished_blocks() - (set() if anew else self._filled)
         if new:
             for view in self._views():
                 view.fill(new)
@@ -110,6 +110,10 @@ class LivePrediction(PredictionRun):
         try:
             prediction = yield from self._followed(job, folder)
             self._fill(folder)
+            assert self.growing is not None
+            before = self.growing.prediction
+            if before.relabelling or before.card.settings.labels != prediction.card.settings.labels:
+                self.growing.fill(anew=True)  # they were made again meanwhile
             self.finished = prediction
         finally:
             self.filled.set()

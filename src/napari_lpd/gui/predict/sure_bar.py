@@ -129,11 +129,11 @@ class SureBar(QWidget):
             factors[self._name] = 10 ** (self.more.value() / STEPS)
         favour = tuple((name, factor) for name, factor in factors.items() if factor != 1)
         self._settings = LabelSettings(sure=self.sure.value() / 100, favour=favour)
+        self._rest.start()  # first: a layer that is added shows the result anew, which would move the sliders back
         try:
             self._preview()
         except LpdError as error:
             self.failed.emit(str(error))
-        self._rest.start()
 
     def layer(self) -> Labels | None:
         """Return the layer of the preview, if any."""
