@@ -126,7 +126,7 @@ def primary(button: QPushButton) -> None:
 
 def titled(*sections: tuple[str, QWidget]) -> QWidget:
     """Stack widgets under bold titles; those with the title "" have none."""
-    return in_column([each for title, widget in sections for each in (*([_heading(title)] if title else []), widget)])
+    return in_column([each for title, widget in sections for each in (*([heading(title)] if title else []), widget)])
 
 
 def buttons(*entries: tuple[str, str, Callable[[], object]]) -> QWidget:
