@@ -28,7 +28,7 @@ from napari_lpd.models.compute import choose_backend, choose_precision
 from napari_lpd.models.network import LoadedModel, output_channels, output_stride, used_stages
 from napari_lpd.prediction.blocks import BlockAssembler
 from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
-from napari_lpd.prediction.relabel import relabelling
+from napari_lpd.prediction.relabel import relabelling, why_empty
 from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
 from napari_lpd.results.card import PredictionCard
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from napari_lpd.slides.slide import Slide
 
 SAMPLED_TILES = 64  # tiles on which a slide's own levels are measured
-NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
 
 
 @torch.inference_mode()
@@ -120,7 +119,7 @@ def predict_slide(
             yield from _completed(slide, model, prediction)
         if card.settings.labels != prediction.card.settings.labels:
             yield from relabelling(prediction, card.settings.labels)
-        if (line := _why_empty(prediction)) and prediction.warn(line):
+        if (line := why_empty(prediction)) and prediction.warn(line):
             yield Progress(0, 0, WARNING + line)
     return prediction
 
@@ -157,18 +156,6 @@ def check_scope(name: str, scope: Sequence[shapely.Geometry], tissue: TissueMask
             f"{name}: no tissue was found in {which}; is it another slide's, or counted from another corner"
             " (--origin)? If that is tissue, give it (--tissue), or set tissue_only=false"
         )
-
-
-def _why_empty(prediction: Prediction) -> str:
-    """Say why nothing is labelled; "" where something is."""
-    if any(prediction.area_mm2().values()):
-        return ""
-    if not prediction.tissue_mm2:
-        return f"no tissue was found there, so nothing is labelled; {NO_TISSUE}"
-    return (
-        f"all of {prediction.tissue_mm2:.3g} mm² of tissue is unsure: no tissue of the model is there, or sure enough"
-        " (labels.sure); is it a model for this tissue and stain?"
-    )
 
 
 def colour_warning(slide: Slide, model: LoadedModel, prediction: Prediction) -> str:

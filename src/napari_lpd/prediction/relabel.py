@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import LabelSettings
     from napari_lpd.results.corrections import Corrections
 
+NO_TISSUE = "look at the tissue mask and give another one, or predict everything (tissue_only=false)"
 RIM = 1  # map pixels around a block between which and its own its labels are interpolated
 
 
@@ -98,6 +99,18 @@ def labels_in_block(prediction: Prediction, block: Block, fine: NDArray[np.uint8
         wanted = prediction.to_label(part[:2], (part[2] - part[0], part[3] - part[1]))
         labels[within(own, part)] = fine[within(box, part)] * wanted
     return labels
+
+
+def why_empty(prediction: Prediction) -> str:
+    """Say why nothing is labelled; "" where something is."""
+    if any(prediction.area_mm2().values()):
+        return ""
+    if not prediction.tissue_mm2:
+        return f"no tissue was found there, so nothing is labelled; {NO_TISSUE}"
+    return (
+        f"all of {prediction.tissue_mm2:.3g} mm² of tissue is unsure: no tissue of the model is there, or sure enough"
+        " (labels.sure); is it a model for this tissue and stain?"
+    )
 
 
 class LabelView:

@@ -31,6 +31,7 @@ from napari_lpd.gui.common.layout import (
     in_column,
     in_row,
     note,
+    primary,
     warning_note,
 )
 from napari_lpd.gui.common.prediction_run import tissue_job
@@ -129,6 +130,7 @@ class PredictWidget(DockWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
         layout.addWidget(foot(self.warning, self.job))
+        primary(self.job.button)
 
     def _connect(self) -> None:
         self.undocked.connect(self.panel.correct.put_down)
