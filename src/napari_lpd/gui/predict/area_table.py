@@ -18,11 +18,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_lpd.core.classes import UNLABELLED, UNSURE_CLASS
+from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.settings.results import MeasureSettings
 from napari_lpd.gui.common.layout import chooser, note, swatch, tip
-from napari_lpd.results.export.geojson import UNREADABLE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

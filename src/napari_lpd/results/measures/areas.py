@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from napari_lpd.core.classes import UNLABELLED, UNSURE_CLASS
+from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import divided, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
@@ -34,7 +34,7 @@ from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.text import write_table
 from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.export.geojson import UNREADABLE_NAME, read_shapes
+from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.results.measures.bands import bands_of
 from napari_lpd.results.pyramid import combined
 
@@ -80,8 +80,8 @@ class MeasureRow:
     Attributes:
         slide: Name of the slide.
         region: Name of the region; "whole slide".
-        what: A tissue class, "unsure", "unlabelled" (what a correction takes the label from), "tissue", one of the ratios
-            or "… by distance"; of a band "unreadable", too.
+        what: A tissue class, "unsure", "unlabelled" (what a correction takes the label from), "tissue", one of
+            the ratios or "… by distance"; of a band "unreadable", too.
         area_mm2: Its area.
         percent: Its share of `percent_of`; None where that is empty.
         percent_of: "tissue", "tumour + stroma", "stroma" or, by distance, the class.
