@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FAR = np.iinfo(np.int64).max  # squared distance where no pixel is set
 NOWHERE = -1  # row of the nearest set pixel where there is none
-STRIP_PIXELS = 2**23  # in a strip, unless a single row has more
+STRIP_PIXELS = 2**22  # in a strip, unless a single row has more
 
 
 def strips_of(shape: tuple[int, int], most: int) -> list[tuple[int, int]]:
