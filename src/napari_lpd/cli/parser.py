@@ -42,7 +42,7 @@ To begin:
 GROUPS = {
     "To begin": ("demo", "doctor"),
     "Make a model": ("train", "import", "stage2"),
-    "Use it on slides": ("predict", "measure", "export"),
+    "Use it on slides": ("predict", "relabel", "measure", "export"),
     "See how good it is": ("evaluate", "compare", "reproduce"),
     "To look up": ("settings", "completion"),
 }
@@ -62,6 +62,7 @@ EXAMPLES = {
         "napari-lpd predict SLIDE ... --model RUN/model.safetensors --out RESULTS",
         "napari-lpd predict SLIDE --out RESULTS2 --regions ROI.geojson --tissue TISSUE.geojson",
     ),
+    "relabel": ("napari-lpd relabel RESULTS/SLIDE.zarr --sure 0.6",),
     "measure": ("napari-lpd measure RESULTS/*.zarr --roles ROLES.json --out AREAS.csv",),
     "export": ("napari-lpd export RESULTS/SLIDE.zarr --to MASK.geojson --simplify 2",),
     "evaluate": ("napari-lpd evaluate --model LPD/model.safetensors --data TEST --out REPORT",),

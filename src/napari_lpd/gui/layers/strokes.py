@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-OTHER = 253  # label of what is none of the classes
+OTHER = 252  # label of what is none of the classes; no label of masks
 SMOOTH = 0.75  # corners that span a triangle of less than this many pixels are left out
 LEAST = 1.0  # area of a stroke, in pixels; smaller is what rounding leaves of a cut
 
