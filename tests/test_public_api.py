@@ -95,7 +95,7 @@ def test_the_example_of_the_reference_trains_predicts_measures_and_shows(tmp_pat
     exec(compile(lines, "python.md", "exec"), {})
     printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     result = Prediction.open(tmp_path / "skin.zarr")
-    areas = result.area_mm2() | {"unsure": result.unsure_mm2, "tissue": result.tissue_mm2}
+    areas = result.area_mm2() | {"unsure": result.unsure_mm2, "unlabelled": 0.0, "tissue": result.tissue_mm2}
     assert printed == {name: f"{area:.2f} mm²" for name, area in areas.items()}
     assert result.tissue_mm2 > 1
     with Image.open(tmp_path / "skin.png") as picture:

@@ -204,7 +204,7 @@ def test_a_slide_with_nothing_labelled_is_not_called_ok(tiny_tiff, tmp_path, cap
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["nothing labelled"] * 2
     assert [row["epidermis mm²"] for row in rows] == ["0.000000"] * 2
-    assert all("the model finds none of its classes there" in row["warnings"] for row in rows)
+    assert all("no tissue of the model is there, or sure enough" in row["warnings"] for row in rows)
 
 
 def test_progress_warnings_and_rows_name_their_slide_and_stay_in_the_result(tiny_tiff, tmp_path, capsys):

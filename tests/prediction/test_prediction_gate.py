@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_lpd.core.jobs import run
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.prediction.predict import predict_slide
 
@@ -18,7 +19,9 @@ def test_a_slide_is_painted_with_the_classes_that_reach_the_threshold(
 ):
     settings = SMALL.model_copy(update={"presence": presence})
     prediction = run(predict_slide(tiny_slide, tiny_model, settings, tmp_path / "a.zarr"))
-    assert (np.asarray(prediction.labels.levels[0]) > 0).any() == classes_there
+    labels = np.asarray(prediction.labels.levels[0])
+    assert np.isin(labels, [1, 2]).any() == classes_there
+    assert ((labels == UNSURE).all()) == (not classes_there)
 
 
 def test_a_slide_is_gated_by_the_threshold_of_each_class_on_the_models_card(tiny_slide, tiny_model, tmp_path):

@@ -59,8 +59,8 @@ def test_two_tissues_are_learned_and_predicted(tiles, tiny_slide, tmp_path, enco
     prediction = run(predict_slide(tiny_slide, model, PredictSettings(tissue_only=False), tmp_path / "p.zarr"))
     labels = np.asarray(prediction.labels.levels[0])
     left, right = labels[:, :150], labels[:, 234:]
-    assert (left == 1).mean() > 0.6 and (right == 2).mean() > 0.6  # the gate leaves some places at the edge blank
-    assert (left == 2).mean() < 0.1 and (right == 1).mean() < 0.1
+    assert (left == 1).mean() > 0.6 and (right == 2).mean() > 0.6
+    assert (left == 2).mean() < 0.15 and (right == 1).mean() < 0.15  # next to the edge of the two
 
 
 @pytest.mark.parametrize("bank", ["learned", "clustered", "random", "linear"])

@@ -45,6 +45,7 @@ UNITS = {
     **dict.fromkeys(("neck_width", "presence_width"), "channels"),
     "places": "places",
     "hidden_ratio": "share of prototype_dim",
+    "sure": "share",
     "head_lr_factor": "times lr",
     **dict.fromkeys(("epochs", "patience"), "epochs"),
     "max_steps": "steps",

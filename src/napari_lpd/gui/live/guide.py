@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
 from napari_lpd.core.files import KEY
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.gui.common.layout import buttons, note, tip
 from napari_lpd.gui.layers.slides import UM, corner, kind
 
@@ -29,6 +30,7 @@ DOUBT = (
 RIGHT = "The mask in the white square is right: keep it as strokes, from which the model learns: press Y"
 PLACE = "place"  # kind of the layer with the square
 SQUARE = 128  # pixels of the mask, edge of the square
+NOT_SURE = "The model is not sure of this place. Draw what it is."
 NO_PLACE = "No place in this view needs a region: move the view, or zoom out."
 
 
@@ -40,7 +42,8 @@ class Guide(QWidget):
 
     Signals:
         asked: the question has changed.
-        accepted: the mask in a box is right: (top, left) of the box in pixels of the mask, and its labels.
+        accepted: the mask in a box is right: (top, left) of the box in pixels of the mask, and its labels, 0 where
+            it is not sure.
 
     Attributes:
         question: To the user about the place that was suggested last, or that there is none; "" after a change.
@@ -92,15 +95,16 @@ class Guide(QWidget):
             widget.setVisible(count > 0)
 
     def next_place(self) -> None:
-        """Move the camera to where a region would help most, every tissue in its turn."""
+        """Move the camera to where a region would help most: every tissue in its turn, then what is unsure."""
         from napari_lpd.training.live import next_place
 
         engine = self._engine
         if engine is None or engine.model is None:
             return
         names = [tissue.name for tissue in engine.model.card.classes]
-        for _ in names:
-            label = len(engine.places) % len(names) + 1
+        turns = [*range(1, len(names) + 1), UNSURE]
+        for _ in turns:
+            label = turns[len(engine.places) % len(turns)]
             place = next_place(engine.cells, engine.settings.mpp, label, engine.places)
             engine.places.append(place or (-1e9, -1e9))
             if place is not None:
@@ -109,7 +113,8 @@ class Guide(QWidget):
                 self._go(engine, box, self._viewer.scene.camera.zoom)
                 self._place = place
                 self._mark(engine)
-                self._ask(f"Is this {names[label - 1]}? Draw what it is, or press Y if the mask is right.")
+                self._ask(NOT_SURE if label == UNSURE else
+                          f"Is this {names[label - 1]}? Draw what it is, or press Y if the mask is right.")  # fmt: skip
                 return
         self.ask_nothing()
         self._ask(NO_PLACE)
@@ -122,6 +127,10 @@ class Guide(QWidget):
         mpp = self._engine.settings.mpp
         y, x = (round(value / mpp - SQUARE / 2) for value in self._place)
         labels = self._engine.labels((y, x), SQUARE)
+        labels[labels == UNSURE] = 0
+        if not labels.any():
+            self._ask(NOT_SURE)
+            return
         self.ask_nothing()
         self.accepted.emit((y, x), labels)
 

@@ -9,7 +9,9 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.files import KEY
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.data.tileset import CELL
 from napari_lpd.gui.common.layout import chooser
 from napari_lpd.gui.layers.results import label_colours, our_layers
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 LIVE, HEATMAP = "live", "live heatmap"  # kinds of the layers
 EDGE = 2048  # pixels of the shown mask's longer edge, at most
-UNSURE = 0.5  # from which a place is hatched
 HATCH = 254  # label of a hatching line
 LINES, THICK = 12, 3  # pixels from one hatching line to the next, and of a line
 
@@ -74,9 +75,7 @@ class ShownMask:
         edge = len(labels)
         rows, columns = (number * edge + np.arange(edge) for number in index)
         lines = (rows[:, None] + columns) % LINES < THICK
-        places = np.arange(edge) * len(cell.unsure) // edge
-        unsure = cell.unsure[places[:, None], places] >= UNSURE
-        return np.where(lines & unsure, np.uint8(HATCH), labels)
+        return np.where(lines & (labels == UNSURE), np.uint8(HATCH), labels)
 
     def _show(self, mask: NDArray[np.uint8], engine: Engine, options: dict[str, Any]) -> None:
         """Put the mask into the slide's live layer, made below its regions; selection and tool stay as they are."""
@@ -160,5 +159,5 @@ def _with_hatching(classes: Sequence[TissueClass]) -> dict[str, Any]:
     options = label_colours(classes)
     colours = {**options["colormap"].color_dict, HATCH: (0.0, 0.0, 0.0, 1.0)}
     options["colormap"] = DirectLabelColormap(color_dict=colours)
-    options["features"].loc[len(options["features"])] = [HATCH, "unsure"]
+    options["features"].loc[len(options["features"])] = [HATCH, UNSURE_CLASS.name]
     return options

@@ -61,6 +61,9 @@ class PaintTool(QObject):
         self._look.setSingleShot(True)
         self._look.setInterval(LOOK_MS)
         self._look.timeout.connect(self._follow)
+        self._settling = QTimer(self)
+        self._settling.setSingleShot(True)
+        self._settling.timeout.connect(self._settle)
         self.button.clicked.connect(self._on_paint)
         camera = viewer.scene.camera
         for event in (camera.events.center, camera.events.zoom):
@@ -248,13 +251,20 @@ class PaintTool(QObject):
             self.take(self._first())
 
     def _on_active(self) -> None:
-        """Show the layer while it is painted on; the regions show its strokes at other times."""
+        self._settling.start()
+
+    def _settle(self) -> None:
+        """Show the layer while it is painted on; the regions show its strokes at other times.
+
+        A layer that is added is active for a moment, in which the brush must not be put down.
+        """
         layer = self.layer()
         if layer is None:
             return
         if self.is_in_hand and not layer.visible:
             self._draw()
-        layer.visible = self.is_in_hand
+        if layer.visible != self.is_in_hand:  # napari puts the brush down when a layer is shown that was shown
+            layer.visible = self.is_in_hand
         self._regions.show_in_hand()
 
     def _on_slides(self) -> None:

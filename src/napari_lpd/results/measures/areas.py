@@ -231,7 +231,7 @@ class _Tally:
         squares = [-(-n // (self.card.stride * self.square)) for n in self.card.shape]
         self.deviation = np.zeros((count, *squares))
         bins = 0 if margin is None or site.band else margin.codes
-        self.by_distance = np.zeros((bins, count + 1), np.int64)  # by code outside, and label
+        self.by_distance = np.zeros((bins, count + 2), np.int64)  # by code outside, and label; unsure is the last
         if site.geometry is not None:
             factor = np.array(self.card.slide_mpp[::-1])
             self.polygon = shapely.transform(site.geometry, lambda corners: corners * factor)
@@ -262,8 +262,9 @@ class _Tally:
         self._add_expected(block, per_cell(counted, self.card.stride))
         if self.by_distance.size:
             bins, labels = self.by_distance.shape
-            outside = readable & (block.codes >= 0) & (block.codes < bins) & (block.labels < labels)
-            pairs = block.codes[outside].astype(np.intp) * labels + block.labels[outside]
+            numbers = np.where(block.labels == UNSURE, labels - 1, block.labels)
+            outside = readable & (block.codes >= 0) & (block.codes < bins) & (numbers < labels)
+            pairs = block.codes[outside].astype(np.intp) * labels + numbers[outside]
             self.by_distance += np.bincount(pairs, minlength=bins * labels).reshape(bins, labels)
 
     def _add_expected(self, block: _Block, cells: NDArray[np.int64]) -> None:
@@ -323,11 +324,11 @@ class _Tally:
         ]  # fmt: skip
 
     def _by_distance(self, pixel_mm2: float) -> list[MeasureRow]:
-        """Build the rows of the classes outside of the border, and of what is unlabelled there, by distance from it."""
+        """Build the rows of the classes outside of the border, and of what has no class there, by distance from it."""
         if self.margin is None or not self.by_distance.size:
             return []
         rows = []
-        names = [*(tissue.name for tissue in self.card.classes), UNLABELLED]
+        names = [*(tissue.name for tissue in self.card.classes), UNSURE_CLASS.name, UNLABELLED]
         for name, counts in zip(names, np.roll(self.by_distance, -1, axis=1).T, strict=True):
             if name in self.margin.inner:
                 continue

@@ -9,6 +9,7 @@ from shapely import STRtree, box
 
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.settings.prediction import LabelSettings, PredictSettings
 from napari_lpd.data.tileset import CELL
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FOLDS = 3
 LEFT = 2  # regions of a tissue, at least, from which a model learns that leaves others out
 STEPS = 100  # of a model that leaves regions out
-UNLABELLED = "unlabelled"
+MOST_LIKELY = PredictSettings(labels=LabelSettings(sure=0))
 
 
 class Verdict(NamedTuple):
@@ -31,7 +32,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         tissues: The tissues that the region carries.
-        found: The label of most of its tissue: a tissue, or `UNLABELLED`.
+        found: The most likely tissue of most of its places.
         share: Of the tissue in the region that has this label, 0..1.
         box_um: (y0, x0, y1, x1) around the region, in µm from the slide's corner.
     """
@@ -129,14 +130,15 @@ def check(live: LiveModel, slide: LiveSlide, regions: Sequence[Region], fold: in
 def _verdict(
     live: LiveModel, slide: LiveSlide, model: LoadedModel, region: Region, outline: shapely.Geometry
 ) -> Verdict | None:
-    mpp, names = live.settings.mpp, [UNLABELLED, *(tissue.name for tissue in model.card.classes)]
+    mpp, names = live.settings.mpp, [tissue.name for tissue in model.card.classes]
     x0, y0, x1, y1 = outline.bounds
     counts = np.zeros(len(names), np.int64)
     for cell in slide.cells((y0, x0, y1, x1), mpp):
         inside = sampled_polygons([outline], (cell[0] * CELL, cell[1] * CELL), (CELL, CELL), mpp)
         inside &= slide.tissue_at(cell, mpp)
         if inside.any():
-            counts += np.bincount(live.label(slide, cell, model=model).labels[inside], minlength=len(names))
+            labels = live.label(slide, cell, MOST_LIKELY, model).labels[inside]
+            counts += np.bincount(labels, minlength=len(names) + 1)[1:]
     if not counts.any():
         return None
     best = int(counts.argmax())
