@@ -62,7 +62,7 @@ EXAMPLES = {
         "napari-lpd predict SLIDE ... --model RUN/model.safetensors --out RESULTS",
         "napari-lpd predict SLIDE --out RESULTS2 --regions ROI.geojson --tissue TISSUE.geojson",
     ),
-    "relabel": ("napari-lpd relabel RESULTS/SLIDE.zarr --sure 0.6",),
+    "relabel": ("napari-lpd relabel NAME.zarr --sure 0.6",),
     "measure": ("napari-lpd measure RESULTS/*.zarr --roles ROLES.json --out AREAS.csv",),
     "export": ("napari-lpd export RESULTS/SLIDE.zarr --to MASK.geojson --simplify 2",),
     "evaluate": ("napari-lpd evaluate --model LPD/model.safetensors --data TEST --out REPORT",),

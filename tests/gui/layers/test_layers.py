@@ -108,7 +108,7 @@ def test_all_blocks_are_filled_into_all_levels_that_are_held(make_prediction, mo
 
 def test_unreadable_places_have_a_name_and_a_colour_of_their_own(viewer, make_prediction):
     labels = show_prediction(viewer, make_prediction())
-    assert np.allclose(labels.colormap.map(255)[:3], 0x80 / 255, atol=0.01)
+    assert np.allclose(labels.colormap.map(255)[:3], 0x50 / 255, atol=0.01)
     labels.data[0, 0] = 255
     assert "unreadable" in str(labels.get_status((0, *labels.translate), world=True))
 
