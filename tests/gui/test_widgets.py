@@ -15,6 +15,7 @@ from napari_lpd import samples
 from napari_lpd.core.classes import read_classes
 from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import in_subprocess, run
+from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.core.settings.presets import PRESETS
 from napari_lpd.core.settings.training import TrainSettings
@@ -218,7 +219,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert prediction.folder.parent == tmp_path / "napari-lpd-results"
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
-    assert predict.panel.areas.table.rowCount() == 5  # with what is unlabelled
+    assert predict.panel.areas.table.rowCount() == 5  # with what is unsure
     assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS)) == 3 + 4
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
@@ -436,12 +437,13 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     qtbot.waitUntil(lambda: not predict.job.runner.running, timeout=180_000)
     assert shown_errors == []
     [labels] = our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "labels")
-    assert list(labels.features["class"][1:]) == ["epidermis", "naevus nests", "collagen", "fat", "unreadable"]
+    names = ["epidermis", "naevus nests", "collagen", "fat", "unsure", "unreadable"]
+    assert list(labels.features["class"][1:]) == names
     first = labels.translate - labels.scale / 2
     last = first + np.array(labels.data.shape) * labels.scale
     stride_um = 32 * labels.scale[0]
     assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
-    assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4}
+    assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4, UNSURE}
     assert len(our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "heatmap")) == 4
     assert labels.metadata[KEY]["prediction"].card.model == "CMU-1_skin-001"
-    assert predict.panel.areas.table.rowCount() == 5  # with what is unlabelled
+    assert predict.panel.areas.table.rowCount() == 5  # with what is unsure

@@ -99,7 +99,7 @@ class ResultPanel(QWidget):
                 lambda: self._on_export("labels"),
             ),
             ("Export heatmaps…", "Export the prototypes' heatmaps as OME-TIFF", lambda: self._on_export("prototypes")),
-            ("Export objects…", "Export connected areas with their measures", lambda: self._on_export("objects")),
+            ("Objects…", "Export connected areas with their measures", lambda: self._on_export("objects")),
         )
         learn = buttons(("Learn from corrections", "Hand the corrected pixels to Train, as strokes", self.to_train))
         self.simplify.setRange(0, 1000)
