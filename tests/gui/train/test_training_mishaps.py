@@ -95,7 +95,7 @@ def test_a_models_folder_that_cannot_be_written(train, draw, tmp_path, qtbot, sh
     draw(box(0, 0, 128, "dark"), box(0, 200, 128, "pink"))
     (tmp_path / "file").write_text("")
     train.out.setText(str(tmp_path / "file" / "models"))
-    assert "cannot be made" in said_by(train, qtbot, shown_errors)
+    assert "cannot be written (Not a directory)" in said_by(train, qtbot, shown_errors)
 
 
 def test_a_full_disk(train, draw, qtbot, shown_errors, monkeypatch):
