@@ -43,14 +43,14 @@ def test_enough_regions_of_every_tissue_are_left_to_learn_from():
 
 
 def test_a_region_with_a_wrong_label_is_contradicted_and_right_ones_are_not(classes):
-    apart = 140
+    apart = 170
     rng = np.random.default_rng(0)
-    image = np.where(np.arange(1100)[None, :, None] < 500, (90, 50, 130), (235, 150, 180))
-    image = image + rng.normal(0, 12, (96, 1100, 3))
+    image = np.where(np.arange(2100)[None, :, None] < 1000, (90, 50, 130), (235, 150, 180))
+    image = image + rng.normal(0, 12, (512, 2100, 3))
     slide = LiveSlide(Slide.from_levels([np.clip(image, 0, 255).astype(np.uint8)], (1.0, 1.0), "wide"))
-    box = np.array([[10, 0], [10, 70], [80, 70], [80, 0]], float)
-    labels = [("dark",)] * 3 + [("dark",)] + [("pink",)] * 3  # the fourth lies on pink
-    starts = [0, apart, 2 * apart, 560, 560 + apart, 560 + 2 * apart, 560 + 3 * apart]
+    box = np.array([[180, 0], [180, 100], [280, 100], [280, 0]], float)
+    labels = [("dark",)] * 5 + [("dark",)] + [("pink",)] * 5  # the sixth lies on pink
+    starts = [140 + apart * i for i in range(5)] + [1080 + apart * i for i in range(6)]
     regions = [Region(box + np.array([0.0, x]), names) for x, names in zip(starts, labels, strict=True)]
     small = ["tile=64", "tile_step=48", "mpp=1.0", "threads=1", "model.prototypes_per_class=2", "model.necks=1",
              "model.prototype_dim=32", "model.neck_width=32", "places=9", "lr=0.01"]  # fmt: skip
@@ -61,9 +61,9 @@ def test_a_region_with_a_wrong_label_is_contradicted_and_right_ones_are_not(clas
     for fold in range(FOLDS):
         verdicts |= run(check(live, slide, regions, fold))
     assert set(verdicts) == {region.key for region in regions}
-    wrong = verdicts[regions[3].key]
+    wrong = verdicts[regions[5].key]
     assert (wrong.tissues, wrong.found, wrong.is_right) == (("dark",), "pink", False)
-    assert wrong.box_um == (10, 560, 80, 630) and wrong.share > 0.5
-    assert all(verdicts[region.key].is_right for region in regions[:3])
+    assert wrong.box_um == (180, 1080, 280, 1180) and wrong.share > 0.5
+    assert all(verdicts[region.key].is_right for region in regions[:5])
     assert all((value == before[name]).all() for name, value in live.model.network.state_dict().items())
     slide.close()
