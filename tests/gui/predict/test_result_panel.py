@@ -36,17 +36,6 @@ from napari_lpd.samples import model_path
 from napari_lpd.slides.formats import open_slide
 
 
-@pytest.fixture
-def shown(viewer, tiny_layer, make_prediction, use_widget):
-    """The widget, with a prediction of the whole tiny slide shown on it."""
-    prediction = make_prediction(box=None)
-    show_prediction(viewer, prediction, tiny_layer)
-    widget = use_widget(PredictWidget)
-    viewer.canvas.size = (400, 500)
-    viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 128, 192)
-    return widget, prediction
-
-
 def waited(widget, qtbot):
     panel = widget.panel
     qtbot.waitUntil(lambda: not (panel.runner.running or panel.measurer.running), timeout=60_000)

@@ -14,17 +14,6 @@ from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import Prediction
 
 
-@pytest.fixture
-def shown(viewer, tiny_layer, make_prediction, use_widget):
-    """The widget, with a prediction of the whole tiny slide shown on it: 200 of 255 to 60, halves of the slide."""
-    prediction = make_prediction(box=None)
-    show_prediction(viewer, prediction, tiny_layer)
-    widget = use_widget(PredictWidget)
-    viewer.canvas.size = (400, 500)
-    viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 128, 192)
-    return widget, prediction
-
-
 def settled(bar, qtbot):
     qtbot.waitUntil(lambda: not (bar._rest.isActive() or bar.runner.running) and bar.layer() is None, timeout=30_000)
 

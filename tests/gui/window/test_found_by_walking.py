@@ -6,7 +6,7 @@ import gc
 
 import numpy as np
 import pytest
-from hand import User, button, click
+from hand import button, click
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -28,19 +28,6 @@ CONTROL = Qt.KeyboardModifier.ControlModifier
 BOX, OTHER_BOX = ((20, 20), (90, 90)), ((20, 120), (90, 190))
 
 
-@pytest.fixture
-def window(shown_viewer, tiny_tiff, classes):
-    """Train with two classes and the tiny slide, ready to draw; and the user before it."""
-    dock, train = shown_viewer.window.add_plugin_dock_widget("napari-lpd", "Train")
-    train.data.classes.set_classes(classes)
-    train.data.drawn.slides.open(tiny_tiff)
-    shown_viewer.reset_view()
-    QApplication.processEvents()
-    click(button(train, "Draw regions"))
-    [layer] = [each for each in shown_viewer.layers if kind(each) == "regions"]
-    return shown_viewer, dock, train, User(shown_viewer), layer
-
-
 def saved(slide):
     return sorted(regions_in(read_features(regions_beside(slide))), key=lambda region: region.vertices.min())
 
@@ -52,8 +39,8 @@ def clicked(user, *places):
         QApplication.processEvents()
 
 
-def test_a_polygon_that_another_tool_interrupts_is_closed_and_all_regions_are_saved(window, tiny_tiff):
-    viewer, _, _, user, layer = window
+def test_a_polygon_that_another_tool_interrupts_is_closed_and_all_regions_are_saved(drawing, tiny_tiff):
+    viewer, _, _, user, layer = drawing
     user.polygon(*BOX)
     clicked(user, (20, 120), (20, 190), (90, 190), (90, 120))
     user.key("s")
@@ -63,8 +50,8 @@ def test_a_polygon_that_another_tool_interrupts_is_closed_and_all_regions_are_sa
 
 
 @pytest.mark.parametrize("end", ["s", Qt.Key.Key_Escape, "2"])
-def test_a_polygon_that_is_given_up_shifts_no_tissues(window, end):
-    _, _, train, user, layer = window
+def test_a_polygon_that_is_given_up_shifts_no_tissues(drawing, end):
+    _, _, train, user, layer = drawing
     user.polygon(*BOX)
     clicked(user, (120, 120))
     user.key(end)
@@ -77,8 +64,8 @@ def test_a_polygon_that_is_given_up_shifts_no_tissues(window, end):
     assert train.data.classes._rows[1].count.text().startswith("1 ·")
 
 
-def test_a_line_or_a_click_keeps_no_region_from_being_saved_now_or_the_next_day(window, tiny_tiff):
-    viewer, _, train, user, layer = window
+def test_a_line_or_a_click_keeps_no_region_from_being_saved_now_or_the_next_day(drawing, tiny_tiff):
+    viewer, _, train, user, layer = drawing
     user.polygon(*BOX)
     layer.add_lines(np.array([[10.0, 10], [50, 50]]))
     layer.add_rectangles(np.full((4, 2), 40.0))  # a click with the tool
@@ -94,8 +81,8 @@ def test_a_line_or_a_click_keeps_no_region_from_being_saved_now_or_the_next_day(
     assert len(saved(tiny_tiff)) == 2
 
 
-def test_regions_are_saved_though_train_is_closed_and_when_napari_closes(window, tiny_tiff):
-    viewer, dock, train, user, layer = window
+def test_regions_are_saved_though_train_is_closed_and_when_napari_closes(drawing, tiny_tiff):
+    viewer, dock, train, user, layer = drawing
     user.polygon(*BOX)
     click(dock.title.close_button)
     del dock, train
@@ -207,8 +194,8 @@ def test_a_copy_of_a_mask_follows_its_corrections(viewer, tiny_layer, make_predi
     assert [(each.data[:20, :20] == 2).all() for each in copies] == [True, True]
 
 
-def test_a_mask_that_appears_does_not_take_the_tool_out_of_the_hand(window, make_prediction):
-    viewer, _, train, user, layer = window
+def test_a_mask_that_appears_does_not_take_the_tool_out_of_the_hand(drawing, make_prediction):
+    viewer, _, train, user, layer = drawing
     clicked(user, (20, 120), (20, 190))
     show_prediction(viewer, make_prediction(), train.data.drawn.slides.layer())
     assert viewer.layers.selection.active is layer
