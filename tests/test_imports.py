@@ -33,6 +33,7 @@ GUI_USES = {
     "live": {"layers", "contributions", "common"},
     "train": {"layers", "contributions", "common", "live"},
     **{widget: {"layers", "contributions", "common"} for widget in ("predict", "explore")},
+    "batch": {"layers", "contributions", "common", "predict"},
     "demo": {"layers", "contributions", "common", "train", "predict", "explore"},
 }
 TORCH = {"torch", "torchvision", "timm"}
@@ -43,7 +44,7 @@ WITHOUT_TORCH = (
     *("evaluation.metrics", "evaluation.calibration", "evaluation.report", "evaluation.page"),
     *("comparison.metrics", "comparison.result", "comparison.tiles"),
     *("comparison.report.tables", "comparison.report.writer", "comparison.report.figures"),
-    *("prediction.batch", "prediction.relabel"),
+    *("prediction.batch", "prediction.plan", "prediction.relabel"),
 )
 QT = {"qtpy", "PyQt6", "PyQt5", "PySide6", "napari", "magicgui", "superqt", "pyqtgraph", "vispy"}
 

@@ -36,6 +36,7 @@ def test_npe2_discovers_the_installed_plugin():
     assert [widget.display_name for widget in manifest.contributions.widgets] == [
         "Train",
         "Predict",
+        "Several slides",
         "Explore prototypes",
     ]
     assert manifest.package_version == importlib.metadata.version("napari-lpd")

@@ -118,7 +118,7 @@ def test_a_run_gets_its_own_folder_with_all_that_it_needs(ready, tmp_path, child
     assert ready.job.status.text() == "Stopped."
 
 
-@pytest.mark.parametrize("name", ["Train", "Predict", "Explore prototypes"])
+@pytest.mark.parametrize("name", ["Train", "Predict", "Several slides", "Explore prototypes"])
 def test_napari_opens_every_widget_of_the_manifest(viewer, name):
     _, widget = viewer.window.add_plugin_dock_widget("napari-lpd", name)
     assert widget._viewer.title == viewer.title

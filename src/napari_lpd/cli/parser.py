@@ -60,6 +60,8 @@ EXAMPLES = {
     "stage2": ("napari-lpd stage2 --model MODEL --data TILES --out STAGE2",),
     "predict": (
         "napari-lpd predict SLIDE ... --model RUN/model.safetensors --out RESULTS",
+        "napari-lpd predict *.svs --out RESULTS3",
+        "napari-lpd predict --resume --out RESULTS3",
         "napari-lpd predict SLIDE --out RESULTS2 --regions ROI.geojson --tissue TISSUE.geojson",
     ),
     "relabel": ("napari-lpd relabel NAME.zarr --sure 0.6",),

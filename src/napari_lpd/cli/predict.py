@@ -13,25 +13,33 @@ from napari_lpd.cli.common import (
     add_settings_options,
     expanded,
 )
-from napari_lpd.core.errors import DataError, LpdError
+from napari_lpd.core.errors import DataError, LpdError, SettingsError
 from napari_lpd.core.files import check_writable, refuse_overwrite
-from napari_lpd.core.jobs import WARNING
+from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.outputs import check_distinct, check_outputs
 from napari_lpd.core.settings.base import read_settings
 from napari_lpd.core.settings.prediction import PredictSettings
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Sequence
 
     from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.prediction.batch import Row, SlideTask
+    from napari_lpd.prediction.plan import BatchPlan
+
+OF_SLIDES = ("mpp", "override_mpp", "image", "icc", "replace")  # options that a plan keeps under the same name
 
 
 def predict_options(predict: argparse.ArgumentParser) -> None:
     """Add the options of ``predict``."""
-    predict.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="slides, or a pattern as *.svs")
-    predict.add_argument("--model", type=Path, default=samples.model_path(), help="model file (default: the sample's)")
+    predict.add_argument("slides", type=Path, nargs="*", metavar="SLIDE", help="slides, or a pattern as *.svs")
+    predict.add_argument("--model", type=Path, help="model file (default: the sample's)")
     predict.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results; resumes unfinished ones"
+    )
+    predict.add_argument(
+        "--resume", action="store_true", help="go on with the batch in DIR as it was begun: slides, model, settings"
     )
     predict.add_argument("--mpp", type=float, help="the slides' µm per pixel, if the files have none")
     add_override_option(predict)
@@ -51,63 +59,70 @@ def predict_options(predict: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace, printer: Printer) -> Result:
     """Segment slides one by one; continue with the next one if a slide fails."""
-    options.slides = expanded(options.slides)
-    settings = read_settings(PredictSettings, options.settings, options.set)
     from napari_lpd.models.card import read_card
-    from napari_lpd.prediction.batch import (
-        SUMMARY,
-        SlideTask,
-        attempt,
-        count_states,
-        result_names,
-        summary_line,
-        write_summary,
-    )
-    from napari_lpd.prediction.cluster import on_cluster
+    from napari_lpd.prediction.batch import SUMMARY, count_states, summary_line, write_summary
+    from napari_lpd.prediction.plan import PLAN, TABLE
 
-    read_card(options.model)
-    if len(options.slides) > 1 and (options.regions or options.tissue):
-        raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
-    slides = tuple(dict.fromkeys(path.absolute() for path in options.slides))
     settings_file = (options.settings.absolute(),) if options.settings else ()
-    tasks = [
-        SlideTask(
-            path,
-            options.model.absolute(),
-            options.out.absolute(),
-            settings,
-            options.mpp,
-            options.icc,
-            options.regions and options.regions.absolute(),
-            options.tissue and options.tissue.absolute(),
-            options.replace,
-            options.override_mpp,
-            options.image,
-            options.origin,
-            (*slides, *settings_file),
-            name,
-        )
-        for path, name in zip(slides, result_names(slides), strict=True)
-    ]
+    plan = _plan(options)
+    read_card(plan.model)
+    own = {"regions": options.regions and options.regions.absolute()}
+    own |= {"tissue": options.tissue and options.tissue.absolute()}
+    tasks = [task._replace(others=(*task.others, *settings_file), **own) for task in plan.tasks(options.out)]
     check_distinct({task.slide: (task.folder, task.mask) for task in tasks})
-    rows, table = [], options.out / "summary.csv"
-    if len(tasks) > 1:
-        check_outputs([table], (*slides, *settings_file, options.model))
+    rows, table, many = [], options.out / TABLE, len(tasks) > 1 or options.resume
+    if many:
+        check_outputs([table, options.out / PLAN], (*plan.slides, *settings_file, plan.model))
         refuse_overwrite(table, True, SUMMARY)
     check_writable(options.out)
-    tries = on_cluster(tasks, options.scheduler) if options.scheduler else (attempt(t, printer.progress) for t in tasks)
-    for row in tries:
+    if many and not options.resume:
+        plan.joined(options.out).write(options.out)
+    for row in _tries(tasks, plan.scheduler, printer):
         rows.append(row)
-        if len(tasks) == 1 and "error" in row:
+        if not many and "error" in row:
             raise LpdError(row["error"])
+        if many:
+            write_summary([row], table)  # after every slide, in case the run is stopped
         printer.slide(row, summary_line(row))
-        if options.scheduler:  # else they were printed as they came
-            for line in row.get("warnings", ()):
-                printer.note(f"{WARNING}{Path(row['slide']).name}: {line}")
-        if len(tasks) > 1:
-            write_summary(rows, table)  # after every slide, in case the run is stopped
     if failed := sum("error" in row for row in rows):
         raise LpdError(f"{failed} of {len(rows)} slides failed ({count_states(rows)}): see the reasons in {table}")
-    if options.model == samples.model_path():
+    if plan.model == samples.model_path():
         printer.note("the model is the sample's, trained on one skin slide; --model FILE chooses another")
-    return {"slides": rows} | ({"table": str(table), "states": count_states(rows)} if len(tasks) > 1 else {})
+    return {"slides": rows} | ({"table": str(table), "states": count_states(rows)} if many else {})
+
+
+def _plan(options: argparse.Namespace) -> BatchPlan:
+    """Make the plan of the options, or read that of a batch which goes on."""
+    from napari_lpd.prediction.plan import PLAN, BatchPlan
+
+    given = {"SLIDE": options.slides, "--model": options.model, "--settings": options.settings, "--set": options.set}
+    given |= {f"--{name.replace('_', '-')}": getattr(options, name) for name in (*OF_SLIDES, "regions", "tissue")}
+    if options.resume:
+        if named := [name for name, value in given.items() if value]:
+            raise SettingsError(f"--resume takes all from {options.out / PLAN}: leave out {', '.join(named)}")
+        plan = BatchPlan.read(options.out)
+        return plan.model_copy(update={"scheduler": options.scheduler}) if options.scheduler else plan
+    if not options.slides:
+        raise SettingsError("no slides: name them, or go on with those of the folder by --resume (predict --help)")
+    slides = tuple(dict.fromkeys(path.absolute() for path in expanded(options.slides)))
+    settings = read_settings(PredictSettings, options.settings, options.set)
+    if len(slides) > 1 and (options.regions or options.tissue):
+        raise DataError("--regions and --tissue belong to one slide: predict such slides one by one")
+    values = {name: getattr(options, name) for name in (*OF_SLIDES, "origin")} | {"slides": slides}
+    model = (options.model or samples.model_path()).absolute()
+    return BatchPlan.build(values | {"model": model, "settings": settings, "scheduler": options.scheduler or ""})
+
+
+def _tries(tasks: Sequence[SlideTask], scheduler: str, printer: Printer) -> Iterator[Row]:
+    """Predict slides here or on a cluster; rows come as they are done."""
+    from napari_lpd.prediction.batch import attempt
+    from napari_lpd.prediction.cluster import on_cluster
+
+    if not scheduler:
+        yield from (attempt(task, printer.progress) for task in tasks)
+        return
+    for done, row in enumerate(on_cluster(tasks, scheduler), start=1):
+        yield row
+        for line in row.get("warnings", ()):  # those of this computer were printed as they came
+            printer.note(f"{WARNING}{Path(row['slide']).name}: {line}")
+        printer.progress(Progress(done, len(tasks), "slides"))

@@ -40,6 +40,13 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SlideDone(Progress):
+    """The step with which one of many slides is done; `row` says what came of it, as in the protocol."""
+
+    row: dict[str, Any] = field(default_factory=dict)
+
+
 Job = Generator[Progress, None, T]
 
 
@@ -177,11 +184,12 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
             kind = event.pop("event")
             if kind == "error":
                 raise LpdError(event["message"])
-            if kind == "progress":
-                latest = Progress(**event)
-                yield latest
-            elif kind == "result":
+            if kind == "result":
                 result = event
+            else:
+                step = _step(kind, event, latest)
+                latest = Progress(step.done, step.total, step.message, step.metrics)
+                yield step
         code = child.wait()
         readers[1].join(timeout=5)
         if result is None:
@@ -200,6 +208,12 @@ def _event_of(line: str) -> dict[str, Any] | None:
         return json.loads(line) if line.startswith('{"event"') else None  # its figures may be NaN
     except (ValueError, RecursionError):
         return None
+
+
+def _step(kind: str, event: dict[str, Any], latest: Progress) -> Progress:
+    if kind == "slide":
+        return SlideDone(latest.done, latest.total, latest.message, latest.metrics, event)
+    return Progress(**event)
 
 
 def _tell(child: subprocess.Popen[str], command: str) -> None:

@@ -135,7 +135,8 @@ def predict_file(task: SlideTask) -> Job[Row]:
         tissue = mask_of_polygons(polygons_um(task.tissue, slide, task.origin), slide) if task.tissue else None
         job = predict_slide(slide, model, task.settings, task.folder, scope, tissue, task.replace)
         prediction = yield from about(task.slide.name, job)
-    write_ome_tiff(prediction, task.mask, overwrite=True)
+    if not prediction.found_finished or not _is_newer(task.mask, task.folder):
+        write_ome_tiff(prediction, task.mask, overwrite=True)
     image = {} if prediction.card.slide_image is None else {"image": prediction.card.slide_image}
     return {
         "slide": str(task.slide),
@@ -154,6 +155,11 @@ def predict_file(task: SlideTask) -> Job[Row]:
         "already finished": prediction.found_finished,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _is_newer(mask: Path, folder: Path) -> bool:
+    """Return whether a mask was written after the last change of its result."""
+    return mask.exists() and mask.stat().st_mtime >= max(path.stat().st_mtime for path in folder.rglob("*"))
 
 
 def attempt(task: SlideTask, on_progress: Callable[[Progress], None] | None = None) -> Row:
@@ -197,21 +203,41 @@ def count_states(rows: Sequence[Row]) -> str:
 def write_summary(rows: Sequence[Row], path: Path) -> Path:
     """Add slides to a table (CSV): state, areas per class in mm², places, warnings, seconds.
 
-    Slides that are in the table already get their new line; all other lines stay, and so do columns of the user's own.
+    Slides that are in the table already get their new line, with the seconds of before where nothing was left to do.
+    All other lines stay, and so does all in columns of the user's own.
 
     Raises:
         ExportError: the file cannot be read or written, or is another table.
     """
     with locked(beside(path), path, wait_s=PATIENCE_S):
-        refuse_overwrite(path, True, SUMMARY)
-        columns, kept = read_table(path, ExportError) if path.exists() else ([], [])
-        lines = {line.cells["slide"]: line.cells for line in kept}
-        lines |= {row["slide"]: _cells(row) for row in rows}
+        lines = read_summary(path)
+        columns = [name for cells in lines.values() for name in cells]
+        for row in rows:
+            lines[row["slide"]] = _cells(row) | _kept(row, lines.get(row["slide"], {}))
         found = list(dict.fromkeys([*columns, *(name for cells in lines.values() for name in cells)]))
         areas = [name for name in found if name.endswith(" mm²") and name not in FIRST + LAST]
         own = [name for name in found if name not in (*FIRST, *areas, *LAST)]
         columns = [*FIRST, *areas, *LAST, *own]
         return write_table(path, [columns, *([cells.get(name) for name in columns] for cells in lines.values())])
+
+
+def read_summary(path: Path) -> dict[str, dict[str, str]]:
+    """Read the cells of a table of `write_summary` by slide and column; none where there is no table.
+
+    Raises:
+        ExportError: the file cannot be read, or is another table.
+    """
+    if not path.exists():
+        return {}
+    refuse_overwrite(path, True, SUMMARY)
+    return {line.cells["slide"]: line.cells for line in read_table(path, ExportError)[1]}
+
+
+def _kept(row: Row, before: dict[str, str]) -> dict[str, str]:
+    """Return what stays of a slide's line: the user's own cells, and the time of the work where none is new."""
+    stays = {"seconds"} if row.get("already finished") else set()
+    theirs = {name for name in before if name not in (*FIRST, *LAST, "image") and not name.endswith(" mm²")}
+    return {name: before[name] for name in before if name in stays | theirs and before[name]}
 
 
 def _cells(row: Row) -> dict[str, Any]:

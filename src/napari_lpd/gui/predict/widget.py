@@ -63,6 +63,7 @@ CLOSING = (
     "The slide is being segmented. Close anyway? What is done of a whole slide is kept; Predict continues from there."
 )
 DRAW_MS = 40  # between two steps of drawing, so that napari stays responsive
+SEVERAL = (760, 640)  # pixels of the window for several slides
 DRAWN = object()  # marks the end of the drawing
 _views: dict[int, tempfile.TemporaryDirectory[str]] = {}
 
@@ -120,7 +121,14 @@ class PredictWidget(DockWidget):
             ("Load…", "Settings from a JSON file", self._on_load),
             ("Save…", "Settings as a JSON file, with which the command line gives the same mask", self._on_save),
         )
-        more = folded("More", in_column([tissue, results, advanced(in_column([self.form, settings]))]))
+        several = (
+            "Several slides…",
+            "Segment a list or a folder of slides with this model, overnight",
+            self._on_several,
+        )
+        more = folded(
+            "More", in_column([buttons(several), tissue, results, advanced(in_column([self.form, settings]))])
+        )
         column = Column()
         column.add(self.slides, title="Slide")
         column.add(self.model, title="Model")
@@ -249,6 +257,17 @@ class PredictWidget(DockWidget):
                 self.job.say(f"Settings written: {path}")
 
     # Predict
+
+    def _on_several(self) -> None:
+        """Open the widget for several slides, in a window of its own, with the model and the settings of this one."""
+        with self.job.reporting():
+            model, settings = self.model.path(), self.settings()
+            dock, batch = self._viewer.window.add_plugin_dock_widget("napari-lpd", "Several slides", tabify=True)
+            dock.setFloating(True)
+            dock.resize(*SEVERAL)
+            dock.move(self.window().geometry().center() - dock.rect().center())
+            dock.raise_()
+            batch.use(model, settings)
 
     def _on_predict(self) -> None:
         with self.job.reporting():
