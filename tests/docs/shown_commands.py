@@ -177,7 +177,7 @@ def arguments_of(line: Shown, replaced: Mapping[str, str] = PLACEHOLDERS) -> lis
     if unknown := re.findall(r"(?<![a-z])[A-Z][A-Z0-9_]*(?![a-z])", known.sub(" ", text)):
         raise NotALineError(f"{line.place}: unknown placeholder {unknown[0]}; enter it in PLACEHOLDERS: {line.text}")
     arguments = shlex.split(known.sub(lambda match: replaced[match[0]], text))
-    quick = [] if "--help" in arguments else [QUICK.get(line.command, ""), QUICK.get(line.program, "")]
+    quick = [] if {"--help", "--resume"} & {*arguments} else [QUICK.get(line.command, ""), QUICK.get(line.program, "")]
     return arguments + shlex.split(" ".join(quick))
 
 
