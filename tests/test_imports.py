@@ -30,9 +30,11 @@ GUI_USES = {
     "layers": set(),
     "contributions": {"layers"},
     "common": {"layers", "contributions"},
-    "live": {"layers", "contributions", "common"},
-    "train": {"layers", "contributions", "common", "live"},
-    **{widget: {"layers", "contributions", "common"} for widget in ("predict", "explore")},
+    "trust": {"layers", "contributions", "common"},
+    "live": {"layers", "contributions", "common", "trust"},
+    "train": {"layers", "contributions", "common", "live", "trust"},
+    "predict": {"layers", "contributions", "common"},
+    "explore": {"layers", "contributions", "common", "trust"},
     "batch": {"layers", "contributions", "common", "predict"},
     "demo": {"layers", "contributions", "common", "train", "predict", "explore"},
 }
@@ -41,7 +43,7 @@ WITH_TORCH = ("models", "evaluation", "training", "comparison", "prediction")
 WITHOUT_TORCH = (
     "models.card",
     *("training.runs.folder", "training.runs.training_tiles"),
-    *("evaluation.metrics", "evaluation.calibration", "evaluation.report", "evaluation.page"),
+    *("evaluation.metrics", "evaluation.calibration", "evaluation.report", "evaluation.page", "evaluation.regions"),
     *("comparison.metrics", "comparison.result", "comparison.tiles"),
     *("comparison.report.tables", "comparison.report.writer", "comparison.report.figures"),
     *("prediction.batch", "prediction.plan", "prediction.relabel"),

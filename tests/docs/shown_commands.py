@@ -41,6 +41,7 @@ PLACEHOLDERS = {
     "SLIDE": "first.tiff",
     "REGIONS.geojson": "regions.geojson",
     "ROI.geojson": "roi.geojson",
+    "CHECK.geojson": "regions.geojson",
     "TISSUE.geojson": "tissue.geojson",
     "CLASSES.json": "classes.json",
     "SLIDES.lpd.json": "slides.lpd.json",
@@ -59,7 +60,7 @@ PLACEHOLDERS = {
     SCHEDULER: SCHEDULER,  # the test puts the address of a cluster in its place
     # What one line writes and later ones read.
     **{name: name for name in ("RUN", "RUN2", "FAST", "FAST2", "LPD", "PBIP", "A", "B", "CODE", "PAPER")},
-    **{name: name for name in ("STAGE2", "IMPORTED")},
+    **{name: name for name in ("STAGE2", "IMPORTED", "REPORT2")},
     **{name: name for name in ("RESULTS", "RESULTS2", "RESULTS3", "REPORT", "COMPARISON", "COMPARISON2", "EVAL_A")},
     **{name: name for name in ("MASK.geojson", "AREAS.csv", "FIGURE.png", "OBJECTS.csv", "OBJECTS.geojson")},
     "--to FILE": "--to mask.ome.tif",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_lpd.cli.common import (
     add_image_option,
+    add_origin_option,
     add_override_option,
     add_overwrite_option,
     add_settings_options,
@@ -27,13 +28,31 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from napari_lpd.cli.common import Printer, Result
+    from napari_lpd.data.regions import Verdict
     from napari_lpd.slides.slide import Slide
 
 
 def evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     """Add the options of ``evaluate``."""
-    evaluate.add_argument("--model", type=Path, required=True, help="model file")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with img and mask")
+    evaluate.add_argument("--model", type=Path, help="model file")
+    evaluate.add_argument("--data", type=Path, metavar="DIR", help="folder with img and mask")
+    evaluate.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="NAME.zarr",
+        help="in place of model and data: results of predict, to hold against regions",
+    )
+    evaluate.add_argument(
+        "--regions",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="GEOJSON",
+        help="outlined regions of their slides, in the same order, that the model was not trained on",
+    )
+    add_origin_option(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
     evaluate.add_argument(
         "--choose-on", type=Path, metavar="DIR", help="other images with masks, to tune thresholds and temperature"
@@ -105,8 +124,12 @@ def named_models(names: Sequence[str], models: Sequence[str]) -> tuple[list[str]
 
 
 def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
-    """Measure a model on images with masks and write a report."""
+    """Measure a model on images with masks, or results on regions, and write a report."""
     settings = read_settings(EvaluateSettings, options.settings, options.set)
+    if options.results or options.regions:
+        return _on_regions(options, settings, printer)
+    if not (options.model and options.data):
+        raise SettingsError("wanted --model and --data, or --results and --regions")
     from napari_lpd.data.images import masked_images
     from napari_lpd.evaluation.described import check_fits, description_of
     from napari_lpd.evaluation.evaluate import MARKS, check_unseen
@@ -129,6 +152,37 @@ def evaluate(options: argparse.Namespace, printer: Printer) -> Result:
     read = (options.model, options.data, options.choose_on, options.settings, named)
     with run_folder(options.out, MARKS, read, options.overwrite):
         return run(evaluate_model(model, images, settings, options.out, tuning, notes), printer.progress)
+
+
+def _on_regions(options: argparse.Namespace, settings: EvaluateSettings, printer: Printer) -> Result:
+    """Hold results against regions, and write a report."""
+    from napari_lpd.data.regions import read_regions
+    from napari_lpd.evaluation.regions import trust, write_trust
+    from napari_lpd.evaluation.report import MARKS
+    from napari_lpd.results.check_regions import verdicts_on
+    from napari_lpd.results.prediction import Prediction
+
+    if options.model or options.data or options.choose_on:
+        raise SettingsError("--results go with --regions alone: leave out --model, --data and --choose-on")
+    results, regions = expanded(options.results), expanded(options.regions)
+    if len(results) != len(regions):
+        raise SettingsError(f"{len(results)} results, {len(regions)} files of regions: wanted a file for each result")
+    with run_folder(options.out, MARKS, (*results, *regions), options.overwrite):
+        verdicts: list[Verdict] = []
+        names: list[str] = []
+        for folder, path in zip(results, regions, strict=True):
+            prediction = Prediction.open(folder)
+            classes = [tissue.name for tissue in prediction.card.classes]
+            if names not in ([], classes):
+                raise SettingsError(f"{folder}: its classes are {', '.join(classes)}; those before, {', '.join(names)}")
+            names = classes
+            frame = prediction.card.frame.counted_from(options.origin)
+            verdicts += run(verdicts_on(prediction, read_regions(path, names, frame)), printer.progress)
+        found = trust(verdicts, names, settings)
+        notes = [f"{folder} against {path}." for folder, path in zip(results, regions, strict=True)]
+        page = write_trust(options.out, found, notes)
+    recalls = dict(zip(names, found.scores.recall.tolist(), strict=True))
+    return {"report": str(page), "regions": len(found.verdicts), "mean IoU": found.scores.mean_iou, "recall": recalls}
 
 
 def compare(options: argparse.Namespace, printer: Printer) -> Result:

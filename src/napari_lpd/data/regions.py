@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
 from shapely.geometry import Polygon
 
-from napari_lpd.core.classes import COLORS, TissueClass
+from napari_lpd.core.classes import COLORS, UNSURE_CLASS, TissueClass
 from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import KEY, mark_of, write_text
 from napari_lpd.core.geometry import without_holes
 from napari_lpd.data.geojson import PIXELS, enclosed, read_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,6 +55,45 @@ class Region:
     def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> shapely.Geometry:
         """Return the area inside as a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x)."""
         return enclosed(Polygon((self.vertices * np.array(factor))[:, ::-1]))
+
+
+class Verdict(NamedTuple):
+    """What a model says of a region whose tissue is known.
+
+    Attributes:
+        tissues: The tissues that the region carries.
+        counts: Of the pixels in the region, how many were found to be what: by class, or unsure.
+        box_um: (y0, x0, y1, x1) around the region, in µm from the slide's corner.
+        source: Slide or patient.
+        sure: (n, 2) of places in the region: how likely the most likely class is, 0..1, and 1 where the region carries
+            it; None where that is not known.
+    """
+
+    tissues: tuple[str, ...]
+    counts: Mapping[str, int]
+    box_um: tuple[float, float, float, float]
+    source: str = ""
+    sure: NDArray[np.float64] | None = None
+
+    @property
+    def found(self) -> str:
+        """What most of its pixels were found to be."""
+        return max(self.counts, key=lambda name: self.counts[name])
+
+    @property
+    def share(self) -> float:
+        """Share of its pixels that were found to be that, 0..1."""
+        return self.counts[self.found] / sum(self.counts.values())
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the region carries what was found."""
+        return self.found in self.tissues
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether another class was found."""
+        return not self.is_right and self.found != UNSURE_CLASS.name
 
 
 def read_regions(path: Path, classes: Sequence[str] | None = None, frame: Frame | None = None) -> list[Region]:

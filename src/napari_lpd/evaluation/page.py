@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from napari_lpd.evaluation.calibration import Reliability
     from napari_lpd.evaluation.metrics import ImageResult
     from napari_lpd.evaluation.report import ReportRow
 
@@ -61,6 +62,7 @@ def write_page(
     notes: Sequence[str],
     results: Sequence[ImageResult],
     presence: Presence | None = None,
+    curve: Reliability | None = None,
 ) -> Path:
     """Write report.html, one file that needs no other; the pictures are of the first row.
 
@@ -71,6 +73,7 @@ def write_page(
         notes: Sentences for the reader.
         results: The images of the first row.
         presence: Of a model that says which classes are in an image.
+        curve: Of labels that say how likely they are.
 
     Raises:
         ExportError: the file cannot be written.
@@ -80,6 +83,8 @@ def write_page(
     parts += [*_confusion_parts(row, results), *_class_parts(row)]
     if presence is not None:
         parts += _presence_parts(presence, row.scores.class_names)
+    if curve is not None:
+        parts += _curve_parts(curve)
     parts += ["<h2>All figures</h2>", f"<p>Background: {html_text(BACKGROUNDS[row.scores.background])}.</p>"]
     parts += [html_table(score_table(rows))]
     write_files(folder, {PAGE: html_page(title, parts).encode()}, marks=MARKS)
@@ -186,6 +191,29 @@ def _calibration_figure(presence: Presence, names: Sequence[str]) -> Figure:
     )
     families = [family for name in names for family in in_figure(name)["family"]]
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), prop={"family": list(dict.fromkeys(families))})
+    return figure
+
+
+def _curve_parts(curve: Reliability) -> Iterator[str]:
+    yield "<h2>Calibration of labels</h2>"
+    yield (
+        "<p>How often the most likely class is right at places where the model says that it is as likely; on the dashed"
+        " line every probability is a frequency. Dots: larger where more places are.</p>"
+    )
+    yield _picture(_curve_figure(curve), "calibration curve of labels")
+    lines = zip(curve.probability, curve.frequency, curve.number, strict=True)
+    table = [[f"{probability:.3f}", f"{frequency:.3f}", str(number)] for probability, frequency, number in lines]
+    yield html_table([["said", "right", "places"], *table])
+
+
+@styled()
+def _curve_figure(curve: Reliability) -> Figure:
+    figure = Figure((5, 4))
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), "--", color="#999999", linewidth=1)
+    axes.plot(curve.probability, curve.frequency, color="#0063b2", linewidth=1)
+    axes.scatter(curve.probability, curve.frequency, 15 + 150 * curve.number / curve.number.max(), "#0063b2")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="probability that the model gives", ylabel="share that is right")
     return figure
 
 

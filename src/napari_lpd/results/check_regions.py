@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.geometry import sampled_polygons
+from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.labelling.rule import UNSURE, unit
+from napari_lpd.data.regions import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +60,40 @@ def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[t
     if not min(shape):
         return (rows, columns), np.zeros(shape, np.bool_)
     return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
+
+
+def verdicts_on(prediction: Prediction, regions: Sequence[Region]) -> Job[list[Verdict]]:
+    """Say what a prediction found in each region that carries some of its classes and lies on what it labelled.
+
+    Raises:
+        DataError: there is no such region.
+    """
+    card = prediction.card
+    names = [tissue.name for tissue in card.classes]
+    verdicts = []
+    for number, region in enumerate(regions, start=1):
+        if set(region.tissues) & set(names):
+            counts = np.bincount(_labels_inside(prediction, region), minlength=256)
+            found = dict(zip(names, counts[1:].tolist(), strict=False)) | {UNSURE_CLASS.name: int(counts[UNSURE])}
+            if any(found.values()):
+                x0, y0, x1, y1 = region.polygon(card.slide_mpp).bounds
+                sure = _sureness(prediction, region, names)
+                verdicts.append(Verdict(region.tissues, found, (y0, x0, y1, x1), card.slide, sure))
+        yield Progress(number, len(regions), "regions")
+    if not verdicts:
+        raise DataError(f"{card.slide}: no region with a tissue of {', '.join(names)} lies on what was segmented")
+    return verdicts
+
+
+def _sureness(prediction: Prediction, region: Region, names: Sequence[str]) -> NDArray[np.float64]:
+    """Read how likely the most likely class is at map pixels of a region, and whether it carries that: (n, 2)."""
+    (rows, columns), inside = _pixels_inside(prediction, region, prediction.card.stride)
+    if not inside.any():
+        return np.empty((0, 2))
+    found = prediction.evidence((rows.start, columns.start, rows.stop, columns.stop))
+    shares = prediction.card.rule.shares(found)[:, inside & found.scores.any(0)]
+    carried = np.isin(names, region.tissues)
+    return np.stack([shares.max(0), carried[shares.argmax(0)]], 1).astype(float)
 
 
 def region_scores(prediction: Prediction, regions: Sequence[Region]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

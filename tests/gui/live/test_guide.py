@@ -9,13 +9,12 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_lpd.data.project import regions_beside
-from napari_lpd.data.regions import read_regions
+from napari_lpd.data.regions import Verdict, read_regions
 from napari_lpd.gui.layers.regions import painted_of
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.live.guide import PLACE
 from napari_lpd.gui.live.shown import LIVE
 from napari_lpd.gui.train.paint import PAINT
-from napari_lpd.training.guide.held_out import Verdict
 
 
 def layers_of(viewer, *kinds):
@@ -49,14 +48,20 @@ def test_numbers_and_doubtful_labels_are_said_and_lead_there(live, drawn, viewer
     settled(live)
     engine = live.live._engine
     box = (150.0, 205.0, 220.0, 275.0)
-    engine.verdicts = {n: Verdict(("dark",), "dark", 0.9, box) for n in range(3)}
+    engine.verdicts = {n: Verdict(("dark",), {"dark": 90, "pink": 10}, box) for n in range(3)}
     live.live._show_line()
     assert live.live.line.text().endswith("held-out regions right: 3 of 3")  # too few for a share
-    engine.verdicts |= {n: Verdict(("pink",), "pink", 0.7, box) for n in (3, 4)}
-    engine.verdicts[5] = Verdict(("dark",), "pink", 0.614, box)
+    engine.verdicts |= {n: Verdict(("pink",), {"dark": 30, "pink": 70}, box) for n in (3, 4)}
+    engine.verdicts[5] = Verdict(("dark",), {"dark": 386, "pink": 614}, box)
     live.live._show_line()
     live.live.guide.follow(engine)
     assert live.live.line.text().endswith("held-out regions right: 83 % (5 of 6)")
+    held_out = live.live.held_out
+    held_out.follow(engine)
+    held_out.open()
+    table = held_out.panel.confusion
+    shown = [[table.item(y, x).text() for x in range(3)] for y in range(2)]
+    assert shown == [["50 %\n656", "50 %\n644", "0 %\n0"], ["30 %\n60", "70 %\n140", "0 %\n0"]]
     assert "dark: 3 of 4 right<br>pink: 2 of 2 right" in live.live.line.toolTip()
     doubts = live.live.guide.doubts
     assert [doubts.item(n).text() for n in range(doubts.count())] == ["dark: 61 % of it is pink"]

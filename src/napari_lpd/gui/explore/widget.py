@@ -10,13 +10,14 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout,
 from napari_lpd.core.errors import NOTICE
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.dock import DockWidget
-from napari_lpd.gui.common.layout import Column, chooser, note
+from napari_lpd.gui.common.layout import Column, chooser, folded, note
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.explore.compare_panel import ComparePanel
 from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.explore.side_by_side_panel import BothModels
 from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.trust.check import TrustCheck
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -64,6 +65,7 @@ class ExploreWidget(DockWidget):
         self.slides = SlidePicker(viewer)
         self.pair = ModelPair()
         self.both = BothModels(viewer, self.slides.layer, self.pair)
+        self.trust = TrustCheck(viewer)
         self.compare = ComparePanel(viewer, self.slides.layer, self.pair)
         self._napari_slider = PrototypeSlider(viewer, self, has_own=True)
         self._lay_out()
@@ -82,6 +84,7 @@ class ExploreWidget(DockWidget):
         form.addRow("", self.mask)
         column = self.column = Column()
         column.add(self._controls, self.missing, note(ABOUT), title="Prototypes")
+        column.add(folded("Can I trust it?", self.trust))
         column.add(self.slides, self.pair, title="Two models")
         column.add(self.both, title="Side by side")
         column.add(self.compare, note(FAIR), title="Statistics")

@@ -175,6 +175,28 @@ def bring_to_front(viewer: napari.Viewer, slide_layer: Image) -> None:
     viewer.scene.camera.zoom = 0.95 * float(np.min(np.array(viewer.canvas.size) / size))
 
 
+def show_box(
+    viewer: napari.Viewer,
+    slide_layer: Image,
+    box: tuple[float, float, float, float],
+    around: float,
+    least_zoom: float = 0,
+) -> None:
+    """Move the camera to a box.
+
+    Args:
+        viewer: The viewer.
+        slide_layer: The slide.
+        box: (y0, x0, y1, x1) in µm from the slide's corner.
+        around: Times the box's longer edge that is in view.
+        least_zoom: Of the camera.
+    """
+    camera, size = viewer.scene.camera, around * max(box[2] - box[0], box[3] - box[1])
+    camera.zoom = max(least_zoom, min(viewer.canvas.size) / size)
+    middle = corner(slide_layer) + np.array([box[0] + box[2], box[1] + box[3]]) / 2
+    camera.center = (*camera.center[:-2], *middle)
+
+
 class Shown(NamedTuple):
     """How a slide is shown: position (y, x) of its outer corner in the world, its name, and metadata (`of_slide`)."""
 

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job
     from napari_lpd.core.settings.training import TrainSettings
-    from napari_lpd.data.regions import Region
+    from napari_lpd.data.regions import Region, Verdict
     from napari_lpd.models.network import LoadedModel
-    from napari_lpd.training.guide.held_out import Verdict
     from napari_lpd.training.live import CellIndex, LiveCell, LiveModel, LiveSlide
 
 CHUNK, MOST = 8, 600  # cells labelled between two looks at the window; cells that are kept

@@ -12,13 +12,13 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 from napari_lpd.core.files import KEY
 from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.gui.common.layout import buttons, note, tip
-from napari_lpd.gui.layers.slides import UM, corner, kind
+from napari_lpd.gui.layers.slides import UM, corner, kind, show_box
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Layer
 
-    from napari_lpd.gui.live.engine import Box, Engine
+    from napari_lpd.gui.live.engine import Engine
 
 PLACE_UM = 1000.0  # of the view at a place that is suggested
 AROUND = 3.0  # times a doubtful region's size is in view
@@ -110,7 +110,7 @@ class Guide(QWidget):
             if place is not None:
                 half = PLACE_UM / 2
                 box = (place[0] - half, place[1] - half, place[0] + half, place[1] + half)
-                self._go(engine, box, self._viewer.scene.camera.zoom)
+                show_box(self._viewer, engine.layer, box, 1.0, self._viewer.scene.camera.zoom)
                 self._place = place
                 self._mark(engine)
                 self._ask(NOT_SURE if label == UNSURE else
@@ -165,13 +165,4 @@ class Guide(QWidget):
 
     def _on_doubt(self, item: QListWidgetItem) -> None:
         if self._engine is not None:
-            box = np.array(item.data(Qt.ItemDataRole.UserRole)).reshape(2, 2)
-            middle, half = box.mean(0), (box[1] - box[0]).max() * AROUND / 2
-            self._go(self._engine, (*(middle - half), *(middle + half)))
-
-    def _go(self, engine: Engine, box: Box, least_zoom: float = 0.0) -> None:
-        """Show a box."""
-        camera, size = self._viewer.scene.camera, max(box[2] - box[0], box[3] - box[1])
-        camera.zoom = max(least_zoom, min(self._viewer.canvas.size) / size)
-        middle = corner(engine.layer) + np.array([box[0] + box[2], box[1] + box[3]]) / 2
-        camera.center = (*camera.center[:-2], *middle)
+            show_box(self._viewer, self._engine.layer, item.data(Qt.ItemDataRole.UserRole), AROUND)

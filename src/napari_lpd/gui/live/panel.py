@@ -20,6 +20,7 @@ from napari_lpd.gui.layers.slides import visible_box_um
 from napari_lpd.gui.layers.strokes import Canvas
 from napari_lpd.gui.live.engine import Engine, Refused, refusing
 from napari_lpd.gui.live.guide import Guide
+from napari_lpd.gui.live.held_out import HeldOut
 from napari_lpd.gui.live.shown import HEATMAP, HeatmapChoice, ShownMask
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     from napari_lpd.core.classes import TissueClass
     from napari_lpd.core.jobs import Job, Progress
     from napari_lpd.core.settings.training import TrainSettings
-    from napari_lpd.data.regions import Region
+    from napari_lpd.data.regions import Region, Verdict
     from napari_lpd.gui.common.slide_picker import SlidePicker
     from napari_lpd.gui.live.engine import Asked
-    from napari_lpd.training.guide.held_out import Verdict
     from napari_lpd.training.live import CellIndex, LiveCell
 
 KEPT, HATCHED = "train/live", "train/hatched"
@@ -89,13 +89,14 @@ class LiveMask(QWidget):
         self.mapped = HeatmapChoice()
         self.line = note("")
         self.guide = Guide(viewer)
+        self.held_out = HeldOut(viewer)
         self.shown = ShownMask(viewer)
         self.runner = JobRunner(self)
         self._rest, self._look = self._timer(REST_MS, self._learn), self._timer(LOOK_MS, self._go_on)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for widget in (in_row([self.switch, self.hatched]), self.line, self.guide, self.mapped):
+        for widget in (in_row([self.switch, self.hatched]), self.line, self.guide, self.mapped, self.held_out):
             layout.addWidget(widget)
         self._connect()
         self._on_switch()
@@ -161,7 +162,7 @@ class LiveMask(QWidget):
         """Stop, take the mask away, and close the slide's file when no job reads it any more."""
         engine, self._engine, self._is_due = self._engine, None, False
         self.shown.clear()
-        self.guide.follow(None)
+        self._guide(None)
         self.mapped.offer(None)
         self.changed.emit()
         if engine is None:
@@ -216,7 +217,7 @@ class LiveMask(QWidget):
     def _on_learned(self, folds: list[int], asked: Asked, began: float) -> None:
         assert self._engine is not None
         self._engine.begin_anew(asked, folds, time.monotonic() - began)
-        self.guide.follow(self._engine)
+        self._guide(self._engine)
         self.mapped.offer(self._engine.model)
         self.changed.emit()
 
@@ -288,7 +289,11 @@ class LiveMask(QWidget):
         assert self._engine is not None
         self._engine.unchecked.pop(0)
         self._engine.verdicts |= verdicts
-        self.guide.follow(self._engine)
+        self._guide(self._engine)
+
+    def _guide(self, engine: Engine | None) -> None:
+        for guide in (self.guide, self.held_out):
+            guide.follow(engine)
 
     def _show_line(self) -> None:
         """Say what was learned from, how long it took, and how right it is about regions that were held out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from shapely import STRtree, box
@@ -10,6 +10,7 @@ from shapely import STRtree, box
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.settings.prediction import LabelSettings, PredictSettings
+from napari_lpd.data.regions import Verdict
 from napari_lpd.data.tileset import CELL
 
 if TYPE_CHECKING:
@@ -25,27 +26,6 @@ FOLDS = 3
 LEFT = 2  # regions of a tissue, at least, from which a model learns that leaves others out
 STEPS = 100  # of a model that leaves regions out
 MOST_LIKELY = PredictSettings(labels=LabelSettings(sure=0))
-
-
-class Verdict(NamedTuple):
-    """What a model that has not seen a region says of it.
-
-    Attributes:
-        tissues: The tissues that the region carries.
-        found: The most likely tissue of most of its places.
-        share: Of the tissue in the region that has this label, 0..1.
-        box_um: (y0, x0, y1, x1) around the region, in µm from the slide's corner.
-    """
-
-    tissues: tuple[str, ...]
-    found: str
-    share: float
-    box_um: tuple[float, float, float, float]
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the region carries what was found."""
-        return self.found in self.tissues
 
 
 def folds_of(regions: Sequence[Region], polygons: Sequence[shapely.Geometry], apart: float) -> list[int | None]:
@@ -141,5 +121,4 @@ def _verdict(
             counts += np.bincount(labels, minlength=len(names) + 1)[1:]
     if not counts.any():
         return None
-    best = int(counts.argmax())
-    return Verdict(region.tissues, names[best], float(counts[best] / counts.sum()), (y0, x0, y1, x1))
+    return Verdict(region.tissues, dict(zip(names, counts.tolist(), strict=True)), (y0, x0, y1, x1), slide.slide.name)
