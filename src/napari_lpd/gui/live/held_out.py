@@ -23,9 +23,9 @@ class HeldOut(Fold):
     """Section with the tables of the regions that were held out, as far as they were asked about."""
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self.panel = TrustPanel()
-        super().__init__("Can I trust it?", self.panel)
-        self._viewer = viewer
+        panel = TrustPanel()
+        super().__init__("Can I trust it?", panel)
+        self.panel, self._viewer = panel, viewer
         self._engine: Engine | None = None
         self.button.toggled.connect(self._show)
         self.panel.asked.connect(self._on_asked)
