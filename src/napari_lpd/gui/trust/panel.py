@@ -96,13 +96,14 @@ class TrustPanel(QWidget):
     def _show_confusion(self, found: Trust) -> None:
         names = found.scores.class_names
         counts = found.counts.tolist()
-        rows = [[f"{100 * n / sum(row):.0f} %\n{n:,}" if sum(row) else "–" for n in row] for row in counts]
+        rows = [[f"{100 * n / sum(row):.0f} %\n{_short(n)}" if sum(row) else "–" for n in row] for row in counts]
         _fill(self.confusion, [*names, UNSURE_CLASS.name], names, rows)
         for row, of_row in enumerate(counts):
             for column, count in enumerate(of_row):
                 shade = QColor(PRIMARY)
                 shade.setAlphaF(0.7 * count / max(sum(of_row), 1))
                 self.confusion.item(row, column).setBackground(shade)
+                self.confusion.item(row, column).setToolTip(tip(f"{count:,} pixels. {CONFUSION}"))
 
     def _show_rates(self, found: Trust) -> None:
         scores, limits = found.scores, found.intervals
@@ -146,10 +147,18 @@ class TrustPanel(QWidget):
             self.asked.emit(places[turn % len(places)])
 
 
+def _short(count: int) -> str:
+    """Format a number of pixels for a narrow cell."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1e3:.0f} k" if count < 1e6 else f"{count / 1e6:.1f} M"
+
+
 def _table(row: int) -> QTableWidget:
     table = QTableWidget()
     table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
     table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+    table.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
     table.verticalHeader().setDefaultSectionSize(row)
     table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     table.setStyleSheet("font-size: 11px;")
@@ -170,7 +179,7 @@ def _fill(table: QTableWidget, columns: Sequence[str], rows: Sequence[str], cell
             item = QTableWidgetItem(text)
             item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
             table.setItem(row, column, item)
-    table.verticalHeader().setMaximumWidth(110)
+    table.verticalHeader().setMaximumWidth(85)
     table.setFixedHeight(LINE + 8 + table.verticalHeader().defaultSectionSize() * len(rows))
 
 
