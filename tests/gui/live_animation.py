@@ -80,7 +80,7 @@ class Film:
         def is_complete() -> bool:
             if checked:
                 return not live.runner.running and not live._engine.unchecked
-            return not live.runner.running or live._then == live._on_checked
+            return not live.runner.running or live.follower.waits
 
         self.wait(is_complete)
 

@@ -15,9 +15,11 @@ from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.region_tiles import tiles_from_regions
 from napari_lpd.data.regions import Region
 from napari_lpd.models.checkpoint import load_model
-from napari_lpd.models.joint.tiles import FrozenEncoder
+from napari_lpd.models.joint.tiles import FrozenEncoder, clustered_bank_of_features
 from napari_lpd.prediction.predict import predict_slide
-from napari_lpd.training.live import CELL, LiveCell, LiveModel, LiveSlide, next_place
+from napari_lpd.slides.slide import Slide
+from napari_lpd.training.guide.prototypes import prototype_maps
+from napari_lpd.training.live import LiveModel, LiveSlide
 
 SMALL = ["tile=64", "tile_step=48", "mpp=1.0", "threads=1", "model.prototypes_per_class=2", "model.prototype_dim=32",
          "model.neck_width=32", "model.necks=2", "places=9", "lr=0.01"]  # fmt: skip
@@ -132,32 +134,28 @@ def test_regions_from_which_nothing_can_be_learned_are_one_line(live, slide, cla
         live.label(slide, (0, 0))
 
 
-def test_cells_are_listed_from_the_middle_of_the_view_outwards():
-    class Tissue:
-        def at(self, origin, shape, mpp):
-            return np.full(shape, origin != (16, 0))  # in points, 16 of a cell's edge
-
-    class Big:
-        close = read = read_tolerant = None
-
-        def shape_at(self, mpp):
-            return 3 * CELL, 2 * CELL + 1
-
-    slide = LiveSlide.__new__(LiveSlide)
-    slide.slide, slide.tissue = Big(), Tissue()
-    cells = slide.cells((0, 0, 1e6, 1e6), 1.0)
-    assert set(cells) == {(y, x) for y in range(3) for x in range(3)} - {(1, 0)}
-    assert slide.cells((CELL * 1.1, CELL * 1.1, CELL * 1.9, CELL * 1.9), 1.0) == [(1, 1)]
-    assert slide.cells((0, 0, CELL * 3, CELL * 3), 1.0)[0] == (1, 1)
+def test_clustered_prototypes_are_centres_of_the_same_tiles_and_leave_the_live_model_alone(
+    live, slide, tiny_regions, classes
+):
+    run(live.learn(slide, tiny_regions, classes, steps=5))
+    model = live.model
+    clustered = run(live.clustered())
+    assert live.model is model and model.card.settings.model.bank == "learned"
+    assert clustered.card.settings.model.bank == "clustered"
+    network = clustered.network
+    torch.testing.assert_close(
+        network.prototypes.cpu(), clustered_bank_of_features(live._tiles, network, clustered.card.settings)
+    )
+    assert prototype_maps(live, slide, (0, 0), "dark", clustered).shape == (2, 32, 32)
+    left, right = shares(live.label(slide, (0, 0), model=clustered), slide)
+    assert left[0] > 0.6 and right[1] > 0.6
 
 
-def test_the_next_place_is_the_least_sure_one_of_the_class_and_never_near_an_earlier_one():
-    labels, unsure = np.ones((CELL, CELL), np.uint8), np.zeros((32, 32), np.float32)
-    labels[256:] = 2
-    unsure[0:8, 0:8], unsure[0:8, 24:32], unsure[24:32, 0:8] = 0.5, 0.9, 0.7
-    cells = {(0, 1): LiveCell(labels, unsure)}
-    assert next_place(cells, 0.5, 0, []) == (32.0, 256 + 224.0)
-    assert next_place(cells, 0.5, 2, []) == (224.0, 256 + 32.0)
-    assert next_place(cells, 4.0, 1, [(256.0, 2048 + 1792.0)]) == (256.0, 2048 + 256.0)
-    assert next_place(cells, 0.5, 3, []) is None
-    assert next_place(cells, 0.5, 0, [(32.0, 480.0)]) is None  # all within 400 µm
+def test_cells_are_listed_from_the_middle_of_a_box_outwards_as_far_as_they_hold_tissue(tiny_image):
+    image = np.full((2048, 2048, 3), 245, np.uint8)
+    image[:600, :1500] = tiny_image[:, :192].mean((0, 1))
+    image[1600:1900, 1600:2000] = tiny_image[:, :192].mean((0, 1))
+    slide = LiveSlide(Slide.from_levels([image], (1.0, 1.0), "spots"))
+    assert slide.cells((0, 512, 512, 1536), 1.0) == [(0, 1), (0, 2)]
+    assert slide.cells((600, 0, 1500, 2000), 1.0) == [(1, 1), (1, 2), (1, 0)]
+    assert slide.all_cells((0, 1024, 512, 1536), 1.0) == [(0, 2), (0, 1), (1, 2), (1, 1), (0, 0), (1, 0), (3, 3)]

@@ -24,7 +24,12 @@ from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision
 from napari_lpd.models.joint.store import FeatureStore
-from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, content_key
+from napari_lpd.models.joint.tiles import (
+    FeatureTiles,
+    FrozenEncoder,
+    clustered_bank_of_features,
+    content_key,
+)
 from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, encoder_of, used_stages
 from napari_lpd.slides.tissue import find_tissue
 from napari_lpd.training.ancestor import inherit
@@ -33,13 +38,13 @@ from napari_lpd.training.step import parameter_groups, set_training
 from napari_lpd.training.validation import PRESENCE, calibrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.core.settings.training import ModelSettings, TrainSettings
     from napari_lpd.data.regions import Region
     from napari_lpd.data.tileset import TileSet
     from napari_lpd.slides.slide import Slide
@@ -48,7 +53,9 @@ ROOM = 2**30  # bytes of features in memory
 FRESH, WARM, BATCH = 160, 50, 12  # steps of a head that starts, and of one that goes on; tiles of a step
 READ = 256  # tiles and cells whose pixels are remembered
 NOTHING_LEARNED = "nothing was learned yet: draw regions of two tissues"
-NEAR = 400.0  # µm: a place this near to one that was suggested is not suggested again
+
+BoxUm = tuple[float, float, float, float]
+"""(y0, x0, y1, x1) in µm from a slide's corner."""
 
 CellIndex = tuple[int, int]
 """Row and column of a cell of `CELL` pixels of a slide, at the model's resolution."""
@@ -60,10 +67,12 @@ class LiveCell(NamedTuple):
     Attributes:
         labels: (CELL, CELL) uint8: 0 = no tissue, c + 1 = class c of the model's, `UNSURE`.
         unsure: (CELL / stride, CELL / stride) float32, 0 sure to 1; 0 where there is no tissue.
+        scores: (C, CELL / stride, CELL / stride) uint8, of the classes, present or not: 0..1 as 1..255.
     """
 
     labels: NDArray[np.uint8]
     unsure: NDArray[np.float32]
+    scores: NDArray[np.uint8]
 
 
 class LiveSlide:
@@ -76,6 +85,7 @@ class LiveSlide:
     def __init__(self, slide: Slide) -> None:
         self.slide, self.tissue = slide, find_tissue(slide)
         self.keys: dict[CellIndex, str] = {}
+        self._grids: dict[float, NDArray[np.bool_]] = {}
         self.read = lru_cache(READ)(slide.read)
         self.read_tolerant = lru_cache(READ)(slide.read_tolerant)
         self.close = slide.close
@@ -83,20 +93,29 @@ class LiveSlide:
     def __getattr__(self, name: str) -> object:
         return getattr(self.slide, name)
 
-    def cells(self, box_um: tuple[float, float, float, float], mpp: float) -> list[CellIndex]:
+    def cells(self, box_um: BoxUm, mpp: float) -> list[CellIndex]:
         """List the cells in a box (y0, x0, y1, x1), in µm, that hold tissue, from its middle outwards."""
-        height, width = self.slide.shape_at(mpp)
-        edge = CELL * mpp
-        y0, x0, y1, x1 = (value / edge for value in box_um)
-        rows = range(max(math.floor(y0), 0), min(math.ceil(y1), -(-height // CELL)))
-        columns = range(max(math.floor(x0), 0), min(math.ceil(x1), -(-width // CELL)))
-        middle = ((y0 + y1) / 2 - 0.5, (x0 + x1) / 2 - 0.5)
-        found = [(y, x) for y in rows for x in columns if self._has_tissue((y, x), mpp)]
-        return sorted(found, key=lambda cell: math.dist(cell, middle))
+        y0, x0, y1, x1 = (value / (CELL * mpp) for value in box_um)
+        first = (max(math.floor(y0), 0), max(math.floor(x0), 0))
+        grid = self._grid(mpp)[first[0] : max(math.ceil(y1), 0), first[1] : max(math.ceil(x1), 0)]
+        return self._outwards(np.argwhere(grid) + first, box_um, mpp)
 
-    def _has_tissue(self, cell: CellIndex, mpp: float) -> bool:
-        """Look at 16 × 16 points of a cell."""
-        return bool(self.tissue.at((cell[0] * 16, cell[1] * 16), (16, 16), mpp * CELL / 16).any())
+    def all_cells(self, from_um: BoxUm, mpp: float) -> list[CellIndex]:
+        """List all cells of the slide that hold tissue, from the middle of a box outwards."""
+        return self._outwards(np.argwhere(self._grid(mpp)), from_um, mpp)
+
+    def _outwards(self, cells: NDArray[np.intp], from_um: BoxUm, mpp: float) -> list[CellIndex]:
+        y0, x0, y1, x1 = (value / (CELL * mpp) for value in from_um)
+        far = np.hypot(cells[:, 0] - ((y0 + y1) / 2 - 0.5), cells[:, 1] - ((x0 + x1) / 2 - 0.5))
+        return [(y, x) for y, x in cells[np.argsort(far, kind="stable")].tolist()]
+
+    def _grid(self, mpp: float) -> NDArray[np.bool_]:
+        """Mark the cells that hold tissue, at one of 16 × 16 points each: (rows, columns)."""
+        if mpp not in self._grids:
+            rows, columns = (-(-n // CELL) for n in self.slide.shape_at(mpp))
+            points = self.tissue.at((0, 0), (16 * rows, 16 * columns), mpp * CELL / 16)
+            self._grids[mpp] = np.asarray(points.reshape(rows, 16, columns, 16).any((1, 3)))
+        return self._grids[mpp]
 
     def tissue_at(self, cell: CellIndex, mpp: float) -> NDArray[np.bool_]:
         """Mark the tissue in a cell: (CELL, CELL)."""
@@ -143,9 +162,9 @@ class LiveModel:
         self._store = FeatureStore(self._frozen.hash, room)
         self._tiles: FeatureTiles | None = None
 
-    def _fresh(self, classes: int) -> LPD:
+    def _fresh(self, classes: int, model: ModelSettings | None = None) -> LPD:
         torch.manual_seed(self.settings.seed)
-        return LPD(self.settings.model, classes, self._encoder).to(self._device)
+        return LPD(model or self.settings.model, classes, self._encoder).to(self._device)
 
     def learn(
         self, slide: LiveSlide, regions: Sequence[Region], classes: Sequence[TissueClass], steps: int = 0
@@ -176,12 +195,12 @@ class LiveModel:
         yield from seen.compute()
         network, is_new = self._started(seen)
         count = steps or (FRESH if is_new else WARM)
-        for done in self._steps(network, seen, count):
+        for done in self._steps(network, seen, count, self.settings):
             yield Progress(done, count, "learning")
         network.eval()
         self._network, self._names, self._tiles = network, [tissue.name for tissue in used], seen
         self.version += 1
-        self.model = self._loaded(network, seen, count)
+        self.model = self._loaded(network, seen, count, self.settings)
         return self.model
 
     @property
@@ -191,9 +210,7 @@ class LiveModel:
         Raises:
             DataError: nothing was learned yet.
         """
-        if self._tiles is None:
-            raise DataError(NOTHING_LEARNED)
-        return self._tiles.tiles
+        return self._seen().tiles
 
     def learned_from(self, indices: Sequence[int], steps: int) -> Job[LoadedModel]:
         """Learn afresh from some of the tiles that were learned from last; what was learned stays as it is.
@@ -208,19 +225,42 @@ class LiveModel:
         Raises:
             DataError: nothing was learned yet.
         """
+        return (yield from self._learned_afresh(self._seen().subset(indices), self.settings, steps, "checking"))
+
+    def clustered(self) -> Job[LoadedModel]:
+        """Learn afresh from the tiles that were learned from last, with prototypes that are clustered (PBIP).
+
+        The prototypes are the k-means centres of the frozen encoder's features and stay as they are; what brings them
+        to the features, and the rest of the head, learns as the live model's does when it starts.
+
+        Raises:
+            DataError: nothing was learned yet, or a tissue has fewer tiles of its own than prototypes.
+        """
+        settings = self.settings
+        model = settings.model.model_dump() | {"bank": "clustered"}
+        fixed = type(settings).build(settings.model_dump() | {"model": model, "diversity": "off"})
+        return (yield from self._learned_afresh(self._seen(), fixed, FRESH, "clustering"))
+
+    def _seen(self) -> FeatureTiles:
         if self._tiles is None:
             raise DataError(NOTHING_LEARNED)
-        seen = self._tiles.subset(indices)
-        network = self._fresh(len(seen.classes))
+        return self._tiles
+
+    def _learned_afresh(
+        self, seen: FeatureTiles, settings: TrainSettings, steps: int, message: str
+    ) -> Job[LoadedModel]:
+        network = self._fresh(len(seen.classes), settings.model)
         assert network.joint is not None
         network.joint.standardise(*seen.statistics())
-        for done in self._steps(network, seen, steps):
-            yield Progress(done, steps, "checking")
+        if settings.model.bank == "clustered":
+            network.fill_bank(clustered_bank_of_features(seen, network, settings))
+        for done in self._steps(network, seen, steps, settings):
+            yield Progress(done, steps, message)
         network.eval()
-        return self._loaded(network, seen, steps)
+        return self._loaded(network, seen, steps, settings)
 
-    def _loaded(self, network: LPD, seen: FeatureTiles, steps: int) -> LoadedModel:
-        return LoadedModel(network, self._card(network, seen, steps), "live", "", self._device)
+    def _loaded(self, network: LPD, seen: FeatureTiles, steps: int, settings: TrainSettings) -> LoadedModel:
+        return LoadedModel(network, self._card(network, seen, steps, settings), "live", "", self._device)
 
     def _started(self, seen: FeatureTiles) -> tuple[LPD, bool]:
         """Return the network to train, a copy of the one before as far as there is one, and whether it is a new one."""
@@ -234,9 +274,8 @@ class LiveModel:
             network.joint.standardise(*seen.statistics())
         return network, not set(names) <= set(self._names)
 
-    def _steps(self, network: LPD, seen: FeatureTiles, count: int) -> Iterator[int]:
+    def _steps(self, network: LPD, seen: FeatureTiles, count: int, settings: TrainSettings) -> Iterator[int]:
         """Take steps with a rate that falls to 0; every class is as likely to be drawn into a batch."""
-        settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         objective = JointObjective(settings, generator, len(seen), seen.of(0).shape[:2]).to(self._device)
         objective.follow(seen)
@@ -245,11 +284,12 @@ class LiveModel:
         labels = torch.from_numpy(seen.labels).to(self._device)
         weights = torch.from_numpy(_balance(seen.labels, seen.tiles.known))
         own_from = math.ceil((1 - settings.self_training) * count)
+        set_training(network, settings)
         for step in range(count):
             if step == own_from:
                 network.eval()
                 objective.label_tiles(network, seen)
-            set_training(network, settings)
+                set_training(network, settings)
             chosen = torch.multinomial(weights, BATCH, replacement=True, generator=generator).tolist()
             joined = seen.batch(chosen).to(self._device)
             losses = objective(network, joined, labels[chosen], step < count // 10, chosen)
@@ -259,12 +299,12 @@ class LiveModel:
             schedule.step()
             yield step + 1
 
-    def _card(self, network: LPD, seen: FeatureTiles, steps: int) -> Card:
-        constants = calibrate(network, seen, None, self.settings.batch)
+    def _card(self, network: LPD, seen: FeatureTiles, steps: int, settings: TrainSettings) -> Card:
+        constants = calibrate(network, seen, None, settings.batch)
         tiles = seen.tiles
         return Card(
             classes=tiles.classes,
-            settings=self.settings,
+            settings=settings,
             encoder=network.encoder.architecture,
             tiles_per_class=tiles.tiles_per_class,
             tiles=len(tiles),
@@ -282,9 +322,9 @@ class LiveModel:
             DataError: nothing was learned yet.
             ModelError: the file cannot be written.
         """
-        if self.model is None or self._tiles is None:
+        if self.model is None:
             raise DataError(NOTHING_LEARNED)
-        card = self.model.card.model_copy(update={"colours": training_colours(self._tiles.tiles)})
+        card = self.model.card.model_copy(update={"colours": training_colours(self.tiles)})
         save_checkpoint(path, dict(self.model.network.state_dict()), card)
         return path
 
@@ -331,7 +371,8 @@ class LiveModel:
         labels = rule.labels(found, stride)[stride:-stride, stride:-stride]
         scores = label_scores(found, rule._replace(favour=(1.0,) * len(factors)))
         unsure = unsureness(network, scores, outputs[-1][0][around].cpu())[1:-1, 1:-1]
-        return LiveCell(labels * slide.tissue_at(cell, mpp), (unsure * tissue[rim:-rim, rim:-rim].cpu()).numpy())
+        unsure *= tissue[rim:-rim, rim:-rim].cpu()
+        return LiveCell(labels * slide.tissue_at(cell, mpp), unsure.numpy(), found.scores[:, 1:-1, 1:-1].copy())
 
     def features(self, slide: LiveSlide, cell: CellIndex) -> NDArray[np.float16]:
         """Return the features (h, w, D) of a cell and its rim, computed where they are not kept."""
@@ -345,6 +386,10 @@ class LiveModel:
             slide.keys[cell] = content_key(read())
         return self._store.get(slide.keys[cell], lambda: self._frozen(read()))
 
+    def has_room(self, slide: LiveSlide, cell: CellIndex) -> bool:
+        """Return whether a cell's features are kept, or can be without those of another being dropped."""
+        return self._store.has_room(slide.keys.get(cell, ""))
+
 
 def _balance(labels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Weigh tiles (n, C) so that every class, and what is known to hold none, is drawn as often: (n,)."""
@@ -352,34 +397,3 @@ def _balance(labels: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[n
     groups = np.concatenate([labels, holds_none], axis=1)
     weights: NDArray[np.float64] = (groups / np.maximum(groups.sum(0), 1)).sum(1)
     return weights
-
-
-def next_place(
-    cells: Mapping[CellIndex, LiveCell], mpp: float, label: int, before: Sequence[tuple[float, float]]
-) -> tuple[float, float] | None:
-    """Suggest where a region would help most: the place of a class that is least sure, away from those of before.
-
-    Args:
-        cells: What is labelled.
-        mpp: Its resolution.
-        label: The class, from 1, that the place is to be labelled with; 0: any.
-        before: Places (y, x) in µm that were suggested, or are marked.
-
-    Returns:
-        Its middle (y, x) in µm; None where nothing is left to suggest.
-    """
-    best, found = 0.0, None
-    for (row, column), cell in cells.items():
-        count = len(cell.unsure) // PATCH
-        patches = cell.unsure.reshape(count, PATCH, count, PATCH).mean((1, 3))
-        labels = cell.labels.reshape(count, CELL // count, count, CELL // count)
-        share = ((labels == label) if label else (labels > 0)).mean((1, 3))
-        edge = CELL / count * mpp
-        for y, x in np.argwhere((patches > best) & (share >= 0.5)).tolist():
-            place = ((row * count + y + 0.5) * edge, (column * count + x + 0.5) * edge)
-            if patches[y, x] > best and all(math.dist(place, other) >= NEAR for other in before):
-                best, found = float(patches[y, x]), place
-    return found
-
-
-PATCH = 8  # places of an edge of what is suggested: about a training tile

@@ -61,7 +61,9 @@ def settled(qtbot):
         def is_settled():
             engine = live._engine
             waits = live._rest.isActive() or live._look.isActive() or live.runner.running
-            return not waits and (engine is None or bool(engine.refusal) or not engine.unchecked)
+            box = live._box()
+            is_filled = engine is None or box is None or engine.is_filled(box)
+            return not waits and (engine is None or bool(engine.refusal) or (not engine.unchecked and is_filled))
 
         qtbot.wait(20)  # napari tells of a drawing just before it is finished
         qtbot.waitUntil(is_settled, timeout=90_000)

@@ -27,6 +27,7 @@ def test_next_place_and_a_mask_that_looks_right(live, drawn, viewer, settled):
     for cell in engine.cells.values():
         cell.unsure[:] = 0.1
         cell.unsure[:8, :8] = 0.9
+        cell.scores[0], cell.scores[1] = 255, 1
         cell.labels[:200, :192], cell.labels[:200, 192:384] = 1, 2
     click(button(live, "Looks right (Y)"))
     assert live.live.line.text().startswith("Press N first")
@@ -50,12 +51,14 @@ def test_numbers_and_doubtful_labels_are_said_and_lead_there(live, drawn, viewer
     box = (150.0, 205.0, 220.0, 275.0)
     engine.verdicts = {n: Verdict(("dark",), {"dark": 90, "pink": 10}, box) for n in range(3)}
     live.live._show_line()
-    assert live.live.line.text().endswith("held-out regions right: 3 of 3")  # too few for a share
+    lines = live.live.line.text().split("\n")
+    assert lines[0].endswith("held-out regions right: 3 of 3")  # too few for a share
+    assert lines[1].startswith("In view, 0.098 mm²: ") and len(lines) == 2
     engine.verdicts |= {n: Verdict(("pink",), {"dark": 30, "pink": 70}, box) for n in (3, 4)}
     engine.verdicts[5] = Verdict(("dark",), {"dark": 386, "pink": 614}, box)
     live.live._show_line()
     live.live.guide.follow(engine)
-    assert live.live.line.text().endswith("held-out regions right: 83 % (5 of 6)")
+    assert "held-out regions right: 83 % (5 of 6)\n" in live.live.line.text()
     held_out = live.live.held_out
     held_out.follow(engine)
     held_out.open()

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+from napari_lpd.core.errors import DataError
+from napari_lpd.core.jobs import Progress
 from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.data.regions import Region
 from napari_lpd.gui.common.recent_models import recent_models
@@ -98,7 +100,12 @@ def test_unsure_places_are_hatched_by_a_tick(live, drawn, live_layers, settled):
     assert not (mask.data == HATCH).any()
 
 
-def test_prototypes_of_a_tissue_are_shown_at_once_and_follow_the_model(live, drawn, viewer, settled):
+def _refuse(why):
+    yield Progress(0, 0, "clustering")
+    raise DataError(why)
+
+
+def test_prototypes_of_a_tissue_are_shown_at_once_and_follow_the_model(live, drawn, viewer, settled, monkeypatch):
     settled(live)
     mapped = live.live.mapped.box
     assert [mapped.itemData(i) for i in range(mapped.count())] == ["", "dark", "pink"]
@@ -116,6 +123,21 @@ def test_prototypes_of_a_tissue_are_shown_at_once_and_follow_the_model(live, dra
     add_regions(drawn, [Region(np.array([[0, 0], [0, 150], [250, 150], [250, 0]], float), ("dark",))], classes=())
     settled(live)
     assert layer.data is not first
+    learned = layer.data
+    assert layer.name == "dark prototypes (live, learned)"
+    live.live.mapped.clustered.click()
+    settled(live)
+    assert layer.name == "dark prototypes (live, clustered)"
+    assert layer.data.shape == learned.shape and not np.allclose(layer.data, learned)
+    live.live.mapped.clustered.click()
+    settled(live)
+    np.testing.assert_array_equal(layer.data, learned)
+    few = "dark has 0 usable tiles"
+    monkeypatch.setattr("napari_lpd.training.live.LiveModel.clustered", lambda self: _refuse(few))
+    live.live._engine._clustered = None
+    live.live.mapped.clustered.click()
+    line = settled(live)
+    assert line.split("\n")[-1] == f"⚠ {few}." and live.live._engine.refusal == ""  # the mask goes on
     mapped.setCurrentIndex(0)
     mapped.activated.emit(0)
     assert not [each for each in viewer.layers if kind(each) == HEATMAP]

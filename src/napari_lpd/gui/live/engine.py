@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.training import TrainSettings
     from napari_lpd.data.regions import Region, Verdict
     from napari_lpd.models.network import LoadedModel
+    from napari_lpd.training.guide.places import Places
     from napari_lpd.training.live import CellIndex, LiveCell, LiveModel, LiveSlide
 
 CHUNK, MOST = 8, 600  # cells labelled between two looks at the window; cells that are kept
+AROUND = 1.0  # of the view, on each side of it, that is labelled before regions are checked
+LEARNED, CLUSTERED = "learned", "clustered"  # prototypes that are mapped
 Asked = tuple[set[Any], list[str]]  # keys of regions, names of classes
 Box = tuple[float, float, float, float]  # (y0, x0, y1, x1) in µm from the slide's corner
 
@@ -38,6 +41,34 @@ class Refused(NamedTuple):
     reason: str
 
 
+class Maps(NamedTuple):
+    """Where prototypes answer in the view.
+
+    Attributes:
+        first: The cell in whose corner they begin.
+        maps: (k, h, w).
+        bank: Whose: `LEARNED` or `CLUSTERED`.
+    """
+
+    first: CellIndex
+    maps: NDArray[np.float32]
+    bank: str
+
+
+class Filled(NamedTuple):
+    """Cells beyond the view that were labelled.
+
+    Attributes:
+        cells: They.
+        around: The view and, unless it is to go on from here, whether just what is near it, or all, is labelled now.
+        is_full: Whether there is no room for more.
+    """
+
+    cells: dict[CellIndex, LiveCell]
+    around: tuple[Box, bool] | None
+    is_full: bool
+
+
 class Engine:
     """What learns and labels one slide.
 
@@ -45,13 +76,14 @@ class Engine:
         layer: The slide's layer.
         settings: Of the training.
         seen: The cells of the view that was asked for last.
-        cells: The cells that are labelled with the model.
-        places: The places (y, x) in µm that were suggested.
+        cells: The cells that are labelled with the model, in the view and beyond it.
+        suggested: The places that were suggested; None before the first.
         learned: Regions and classes from which the model has learned.
         verdicts: Of regions, by their keys, what a model that has not seen them says.
         unchecked: Folds of regions that are still to be checked.
         took: Seconds of the last update.
-        keep_in: Makes the folder in which the model is to be kept; None: it is not asked for.
+        is_full: Whether there is no room for the features of more cells.
+        unmapped: Why the prototypes that were asked for last are not mapped; "" where they are.
         refusal: Why nothing can be learned or labelled; "" where it can.
     """
 
@@ -59,14 +91,16 @@ class Engine:
         self.layer, self.settings = layer, settings
         self.seen: list[CellIndex] = []
         self.cells: OrderedDict[CellIndex, LiveCell] = OrderedDict()
-        self.places: list[tuple[float, float]] = []
+        self.suggested: Places | None = None
         self.learned: Asked = (set(), [])
         self.verdicts: dict[Any, Verdict] = {}
         self.unchecked: list[int] = []
-        self.took, self.refusal = 0.0, ""
-        self.keep_in: Callable[[], Path] | None = None
+        self.took, self.is_full = 0.0, False
+        self.unmapped, self.refusal = "", ""
         self._regions: Sequence[Region] = ()
-        self._mapped: tuple[str, Box | None, LoadedModel | None] = ("", None, None)
+        self._mapped: tuple[Any, ...] = ()
+        self._filled: set[tuple[Box, bool]] = set()
+        self._clustered: LoadedModel | None = None
         self._shown_as = self._identity(layer)
         self._box: Box | None = None
         self._slide: LiveSlide | None = None
@@ -118,6 +152,8 @@ class Engine:
         """Forget what the model before has labelled and checked."""
         self.learned, self.unchecked, self.took = learned, folds, took
         self.cells.clear()
+        self._filled.clear()
+        self._clustered = None
         self.verdicts = {key: found for key, found in self.verdicts.items() if key in learned[0]}
 
     def take(self, cells: dict[CellIndex, LiveCell]) -> None:
@@ -142,21 +178,55 @@ class Engine:
                 found[within(box, part)] = cell.labels[within(own, part)]
         return found
 
-    def is_labelled(self, box: Box) -> bool:
-        """Return whether all cells of the box are labelled."""
-        return self._box == box and set(self.seen) <= self.cells.keys()
+    def look(self, box: Box) -> list[CellIndex]:
+        """Turn to a view; returns the cells in it that are not labelled."""
+        if self._box != box and self._slide is not None:
+            self.seen, self._box = self._slide.cells(box, self.settings.mpp)[:MOST], box
+        return [cell for cell in self.seen if cell not in self.cells]
 
-    def labelling(self, box: Box, known: frozenset[CellIndex]) -> Job[dict[CellIndex, LiveCell]]:
-        """Label a few of the box's cells that are not known; returns them."""
+    def labelling(self, missing: Sequence[CellIndex]) -> Job[dict[CellIndex, LiveCell]]:
+        """Label a few cells of the view; returns them."""
         live, slide = self._opened()
-        if self._box != box:
-            self.seen, self._box = slide.cells(box, self.settings.mpp)[:MOST], box
-        missing = [cell for cell in self.seen if cell not in known]
-        made = {}
+        made, total = {}, len(self.seen)
         for number, cell in enumerate(missing[:CHUNK], start=1):
             made[cell] = live.label(slide, cell)
-            yield Progress(len(self.seen) - len(missing) + number, len(self.seen), "labelling the view")
+            yield Progress(total - len(missing) + number, total, "labelling the view")
         return made
+
+    def is_filled(self, box: Box, is_near: bool = False) -> bool:
+        """Return whether all is labelled that there is room for, around a view or on the whole slide."""
+        return (box, is_near) in self._filled
+
+    def filling(self, box: Box, known: frozenset[CellIndex], is_near: bool = False) -> Job[Filled]:
+        """Label a few more cells that are not known, from a view outwards.
+
+        Args:
+            box: The view.
+            known: What is labelled.
+            is_near: Whether just what is around the view is labelled, or the whole slide.
+        """
+        live, slide = self._opened()
+        mpp = self.settings.mpp
+        made: dict[CellIndex, LiveCell] = {}
+        (y0, x0, y1, x1), edge = box, AROUND * max(box[2] - box[0], box[3] - box[1])
+        wide = (y0 - edge, x0 - edge, y1 + edge, x1 + edge)
+        for cell in slide.cells(wide, mpp) if is_near else slide.all_cells(box, mpp):
+            if cell in known:
+                continue
+            if len(made) == CHUNK:
+                return Filled(made, None, False)
+            if len(known) + len(made) >= MOST or not live.has_room(slide, cell):
+                return Filled(made, (box, is_near), True)
+            made[cell] = live.label(slide, cell)
+            yield Progress(0, 0, "filling")
+        return Filled(made, (box, is_near), False)
+
+    def take_filled(self, filled: Filled) -> None:
+        """Keep cells beyond the view."""
+        self.cells.update(filled.cells)
+        self.is_full = filled.is_full
+        if filled.around is not None:
+            self._filled.add(filled.around)
 
     def checking(self) -> Job[dict[Any, Verdict]]:
         """Ask a model that has not seen the regions of the next fold what they are; returns verdicts by their keys."""
@@ -165,27 +235,44 @@ class Engine:
         live, slide = self._opened()
         return (yield from check(live, slide, self._regions, self.unchecked[0]))
 
-    def is_mapped(self, tissue: str) -> bool:
-        """Return whether the prototypes of a tissue are mapped, by the newest model in the view."""
-        return self._mapped == (tissue, self._box, self.model)
+    def take_verdicts(self, verdicts: dict[Any, Verdict]) -> None:
+        """Keep what `checking` has found."""
+        self.unchecked.pop(0)
+        self.verdicts |= verdicts
 
-    def mapping(self, tissue: str) -> Job[tuple[CellIndex, NDArray[np.float32]]]:
-        """Map the prototypes of a tissue on the view; returns the first cell and the maps (k, h, w)."""
+    def is_mapped(self, tissue: str, bank: str) -> bool:
+        """Return whether the prototypes of a tissue are mapped, by the newest model in the view."""
+        return self._mapped == (tissue, bank, self._box, self.model)
+
+    def mapping(self, tissue: str, bank: str) -> Job[Maps | None]:
+        """Map the prototypes of a tissue on the view, learned or clustered ones; those are made first.
+
+        Where they cannot be made, `unmapped` says why, and the mask goes on.
+        """
         from napari_lpd.training.guide.prototypes import prototype_maps
 
         live, slide = self._opened()
+        asked = (tissue, bank, self._box, self.model)
+        self.unmapped = ""
+        try:
+            if bank == CLUSTERED and self._clustered is None:
+                self._clustered = yield from live.clustered()
+        except LpdError as error:
+            self._mapped, self.unmapped = asked, str(error)
+            return None
+        model = self._clustered if bank == CLUSTERED else live.model
         cells = [cell for cell in self.seen if cell in self.cells]
         parts = {}
         for number, cell in enumerate(cells, start=1):
-            parts[cell] = prototype_maps(live, slide, cell, tissue)
+            parts[cell] = prototype_maps(live, slide, cell, tissue, model)
             yield Progress(number, len(cells), "mapping the prototypes")
         (top, left), (bottom, right) = np.min(cells, 0), np.max(cells, 0) + 1
         count, edge = parts[cells[0]].shape[:2]
         maps = np.zeros((count, (bottom - top) * edge, (right - left) * edge), np.float32)
         for (y, x), part in parts.items():
             maps[:, (y - top) * edge : (y - top + 1) * edge, (x - left) * edge : (x - left + 1) * edge] = part
-        self._mapped = (tissue, self._box, self.model)
-        return (int(top), int(left)), maps
+        self._mapped = asked
+        return Maps((int(top), int(left)), maps, bank)
 
     def keeping(self, folder: Callable[[], Path]) -> Job[Path]:
         """Save the model; returns its file."""

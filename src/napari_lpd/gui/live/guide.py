@@ -31,7 +31,7 @@ RIGHT = "The mask in the white square is right: keep it as strokes, from which t
 PLACE = "place"  # kind of the layer with the square
 SQUARE = 128  # pixels of the mask, edge of the square
 NOT_SURE = "The model is not sure of this place. Draw what it is."
-NO_PLACE = "No place in this view needs a region: move the view, or zoom out."
+NO_PLACE = "No other place that is labelled needs a region: move the view, or zoom out."
 
 
 class Guide(QWidget):
@@ -95,29 +95,25 @@ class Guide(QWidget):
             widget.setVisible(count > 0)
 
     def next_place(self) -> None:
-        """Move the camera to where a region would help most: every tissue in its turn, then what is unsure."""
-        from napari_lpd.training.live import next_place
+        """Move the camera to where a region would help most, for every tissue in its turn."""
+        from napari_lpd.training.guide.places import Places
 
         engine = self._engine
         if engine is None or engine.model is None:
             return
         names = [tissue.name for tissue in engine.model.card.classes]
-        turns = [*range(1, len(names) + 1), UNSURE]
-        for _ in turns:
-            label = turns[len(engine.places) % len(turns)]
-            place = next_place(engine.cells, engine.settings.mpp, label, engine.places)
-            engine.places.append(place or (-1e9, -1e9))
-            if place is not None:
-                half = PLACE_UM / 2
-                box = (place[0] - half, place[1] - half, place[0] + half, place[1] + half)
-                show_box(self._viewer, engine.layer, box, 1.0, self._viewer.scene.camera.zoom)
-                self._place = place
-                self._mark(engine)
-                self._ask(NOT_SURE if label == UNSURE else
-                          f"Is this {names[label - 1]}? Draw what it is, or press Y if the mask is right.")  # fmt: skip
-                return
-        self.ask_nothing()
-        self._ask(NO_PLACE)
+        engine.suggested = engine.suggested or Places()
+        found = engine.suggested.next(engine.cells, engine.settings.mpp, len(names))
+        if found is None:
+            self.ask_nothing()
+            self._ask(NO_PLACE)
+            return
+        half = PLACE_UM / 2
+        (y, x), self._place = found.place, found.place
+        box = (y - half, x - half, y + half, x + half)
+        show_box(self._viewer, engine.layer, box, 1.0, self._viewer.scene.camera.zoom)
+        self._mark(engine)
+        self._ask(f"Is this {names[found.label - 1]}? Draw what it is, or press Y if the mask is right.")
 
     def looks_right(self) -> None:
         """Accept the mask in the square."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import LpdError
-from napari_lpd.core.text import html_text
-from napari_lpd.gui.common.job import JobRunner
 from napari_lpd.gui.common.layout import in_row, note
 from napari_lpd.gui.common.prediction_run import keep_triton_out
 from napari_lpd.gui.common.recent_models import keep, kept, recent_models
 from napari_lpd.gui.layers.class_keys import bind_everywhere
 from napari_lpd.gui.layers.slides import visible_box_um
 from napari_lpd.gui.layers.strokes import Canvas
-from napari_lpd.gui.live.engine import Engine, Refused, refusing
+from napari_lpd.gui.live.follower import Follower, Wanted
 from napari_lpd.gui.live.guide import Guide
 from napari_lpd.gui.live.held_out import HeldOut
+from napari_lpd.gui.live.numbers import FULL_STORE, Learning, areas_in_view, right_by_tissue, share_right, what_is_drawn
 from napari_lpd.gui.live.shown import HEATMAP, HeatmapChoice, ShownMask
 
 if TYPE_CHECKING:
@@ -31,16 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.core.jobs import Job, Progress
     from napari_lpd.core.settings.training import TrainSettings
-    from napari_lpd.data.regions import Region, Verdict
+    from napari_lpd.data.regions import Region
     from napari_lpd.gui.common.slide_picker import SlidePicker
-    from napari_lpd.gui.live.engine import Asked
-    from napari_lpd.training.live import CellIndex, LiveCell
+    from napari_lpd.gui.live.engine import Box, Engine, Maps
 
 KEPT, HATCHED = "train/live", "train/hatched"
 REST_MS, LOOK_MS = 300, 200  # of rest after a change of the regions, and of the view
-FEW = 5  # regions, of fewer than which no share is said
+GLANCE_MS = 40  # between two looks at what is labelled, while the view moves
 OFF = "Off. Tick to see at once what a model makes of the regions that you draw."
 
 
@@ -75,11 +71,7 @@ class LiveMask(QWidget):
         super().__init__()
         self._viewer, self._slides = viewer, slides
         self._regions, self._classes, self._settings = regions, classes, settings
-        self._engine: Engine | None = None
-        self._then: Callable[[Any], None] = lambda _: None  # takes the result of the job that runs
-        self._leaving: list[Engine] = []  # closed as soon as no job runs
-        self._is_due = False
-        self._summary = ""
+        self._summary, self._learning = "", Learning()
         self.switch = QCheckBox("Live mask")
         self.switch.setToolTip("Show a mask of the view that follows every region that you draw, change or delete")
         self.switch.setChecked(kept(KEPT) != "off")
@@ -91,8 +83,10 @@ class LiveMask(QWidget):
         self.guide = Guide(viewer)
         self.held_out = HeldOut(viewer)
         self.shown = ShownMask(viewer)
-        self.runner = JobRunner(self)
-        self._rest, self._look = self._timer(REST_MS, self._learn), self._timer(LOOK_MS, self._go_on)
+        self.follower = Follower(self, self._wanted)
+        self.runner = self.follower.runner
+        self._rest, self._look = _timer(self, REST_MS, self._learn), _timer(self, LOOK_MS, self._go_on)
+        self._glance = _timer(self, GLANCE_MS, self._on_glance)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -106,13 +100,19 @@ class LiveMask(QWidget):
         self.switch.toggled.connect(self._on_switch)
         self.hatched.toggled.connect(lambda is_on: keep(HATCHED, "on" if is_on else "off"))
         self.hatched.toggled.connect(self._on_hatched)
-        self.mapped.box.activated.connect(self._on_map)
+        self.mapped.changed.connect(self._on_map)
         self._slides.changed.connect(self.change)
         self.guide.asked.connect(self._show_line)
-        self.runner.progressed.connect(self._on_progressed)
-        self.runner.succeeded.connect(self._on_succeeded)
-        self.runner.failed.connect(self._on_refused)
-        self.runner.ended.connect(self._on_ended)
+        follower = self.follower
+        follower.said.connect(lambda what: self.line.setText(f"{self._summary}: {what}"))
+        follower.refused.connect(lambda reason: self.line.setText(f"⚠ {reason}"))
+        follower.due.connect(self._learn)
+        follower.learned.connect(self._on_learned)
+        follower.labelled.connect(self._paint)
+        follower.mapped.connect(self._on_mapped)
+        follower.checked.connect(self._on_checked)
+        follower.kept.connect(self._on_kept)
+        follower.settled.connect(self._show_line)
         camera = self._viewer.scene.camera
         for event in (camera.events.center, camera.events.zoom):
             event.connect(self._on_view)
@@ -120,12 +120,9 @@ class LiveMask(QWidget):
         bind_everywhere(self._viewer, "n", self.guide.next_place)
         bind_everywhere(self._viewer, "y", self.guide.looks_right)
 
-    def _timer(self, wait_ms: int, action: Callable[[], None]) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(True)
-        timer.setInterval(wait_ms)
-        timer.timeout.connect(action)
-        return timer
+    @property
+    def _engine(self) -> Engine | None:
+        return self.follower.engine
 
     @property
     def has_model(self) -> bool:
@@ -141,8 +138,8 @@ class LiveMask(QWidget):
 
     def put_down(self) -> None:
         """Stop, as the widget is closed."""
-        self._rest.stop()
-        self._look.stop()
+        for timer in (self._rest, self._look, self._glance):
+            timer.stop()
         self._let_go()
 
     def _on_switch(self) -> None:
@@ -155,161 +152,121 @@ class LiveMask(QWidget):
 
     def _on_hatched(self) -> None:
         self.shown.hatched = self.hatched.isChecked()
+        self._paint()
+
+    def _paint(self) -> None:
         if self._engine is not None:
             self.shown.paint(self._engine, self._classes())
 
     def _let_go(self) -> None:
         """Stop, take the mask away, and close the slide's file when no job reads it any more."""
-        engine, self._engine, self._is_due = self._engine, None, False
+        self.follower.let_go()
+        self._learning = Learning()
         self.shown.clear()
         self._guide(None)
         self.mapped.offer(None)
         self.changed.emit()
-        if engine is None:
-            return
-        if self.runner.running:
-            self.runner.stop()
-            self._leaving.append(engine)
-        else:
-            engine.close()
-
-    def _start(self, job: Job[Any], then: Callable[[Any], None]) -> None:
-        self._then = then
-        self.runner.start(lambda: refusing(job))
 
     # Learn
 
     def _learn(self) -> None:
-        if self.runner.running:  # the latest change overtakes it
-            self._is_due = True
-            self.runner.stop()
+        if self.follower.overtake():
             return
         try:
             layer, regions, settings = self._slides.layer(), self._regions(), self._settings()
         except LpdError as error:
             self.line.setText(str(error))
             return
-        classes, drawn = self._classes(), {name for region in regions for name in region.tissues}
-        if len(drawn) < 2:
+        classes = self._classes()
+        if len({name for region in regions for name in region.tissues}) < 2:
             self.line.setText("Draw a region of each of two tissues: the live mask begins with them.")
             return
         if self._engine is None or not self._engine.fits(layer, settings):
             self._let_go()
-            self._engine = Engine(layer, settings)
-        engine = self._engine
+        engine = self.follower.take_up(layer, settings)
         asked = {region.key for region in regions}, [tissue.name for tissue in classes]
         if engine.model is not None and asked == engine.learned:  # colours may have changed
-            self.shown.paint(engine, classes)
-            self._go_on()
+            self._paint()
+            self.follower.go_on()
             return
         keep_triton_out()
-        missing = [tissue.name for tissue in classes if tissue.name not in drawn]
         self.guide.ask_nothing()
-        engine.refusal = ""
-        strokes = sum(region.pixels for region in regions)
-        counts = [f"{count} {what}{'s' * (count != 1)}"
-                  for what, count in (("region", len(regions) - strokes), ("stroke", strokes)) if count]  # fmt: skip
-        self._summary = ", ".join([f"{len(drawn)} tissues", *counts])
-        self._summary += f" (none of {', '.join(missing)})" if missing else ""
-        began = time.monotonic()
-        self._start(engine.learning(regions, classes), lambda folds: self._on_learned(folds, asked, began))
+        self._summary = what_is_drawn(regions, classes)
+        self.follower.learn(regions, classes, asked)
 
-    def _on_learned(self, folds: list[int], asked: Asked, began: float) -> None:
+    def _on_learned(self) -> None:
         assert self._engine is not None
-        self._engine.begin_anew(asked, folds, time.monotonic() - began)
         self._guide(self._engine)
         self.mapped.offer(self._engine.model)
         self.changed.emit()
 
-    def _on_progressed(self, progress: Progress) -> None:
-        share = f" {100 * progress.done // progress.total} %" if progress.total else ""
-        if progress.message != "checking":  # goes on while nothing else is to be done
-            self.line.setText(f"{self._summary}: {progress.message}{share}…")
-
-    def _on_succeeded(self, result: Any) -> None:
-        if isinstance(result, Refused):
-            self._on_refused(result.reason)
-        elif self._engine is not None:
-            self._then(result)
-
-    def _on_refused(self, reason: str) -> None:
-        if self._engine is not None:
-            self._engine.refusal = reason
-            self.line.setText(f"⚠ {reason}")
-
-    def _on_ended(self) -> None:
-        for engine in self._leaving:
-            engine.close()
-        self._leaving.clear()
-        if self._is_due:
-            self._is_due = False
-            self._learn()
-        else:
-            self._go_on()
-
     # Label what is in view, then check
 
-    def _on_view(self) -> None:
-        if self.switch.isChecked():
-            self._look.start()
+    def _wanted(self) -> Wanted:
+        """Return what is to be seen."""
+        return Wanted(self._box(), self.mapped.tissue, self.mapped.bank)
+
+    def _box(self) -> Box | None:
+        engine = self._engine
+        if engine is None or not self.switch.isChecked():
+            return None
+        try:
+            return visible_box_um(self._viewer, engine.layer)
+        except LpdError:  # out of view: there is nothing to label
+            return None
 
     def _go_on(self) -> None:
-        """Label a few more cells of the view, from its middle outwards; when it is complete, check a few regions."""
+        if self.switch.isChecked():
+            self.follower.go_on()
+
+    def _on_view(self) -> None:
+        if self.switch.isChecked() and self.has_model:
+            self._look.start()
+            if not self._glance.isActive():
+                self._glance.start()
+
+    def _on_glance(self) -> None:
+        """Show at once what is labelled where the view is now."""
+        box = self._box()
+        if self._engine is not None and self._engine.model is not None and box:
+            self._engine.look(box)
+            self._paint()
+
+    def _on_checked(self) -> None:
         engine = self._engine
-        if engine is None or engine.model is None or engine.refusal or not self.switch.isChecked():
-            return
-        if self.runner.running:
-            if self._then == self._on_checked:  # can wait
-                self.runner.stop()
-            return
-        if engine.keep_in is not None:
-            folder, engine.keep_in = engine.keep_in, None
-            self._start(engine.keeping(folder), self._on_kept)
-            return
-        try:
-            box = visible_box_um(self._viewer, engine.layer)
-        except LpdError:  # out of view: there is nothing to label
-            box = None
-        if box and not engine.is_labelled(box):
-            self._start(engine.labelling(box, frozenset(engine.cells)), self._on_labelled)
-            return
+        assert engine is not None
+        self._guide(engine)
+        if not engine.unchecked:
+            self._learning.note(len(engine.learned[0]), list(engine.verdicts.values()))
         self._show_line()
-        tissue = self.mapped.tissue
-        if tissue and engine.seen and not engine.is_mapped(tissue):
-            self._start(engine.mapping(tissue), lambda found: self.shown.show_maps(engine, tissue, *found))
-        elif engine.unchecked:
-            self._start(engine.checking(), self._on_checked)
-
-    def _on_labelled(self, cells: dict[CellIndex, LiveCell]) -> None:
-        assert self._engine is not None
-        self._engine.take(cells)
-        self.shown.paint(self._engine, self._classes())
-
-    def _on_checked(self, verdicts: dict[Any, Verdict]) -> None:
-        assert self._engine is not None
-        self._engine.unchecked.pop(0)
-        self._engine.verdicts |= verdicts
-        self._guide(self._engine)
 
     def _guide(self, engine: Engine | None) -> None:
         for guide in (self.guide, self.held_out):
             guide.follow(engine)
 
     def _show_line(self) -> None:
-        """Say what was learned from, how long it took, and how right it is about regions that were held out."""
+        """Say what was learned from, how long it took, how right it is, what is in view, and what is worth while."""
         engine = self._engine
-        if engine is None or engine.refusal:
+        if engine is None or engine.model is None or engine.refusal:
             return
-        verdicts = list(engine.verdicts.values())
-        text = f"{self._summary}, updated in {engine.took:.1f} s{_share_right(verdicts)}"
-        self.line.setText(f"{self.guide.question} {text}".strip())
-        self.line.setToolTip(_by_tissue(verdicts))
+        verdicts, box = list(engine.verdicts.values()), self._box()
+        text = f"{self._summary}, updated in {engine.took:.1f} s{share_right(verdicts)}"
+        areas, full = areas_in_view(engine, box) if box else "", FULL_STORE if engine.is_full else ""
+        lines = [f"{self.guide.question} {text}".strip()]
+        unmapped = f"⚠ {engine.unmapped}" if self.mapped.tissue and engine.unmapped else ""
+        lines += [f"{each}." for each in (areas, self._learning.advice(), full, unmapped) if each]
+        self.line.setText("\n".join(lines))
+        self.line.setToolTip(right_by_tissue(verdicts))
 
     def _on_map(self) -> None:
         if self.mapped.tissue:
             self._go_on()
         else:
             self.shown.clear(HEATMAP)
+
+    def _on_mapped(self, tissue: str, maps: Maps) -> None:
+        assert self._engine is not None
+        self.shown.show_maps(self._engine, tissue, maps)
 
     # Accept, keep
 
@@ -323,34 +280,17 @@ class LiveMask(QWidget):
 
     def keep(self, folder: Callable[[], Path]) -> None:
         """Save what was learned last, or is being learned, into a folder, for Predict, Explore and exports."""
-        if self._engine is None or self._engine.model is None:
+        if not self.follower.keep(folder):
             self.message.emit("Nothing is learned yet: draw regions of two tissues.")
-            return
-        self._engine.keep_in = folder
-        self._go_on()
 
     def _on_kept(self, path: Path) -> None:
         recent_models.add(path)
         self.message.emit(f"Kept, and ready in Predict: {path}")
 
 
-def _share_right(verdicts: Sequence[Verdict]) -> str:
-    """Say how many held-out regions are right."""
-    if not verdicts:
-        return ""
-    right, count = sum(verdict.is_right for verdict in verdicts), len(verdicts)
-    said = f"{right} of {count}"
-    return f", held-out regions right: {said if count < FEW else f'{100 * right / count:.0f} % ({said})'}"
-
-
-def _by_tissue(verdicts: Sequence[Verdict]) -> str:
-    """Explain the share of held-out regions that are right, tissue by tissue, as rich text."""
-    lines = [
-        "A model that learns as the live model does, but without a third of the regions, says what these are; so do"
-        " three, each without another third. Right: most of the tissue in the region gets its label. Regions of a"
-        " tissue that has fewer than two others are not asked about."
-    ]
-    for name in dict.fromkeys(name for verdict in verdicts for name in verdict.tissues):
-        own = [verdict for verdict in verdicts if name in verdict.tissues]
-        lines.append(html_text(f"{name}: {sum(verdict.is_right for verdict in own)} of {len(own)} right"))
-    return "<qt>" + "<br>".join(lines) + "</qt>"
+def _timer(parent: QWidget, wait_ms: int, action: Callable[[], None]) -> QTimer:
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(wait_ms)
+    timer.timeout.connect(action)
+    return timer

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.files import KEY
 from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.data.tileset import CELL
-from napari_lpd.gui.common.layout import chooser
+from napari_lpd.gui.common.layout import chooser, in_row, tip
 from napari_lpd.gui.layers.results import label_colours, our_layers
 from napari_lpd.gui.layers.slides import UM, corner, kind, of_slide, slide_id
+from napari_lpd.gui.live.engine import CLUSTERED, LEARNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +26,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
-    from napari_lpd.gui.live.engine import Engine
+    from napari_lpd.gui.live.engine import Engine, Maps
     from napari_lpd.models.network import LoadedModel
     from napari_lpd.training.live import CellIndex, LiveCell
 
 LIVE, HEATMAP = "live", "live heatmap"  # kinds of the layers
 EDGE = 2048  # pixels of the shown mask's longer edge, at most
 HATCH = 254  # label of a hatching line
+CLUSTERED_HELP = (
+    "Show prototypes that are clustered from the same regions (k-means centres, as in PBIP) instead of learned ones;"
+    " after every change they take seconds to make"
+)
 LINES, THICK = 12, 3  # pixels from one hatching line to the next, and of a line
 
 
@@ -92,12 +98,12 @@ class ShownMask:
         layer.editable = False
         self._viewer.layers.selection.active = active
 
-    def show_maps(self, engine: Engine, tissue: str, first: CellIndex, maps: NDArray[np.float32]) -> None:
-        """Show the maps (k, h, w) of a tissue's prototypes, from a cell on, above the mask."""
-        mpp = engine.settings.mpp * engine.stride
-        origin = corner(engine.layer) + np.array(first) * CELL * engine.settings.mpp + mpp / 2
+    def show_maps(self, engine: Engine, tissue: str, found: Maps) -> None:
+        """Show the maps of a tissue's prototypes above the mask."""
+        mpp, maps = engine.settings.mpp * engine.stride, found.maps
+        origin = corner(engine.layer) + np.array(found.first) * CELL * engine.settings.mpp + mpp / 2
         options: dict[str, Any] = {
-            "name": f"{tissue} prototypes (live)",
+            "name": f"{tissue} prototypes (live, {found.bank})",
             "scale": (1, mpp, mpp),
             "translate": (0, *origin),
         }
@@ -123,25 +129,46 @@ class ShownMask:
 
 
 class HeatmapChoice(QWidget):
-    """Choice of the tissue whose prototypes are shown as heatmaps.
+    """Choice of the tissue whose prototypes are shown as heatmaps, and whether learned or clustered ones.
+
+    Signals:
+        changed: the user has chosen.
 
     Attributes:
         box: The combo box.
+        clustered: The switch.
     """
+
+    changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.box = chooser()
         self.box.setToolTip("Show where each prototype of a tissue answers; the slider below goes through them")
+        self.clustered = QCheckBox("Clustered")
+        self.clustered.setToolTip(tip(CLUSTERED_HELP))
+        row = in_row([self.box, self.clustered])
+        row.layout().setStretch(0, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.box)
+        layout.addWidget(row)
+        self.box.activated.connect(self._on_chosen)
+        self.clustered.toggled.connect(self.changed)
         self.offer(None)
 
     @property
     def tissue(self) -> str:
         """The tissue; "" for none."""
         return str(self.box.currentData())
+
+    @property
+    def bank(self) -> str:
+        """Which prototypes."""
+        return CLUSTERED if self.clustered.isChecked() else LEARNED
+
+    def _on_chosen(self) -> None:
+        self.clustered.setVisible(bool(self.tissue))
+        self.changed.emit()
 
     def offer(self, model: LoadedModel | None) -> None:
         """Offer the tissues that a model knows, and keep the choice."""
@@ -151,6 +178,7 @@ class HeatmapChoice(QWidget):
         for tissue in () if model is None else model.card.classes:
             self.box.addItem(f"Heatmap: prototypes of {tissue.name}", tissue.name)
         self.box.setCurrentIndex(max(0, self.box.findData(chosen)))
+        self.clustered.setVisible(bool(self.tissue))
         self.setVisible(model is not None)
 
 

@@ -67,6 +67,11 @@ class FeatureStore:
             self._held -= self._cells.popitem(last=False)[1].nbytes
         return found
 
+    def has_room(self, key: str) -> bool:
+        """Return whether a cell is in memory, or another of the same size fits beside those that are."""
+        largest = max((cell.nbytes for cell in self._cells.values()), default=0)
+        return key in self._cells or self._held + largest <= self._room
+
     def _read(self, key: str) -> NDArray[np.float16] | None:
         if self._folder is None or not (path := self._folder / f"{key}.npy").exists():
             return None

@@ -14,18 +14,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_lpd.models.network import LoadedModel
     from napari_lpd.training.live import CellIndex, LiveModel, LiveSlide
 
 
 @torch.inference_mode()
-def prototype_maps(live: LiveModel, slide: LiveSlide, cell: CellIndex, tissue: str) -> NDArray[np.float32]:
+def prototype_maps(
+    live: LiveModel, slide: LiveSlide, cell: CellIndex, tissue: str, model: LoadedModel | None = None
+) -> NDArray[np.float32]:
     """Compute how strongly the prototypes of a tissue answer in a cell.
 
     Args:
-        live: The model.
+        live: The live model.
         slide: The slide.
         cell: Which of its cells.
         tissue: One of the model's classes.
+        model: Another one of the same encoder, as `LiveModel.clustered` gives it; default: what was learned last.
 
     Returns:
         (k, CELL / stride, CELL / stride): cosines over the level that counts as 1 in the tissue's map; below 0: 0.
@@ -33,7 +37,7 @@ def prototype_maps(live: LiveModel, slide: LiveSlide, cell: CellIndex, tissue: s
     Raises:
         DataError: nothing was learned yet, or not of this tissue.
     """
-    model = live.model
+    model = model or live.model
     names = [] if model is None else [each.name for each in model.card.classes]
     if model is None or tissue not in names:
         raise DataError(f"the live model has not learned {tissue}: draw a region of it")
