@@ -80,7 +80,11 @@ def test_a_table_labels_tiles_with_several_classes_and_sources(table, classes, n
     [
         ([("path", "dark"), ("a.png", 1)], "no column 'pink'; wanted path, dark, pink; has path, dark"),
         ([("path", "dark", "pink")], "holds no tiles"),
-        ([("path", "dark", "pink"), ("a.png", 2, 0)], "line 2, dark: '2'; wanted 0 or 1"),
+        (
+            [("path", "dark", "pink"), ("a.png", 2, 0)],
+            "line 2: shares dark 2, pink 0 sum to 2; wanted numbers from 0 that",
+        ),
+        ([("path", "dark", "pink"), ("a.png", "much", 0)], "line 2, dark: 'much'; wanted 0 or 1, or a share"),
         ([("path", "dark", "pink"), ("a.png", 1, 0), ("a.png", 0, 1)], "a.png occurs twice"),
     ],
 )

@@ -34,6 +34,7 @@ from napari_lpd.models.encoder import build_region_encoder
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.jobs import run
 from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.tileset import Shares
 from napari_lpd.models.network import LPD, encoder_of
 from napari_lpd.training.losses.objective import Objective
 from napari_lpd.core.settings.presets import PRESETS
@@ -47,6 +48,8 @@ model = {"prototypes_per_class": 3, "prototype_dim": 320}
 settings = TrainSettings.build({"model": model, "tile": 64, "batch": 5, "max_steps": 6, "max_regions": 7,
                                 "warm_up": 0.2, "lr": 1e-5})  # small, so that rounding does not grow
 tiles = labelled_tiles(here / "tiles", read_classes(here / "classes.json"))
+tiles.painted = {i: np.full((64, 64), i % 3, np.int8) for i in range(0, 24, 5)}
+tiles.shares = {i: Shares(f"region {i % 2}", np.float32([0, 0.5, 0.5])) for i in range(0, 24, 3)}
 
 
 def train(folder, settings, stop_at=0, die_at=0):
@@ -150,6 +153,7 @@ def test_two_processes_learn_what_one_learns_with_their_joint_batch(trained):
     assert sum("lr" in step for step in one) == 6
     assert any(step.get("regions left out") for step in one)
     assert any(step.get("diversity") for step in one)
+    assert any(step.get("pixels") for step in one) and any(step.get("shares") for step in one)
     for ours, theirs in zip(two, one, strict=True):  # a rounding may move a place across a region's threshold
         assert ours == pytest.approx(theirs, rel=1e-2)
     assert {path.name for path in (folder / "two").iterdir()} == {path.name for path in (folder / "one").iterdir()}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from napari_lpd.core.errors import DataError, SettingsError
+from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.reading import read_json
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.text import is_clean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -120,3 +120,38 @@ def check_classes(classes: Sequence[TissueClass], source: str) -> list[str]:
     if len(names) < 2:
         raise DataError(f"{source}: {len(names)} tissue class ({', '.join(names)}); training needs at least two")
     return names
+
+
+ROUNDED = 0.02  # by how much shares may miss their sum, for want of digits
+
+
+def whole_shares(said: Mapping[str, object], where: str) -> dict[str, float]:
+    """Check shares of a whole, which are numbers or percentages, and return them as numbers that sum to 1.
+
+    Examples:
+        >>> whole_shares({"tumour": "60 %", "stroma": 40}, "tile.png")
+        {'tumour': 0.6, 'stroma': 0.4}
+
+    Args:
+        said: By name; what is none of the classes is called "none".
+        where: File and row, for the message.
+
+    Raises:
+        DataError: one is no number or below 0, or they sum to neither 1 nor 100.
+    """
+    try:
+        values = {name: float(str(value).strip().removesuffix("%")) for name, value in said.items()}
+    except ValueError as error:
+        raise DataError(f"{where}: shares {_listed(said)}; wanted numbers that sum to 1, or to 100 %") from error
+    total = sum(values.values())
+    whole = 100.0 if abs(total - 100) <= 100 * ROUNDED else 1.0
+    if any(not value >= 0 for value in values.values()) or not abs(total / whole - 1) <= ROUNDED:
+        raise DataError(
+            f"{where}: shares {_listed(said)} sum to {total:g}; wanted numbers from 0 that sum to 1, or to 100 %, with"
+            " what is none of the classes as none"
+        )
+    return {name: value / total for name, value in values.items()}
+
+
+def _listed(said: Mapping[str, object]) -> str:
+    return one_line(", ".join(f"{name} {value}" for name, value in said.items()), 150)

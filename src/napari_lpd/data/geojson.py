@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,18 +11,22 @@ import shapely
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
+from napari_lpd.core.classes import whole_shares
 from napari_lpd.core.errors import DataError, one_line
 from napari_lpd.core.files import KEY
 from napari_lpd.core.reading import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from napari_lpd.slides.slide import Slide
 
 GEOJSON = "*.geojson *.json *.geojson.gz *.json.gz *.zip"  # for file dialogs
 WHAT = "GeoJSON regions"  # what messages call it
+SHARES = (
+    "shares"  # property: how much of the tissue inside is of which class; beside `KEY` in QuPath's metadata, as text
+)
 PIXELS = "pixels"  # under `KEY` in a feature's metadata, which QuPath keeps: its outline labels pixels
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 
@@ -38,6 +43,8 @@ class Feature(NamedTuple):
         geometry: The area that they enclose.
         number: Its place in the file, from 1.
         pixels: Whether it labels just the pixels inside it (`PIXELS`), not what occurs there.
+        shares: How much of its tissue is of which class, as `whole_shares`; none where nothing is said of it.
+        shares_kept: Whether they come from its metadata, which do not change with its class.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Feature(NamedTuple):
     geometry: shapely.Geometry
     number: int = 0
     pixels: bool = False
+    shares: Mapping[str, float] = {}
+    shares_kept: bool = False
 
 
 class Frame(NamedTuple):
@@ -105,7 +114,8 @@ def read_features(path: Path, frame: Frame | None = None) -> Drawing:
         frame: The slide on which the outlines lie. They are shifted by its origin, or by that in the file's header.
 
     Raises:
-        DataError: missing file, no GeoJSON, nothing that can be used, or all of it outside or of another slide.
+        DataError: missing file, no GeoJSON, nothing that can be used, or all of it outside or of another slide; or
+            shares as for `whole_shares`.
     """
     document = read_json(path, DataError, WHAT, large=True)
     header = document.get(KEY) if isinstance(document, dict) else None
@@ -114,7 +124,7 @@ def read_features(path: Path, frame: Frame | None = None) -> Drawing:
         raise DataError(f"{path}: was made from another slide ({about.get('slide')}), not from {frame.name}")
     origin, found = _origin(path, about, frame), _Found()
     read = (_usable(number, part, found) for number, part in enumerate(_parts(document), start=1))
-    features = [feature for feature in read if feature is not None]
+    features = [_with_shares(feature, path) for feature in read if feature is not None]
     if any(origin):
         features = [_shifted(feature, origin) for feature in features]
     if frame is not None:
@@ -127,6 +137,13 @@ def read_features(path: Path, frame: Frame | None = None) -> Drawing:
     for line in notes:
         logging.getLogger(__name__).warning("%s: %s", path, line)
     return Drawing(features, about, notes)
+
+
+def _with_shares(feature: Feature, path: Path) -> Feature:
+    """Check a feature's shares."""
+    if not feature.shares:
+        return feature
+    return feature._replace(shares=whole_shares(feature.shares, f"{path}, feature {feature.number}"))
 
 
 class _Found:
@@ -222,7 +239,11 @@ def _feature(part: Any) -> Feature:
     if isinstance(packed := classification.get("colorRGB"), int):  # QuPath before 0.4
         rgb = [packed >> 16, packed >> 8, packed]
     known = isinstance(rgb, list) and len(rgb) == 3 and all(isinstance(value, int) for value in rgb)
-    metadata = properties.get("metadata") or {}
+    metadata, shares = properties.get("metadata") or {}, properties.get(SHARES)
+    if kept := shares is None and f"{KEY} {SHARES}" in metadata:
+        shares = json.loads(metadata[f"{KEY} {SHARES}"])
+    if not isinstance(shares, dict | None):
+        raise ValueError(f"its shares are {shares!r}, wanted a number of each tissue")
     is_feature = "geometry" in part or part.get("type") == "Feature"
     polygons = tuple(_polygons(part.get("geometry") if is_feature else part))
     return Feature(
@@ -233,6 +254,8 @@ def _feature(part: Any) -> Feature:
         polygons,
         enclosed(polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)),
         pixels=metadata.get(KEY) == PIXELS,
+        shares=shares or {},
+        shares_kept=kept,
     )
 
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from napari_lpd.core.classes import whole_shares
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.reading import located, visible
 from napari_lpd.core.text import TABLES, read_table
 from napari_lpd.data.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
-from napari_lpd.data.tileset import TileSet
+from napari_lpd.data.regions import NONE
+from napari_lpd.data.tileset import Shares, TileSet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,11 +29,18 @@ PATH, SOURCE = "path", "source"  # columns of a table
 YES, NO = ("1", "1.0", "true", "yes"), ("", "0", "0.0", "false", "no")
 
 
+class _Said(NamedTuple):
+    """What is said of a tile: the presence of each class, and the shares of none and of each where they are known."""
+
+    labels: list[bool]
+    shares: NDArray[np.float32] | None = None
+
+
 class _Labelled(NamedTuple):
-    """Files of tiles, (n, C) labels, and per tile its slide or patient where a table states it."""
+    """Files of tiles, what is said of each (C), and its slide or patient where a table states it."""
 
     paths: list[Path]
-    labels: list[list[int]]
+    said: list[_Said]
     sources: list[str]
 
 
@@ -38,10 +48,12 @@ def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "
     """Read tiles with image-level labels, in one of three forms.
 
     * ``NAME[1010].png``: one digit per class, in the classes' order, in the last brackets of the name. Blanks between
-      the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36).
+      the digits (LUAD-HistoSeg) are allowed; brackets in folder names do not matter (L36). Or a share per class with
+      blanks between them, ``NAME[60 40 0 0].png``, that sum to 1 or to 100.
     * ``CLASS/NAME.png``: a folder per class, named like it; every tile holds that class alone.
     * A table (CSV, TSV) with a column ``path``, relative to the table, a column of 0 and 1 per class, and
-      optionally a column ``source`` with the slide or patient.
+      optionally a column ``source`` with the slide or patient. A row with other numbers has shares, which sum to 1 or
+      to 100, with what is none of the classes in a column ``none``.
 
     Args:
         data: The table, the folder of tiles, or the folder that holds it as ``train``.
@@ -56,7 +68,7 @@ def labelled_tiles(data: Path, classes: tuple[TissueClass, ...], source: str = "
     train = part_of(data, "train")
     root = train if train.is_dir() else data
     by_folder = any((root / tissue.name).is_dir() for tissue in classes)
-    labelled = _from_class_folders(root, classes) if by_folder else _from_names(root, len(classes))
+    labelled = _from_class_folders(root, classes) if by_folder else _from_names(root, classes)
     return _tile_set(labelled, classes, root, source)
 
 
@@ -67,7 +79,11 @@ def _tile_set(labelled: _Labelled, classes: tuple[TissueClass, ...], data: Path,
         raise DataError(f"{paths[0]}: {size[0]} x {size[1]} pixels; tiles have to be square, as training turns them")
     sources = labelled.sources or sources_of([path.stem for path in paths], source)
     read = partial(_read_tile, paths, size)
-    return TileSet(classes, np.array(labelled.labels, np.float32), read, str(data), sources=sources, files=paths)
+    labels = np.array([said.labels for said in labelled.said], np.float32)
+    tiles = TileSet(classes, labels, read, str(data), sources=sources, files=paths)
+    known = ((i, said.shares) for i, said in enumerate(labelled.said))
+    tiles.shares = {i: Shares(str(paths[i]), shares) for i, shares in known if shares is not None}
+    return tiles
 
 
 def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[np.uint8]:
@@ -77,21 +93,32 @@ def _read_tile(paths: list[Path], size: tuple[int, ...], index: int) -> NDArray[
     return image
 
 
-def _from_names(root: Path, class_count: int) -> _Labelled:
+def _from_names(root: Path, classes: Sequence[TissueClass]) -> _Labelled:
     paths = list(by_stem(root).values())
-    return _Labelled(paths, [_labels_in_name(path, class_count) for path in paths], [])
+    return _Labelled(paths, [_in_name(path, classes) for path in paths], [])
 
 
-def _labels_in_name(path: Path, class_count: int) -> list[int]:
-    groups = re.findall(r"\[([^\]]*)\]", path.stem)
+def _in_name(path: Path, classes: Sequence[TissueClass]) -> _Said:
+    groups, count = re.findall(r"\[([^\]]*)\]", path.stem), len(classes)
     text = groups[-1].replace(" ", "") if groups else ""
-    digits = [int(digit) for digit in text if digit in "01"]
-    if len(digits) != class_count or len(text) != class_count:
+    digits = [digit == "1" for digit in text if digit in "01"]
+    if len(digits) == count == len(text):
+        return _Said(digits)
+    numbers = groups[-1].split() if groups else []
+    if len(numbers) != count:
         brackets = f"[{groups[-1]}]" if groups else "no brackets"
         raise DataError(
-            f"{path}: {brackets} in the name; wanted {class_count} digits 0 or 1, one per class, or a folder per class"
+            f"{path}: {brackets} in the name; wanted {count} digits 0 or 1, one per class, or {count} shares with"
+            " blanks between them, or a folder per class"
         )
-    return digits
+    return _shared(dict(zip((tissue.name for tissue in classes), numbers, strict=True)), str(path))
+
+
+def _shared(said: dict[str, str], where: str) -> _Said:
+    """Read shares of all classes; what is none of them may be among them."""
+    shares = whole_shares(said, where)
+    rest = shares.pop(NONE, 0.0)
+    return _Said([share > 0 for share in shares.values()], np.array([rest, *shares.values()], np.float32))
 
 
 def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
@@ -106,7 +133,7 @@ def _from_class_folders(root: Path, classes: tuple[TissueClass, ...]) -> _Labell
     for number, name in enumerate(names):
         for path in image_files(root / name):
             labelled.paths.append(path)
-            labelled.labels.append([int(number == c) for c in range(len(names))])
+            labelled.said.append(_Said([number == c for c in range(len(names))]))
     return labelled
 
 
@@ -126,7 +153,8 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
         if not row[PATH] or not path.is_file():
             raise DataError(f"{table}, line {line}: no such file {row[PATH]!r}; paths are relative to the table")
         labelled.paths.append(path)
-        labelled.labels.append([_yes_or_no(row[name], f"{table}, line {line}, {name}") for name in names])
+        said = {name: row[name] for name in (*names, NONE) if name in columns}
+        labelled.said.append(_in_row(said, f"{table}, line {line}", len(names)))
         if SOURCE in columns:
             labelled.sources.append(row[SOURCE])
     repeated = [path for path, count in Counter(labelled.paths).items() if count > 1]
@@ -135,8 +163,20 @@ def _from_table(table: Path, classes: tuple[TissueClass, ...]) -> _Labelled:
     return labelled
 
 
-def _yes_or_no(text: str, where: str) -> int:
-    value = text.lower()
-    if value not in (*YES, *NO):
-        raise DataError(f"{where}: {text!r}; wanted 0 or 1")
-    return int(value in YES)
+def _in_row(said: dict[str, str], where: str, count: int) -> _Said:
+    """Read a row of a table: the presence of `count` classes, or shares."""
+    values = [value.lower() for value in said.values()]
+    if all(value in (*YES, *NO) for value in values):
+        return _Said([value in YES for value in values[:count]])
+    wrong = next((name for name, value in said.items() if not (value in (*YES, *NO) or _is_number(value))), None)
+    if wrong is not None:
+        raise DataError(f"{where}, {wrong}: {said[wrong]!r}; wanted 0 or 1, or a share")
+    return _shared({name: value or "0" for name, value in said.items()}, where)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.removesuffix("%"))
+    except ValueError:
+        return False
+    return True

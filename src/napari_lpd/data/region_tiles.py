@@ -12,7 +12,7 @@ from shapely.geometry import box
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.geometry import sampled_polygons
 from napari_lpd.data.regions import outside
-from napari_lpd.data.tileset import CELL, RIM, UNPAINTED, Origin, TileSet, cells_of
+from napari_lpd.data.tileset import CELL, RIM, UNPAINTED, Origin, Shares, TileSet, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,6 +47,8 @@ def tiles_from_regions(
     A tile that a stroke (`Region.pixels`) touches is always used; where none holds it whole, others are laid over it.
     The pixels inside are painted, of two strokes that overlap by the later one. The stroke's tissue is present there;
     of other tissues nothing is known, unless ``settings.min_cover`` of the tile lies in other regions.
+
+    The shares of a region (`Region.shares`) are those of all tiles together of which it covers ``settings.min_cover``.
 
     Args:
         slide: The slide.
@@ -113,6 +115,11 @@ def cut_tiles(
     )
     tiles.known = np.array([tile.known for tile in found])
     tiles.painted = {i: tile.painted for i, tile in enumerate(found) if tile.painted is not None}
+    tiles.shares = {
+        i: _shares(regions[tile.shared], f"{name}, region {tile.shared + 1}", classes)
+        for i, tile in enumerate(found)
+        if tile.shared is not None
+    }
     if settings.model.head == "joint":  # sees what is around a tile, too
         touched = {cell for origin in tiles.origins for cell in cells_of(origin, settings.tile)}
         tiles.cells = {cell: _cell_image(slide, cell, settings.mpp) for cell in sorted(touched)}
@@ -122,17 +129,34 @@ def cut_tiles(
             f" ({settings.tile * settings.mpp:.0f} µm), of which {settings.min_cover:.0%} must lie in regions; enlarge"
             " them, or choose smaller tiles"
         )
+    given, used = {i for i, region in enumerate(regions) if region.shares}, {tile.shared for tile in found}
+    if unused := len(given - used):
+        tiles.doubts.append(
+            f"{name}: of {unused} of {len(given)} regions with shares only the tissues are used: none of them covers a"
+            f" tile of {settings.tile} pixels ({settings.tile * settings.mpp:.0f} µm) by {settings.min_cover:.0%};"
+            " enlarge them, or choose smaller tiles"
+        )
     return tiles
 
 
+def _shares(region: Region, name: str, classes: Sequence[TissueClass]) -> Shares:
+    said = dict(zip(region.tissues, region.shares, strict=True))
+    parts = [1 - sum(region.shares), *(said.get(tissue.name, 0.0) for tissue in classes)]
+    return Shares(name, np.array(parts, np.float32))
+
+
 class _Tile(NamedTuple):
-    """A tile that is used: its corner (y, x), the regions that it holds by number, and what they say."""
+    """A tile that is used: its corner (y, x), the regions that it holds by number, and what they say.
+
+    `shared` is the number of the region whose shares it has a part in, None without.
+    """
 
     origin: tuple[int, int]
     holds: list[int]
     labels: list[bool]
     known: list[bool]
     painted: NDArray[np.int8] | None
+    shared: int | None
 
 
 def _labelled(
@@ -156,7 +180,10 @@ def _labelled(
             held = {tissue for i in (*filled, *strokes) for tissue in regions[i].tissues}
             present = [name in held for name in names]
             known = [covered or is_there for is_there in present]
-            yield _Tile((y, x), filled + strokes, present, known, painted if strokes else None)
+            cover = {i: overlap.area for i, overlap in areas.items() if regions[i].shares}
+            most = max(cover, key=cover.__getitem__, default=None)
+            shared = most if most is not None and cover[most] >= settings.min_cover * tile.area else None
+            yield _Tile((y, x), filled + strokes, present, known, painted if strokes else None, shared)
 
 
 def _candidates(

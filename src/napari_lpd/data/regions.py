@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -14,7 +14,7 @@ from napari_lpd.core.classes import COLORS, UNSURE_CLASS, TissueClass
 from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import KEY, mark_of, write_text
 from napari_lpd.core.geometry import without_holes
-from napari_lpd.data.geojson import PIXELS, enclosed, read_features
+from napari_lpd.data.geojson import PIXELS, SHARES, enclosed, read_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,18 +39,21 @@ class Region:
         named: Whether anybody has said what is inside; False for an outline alone.
         pixels: Whether it labels every pixel inside with its one tissue, or none, and says nothing of what is around
             it: a stroke, or a corrected place, of any size.
+        shares: Of each of `tissues`, how much of the tissue inside it is, in 0..1; the rest is none of the classes.
+            Empty where nobody has said so.
     """
 
     vertices: NDArray[np.float64]
     tissues: tuple[str, ...]
     named: bool = True
     pixels: bool = False
+    shares: tuple[float, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What is equal for equal regions: tissues, kind, and corners to half a pixel."""
+        """What is equal for equal regions: tissues, shares, kind, and corners to half a pixel."""
         corners = {(round(2 * y), round(2 * x)) for y, x in self.vertices.tolist()}
-        return self.tissues, self.named, self.pixels, frozenset(corners)
+        return self.tissues, self.shares, self.named, self.pixels, frozenset(corners)
 
     def polygon(self, factor: tuple[float, float] = (1.0, 1.0)) -> shapely.Geometry:
         """Return the area inside as a shapely polygon in (x, y), coordinates multiplied by `factor` (y, x)."""
@@ -127,12 +130,14 @@ def regions_in(drawing: Drawing, known: Sequence[str] = ()) -> list[Region]:
 
     A feature's tissues are its property ``tissues`` (a list), else its QuPath classification: one of the `known`
     classes as a whole, or split at " + "; "none" and QuPath's classes that end in * (``Ignore*``) mean none of them.
+    Where it has shares, they name its tissues; but those that QuPath kept count only while its tissues are the same.
     """
     regions: list[Region] = []
     for feature in drawing.features:
-        tissues, named = _tissues(feature, known), feature.tissues is not None or bool(feature.classification)
+        tissues, shares = _tissues_and_shares(feature, known)
+        named = feature.tissues is not None or bool(feature.classification) or bool(feature.shares)
         outlines = (np.asarray(polygon.exterior.coords)[:-1, 1::-1].astype(float) for polygon in _outlines(feature))
-        regions += [Region(outline, tissues, named, feature.pixels) for outline in outlines]
+        regions += [Region(outline, tissues, named, feature.pixels, shares) for outline in outlines]
     return regions
 
 
@@ -149,7 +154,7 @@ def classes_of(drawing: Drawing, known: Sequence[str] = ()) -> list[TissueClass]
     """List the tissue classes of features, as `classes_in`; a `known` class is not split at a plus sign."""
     found: dict[str, TissueClass] = {}
     for feature in drawing.features:
-        tissues = _tissues(feature, known)
+        tissues, _ = _tissues_and_shares(feature, known)
         for name in tissues:
             color = (feature.color if len(tissues) == 1 else "") or COLORS[len(found) % len(COLORS)]
             found.setdefault(name, _class(name, color))
@@ -178,6 +183,15 @@ def _tissues(feature: Feature, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return (feature.classification,)
     names = split(feature.classification) if feature.tissues is None else map(str.strip, feature.tissues)
     return tuple(name for name in names if name and name != NONE and (name in classes or not name.endswith("*")))
+
+
+def _tissues_and_shares(feature: Feature, known: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the tissues of a feature, and their shares where it has some."""
+    tissues = _tissues(feature, known)
+    shares = {name: share for name, share in feature.shares.items() if share > 0 and name != NONE}
+    if not feature.shares or (feature.shares_kept and set(shares) != set(tissues)):
+        return tissues, ()
+    return tuple(shares), tuple(shares.values())
 
 
 def _outlines(feature: Feature) -> list[Polygon]:
@@ -219,7 +233,11 @@ def write_regions(
         name = joined(region.tissues) or NONE
         color = colors.get(region.tissues[0], [128, 128, 128]) if region.tissues else [128, 128, 128]
         said = {"tissues": list(region.tissues), "classification": {"name": name, "color": color}}
-        kind = {"metadata": {KEY: PIXELS}} if region.pixels else {}
+        kind: dict[str, Any] = {"metadata": {KEY: PIXELS}} if region.pixels else {}
+        if region.shares:
+            shares = dict(zip(region.tissues, region.shares, strict=True))
+            shares |= {NONE: rest} if (rest := round(1 - sum(region.shares), 6)) > 0 else {}
+            kind |= {SHARES: shares, "metadata": {f"{KEY} {SHARES}": json.dumps(shares)}}
         features.append(
             {
                 "type": "Feature",

@@ -54,6 +54,8 @@ def summarise(
         split = f"{len(tiles)} tiles to train on; nothing is held out, so the last epoch is kept, not the best: {cause}"
     if tiles.painted:
         split += f"; {len(tiles.painted)} of all have strokes"
+    if tiles.shares:
+        split += f"; {len(tiles.shares)} of all have shares"
     return {
         "tiles": len(tiles),
         "tiles per class": tiles.tiles_per_class,

@@ -52,6 +52,18 @@ def cells_of(origin: Origin, edge: int) -> Iterator[Cell]:
     return ((origin.slide, y, x) for y in rows for x in columns)
 
 
+class Shares(NamedTuple):
+    """What is said of how much of a tile's tissue, or of a region's that several tiles lie in, is of which class.
+
+    Attributes:
+        of: Name of the tile or region; tiles of one region have the same.
+        parts: (1 + C) float32 that sum to 1: none of the classes, and each.
+    """
+
+    of: str
+    parts: NDArray[np.float32]
+
+
 class TileSet:
     """Labelled tiles: item i is (image (3, H, W) uint8 RGB, labels (C,) float32 in {0, 1}), as NumPy arrays.
 
@@ -61,6 +73,7 @@ class TileSet:
         known: (n, C) bool: where it is False, nobody has said whether the class is there; the label is 0 then.
         painted: Of the tiles that strokes touch, by index: (H, W) int8: `UNPAINTED`, 0 none of the classes, c + 1 for
             class c.
+        shares: Of the tiles of which somebody has said how much of each class they, or their region, hold, by index.
         description: Origin of the tiles, for messages.
         doubts: Lines on what was not used, for people.
         resolutions: Of each slide, a line with its resolution and where that comes from.
@@ -93,6 +106,7 @@ class TileSet:
         self.labels = labels
         self.known = np.ones(labels.shape, np.bool_)
         self.painted: dict[int, NDArray[np.int8]] = {}
+        self.shares: dict[int, Shares] = {}
         self.description = description
         self.doubts: list[str] = []
         self.resolutions: list[str] = []
@@ -120,11 +134,9 @@ class TileSet:
             origins=[origin for tiles in sets for origin in tiles.origins],
         )
         whole.known = np.concatenate([tiles.known for tiles in sets])
-        whole.painted = {
-            int(start) + i: pixels
-            for start, tiles in zip(starts, sets, strict=False)
-            for i, pixels in tiles.painted.items()
-        }
+        for start, tiles in zip(starts.tolist(), sets, strict=False):
+            whole.painted |= {start + i: pixels for i, pixels in tiles.painted.items()}
+            whole.shares |= {start + i: shares for i, shares in tiles.shares.items()}
         whole.doubts = [line for tiles in sets for line in tiles.doubts]
         whole.cells = {cell: image for tiles in sets for cell, image in tiles.cells.items()}
         return whole
@@ -165,7 +177,8 @@ class TileSet:
         """Return all that is said of what a tile holds, to be hashed."""
         known = b"" if self.known[index].all() else self.known[index].tobytes()
         painted = self.painted[index].tobytes() if index in self.painted else b""
-        return self.labels[index].tobytes() + known + painted
+        shares = self.shares[index].parts.tobytes() if index in self.shares else b""
+        return self.labels[index].tobytes() + known + painted + shares
 
     def painted_in(self, indices: Sequence[int]) -> NDArray[np.int8] | None:
         """Stack what is painted in some tiles (B, H, W); None where nothing is."""
@@ -189,6 +202,7 @@ class TileSet:
         tiles = copy.copy(self)
         tiles.labels, tiles.known = self.labels[list(indices)], self.known[list(indices)]
         tiles.painted = {n: self.painted[i] for n, i in enumerate(indices) if i in self.painted}
+        tiles.shares = {n: self.shares[i] for n, i in enumerate(indices) if i in self.shares}
         tiles.sources, tiles.clusters = (tuple(names[i] for i in indices) for names in (self.sources, self.clusters))
         tiles.origins = tuple(self.origins[i] for i in indices) if self.origins else ()
         tiles.files = tuple(self.files[i] for i in indices) if len(self.files) == len(self) else self.files

@@ -62,11 +62,12 @@ def augment_with_masks(
     jitter: Jitter = Jitter(),  # noqa: B008  a constant
     part: tuple[int, slice] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Augment images with masks (B, H, W) int64, which turn with them (nearest neighbour), as `augment` does."""
+    """Augment images with masks (B, …, H, W) int64, which turn with them (nearest neighbour), as `augment` does."""
     count, own = part or (len(images), slice(None))
     placements = _placements(count, jitter.size, generator)[own]
     turned = _turned(images, placements)
-    masks = _turned(masks[:, None].float(), placements, "nearest")[:, 0].long()
+    planes = masks.reshape(len(masks), -1, *masks.shape[-2:]).float()
+    masks = _turned(planes, placements, "nearest").long().reshape(masks.shape)
     return _varied(turned, generator, jitter, count, own), masks
 
 

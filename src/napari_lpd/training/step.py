@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from napari_lpd.data.region_tiles import GLASS_LEVEL
 from napari_lpd.training.augmentation import Jitter, augment, augment_with_masks
 from napari_lpd.training.distributed import local_slice
 
@@ -61,15 +62,31 @@ class Step(nn.Module):
         return losses
 
 
-def said_of_images(
+class Said(NamedTuple):
+    """What is said of a batch beside its labels.
+
+    Attributes:
+        known: (B, C) bool, of the whole batch: the labels that count; None: all.
+        painted: (B, H, W) int64, of this process's images: what is painted, as `painted_entropy`; None: nothing.
+        tissue: (B, H, W) int64 in {0, 1}, of these images: what is not glass; None: no tile has shares.
+        indices: Of the whole batch's tiles.
+    """
+
+    known: Tensor | None = None
+    painted: Tensor | None = None
+    tissue: Tensor | None = None
+    indices: Sequence[int] = ()
+
+
+def varied(
     tiles: TileSet,
     raw: Tensor,
     indices: Sequence[int],
     settings: TrainSettings,
     generator: torch.Generator,
     device: torch.device,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Bring a batch to the device, and vary it: what `Objective` takes beside labels.
+) -> tuple[Tensor, Said]:
+    """Bring a batch to the device, and vary it, with what is said of its pixels.
 
     Args:
         tiles: Training tiles.
@@ -80,19 +97,23 @@ def said_of_images(
         device: Where they are wanted.
 
     Returns:
-        Images; which labels of the whole batch are known, None: all; what is painted on the images, None: nothing.
+        Images (B, 3, H, W) in 0..1, and what is said of them.
     """
     images, own = raw.to(device, non_blocking=True).float() / 255, local_slice(len(indices))
     known, pixels = tiles.known[list(indices)], tiles.painted_in(indices)
-    counted = None if known.all() else torch.from_numpy(known).to(device)
-    painted = None if pixels is None else torch.from_numpy(pixels[own]).to(device).long()
+    masks = {}
+    if pixels is not None:
+        masks["painted"] = torch.from_numpy(pixels[own]).to(device).long()
+    if settings.share_weight and any(i in tiles.shares for i in indices):
+        masks["tissue"] = (raw.amin(1) <= GLASS_LEVEL).to(device).long()
     if settings.augment:
         part, jitter = (len(indices), own), Jitter.of(settings)
-        if painted is None:
-            images = augment(images, generator, jitter, part)
+        if masks:
+            images, turned = augment_with_masks(images, torch.stack([*masks.values()], 1), generator, jitter, part)
+            masks = dict(zip(masks, turned.unbind(1), strict=True))
         else:
-            images, painted = augment_with_masks(images, painted, generator, jitter, part)
-    return images, counted, painted
+            images = augment(images, generator, jitter, part)
+    return images, Said(None if known.all() else torch.from_numpy(known).to(device), indices=indices, **masks)
 
 
 LR_WARM_UP_RATIO = 1e-6

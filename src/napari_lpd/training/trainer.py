@@ -44,8 +44,8 @@ from napari_lpd.training.step import (
     TakenStep,
     parameter_groups,
     poly_factor,
-    said_of_images,
     set_training,
+    varied,
 )
 from napari_lpd.training.validation import PRESENCE, ValidationScores, calibrate
 
@@ -120,9 +120,11 @@ class Trainer:
         self.held_seen: TileSet | FeatureTiles | None = held
         self.objective: Objective | JointObjective
         if self.network.joint is None:
-            self.objective = Objective(settings, region_encoder, self.generator).to(self.device)
+            self.objective = Objective(settings, region_encoder, self.generator)
+            self.objective.follow(tiles)
         else:
-            self.objective = self._on_features(tiles, held, precision).to(self.device)
+            self.objective = self._on_features(tiles, held, precision)
+        self.objective.to(self.device)
         set_training(self.network, settings)
         self._losses = wrap_ddp(Step(self.network, self.objective))
         self._good: dict[str, Tensor] = {}
@@ -172,6 +174,8 @@ class Trainer:
         modules: dict[str, nn.Module] = {"network": self.network, "psi": self.objective.psi}
         if isinstance(self.objective, JointObjective):
             modules["objective"] = self.objective
+        elif self.objective.shares is not None:
+            modules["shares"] = self.objective.shares
         identity = identity_of(self.tiles, settings, total) | {"ancestors": list(self.ancestors)}
         self.state = TrainingState(
             self.out, identity, modules, self.optimiser, self.schedule, self.generator, self.scaler
@@ -239,10 +243,8 @@ class Trainer:
             self._learn_from_own_maps()
             losses = self._losses(raw.to(self.device, non_blocking=True), labels, warm, indices)
         else:
-            images, known, painted = said_of_images(
-                self.tiles, raw, indices, self.settings, self.generator, self.device
-            )
-            losses = self._losses(images, labels, warm, known, painted)
+            images, said = varied(self.tiles, raw, indices, self.settings, self.generator, self.device)
+            losses = self._losses(images, labels, warm, said)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(losses.total).backward()
         self.scaler.unscale_(self.optimiser)

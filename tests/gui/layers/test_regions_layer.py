@@ -13,6 +13,7 @@ from napari_lpd.gui.layers.regions import (
     polygons_um,
     recolour,
     regions_of,
+    rename_tissue,
     take_tissue,
     tissues_of,
     toggle_tissue,
@@ -121,3 +122,14 @@ def test_strokes_stay_strokes_when_tissues_are_given_and_classes_are_recoloured(
     drawn = outlines_of(layer, tiny_layer)
     assert [region.pixels for region in drawn] == [False, False, True, False]
     assert drawn[2].tissues == ("pink", "dark")
+
+
+def test_shares_stay_with_a_region_until_its_tissues_change(layer, tiny_layer, classes):
+    outline = np.array([[30.0, 30], [30, 36], [60, 36], [60, 30]])
+    add_regions(layer, [Region(outline, ("pink", "dark"), shares=(0.6, 0.3))] * 2, classes)
+    recolour(layer, classes)
+    rename_tissue(layer, "pink", "red", classes)
+    layer.selected_data = {3}
+    toggle_tissue(layer, "dark", classes)
+    drawn = outlines_of(layer, tiny_layer)
+    assert [(region.tissues, region.shares) for region in drawn[2:]] == [(("red", "dark"), (0.6, 0.3)), (("red",), ())]

@@ -60,7 +60,7 @@ UNITS = {
     "threads": "threads",
     **dict.fromkeys(("lr", "weight_decay", "lr_power", "seed", "background_power"), ""),
     **dict.fromkeys(("contrast_weight", "contrast_background", "area_weight", "diversity_weight"), ""),
-    **dict.fromkeys(("presence_weight", "pixel_weight"), ""),
+    **dict.fromkeys(("presence_weight", "pixel_weight", "share_weight", "share_tolerance"), ""),
     **dict.fromkeys(("gaussian_weight", "bilateral_weight"), ""),
     **dict.fromkeys(("contrast_temperature", "diversity_temperature", "temperature"), ""),
 }

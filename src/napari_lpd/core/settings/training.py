@@ -265,6 +265,12 @@ class TrainSettings(Settings):
         ge=0,
         description="Weight of the cross-entropy of the class maps at painted pixels (strokes, corrections).",
     )
+    share_weight: float = Field(
+        default=1.0, ge=0, description="Weight of the loss of shares: how much of the tissue is of which class."
+    )
+    share_tolerance: float = Field(
+        default=0.1, ge=0, le=1, description="Difference from a known share that costs nothing."
+    )
     decay_all: bool = Field(
         default=False, description="Decay biases, norms, scales and prototypes too, as the published code does (L42)."
     )

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 COLUMN, LIST = "tissues", "tissue list"  # features: the text that is shown, and the names as JSON
+PARTS = (
+    "tissue shares"  # feature: how much of the tissue inside is of each in the list, as JSON; "" where it is not known
+)
 PAINTED = "painted"  # feature: "pixels" for shapes that label just the pixels inside, "" for others
 NO_TISSUE = "#5a5a5a"
 ELLIPSE_VERTICES = 64
@@ -74,9 +77,12 @@ def empty_regions(slide_layer: Image) -> Shapes:
     return layer
 
 
-def _features(tissues: Sequence[Sequence[str]], painted: Sequence[bool] = ()) -> pd.DataFrame:
-    """Return the features of shapes with these tissues, of which some are painted."""
+def _features(
+    tissues: Sequence[Sequence[str]], painted: Sequence[bool] = (), shares: Sequence[Sequence[float]] = ()
+) -> pd.DataFrame:
+    """Return the features of shapes with these tissues, of which some are painted, or have shares."""
     columns = {
+        PARTS: [json.dumps([*each]) if each else "" for each in shares or [()] * len(tissues)],
         COLUMN: [joined(names) for names in tissues],
         LIST: [json.dumps([*names]) for names in tissues],
         PAINTED: [PIXELS if is_painted else "" for is_painted in painted or [False] * len(tissues)],
@@ -84,9 +90,9 @@ def _features(tissues: Sequence[Sequence[str]], painted: Sequence[bool] = ()) ->
     return pd.DataFrame({name: pd.Series(values, dtype=str) for name, values in columns.items()})
 
 
-def _draw_next(layer: Shapes, tissues: Sequence[str], painted: bool = False) -> None:
+def _draw_next(layer: Shapes, tissues: Sequence[str], painted: bool = False, shares: Sequence[float] = ()) -> None:
     """Give these tissues to shapes that are drawn next."""
-    layer.feature_defaults = _features([tissues], [painted]).iloc[0].to_dict()
+    layer.feature_defaults = _features([tissues], [painted], [shares]).iloc[0].to_dict()
 
 
 def _names(text: str, listed: str) -> tuple[str, ...]:
@@ -114,11 +120,19 @@ def painted_of(layer: Shapes) -> list[bool]:
     return [value == PIXELS for value in layer.features[PAINTED]][: len(layer.data)]
 
 
+def shares_of(layer: Shapes, tissues: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
+    """Return the shares of each shape (`Region.shares`); those that do not fit its `tissues` any more do not count."""
+    if PARTS not in layer.features:
+        return [()] * len(tissues)
+    shares = [tuple(json.loads(text or "[]")) for text in layer.features[PARTS][: len(tissues)]]
+    return [found if len(found) == len(names) else () for found, names in zip(shares, tissues, strict=True)]
+
+
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
     """Draw regions (level-0 pixels) into a regions layer of the same slide."""
     in_hand = layer.feature_defaults.copy()
     for region in regions:
-        _draw_next(layer, region.tissues or ((NONE,) if region.named else ()), region.pixels)
+        _draw_next(layer, region.tissues or ((NONE,) if region.named else ()), region.pixels, region.shares)
         color = _color(region.tissues, classes)
         layer.add_polygons([region.vertices - 0.5], edge_color=color, face_color=color + FACE_ALPHA)
     layer.feature_defaults = in_hand
@@ -177,7 +191,7 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
 
 def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
     in_hand = layer.feature_defaults.copy()  # napari takes those of the last row
-    layer.features = _features(tissues, painted_of(layer))
+    layer.features = _features(tissues, painted_of(layer), shares_of(layer, tissues))
     layer.feature_defaults = in_hand
     if tissues:
         colors = [_color(names, classes) for names in tissues]
@@ -240,10 +254,11 @@ def check_inside(layer: Shapes, slide_layer: Image) -> None:
 
 def outlines_of(layer: Shapes, slide_layer: Image, leave_out: Sequence[int] = ()) -> list[Region]:
     """Convert the shapes of a layer as `regions_of` does, including those without a tissue, but for some by number."""
-    said = zip(tissues_of(layer), painted_of(layer), strict=True)
+    tissues = tissues_of(layer)
+    said = zip(tissues, painted_of(layer), shares_of(layer, tissues), strict=True)
     return [
-        Region(_on_slide(layer, i, slide_layer), tuple(name for name in names if name != NONE), bool(names), painted)
-        for i, (names, painted) in enumerate(said)
+        Region(_on_slide(layer, i, slide_layer), tuple(n for n in names if n != NONE), bool(names), painted, shares)
+        for i, (names, painted, shares) in enumerate(said)
         if i not in leave_out
     ]
 

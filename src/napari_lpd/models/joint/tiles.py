@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from napari_lpd.core.errors import ModelError
 from napari_lpd.core.geometry import common, within
 from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.data.region_tiles import GLASS_LEVEL
 from napari_lpd.data.tileset import CELL, RIM, UNPAINTED
 from napari_lpd.models.clustering import bank_of, is_mostly_white
 from napari_lpd.models.compute import choose_backend, load_batches, prepared
@@ -179,13 +180,23 @@ class FeatureTiles:
         painted = self.tiles.painted.get(index)
         if painted is None:
             return None
+        on_grid = self._on_grid(index, painted, UNPAINTED)
+        shares = [(on_grid == label).mean((1, 3)) for label in range(len(self.classes) + 1)]
+        return np.stack(shares, -1).astype(np.float32)
+
+    def tissue_in(self, index: int) -> NDArray[np.float32]:
+        """Measure the share of every place's pixels that are not glass (h, w)."""
+        tissue = self.tiles.read(index).min(-1) <= GLASS_LEVEL
+        found: NDArray[np.float32] = self._on_grid(index, tissue, 0).mean((1, 3), dtype=np.float32)
+        return found
+
+    def _on_grid(self, index: int, pixels: NDArray[Any], outside: int) -> NDArray[Any]:
+        """Cut what is said of a tile's pixels (H, W) into those of its places: (h, stride, w, stride)."""
         stride, (h, w) = self._encoder.stride, self.of(index).shape[:2]
         y, x = self.tiles.origins[index][1:3] if self.tiles.cells else (0, 0)
         top, left = (round(first / stride) * stride - first + stride for first in (y, x))  # in what is padded
-        wide = np.pad(painted, 2 * stride, constant_values=UNPAINTED)[stride:, stride:]
-        on_grid = wide[top : top + h * stride, left : left + w * stride].reshape(h, stride, w, stride)
-        shares = [(on_grid == label).mean((1, 3)) for label in range(len(self.classes) + 1)]
-        return np.stack(shares, -1).astype(np.float32)
+        wide = np.pad(pixels, 2 * stride, constant_values=outside)[stride:, stride:]
+        return wide[top : top + h * stride, left : left + w * stride].reshape(h, stride, w, stride)
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Stack the features of tiles: (B, D, h, w) float16."""

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from napari_lpd.models.network import LPD, merge_prototypes
 from napari_lpd.training.losses.objective import StepLosses
 from napari_lpd.training.losses.pixels import PaintedPlaces, known_weight
+from napari_lpd.training.losses.shares import SharedTiles, shares_in
 from napari_lpd.training.losses.terms import (
     class_regions,
     contrastive_loss,
@@ -45,6 +46,7 @@ class JointObjective(nn.Module):
     """
 
     own: Tensor  # (n, h, w) int8
+    _tissue: Tensor  # (n, h, w), of tiles with shares
 
     def __init__(self, settings: TrainSettings, generator: torch.Generator, tiles: int, grid: tuple[int, ...]) -> None:
         super().__init__()
@@ -54,13 +56,19 @@ class JointObjective(nn.Module):
         self._labelled: bool | None = None  # not known: the labels may come from a file, of a training that was stopped
         self._known: Tensor | None = None
         self._painted: PaintedPlaces | None = None
+        self.shares: SharedTiles | None = None
 
     def follow(self, tiles: FeatureTiles) -> None:
-        """Learn from what is painted in the training tiles, and from no presence that is not known."""
+        """Learn from what is painted in training tiles, from known shares, and from no presence that is not known."""
         device = self.own.device
         self._known = None if tiles.tiles.known.all() else torch.from_numpy(tiles.tiles.known).to(device)
         painted = PaintedPlaces(tiles, device) if tiles.tiles.painted else None
         self._painted = painted if painted else None
+        if tiles.tiles.shares and self.settings.share_weight:
+            self.shares = SharedTiles(tiles.tiles, self.settings.model.necks).to(device)
+            self._tissue = torch.zeros(self.own.shape, device=device)
+            for index in tiles.tiles.shares:
+                self._tissue[index] = torch.from_numpy(tiles.tissue_in(index)).to(device)
 
     @torch.no_grad()
     def label_tiles(self, network: LPD, tiles: FeatureTiles) -> None:
@@ -104,7 +112,8 @@ class JointObjective(nn.Module):
         """
         settings, joint = self.settings, network.joint
         assert joint is not None
-        joined, own = self._at_places(joined, self.own[list(indices)])
+        maps = [self.own[list(indices)]] + ([self._tissue[list(indices)]] if self.shares else [])
+        joined, own, *tissue = self._at_places(joined, *maps)
         features = joint(joined.float(), settings.feature_dropout)
         logits = network.neck_logits(features)
         merged = self._merged(network, logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
@@ -125,15 +134,18 @@ class JointObjective(nn.Module):
         if self._painted is not None and settings.pixel_weight:
             pixels = self._painted.loss(network, settings.feature_dropout, self._generator)
             terms = terms._replace(total=terms.total + settings.pixel_weight * pixels, pixels=pixels)
+        if self.shares is not None:
+            found = self.shares(shares_in(merged, tissue[0]), indices, settings.share_tolerance)
+            terms = terms._replace(total=terms.total + settings.share_weight * found, shares=found)
         return terms
 
-    def _at_places(self, joined: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose places of the tiles at random, the same in all: (B, D, n, 1) and (B, n, 1)."""
-        count, most = own[0].numel(), self.settings.places
+    def _at_places(self, joined: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        """Choose places of the tiles at random, the same in all: (B, D, n, 1) and of each map (B, n, 1)."""
+        count, most = maps[0][0].numel(), self.settings.places
         if not most or most >= count:
-            return joined, own
+            return joined, *maps
         chosen = torch.randperm(count, generator=self._generator)[:most].to(joined.device)
-        return joined.flatten(2)[:, :, chosen, None], own.flatten(1)[:, chosen, None]
+        return joined.flatten(2)[:, :, chosen, None], *(each.flatten(1)[:, chosen, None] for each in maps)
 
     def _shaped(
         self, terms: StepLosses, network: LPD, features: Tensor, logits: Tensor, merged: Tensor, labels: Tensor

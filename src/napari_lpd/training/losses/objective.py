@@ -10,12 +10,13 @@ from torch.nn.functional import interpolate
 
 from napari_lpd.models.network import LPD, STAGES_USED, image_scores, merge_prototypes, region_encoder_of
 from napari_lpd.training.distributed import gather, local_slice, shares
-from napari_lpd.training.losses.pixels import fused_stages, known_weight, painted_entropy
+from napari_lpd.training.losses.pixels import fused_logits, fused_stages, known_weight, painted_entropy
 from napari_lpd.training.losses.published import (
     official_first_commit_diversity,
     official_head_diversity,
     official_pseudo_mask,
 )
+from napari_lpd.training.losses.shares import SharedTiles, shares_in
 from napari_lpd.training.losses.terms import (
     class_map_regions,
     class_regions,
@@ -32,14 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_lpd.core.settings.training import TrainSettings
+    from napari_lpd.data.tileset import TileSet
     from napari_lpd.models.encoder import RegionEncoder
     from napari_lpd.training.losses.terms import Regions
+    from napari_lpd.training.step import Said
 
 
 class StepLosses(NamedTuple):
     """The terms of one step, unweighted, their weighted sum, and the number of regions contrasted and left out.
 
-    `own` is that of a joint head which learns from its own maps, `pixels` that of painted pixels.
+    `own` is that of a joint head which learns from its own maps, `pixels` that of painted pixels, `shares` that of
+    known shares.
     """
 
     total: Tensor
@@ -52,16 +56,20 @@ class StepLosses(NamedTuple):
     left_out: int = 0
     own: Tensor | None = None
     pixels: Tensor | None = None
+    shares: Tensor | None = None
 
     def values(self) -> Tensor:
         """Stack total, classification, contrast, diversity and what else there is, on the device of their making."""
         contrast = self.foreground + self.background
-        more = [term for term in (self.own, self.pixels) if term is not None]
+        more = [term for term in self._more().values() if term is not None]
         return torch.stack([self.total, self.classification, contrast, self.diversity, *more]).detach()
+
+    def _more(self) -> dict[str, Tensor | None]:
+        return {"own maps": self.own, "pixels": self.pixels, "shares": self.shares}
 
     def metrics(self, values: Sequence[float]) -> dict[str, float]:
         """Name the numbers that a step reports; `values` are those of `values`, read."""
-        more = [name for name, term in (("own maps", self.own), ("pixels", self.pixels)) if term is not None]
+        more = [name for name, term in self._more().items() if term is not None]
         named = dict(zip(("loss", "classification", "contrast", "diversity", *more), values, strict=True))
         return named | {"regions": float(self.regions), "regions left out": float(self.left_out)}
 
@@ -92,6 +100,12 @@ class Objective(nn.Module):
         dim = settings.model.prototype_dim
         self.psi = nn.Linear(dim, dim, bias=False) if settings.region_projection == "learned" else nn.Identity()
         self._generator = generator
+        self.shares: SharedTiles | None = None
+
+    def follow(self, tiles: TileSet) -> None:
+        """Learn from the shares that are known of training tiles, too."""
+        if tiles.shares and self.settings.share_weight:
+            self.shares = SharedTiles(tiles)
 
     def forward(
         self,
@@ -99,8 +113,7 @@ class Objective(nn.Module):
         images: Tensor,
         labels: Tensor,
         warm: bool,
-        known: Tensor | None = None,
-        painted: Tensor | None = None,
+        said: Said | None = None,
     ) -> StepLosses:
         """Compute the losses of one batch.
 
@@ -109,13 +122,13 @@ class Objective(nn.Module):
             images: (B, 3, H, W) in 0..1; where several processes train, this one's share of them.
             labels: (B, C), of the whole batch.
             warm: Classification alone.
-            known: (B, C) bool, of the whole batch: the labels that count; None: all.
-            painted: (B, H, W) int64, of the images: what is painted on them, as `painted_entropy`; None: nothing.
+            said: What else is said of them; None: nothing.
         """
         settings = self.settings
         weights = {i: weight for i, weight in enumerate(settings.stage_weights) if weight}
         fused = settings.region_map == "fused"
-        of_pixels = fused_stages(settings.model.stage_fusion) if painted is not None else []
+        known, painted, tissue, indices = said or (None, None, None, ())
+        of_pixels = [] if painted is None and tissue is None else fused_stages(settings.model.stage_fusion)
         stages = sorted({*weights, *(STAGES_USED if fused else STAGES_USED[-1:]), *of_pixels})
         maps = network(images, stages)
         logits = dict(zip(stages, maps.logits, strict=True))
@@ -129,6 +142,11 @@ class Objective(nn.Module):
             sums, counts = (gather(part, sizes) for part in painted_entropy(network, logits, painted))
             pixels = sums.sum() / counts.sum().clamp(min=1)
             terms = terms._replace(total=terms.total + settings.pixel_weight * pixels, pixels=pixels)
+        if tissue is not None and self.shares is not None:
+            fused_maps = fused_logits(network, logits, tissue.shape[1:])
+            found = gather(shares_in(fused_maps, tissue), sizes)[None]
+            held = self.shares(found, indices, settings.share_tolerance)
+            terms = terms._replace(total=terms.total + settings.share_weight * held, shares=held)
         if warm:
             return terms
         class_maps = self._fused(network, logits) if fused else merge_prototypes(logits[3], network.k, "mean")

@@ -92,18 +92,20 @@ def painted_entropy(network: LPD, logits: Mapping[int, Tensor], painted: Tensor)
     Returns:
         The sum and the number of painted pixels of every image, (B,) each.
     """
-    fusion = dict(zip(STAGES_USED, network.settings.stage_fusion, strict=True))
-    size = list(painted.shape[1:])
-    fused = torch.stack(
-        [
-            weight * interpolate(merge_prototypes(logits[i], network.k, network.settings.merge_train), size=size,
-                                 mode="bilinear", align_corners=False)
-            for i, weight in fusion.items()
-            if weight
-        ]
-    ).sum(0)  # fmt: skip
+    fused = fused_logits(network, logits, painted.shape[1:])
     found = cross_entropy(pad(fused, (0, 0, 0, 0, 1, 0)), painted, ignore_index=-1, reduction="none")
     return found.sum((1, 2)), (painted >= 0).sum((1, 2)).to(found)
+
+
+def fused_logits(network: LPD, logits: Mapping[int, Tensor], size: Sequence[int]) -> Tensor:
+    """Fuse the class maps of stages, `logits` as in `painted_entropy`, at `size` (H, W): (B, C, H, W)."""
+    merged = (
+        weight * interpolate(merge_prototypes(logits[i], network.k, network.settings.merge_train), size=list(size),
+                             mode="bilinear", align_corners=False)
+        for i, weight in zip(STAGES_USED, network.settings.stage_fusion, strict=True)
+        if weight
+    )  # fmt: skip
+    return torch.stack([*merged]).sum(0)
 
 
 def fused_stages(fusion: Sequence[float]) -> list[int]:
