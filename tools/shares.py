@@ -3,8 +3,8 @@
     python tools/shares.py --data tissue4 --seeds 5
 
 The training tiles come without masks, so tiles with known shares are made: two tiles of one tissue each, of
-tissues that do occur together, joined along a wavy line. A third of the tiles that are trained on are such; they carry the
-shares, or, for comparison, the presence of both tissues. Validation tiles are measured on, and train nothing.
+tissues that do occur together, joined along a wavy line. A third of the tiles that are trained on are such; they
+carry the shares, or, for comparison, the presence of both tissues. Validation tiles are measured on, and train nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SOURCE = r"GLAS-.*-(p\d+)"
 def wavy(edge: int, share: float, random: np.random.RandomState) -> np.ndarray:
     """Mark about `share` of a tile on one side of a wavy line: (edge, edge) bool."""
     y, x = np.mgrid[:edge, :edge] / edge
-    turn, phase, waves = random.uniform(0, 2 * np.pi, 2).tolist() + [random.uniform(1, 4)]
+    turn, phase, waves = random.uniform(0, (2 * np.pi, 2 * np.pi, 3)) + (0, 0, 1)
     along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     height = across + 0.08 * np.sin(2 * np.pi * waves * along + phase)
     return height < np.quantile(height, share)

@@ -10,11 +10,13 @@ from PIL import Image
 
 from napari_lpd.core.classes import whole_shares
 from napari_lpd.core.errors import DataError
+from napari_lpd.core.settings.training import TrainSettings
 from napari_lpd.data.labelled_tiles import labelled_tiles
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import Region, read_regions, write_regions
 from napari_lpd.data.summary import summarise
-from napari_lpd.data.tileset import TileSet
+from napari_lpd.data.tileset import UNPAINTED, TileSet
+from napari_lpd.data.training_set import TrainingSource
 
 
 def box(y0, x0, y1, x1, *tissues, shares=()):
@@ -140,3 +142,55 @@ def test_a_region_that_covers_no_tile_says_that_its_shares_are_not_used(
     tiles = cut_tiles(tiny_slide, [*tiny_regions, small], classes, tiny_settings, "made")
     assert not tiles.shares
     assert any("of 1 of 1 regions with shares only the tissues are used" in line for line in tiles.doubts)
+
+
+@pytest.fixture
+def masked(tile_files, tmp_path, classes):
+    """Two tiles, the first a quarter glass, and a mask of it: dark above pink, the lowest rows none, a row not counted."""
+    folder = tile_files("a[10].png", "b[01].png")
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    image[:16], mask[32:48], mask[48:], mask[63] = 255, 1, 2, 255
+    Image.fromarray(image).save(folder / "a[10].png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a[10].png")
+    settings = TrainSettings(mpp=0.5)
+
+    def load(masks_as):
+        return TrainingSource(data=folder, masks=tmp_path / "masks", masks_as=masks_as).load(classes, settings).tiles
+
+    return load, mask
+
+
+def test_a_mask_beside_a_tile_labels_its_pixels(masked):
+    load, mask = masked
+    tiles = load("pixels")
+    wanted = np.array([1, 2, 0, UNPAINTED])[np.where(mask == 255, 3, mask)]
+    assert [*tiles.painted] == [0] and np.array_equal(tiles.painted[0], wanted)
+    assert tiles.labels.tolist() == [[1, 1], [0, 1]]
+
+
+def test_a_mask_beside_a_tile_gives_the_shares_of_its_tissue(masked):
+    load, _ = masked
+    tiles = load("shares")
+    assert tiles.shares[0].parts.tolist() == pytest.approx([15 / 47, 16 / 47, 16 / 47])  # in rows, without the glass
+    assert (tiles.labels.tolist(), len(tiles.shares), tiles.painted) == ([[1, 1], [0, 1]], 1, {})
+
+
+def test_a_mask_that_fits_no_tile_is_named(masked, tmp_path):
+    load, _ = masked
+    Image.new("L", (64, 64)).save(tmp_path / "masks" / "c.png")
+    with pytest.raises(DataError, match="c.png: no tile of the same name in .*; wanted one: rename or remove it"):
+        load("pixels")
+    (tmp_path / "masks" / "c.png").unlink()
+    Image.new("L", (32, 64)).save(tmp_path / "masks" / "b[01].png")
+    with pytest.raises(DataError, match=r"b\[01\].png: \(64, 32\) pixels, but its tile has \(64, 64\)"):
+        load("pixels")
+
+
+def test_masks_are_a_part_of_the_command_that_trains_again(tmp_path):
+    source = TrainingSource(data=tmp_path, masks=tmp_path / "m", masks_as="shares")
+    assert TrainingSource.parse(source.arguments()) == source
+    for wrong, said in ((TrainingSource(masks=tmp_path, project=tmp_path), "--masks goes with --data only"),
+                        (TrainingSource(data=tmp_path, masks_as="shares"), "--masks-as goes with --masks only")):  # fmt: skip
+        with pytest.raises(DataError, match=said):
+            wrong.check()

@@ -64,6 +64,15 @@ def train_options(train: argparse.ArgumentParser) -> None:
         help="instead of a slide: tiles DIR/train/NAME[1010].png or DIR/train/CLASS/NAME.png, or a table (CSV) with a"
         " column path and one per class; DIR/valid/img and mask choose the best epoch",
     )
+    train.add_argument(
+        "--masks", type=Path, metavar="DIR", help="masks of some of the tiles of --data, of the same names"
+    )
+    train.add_argument(
+        "--masks-as",
+        choices=("pixels", "shares"),
+        default="pixels",
+        help="learn their pixels (default), or how much of a tile is of which class",
+    )
     train.add_argument("--classes", type=Path, metavar="JSON", help="tissue names and colours; or bcss, luad")
     train.add_argument(
         "--summary", action="store_true", help="describe the training data, write DIR/tiles.png, and stop"

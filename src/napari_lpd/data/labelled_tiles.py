@@ -13,9 +13,10 @@ from napari_lpd.core.classes import whole_shares
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.reading import located, visible
 from napari_lpd.core.text import TABLES, read_table
-from napari_lpd.data.images import PARTS, by_stem, image_files, part_of, read_image, sources_of
+from napari_lpd.data.images import IGNORE, PARTS, by_stem, image_files, part_of, read_image, read_mask, sources_of
+from napari_lpd.data.region_tiles import GLASS_LEVEL
 from napari_lpd.data.regions import NONE
-from napari_lpd.data.tileset import Shares, TileSet
+from napari_lpd.data.tileset import UNPAINTED, Shares, TileSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,3 +181,38 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def add_masks(tiles: TileSet, folder: Path, as_shares: bool = False) -> None:
+    """Learn more of labelled tiles from masks of the same names in a folder (as `read_mask`); not every tile needs one.
+
+    As pixels, what a mask labels is painted on the tile, and its classes are present there. As shares, it says how much
+    of the tile's tissue, less what is not counted, is of which class, and so which are present.
+
+    Raises:
+        DataError: no masks, one that cannot be read, fits no tile or has another size, or labels no tissue as shares.
+    """
+    numbers: dict[str, list[int]] = {}
+    for i, path in enumerate(tiles.files):
+        numbers.setdefault(path.stem, []).append(i)
+    masks = by_stem(folder)
+    for stem, path in masks.items():
+        if len(found := numbers.get(stem, [])) != 1:
+            what = f"{len(found)} tiles" if found else "no tile"
+            raise DataError(f"{path}: {what} of the same name in {tiles.description}; wanted one: rename or remove it")
+        mask, (index,) = read_mask(path, tiles.classes), found
+        if mask.shape != (tiles.edge, tiles.edge):
+            raise DataError(f"{path}: {mask.shape} pixels, but its tile has {(tiles.edge, tiles.edge)}")
+        count, counted = len(tiles.classes), mask != IGNORE
+        if not as_shares:
+            tiles.painted[index] = np.where(counted, (mask.astype(np.int16) + 1) % (count + 1), UNPAINTED).astype(
+                np.int8
+            )
+            tiles.labels[index] = np.maximum(tiles.labels[index], np.isin(range(count), mask))
+            continue
+        counted &= tiles.read(index).min(-1) <= GLASS_LEVEL
+        pixels = np.bincount(mask[counted], minlength=count + 1)
+        if not pixels.sum():
+            raise DataError(f"{path}: labels no tissue of its tile, so there are no shares; remove it")
+        parts = np.roll(pixels / pixels.sum(), 1).astype(np.float32)
+        tiles.shares[index], tiles.labels[index] = Shares(str(path), parts), parts[1:] > 0

@@ -12,7 +12,7 @@ from napari_lpd.core.errors import DataError, SettingsError, one_line
 from napari_lpd.core.files import told_apart, write_text
 from napari_lpd.data.geojson import Frame
 from napari_lpd.data.images import masked_images, part_of
-from napari_lpd.data.labelled_tiles import labelled_tiles
+from napari_lpd.data.labelled_tiles import add_masks, labelled_tiles
 from napari_lpd.data.project import AnnotatedSlide, read_project
 from napari_lpd.data.region_tiles import cut_tiles
 from napari_lpd.data.regions import read_regions
@@ -40,6 +40,8 @@ FLAGS = {
     "project": "--project",
     "data": "--data",
     "source_pattern": "--source",
+    "masks": "--masks",
+    "masks_as": "--masks-as",
 }
 
 
@@ -102,6 +104,8 @@ class TrainingSource:
         project: A project file of several annotated slides, with its own classes.
         data: A folder or table of labelled tiles.
         source_pattern: Regular expression that finds the slide or patient in a tile's name.
+        masks: A folder of masks of some of the labelled tiles.
+        masks_as: What is learned from them: their "pixels", or the "shares" of the classes.
     """
 
     slide: Path | None = None
@@ -113,6 +117,8 @@ class TrainingSource:
     project: Path | None = None
     data: Path | None = None
     source_pattern: str = ""
+    masks: Path | None = None
+    masks_as: Literal["pixels", "shares"] = "pixels"
 
     @classmethod
     def parse(cls, arguments: Sequence[str], folders: Sequence[Path] = ()) -> TrainingSource:
@@ -130,6 +136,7 @@ class TrainingSource:
         parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         for name, flag in FLAGS.items():
             known = {"slide_mpp": float, "override_mpp": float, "image": int, "origin": str, "source_pattern": str}
+            known["masks_as"] = str
             read = known.get(name, locate)
             parser.add_argument(flag, dest=name, type=read, default=getattr(cls, name))
         try:
@@ -145,22 +152,25 @@ class TrainingSource:
     def arguments(self) -> list[str]:
         """List the arguments of ``train`` that name this source."""
         values = {flag: getattr(self, name) for name, flag in FLAGS.items()}
-        values = {flag: value for flag, value in values.items() if value not in (None, "", "bounds")}
+        values = {flag: value for flag, value in values.items() if value not in (None, "", "bounds", "pixels")}
         return [text for flag, value in values.items() for text in (flag, str(value))]
 
     def paths(self) -> list[Path]:
         """List the files and folders that are read."""
         of_slide = (self.slide, self.regions) if self.slide and self.regions else ()
-        return [path for path in (self.project, self.data, *of_slide) if path]
+        return [path for path in (self.project, self.data, self.masks, *of_slide) if path]
 
     def check(self) -> None:
         """Raise DataError unless the fields make one source; name the option that is missing or in excess."""
         if sum(origin is not None for origin in (self.data, self.slide, self.project)) != 1:
             raise DataError("train needs one of --slide with --regions, --project, or --data")
         for_slide = [name for name in ("regions", "slide_mpp", "override_mpp", "image") if self.slide is None]
-        for name in for_slide + ["source_pattern"] * (self.data is None):
+        for_tiles = [name for name in ("source_pattern", "masks") if self.data is None]
+        for name in for_slide + for_tiles:
             if getattr(self, name):
-                raise DataError(f"{FLAGS[name]} goes with {'--data' if name == 'source_pattern' else '--slide'} only")
+                raise DataError(f"{FLAGS[name]} goes with {'--data' if name in for_tiles else '--slide'} only")
+        if self.masks_as != "pixels" and self.masks is None:
+            raise DataError("--masks-as goes with --masks only")
         if self.slide is not None and self.regions is None:
             raise DataError(f"{self.slide}: no regions; pass --regions GEOJSON")
 
@@ -193,7 +203,10 @@ class TrainingSource:
             project = read_project(self.project)
             return _from_slides(project.slides, project.classes, settings)
         if self.data:
-            return _from_labelled(self.data, classes, settings, self.source_pattern)
+            found = _from_labelled(self.data, classes, settings, self.source_pattern)
+            if self.masks is not None:
+                add_masks(found.tiles, self.masks, self.masks_as == "shares")
+            return found
         return _from_slides([self.annotated()], classes, settings)
 
 
