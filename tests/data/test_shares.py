@@ -146,7 +146,7 @@ def test_a_region_that_covers_no_tile_says_that_its_shares_are_not_used(
 
 @pytest.fixture
 def masked(tile_files, tmp_path, classes):
-    """Two tiles, the first a quarter glass, and a mask of it: dark above pink, the lowest rows none, a row not counted."""
+    """Two tiles, the first a quarter glass, and a mask of it: dark, pink, none of them, and a row not counted."""
     folder = tile_files("a[10].png", "b[01].png")
     image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
     image[:16], mask[32:48], mask[48:], mask[63] = 255, 1, 2, 255
@@ -188,9 +188,10 @@ def test_a_mask_that_fits_no_tile_is_named(masked, tmp_path):
 
 
 def test_masks_are_a_part_of_the_command_that_trains_again(tmp_path):
-    source = TrainingSource(data=tmp_path, masks=tmp_path / "m", masks_as="shares")
+    here = tmp_path
+    source = TrainingSource(data=here, masks=here / "m", masks_as="shares")
     assert TrainingSource.parse(source.arguments()) == source
-    for wrong, said in ((TrainingSource(masks=tmp_path, project=tmp_path), "--masks goes with --data only"),
-                        (TrainingSource(data=tmp_path, masks_as="shares"), "--masks-as goes with --masks only")):  # fmt: skip
-        with pytest.raises(DataError, match=said):
-            wrong.check()
+    with pytest.raises(DataError, match="--masks goes with --data only"):
+        TrainingSource(masks=here, project=here).check()
+    with pytest.raises(DataError, match="--masks-as goes with --masks only"):
+        TrainingSource(data=here, masks_as="shares").check()

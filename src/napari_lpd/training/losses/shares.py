@@ -50,7 +50,7 @@ def divergence(found: Tensor, wanted: Tensor, tolerance: float) -> Tensor:
         return ((found - wanted).abs() - tolerance).clamp(min=0).sum(-1)
     factor = (tolerance / gap.abs().amax(-1, keepdim=True).clamp(min=EPSILON)).clamp(max=1)
     target = (wanted + gap * factor).clamp(min=EPSILON)
-    return (target * (target / found.clamp(min=EPSILON)).log()).sum(-1)
+    return (target * (target / (found + EPSILON)).log()).sum(-1)
 
 
 class SharedTiles(nn.Module):
@@ -72,6 +72,7 @@ class SharedTiles(nn.Module):
     def __init__(self, tiles: TileSet, necks: int = 1) -> None:
         super().__init__()
         numbers = {name: i for i, name in enumerate(dict.fromkeys(said.of for said in tiles.shares.values()))}
+        self.regions = len(numbers)
         row = torch.full((len(tiles),), -1)
         row[list(tiles.shares)] = torch.arange(len(tiles.shares))
         wanted = torch.stack([torch.from_numpy(said.parts) for said in tiles.shares.values()])
@@ -98,7 +99,7 @@ class SharedTiles(nn.Module):
             return found.sum()
         self.last[:, rows] = found.detach()
         seen = ~self.last[0, :, 0].isnan()
-        ones = torch.zeros(int(self.region.max()) + 1, device=rows.device).index_add_(0, self.region, seen.float())
+        ones = torch.zeros(self.regions, device=rows.device).index_add_(0, self.region, seen.float())
         sums = self.last.new_zeros(len(self.last), len(ones), self.wanted.shape[1])
         sums.index_add_(1, self.region, self.last.nan_to_num())
         regions = self.region[rows]
