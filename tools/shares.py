@@ -39,7 +39,7 @@ SOURCE = r"GLAS-.*-(p\d+)"
 def wavy(edge: int, share: float, random: np.random.RandomState) -> np.ndarray:
     """Mark about `share` of a tile on one side of a wavy line: (edge, edge) bool."""
     y, x = np.mgrid[:edge, :edge] / edge
-    turn, phase, waves = random.uniform(0, (2 * np.pi, 2 * np.pi, 3)) + (0, 0, 1)
+    turn, phase, waves = random.uniform((0, 0, 1), (2 * np.pi, 2 * np.pi, 4))
     along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     height = across + 0.08 * np.sin(2 * np.pi * waves * along + phase)
     return height < np.quantile(height, share)
