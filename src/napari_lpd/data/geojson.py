@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 GEOJSON = "*.geojson *.json *.geojson.gz *.json.gz *.zip"  # for file dialogs
 WHAT = "GeoJSON regions"  # what messages call it
-SHARES = (
-    "shares"  # property: how much of the tissue inside is of which class; beside `KEY` in QuPath's metadata, as text
-)
+SHARES = "shares"  # property: how much of the tissue inside is of which class; in QuPath's metadata, too
 PIXELS = "pixels"  # under `KEY` in a feature's metadata, which QuPath keeps: its outline labels pixels
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 

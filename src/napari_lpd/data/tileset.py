@@ -136,7 +136,7 @@ class TileSet:
         whole.known = np.concatenate([tiles.known for tiles in sets])
         for start, tiles in zip(starts.tolist(), sets, strict=False):
             whole.painted |= {start + i: pixels for i, pixels in tiles.painted.items()}
-            whole.shares |= {start + i: shares for i, shares in tiles.shares.items()}
+            whole.shares |= {start + i: Shares(f"{start} {said.of}", said.parts) for i, said in tiles.shares.items()}
         whole.doubts = [line for tiles in sets for line in tiles.doubts]
         whole.cells = {cell: image for tiles in sets for cell, image in tiles.cells.items()}
         return whole

@@ -31,6 +31,7 @@ def shares_in(maps: Tensor, tissue: Tensor) -> Tensor:
         probability = pad(maps.softmax(-3), (0, 0, 0, 0, 1, 0))
     else:
         probability = pad(maps, (0, 0, 0, 0, 1, 0)).softmax(-3)
+    tissue = tissue.to(maps)
     weights = tissue[:, None] / tissue.sum((1, 2)).clamp(min=EPSILON)[:, None, None, None]
     return (probability * weights).sum((-2, -1))
 
