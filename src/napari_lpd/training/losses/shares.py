@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,10 +26,7 @@ def shares_in(maps: Tensor, tissue: Tensor) -> Tensor:
     Returns:
         (…, B, 1 + C) that sum to 1, or to 0 where there is no tissue.
     """
-    if os.environ.get("SH_FG"):
-        probability = pad(maps.softmax(-3), (0, 0, 0, 0, 1, 0))
-    else:
-        probability = pad(maps, (0, 0, 0, 0, 1, 0)).softmax(-3)
+    probability = pad(maps, (0, 0, 0, 0, 1, 0)).softmax(-3)
     tissue = tissue.to(maps)
     weights = tissue[:, None] / tissue.sum((1, 2)).clamp(min=EPSILON)[:, None, None, None]
     return (probability * weights).sum((-2, -1))
@@ -47,8 +43,6 @@ def divergence(found: Tensor, wanted: Tensor, tolerance: float) -> Tensor:
         tolerance: Largest difference of a share that costs nothing.
     """
     gap = (found - wanted).detach()
-    if os.environ.get("SH_L1"):
-        return ((found - wanted).abs() - tolerance).clamp(min=0).sum(-1)
     factor = (tolerance / gap.abs().amax(-1, keepdim=True).clamp(min=EPSILON)).clamp(max=1)
     target = (wanted + gap * factor).clamp(min=EPSILON)
     return (target * (target / (found + EPSILON)).log()).sum(-1)
