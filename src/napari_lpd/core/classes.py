@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,6 +151,7 @@ def whole_shares(said: Mapping[str, object], where: str) -> dict[str, float]:
             f"{where}: shares {_listed(said)} sum to {total:g}; wanted numbers from 0 that sum to 1, or to 100 %, with"
             " what is none of the classes as none"
         )
+    total = whole if math.isclose(total, whole) else total  # shares that need no change come back as they are
     return {name: value / total for name, value in values.items()}
 
 
