@@ -28,7 +28,7 @@ def test_shares_are_the_mean_probabilities_of_what_is_tissue():
     found = shares_in(maps, tissue)[0].numpy()
     places = [np.exp([0, 2.0, -1.0]), np.exp([0, 0.0, 0.5])]
     by_hand = (places[0] / places[0].sum() + 0.5 * places[1] / places[1].sum()) / 1.5
-    assert found == pytest.approx(by_hand, rel=1e-5)
+    assert found == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_what_is_within_the_tolerance_costs_nothing_and_the_rest_its_divergence_from_there():
@@ -36,7 +36,7 @@ def test_what_is_within_the_tolerance_costs_nothing_and_the_rest_its_divergence_
     assert divergence(torch.tensor([0.05, 0.51, 0.44]), wanted, 0.1).item() == pytest.approx(0, abs=1e-5)
     found, nearest = np.array([0.1, 0.2, 0.7]), np.array([0.025, 0.5, 0.475])  # a quarter of the way from wanted
     by_hand = (nearest * np.log(nearest / found)).sum()
-    assert divergence(torch.tensor(found), wanted.double(), 0.1).item() == pytest.approx(by_hand, rel=1e-5)
+    assert divergence(torch.tensor(found), wanted.double(), 0.1).item() == pytest.approx(by_hand, rel=1e-4)
 
 
 def shared(classes, *of):
