@@ -127,3 +127,20 @@ def test_regions_strokes_and_tissues_without_any_are_counted(tiny_regions, class
     assert what_is_drawn([*tiny_regions, stroke], classes) == "2 tissues, 2 regions, 1 stroke"
     third = TissueClass(name="edge", color="#00ff00")
     assert what_is_drawn(tiny_regions, (*classes, third)) == "2 tissues, 2 regions (none of edge)"
+
+
+def test_a_slide_of_ten_billion_pixels_is_filled_as_far_as_there_is_room(
+    small, tiny_image, tiny_regions, classes, monkeypatch
+):
+    monkeypatch.setattr(engines, "MOST", 3)
+    keep_triton_out()
+    levels = [np.broadcast_to(tiny_image[0, 0], (edge, edge, 3)) for edge in (100_000, 6_250)]
+    options = {"rgb": True, "multiscale": True, "scale": (1, 1), "units": ("micrometer", "micrometer")}
+    engine = Engine(Image(levels, **options), small)
+    engine.begin_anew((set(), []), run(engine.learning(tiny_regions, classes)), 1.0)
+    view = (50_000.0, 50_000.0, 50_400.0, 50_400.0)
+    assert engine.look(view) == [(98, 98), (97, 98), (98, 97)]  # from its middle outwards
+    engine.take(run(engine.labelling(engine.seen)))
+    filled = run(engine.filling(view, frozenset(engine.cells)))
+    assert filled.is_full and not filled.cells
+    engine.close()
