@@ -12,12 +12,9 @@ import pytest
 import tifffile
 import torch
 from killing import alone, in_child, needs_fork, states_left
+from made_models import save_small_model
 
 from napari_lpd.core.errors import LpdError
-from napari_lpd.core.settings.training import ModelSettings, TrainSettings
-from napari_lpd.models.card import Card
-from napari_lpd.models.checkpoint import save_checkpoint
-from napari_lpd.models.network import new_network
 from napari_lpd.results.prediction import Prediction
 
 pytestmark = needs_fork
@@ -78,16 +75,6 @@ def look_and_go_on(here: Path, out: Path, wanted: dict[str, object]) -> None:
     assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
     for name, held in wanted.items():
         assert found[name] == held, name
-
-
-def save_small_model(path: Path, classes) -> None:
-    """Save a model that was not trained; its scores are what they are."""
-    torch.manual_seed(0)
-    model = ModelSettings(encoder="test_efficientnet", prototypes_per_class=1, prototype_dim=8)
-    about = {"classes": classes, "settings": TrainSettings(model=model, tile=64, mpp=1), "tiles": 2, "steps": 1}
-    about |= {"tiles_per_class": dict.fromkeys((tissue.name for tissue in classes), 1)}
-    card = Card(**about, map_scale=((1.0, 1.0),) * 3, presence=(0.0, 0.0))
-    save_checkpoint(path, new_network(model, len(classes)).state_dict(), card)
 
 
 @pytest.mark.slow

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
+import os
+import random
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from killing import alone, ended, in_child, needs_fork, start_child
+from made_models import save_small_model
 
-from napari_lpd import samples
 from napari_lpd.core.jobs import run
 from napari_lpd.core.settings.prediction import PredictSettings
 from napari_lpd.models.checkpoint import load_model
@@ -20,41 +23,13 @@ from napari_lpd.slides.slide import Slide
 from napari_lpd.slides.tissue import TissueMask
 
 SETTINGS = PredictSettings(tile=128, overlap=64, block=64, threads=1)
-SHAPE = (640, 640)
-TISSUE = TissueMask(np.ones((41, 41), bool), 16.0)
-
-# Forks what has imported torch and loaded the model, in one thread: doing so 20 times would take most of the time.
-KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-import test_resume as here
-torch.set_num_threads(1)
-loaded = here.model()
-random.seed(4)
-kills = number = 0
-while kills < 8:
-    folder, blocks, finished = Path(sys.argv[1]) / f"{number}.zarr", 0, False
-    while not finished:
-        child = os.fork()
-        if not child:
-            here.predict(folder, loaded)
-            os._exit(0)
-        time.sleep(random.uniform(0.05, float(sys.argv[2])))
-        os.kill(child, signal.SIGKILL)
-        how = os.waitpid(child, 0)[1]
-        assert how in (0, signal.SIGKILL), f"ended with {how}"
-        finished = how == 0
-        done = len(list(folder.glob("labels/tissues/0/c/*/*")))
-        assert done >= blocks, "finished blocks were lost"
-        blocks, kills = done, kills + (not finished)
-        print(done, flush=True)
-    number += 1
-"""
+SHAPE = (384, 384)
+TISSUE = TissueMask(np.ones((25, 25), bool), 16.0)
 
 
-def model():
-    return load_model(samples.model_path(), "cpu")
+@pytest.fixture
+def model(tmp_path, classes) -> Path:
+    return save_small_model(tmp_path / "model.safetensors", classes, tile=128, mpp=0.998)
 
 
 def predict(folder: Path, loaded):
@@ -68,10 +43,10 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_job_that_is_closed_goes_on_with_the_same_bytes(tmp_path):
+def test_a_job_that_is_closed_goes_on_with_the_same_bytes(tmp_path, model):
     image = np.random.default_rng(0).integers(60, 220, (*SHAPE, 3), dtype=np.uint8)
     slide = Slide.from_levels([image], (0.998, 0.998), "noise")
-    loaded = model()
+    loaded = load_model(model, "cpu")
     job = predict_slide(slide, loaded, SETTINGS, tmp_path / "stopped.zarr", tissue=TISSUE)
     for progress in job:
         if progress.done > progress.total / 3 > 0:
@@ -82,17 +57,40 @@ def test_a_job_that_is_closed_goes_on_with_the_same_bytes(tmp_path):
     assert fingerprint(tmp_path / "stopped.zarr") == fingerprint(tmp_path / "whole.zarr")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs os.fork")
-def test_a_prediction_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
-    whole = tmp_path / "whole.zarr"
+def kill(folder: Path, model: str) -> None:
+    """Kill predictions at random moments until they are done, eight times; print how many blocks there were."""
+    torch.set_num_threads(1)
+    loaded = load_model(Path(model), "cpu")
+    predict(folder / "first.zarr", loaded)  # what is imported by it is forked
     began = time.monotonic()
-    predict(whole, model())
+    in_child(lambda: predict(folder / "second.zarr", loaded))
     longest = (time.monotonic() - began) * 0.8
-    command = [sys.executable, "-c", KILLER, str(tmp_path / "killed"), str(longest)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.split())) > 3  # killed at different stages
+    moments = random.Random(4)
+    kills = number = 0
+    while kills < 8:
+        out, blocks, finished = folder / f"{number}.zarr", 0, False
+        while not finished:
+            child = start_child(lambda out=out: predict(out, loaded))
+            time.sleep(moments.uniform(0.05, longest))
+            os.kill(child, signal.SIGKILL)
+            code = ended(child)
+            assert code in (0, -signal.SIGKILL), f"ended with {code}"
+            finished = code == 0
+            done = len(list(out.glob("labels/tissues/0/c/*/*")))
+            assert done >= blocks, "finished blocks were lost"
+            blocks, kills = done, kills + (not finished)
+            print(done)  # noqa: T201
+        number += 1
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_prediction_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, model):
+    whole = tmp_path / "whole.zarr"
+    predict(whole, load_model(model, "cpu"))
+    (tmp_path / "killed").mkdir()
+    stages = alone(kill, tmp_path / "killed", str(model)).split()
+    assert len(set(stages)) > 3  # killed at different stages
     killed = sorted((tmp_path / "killed").glob("*.zarr"))
     assert killed
     for folder in killed:

@@ -26,8 +26,9 @@ def all_labels() -> np.ndarray:
 
 
 @pytest.fixture
-def prediction(classes, tmp_path):
-    return predicted(tmp_path / "a.zarr", all_labels(), classes)
+def prediction(classes, tmp_path, once):
+    made = once("five megapixels", lambda folder: predicted(folder, all_labels(), classes), tmp_path / "a.zarr")
+    return Prediction.open(made)
 
 
 def corrected(prediction: Prediction, y=417, x=1003, size=(301, 205), label=2) -> np.ndarray:
@@ -107,7 +108,7 @@ def test_they_follow_to_another_resolution_and_order_of_classes(prediction, clas
     expected = np.zeros((2500, 1300), np.uint8)
     expected[205:305, 505:605] = 1
     assert np.array_equal(Corrections(other).levels[0], expected)
-    finer = predicted(tmp_path / "c.zarr", np.zeros((10000, 5200), np.uint8), classes, mpp=0.25)
+    finer = predicted(tmp_path / "c.zarr", np.zeros((10000, 5200), np.uint8), classes, mpp=0.25, block=1024)
     Corrections(finer).copy_from(other)
     assert np.array_equal(Corrections(finer).levels[0], np.where(expected, 2, 0).repeat(4, 0).repeat(4, 1))
 

@@ -39,8 +39,8 @@ TISSUE = TissueMask(np.ones((8, 8), bool), 16.0)
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    """A finished result of 200 x 150 pixels in blocks of 64, with every file that a result has but corrections."""
-    labels = np.random.default_rng(0).integers(0, 3, (200, 150)).astype(np.uint8)
+    """A finished result of 120 x 100 pixels in blocks of 64, with every file that a result has but corrections."""
+    labels = np.random.default_rng(0).integers(0, 3, (120, 100)).astype(np.uint8)
     return predicted(tmp_path_factory.mktemp("sound") / "a.zarr", labels, CLASSES, **BLOCKY).folder
 
 

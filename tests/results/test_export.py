@@ -67,7 +67,8 @@ def test_the_geojson_drawn_by_another_program_is_the_mask(prediction, tmp_path, 
         mask = np.zeros(drawn.shape, bool)
         for ring in feature["geometry"]["coordinates"]:
             corners = np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5
-            mask ^= polygon2mask(drawn.shape, corners - 0.5)
+            (top, left), (bottom, right) = corners.min(0).astype(int), np.ceil(corners.max(0)).astype(int)
+            mask[top:bottom, left:right] ^= polygon2mask((bottom - top, right - left), corners - 0.5 - (top, left))
         assert not drawn[mask].any()
         drawn[mask] = values[feature["properties"]["classification"]["name"]]
     assert np.array_equal(drawn, expected_labels())
