@@ -89,6 +89,7 @@ QUICK = {
     " --set threads=1",
     "stage2": "--set max_steps=1 --set batch=4 --set threads=1",
     "reproduce": "--seeds 1 --set max_steps=1 --set batch=4 --set max_regions=4 --set threads=1"
+    " --set model.encoder=test_efficientnet --set model.encoder_weights=random"
     """ --evaluate-set bootstrap=10 --evaluate-set refiners='["none"]' --evaluate-set threads=1""",
     "torchrun": "--set max_steps=1",
 }

@@ -44,7 +44,7 @@ from safetensors.torch import save_file
 
 torch.set_num_threads(1)
 here = Path(sys.argv[1])
-model = {"prototypes_per_class": 3, "prototype_dim": 320}
+model = {"prototypes_per_class": 3, "prototype_dim": 320, "encoder": "mit_b0", "encoder_weights": "random"}
 settings = TrainSettings.build({"model": model, "tile": 64, "batch": 5, "max_steps": 6, "max_regions": 7,
                                 "warm_up": 0.2, "lr": 1e-5})  # small, so that rounding does not grow
 tiles = labelled_tiles(here / "tiles", read_classes(here / "classes.json"))
@@ -94,7 +94,7 @@ def together(folder, run_in_each, settings=settings, processes=2, **options):
 
 def gradients(folder, settings, count):
     torch.manual_seed(0)
-    network = LPD(settings.model, 2, encoder_of(settings.model, "embedded")).eval()
+    network = LPD(settings.model, 2, encoder_of(settings.model, "random")).eval()
     frozen = build_region_encoder(settings.region_encoder, "embedded", settings.model.prototype_dim)
     objective = Objective(settings, frozen, torch.Generator().manual_seed(0))
     images = torch.from_numpy(np.stack([tiles[i][0] for i in range(count)])).float() / 255

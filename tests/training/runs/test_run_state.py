@@ -26,8 +26,16 @@ STEPS = 8  # in three epochs
 
 
 @pytest.fixture
-def settings(tiny_settings):
+def of_mit(tiny_settings):
+    """An encoder of transformers, parts of which are dropped at random."""
     return tiny_settings.model_copy(update={"max_steps": STEPS, "batch": 16, "warm_up": 0.2, "stain_jitter": 0.1})
+
+
+@pytest.fixture
+def settings(of_mit):
+    """An encoder that takes a fraction of the time, with batch statistics, and no contrast."""
+    small = of_mit.model.model_copy(update={"encoder": "test_efficientnet", "encoder_weights": "random"})
+    return of_mit.model_copy(update={"model": small, "contrast_weight": 0.0})
 
 
 @pytest.fixture
@@ -54,12 +62,13 @@ def assert_same_training(one, other):
     assert not (one / STATE_NAME).exists()
 
 
-@pytest.mark.parametrize("bank", ["learned", "clustered"])
-def test_a_training_that_is_stopped_anywhere_ends_with_the_same_bits(tiles, settings, tmp_path, bank):
+@pytest.mark.parametrize(("encoder", "bank"), [("of_mit", "learned"), ("settings", "clustered")])
+def test_a_training_that_is_stopped_anywhere_ends_with_the_same_bits(tiles, request, tmp_path, encoder, bank):
+    settings = request.getfixturevalue(encoder)
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"bank": bank})})
     run(fit(tiles, settings, tmp_path / "whole"))
     per_epoch = -(-len(tiles) // settings.batch)
-    for step in (1, per_epoch - 1, per_epoch, per_epoch + 1, STEPS):
+    for step in (1, per_epoch, STEPS) if encoder == "of_mit" else (1, per_epoch - 1, per_epoch, per_epoch + 1, STEPS):
         folder = tmp_path / f"stopped at {step}"
         stop_at(fit(tiles, settings, folder), step)
         assert read_state(folder)["place"]["step"] == step, (step, per_epoch)
@@ -206,6 +215,7 @@ def test_a_child_that_is_stopped_saves_what_it_has_learned(tiny_tiff, tiny_regio
     names = tmp_path / "classes.json"
     names.write_text(json.dumps({"classes": [tissue.model_dump() for tissue in classes]}))
     chosen = ["max_steps=500", "epochs=300", "tile=64", "batch=4", "model.prototypes_per_class=2", "threads=1"]
+    chosen += ["model.encoder=test_efficientnet", "model.encoder_weights=random", "contrast_weight=0"]
     arguments = ["train", "--slide", str(tiny_tiff), "--regions", str(regions), "--classes", str(names)]
     arguments += [*(part for text in chosen for part in ("--set", text)), "--out", str(tmp_path / "run")]
     if how == "close":
