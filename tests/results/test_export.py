@@ -64,13 +64,13 @@ def test_the_geojson_drawn_by_another_program_is_the_mask(prediction, tmp_path, 
     values = {"dark": 1, "pink": 2, "unreadable": 255}
     drawn = np.zeros((1100, 900), np.uint8)
     for feature in document["features"]:
-        mask = np.zeros(drawn.shape, bool)
-        for ring in feature["geometry"]["coordinates"]:
-            corners = np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5
-            (top, left), (bottom, right) = corners.min(0).astype(int), np.ceil(corners.max(0)).astype(int)
-            mask[top:bottom, left:right] ^= polygon2mask((bottom - top, right - left), corners - 0.5 - (top, left))
-        assert not drawn[mask].any()
-        drawn[mask] = values[feature["properties"]["classification"]["name"]]
+        rings = [np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5 for ring in feature["geometry"]["coordinates"]]
+        (top, left), (bottom, right) = rings[0].min(0).round().astype(int), rings[0].max(0).round().astype(int)
+        here = drawn[top:bottom, left:right]
+        masks = [polygon2mask(here.shape, ring - 0.5 - (top, left)) for ring in rings]
+        mask = np.logical_xor.reduce(masks)
+        assert not here[mask].any()
+        here[mask] = values[feature["properties"]["classification"]["name"]]
     assert np.array_equal(drawn, expected_labels())
 
 
