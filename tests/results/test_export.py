@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import uuid
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ import shapely
 import tifffile
 from made_predictions import predicted
 from PIL import Image
-from skimage.draw import polygon2mask
 
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import DataError, ExportError
@@ -64,13 +64,14 @@ def test_the_geojson_drawn_by_another_program_is_the_mask(prediction, tmp_path, 
     values = {"dark": 1, "pink": 2, "unreadable": 255}
     drawn = np.zeros((1100, 900), np.uint8)
     for feature in document["features"]:
-        rings = [np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5 for ring in feature["geometry"]["coordinates"]]
-        (top, left), (bottom, right) = rings[0].min(0).round().astype(int), rings[0].max(0).round().astype(int)
-        here = drawn[top:bottom, left:right]
-        masks = [polygon2mask(here.shape, ring - 0.5 - (top, left)) for ring in rings]
-        mask = np.logical_xor.reduce(masks)
-        assert not here[mask].any()
-        here[mask] = values[feature["properties"]["classification"]["name"]]
+        mask = np.zeros(drawn.shape, bool)
+        for ring in feature["geometry"]["coordinates"]:
+            corners = (np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5).round(6)
+            for (y, x), (end, across) in pairwise(corners.astype(int)):  # what lies right of an odd number of edges
+                assert (x == across) != (y == end)
+                mask[min(y, end) : max(y, end), x:] ^= True
+        assert not drawn[mask].any()
+        drawn[mask] = values[feature["properties"]["classification"]["name"]]
     assert np.array_equal(drawn, expected_labels())
 
 

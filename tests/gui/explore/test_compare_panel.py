@@ -275,7 +275,8 @@ def test_one_click_trains_the_counterpart_and_chooses_it(
     run = new_run_folder(tmp_path / "models", "tiny")
     write_regions(run / "regions.geojson", tiny_regions, classes)
     small = tiny_settings.model.model_copy(update={"encoder": "test_efficientnet", "encoder_weights": "random"})
-    settings = tiny_settings.model_copy(update={"model": small, "mpp": 1.0, "max_steps": 2, "seed": 7, "valid_share": 0.0})
+    changed = {"model": small, "mpp": 1.0, "max_steps": 2, "seed": 7, "valid_share": 0.0}
+    settings = tiny_settings.model_copy(update=changed)
     source = TrainingSource(slide=tmp_path / "tiny.tiff", regions=run / "regions.geojson")
     result = jobs.run(in_subprocess(write_run(run, source, settings, classes)))
     pair = use_widget(ExploreWidget).pair
