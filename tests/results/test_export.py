@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import uuid
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import shapely
 import tifffile
 from made_predictions import predicted
 from PIL import Image
+from skimage.draw import polygon2mask
 
 from napari_lpd.cli.main import main
 from napari_lpd.core.errors import DataError, ExportError
@@ -66,10 +66,8 @@ def test_the_geojson_drawn_by_another_program_is_the_mask(prediction, tmp_path, 
     for feature in document["features"]:
         mask = np.zeros(drawn.shape, bool)
         for ring in feature["geometry"]["coordinates"]:
-            corners = (np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5).round(6)
-            for (y, x), (end, across) in pairwise(corners.astype(int)):  # what lies right of an odd number of edges
-                assert (x == across) != (y == end)
-                mask[min(y, end) : max(y, end), x:] ^= True
+            corners = np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5
+            mask ^= polygon2mask(drawn.shape, corners - 0.5)
         assert not drawn[mask].any()
         drawn[mask] = values[feature["properties"]["classification"]["name"]]
     assert np.array_equal(drawn, expected_labels())
