@@ -111,6 +111,21 @@ def test_places_that_cannot_be_read_count_as_tissue_only_amid_tissue(drawn):
     assert not mask[20, 450]
 
 
+def test_what_cannot_be_read_and_counts_as_glass_is_said_with_its_area(drawn):
+    levels = array_levels([drawn])
+
+    def read(level, y, x, h, w):
+        if y + h > 128:
+            raise DamagedError("damaged below 128, where the tissue begins")
+        return levels.read(level, y, x, h, w)
+
+    cut = find_tissue(Slide("cut", Levels([(512, 512)], read), ((MPP, MPP), "given")))
+    assert cut.unread_mm2 == pytest.approx(384 * 512 * (MPP / 1000) ** 2, rel=0.1)
+    assert cut.warning().startswith("13.6 mm² of the slide cannot be read and count as glass")
+    whole = find_tissue(Slide.from_levels([drawn], (MPP, MPP), "whole"))
+    assert (whole.unread_mm2, whole.warning()) == (0, "")
+
+
 def test_the_real_damaged_slide_has_a_mask(shared_slides):
     good = open_slide(shared_slides / "CMU-1-Small-Region.svs")
     rotten = open_slide(shared_slides / "odd" / "bitrot_CMU-1-Small-Region.svs")

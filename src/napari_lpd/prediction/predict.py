@@ -102,16 +102,19 @@ def predict_slide(
     card = prediction_card(slide, model, settings, scope, tissue)
     yield Progress(0, 0, "looking for tissue")
 
+    warnings = list(slide.notes)
+
     def prepare() -> tuple[TissueMask, list[list[float]]]:
         found = tissue or (find_tissue(slide) if settings.tissue_only else full_mask(slide))
         check_scope(slide.name, scope, found)
+        warnings.extend(filter(None, [found.warning()]))
         return found, levels_of_maps(slide, model, card, found)
 
     with locked(beside(folder), folder):
         prediction = start_prediction(folder, card, prepare, replace)
         prediction.found_finished = prediction.finished
         yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
-        yield from (Progress(0, 0, WARNING + line) for line in slide.notes if prediction.warn(line))
+        yield from (Progress(0, 0, WARNING + line) for line in warnings if prediction.warn(line))
         if card.settings.labels != prediction.card.settings.labels and settings.refiner != "none":
             prediction.begin_relabelling(card.settings.labels)  # labels after the CRF are not made of maps alone
             prediction.forget(prediction.finished_blocks())

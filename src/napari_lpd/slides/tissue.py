@@ -36,10 +36,12 @@ class TissueMask(NamedTuple):
     Attributes:
         array: (h, w) bool; the first pixel's corner is the slide's.
         mpp: µm per pixel, in y and x.
+        unread_mm2: Of what counts as glass, the area that could not be read.
     """
 
     array: NDArray[np.bool_]
     mpp: float
+    unread_mm2: float = 0.0
 
     def at(self, origin: tuple[int, int], shape: tuple[int, int], mpp: float) -> NDArray[np.bool_]:
         """Sample the mask at the centres of `shape` (h, w) pixels of `mpp` from `origin` (y, x); False outside."""
@@ -52,6 +54,15 @@ class TissueMask(NamedTuple):
         result = np.zeros(shape, np.bool_)
         result[tuple(inside)] = self.array[rows].take(columns, axis=1)
         return result
+
+    def warning(self) -> str:
+        """Say that tissue may lie where the slide cannot be read; "" where none could."""
+        if self.unread_mm2 <= MIN_SPECK_MM2:
+            return ""
+        return (
+            f"{self.unread_mm2:.3g} mm² of the slide cannot be read and count as glass, as tissue does not surround them;"
+            " whether there is tissue is not known: copy or export the file again"
+        )
 
     def occurs_in(self, polygon: shapely.Geometry) -> bool:
         """Return whether there is tissue in a polygon, (x, y) in µm; of a small one, in the pixels that it touches."""
@@ -89,7 +100,8 @@ def find_tissue(slide: Slide) -> TissueMask:
     mask = remove_small_objects(mask, max_size=int(MIN_SPECK_MM2 / pixel_mm2))
     mask = mask | _within_tissue(damage, mask)
     missing = [int(n * mpp < h * m) for n, h, m in zip(mask.shape, slide.shape, slide.mpp, strict=True)]
-    return TissueMask(np.pad(mask, [(0, more) for more in missing], mode="edge"), mpp)  # the overview's size is rounded
+    array = np.pad(mask, [(0, more) for more in missing], mode="edge")  # the overview's size is rounded
+    return TissueMask(array, mpp, float((damage & ~mask).sum() * pixel_mm2))
 
 
 def full_mask(slide: Slide) -> TissueMask:
