@@ -213,7 +213,7 @@ def test_npe2_finds_the_manifest_in_the_installed_wheel(built, tmp_path):
         [sys.executable, "-c", SEEN, str(target)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(target / "napari_lpd" / "__init__.py"), "2", "3", "True", "True"]
+    assert done.stdout.split() == [str(target / "napari_lpd" / "__init__.py"), "2", "4", "True", "True"]
 
 
 SEEN = """

@@ -34,7 +34,7 @@ STATE_KEY = "training_state"
 # What the window adds for its child process.
 ARGUMENTS = "arguments.json"  # of the command line; with them it resumes
 SETTINGS, CLASSES = "settings.json", "classes.json"
-COUNTERPART = "rival"  # in a counterpart's folder: the run whose counterpart it is
+COUNTERPART = "counterpart_of.txt"  # in a counterpart's folder: the run whose counterpart it is
 
 
 def run_files() -> dict[str, str]:
