@@ -121,7 +121,7 @@ def test_what_cannot_be_read_and_counts_as_glass_is_said_with_its_area(drawn):
 
     cut = find_tissue(Slide("cut", Levels([(512, 512)], read), ((MPP, MPP), "given")))
     assert cut.unread_mm2 == pytest.approx(384 * 512 * (MPP / 1000) ** 2, rel=0.1)
-    assert cut.warning().startswith("13.6 mm² of the slide cannot be read and count as glass")
+    assert cut.warning().startswith("13.6 mm² of the slide cannot be read and counts as glass")
     whole = find_tissue(Slide.from_levels([drawn], (MPP, MPP), "whole"))
     assert (whole.unread_mm2, whole.warning()) == (0, "")
 

@@ -60,7 +60,7 @@ class TissueMask(NamedTuple):
         if self.unread_mm2 <= MIN_SPECK_MM2:
             return ""
         return (
-            f"{self.unread_mm2:.3g} mm² of the slide cannot be read and count as glass, as tissue does not surround them;"
+            f"{self.unread_mm2:.3g} mm² of the slide cannot be read and counts as glass, as no tissue surrounds it;"
             " whether there is tissue is not known: copy or export the file again"
         )
 
