@@ -65,13 +65,17 @@ class User(Hand):
         QApplication.processEvents()
 
     def activate(self, layer):
-        """Click on a layer in napari's list."""
+        """Click on a layer in napari's list; again where a layer that a job adds has moved it from under the mouse."""
         view = self.viewer.window._qt_viewer.layers
-        index = view.model().mapFromSource(view.model().sourceModel().index(self.viewer.layers.index(layer), 0))
-        view.scrollTo(index)
-        QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=view.visualRect(index).center())
-        QApplication.processEvents()
-        assert self.viewer.layers.selection.active is layer
+        for _ in range(3):
+            row = view.model().sourceModel().index(self.viewer.layers.index(layer), 0)
+            index = view.model().mapFromSource(row)
+            view.scrollTo(index)
+            QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=view.visualRect(index).center())
+            QApplication.processEvents()
+            if self.viewer.layers.selection.active is layer:
+                return
+        raise AssertionError(f"{layer.name} cannot be selected")
 
     def shown(self):
         """The class in hand on the canvas."""
