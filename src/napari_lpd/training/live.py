@@ -24,12 +24,7 @@ from napari_lpd.models.card import Card, provenance
 from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.compute import choose_device, choose_precision
 from napari_lpd.models.joint.store import FeatureStore
-from napari_lpd.models.joint.tiles import (
-    FeatureTiles,
-    FrozenEncoder,
-    clustered_bank_of_features,
-    content_key,
-)
+from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder, clustered_bank_of_features, content_key
 from napari_lpd.models.network import LPD, STAGES_USED, LoadedModel, encoder_of, used_stages
 from napari_lpd.slides.tissue import find_tissue
 from napari_lpd.training.ancestor import inherit
