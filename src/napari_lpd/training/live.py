@@ -259,11 +259,7 @@ class LiveModel:
         return LoadedModel(network, self._card(network, seen, steps, settings), "live", "", self._device)
 
     def _started(self, seen: FeatureTiles) -> tuple[LPD, bool]:
-        """Return the network to train, and whether it is a new one.
-
-        It starts between the one before, as far as there is one, and a new one (Ash & Adams, On warm-starting neural
-        network training, 2020): a head that goes on from its own weights alone ends worse with every update.
-        """
+        """Return the network to train, between the one before and a new one (Ash & Adams 2020), and whether it is new."""
         names = [tissue.name for tissue in seen.classes]
         network = self._fresh(len(names))
         assert network.joint is not None
