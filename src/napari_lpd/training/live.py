@@ -259,7 +259,7 @@ class LiveModel:
         return LoadedModel(network, self._card(network, seen, steps, settings), "live", "", self._device)
 
     def _started(self, seen: FeatureTiles) -> tuple[LPD, bool]:
-        """Return the network to train, between the one before and a new one (Ash & Adams 2020), and whether it is new."""
+        """Return the network, between the one before and a new one (Ash & Adams, 2020), and whether it is new."""
         names = [tissue.name for tissue in seen.classes]
         network = self._fresh(len(names))
         assert network.joint is not None
