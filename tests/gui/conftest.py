@@ -153,6 +153,7 @@ def make_prediction(tmp_path, tiny_tiff):
         blocks=None,
         k=2,
         slide_hash="",
+        refiner="none",
     ):
         folder = tmp_path / f"made-{len(list(tmp_path.glob('made-*')))}.zarr"
         classes = (TissueClass(name="dark", color="#3b4cff"), TissueClass(name="pink", color="#ff8c1a"))
@@ -171,7 +172,7 @@ def make_prediction(tmp_path, tiny_tiff):
             mpp_source="given",
             model="m",
             model_hash="h",
-            settings=PredictSettings(block=256),
+            settings=PredictSettings(block=256, refiner=refiner),
             tissue="found",
             scope=() if box is None else (shapely.box(box[1], box[0], box[3], box[2]).wkt,),
         )

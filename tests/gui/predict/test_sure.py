@@ -72,6 +72,28 @@ def test_corrections_stay_in_the_preview_and_above_the_result(shown, viewer, qtb
     assert (np.asarray(mask.data)[:10, :20] == 2).all()
 
 
+def test_of_a_refined_result_the_next_prediction_is_as_sure_as_the_slider_says(
+    shown, viewer, tiny_layer, make_prediction, qtbot
+):
+    widget, plain = shown
+    bar = widget.panel.sure
+    assert bar.refined.isHidden()
+    refined = make_prediction(box=None, refiner="lattice")
+    show_prediction(viewer, refined, tiny_layer)
+    assert not bar.refined.isHidden()
+    assert "after the next Predict" in bar.refined.text()
+    assert bar.isEnabled()
+    bar.sure.setValue(95)
+    viewer.add_points(np.zeros((1, 2)))  # the panel shows its result anew
+    assert (bar.sure.value(), bar.layer(), bar._rest.isActive()) == (95, None, False)
+    assert widget.settings().labels.sure == 0.95
+    assert Prediction.open(refined.folder).card.settings.labels.sure == 0.4
+    show_prediction(viewer, plain, tiny_layer)
+    widget.panel.refresh()
+    assert bar.refined.isHidden()
+    assert bar.sure.value() == 40
+
+
 def test_the_main_path_is_in_sight_without_scrolling(make_napari_viewer, tiny_tiff, make_prediction, qtbot):
     from napari_lpd.gui.contributions import read_slide
 

@@ -15,7 +15,7 @@ from napari_lpd.core.errors import LpdError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.settings.prediction import LabelSettings
 from napari_lpd.gui.common.job import JobRunner
-from napari_lpd.gui.common.layout import guard_wheel, tip
+from napari_lpd.gui.common.layout import guard_wheel, note, tip
 from napari_lpd.gui.layers.results import label_colours, labels_of
 from napari_lpd.gui.layers.slides import UM, corner, visible_box_um
 from napari_lpd.prediction.relabel import LabelView, relabel
@@ -35,7 +35,9 @@ PREVIEW = "sure preview"  # kind of the layer that shows the view while a slider
 REST_MS = 400  # after the last change of a slider, until the result is made again
 MOST = 1500  # pixels of the longer edge of what is computed while a slider is moved
 STEPS = 10  # of a slider, for a factor of ten in the odds
-REFINED = "These labels follow the slide's edges (refiner, in Advanced): choose how sure, then press Predict again"
+REFINED = (
+    "These labels also follow the slide's edges (refiner, in Advanced), so a change here shows after the next Predict."
+)
 HELP = "A place gets its most likely tissue if the model is at least this sure of it, else it is unsure; 0 % labels all"
 
 
@@ -63,7 +65,8 @@ class SureBar(QWidget):
         self._settings, self._name = LabelSettings(), ""
         self._view: tuple[tuple[object, ...], LabelView] | None = None
         self.sure, self.more = QLabeledSlider(Qt.Orientation.Horizontal), QLabeledSlider(Qt.Orientation.Horizontal)
-        self._named = QLabel()
+        self._named, self.refined = QLabel(), note(REFINED)
+        self._result: tuple[object, ...] | None = None  # whose settings the sliders show
         self.runner = JobRunner(self, "Labels are being made again. Close anyway?")
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
@@ -79,7 +82,9 @@ class SureBar(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
+        layout.addWidget(self.refined)
         guard_wheel(self)
+        self.sure.setToolTip(tip(HELP))
         self.sure.valueChanged.connect(self._on_moved)
         self.more.valueChanged.connect(self._on_moved)
         self._rest.timeout.connect(self._make)
@@ -106,14 +111,16 @@ class SureBar(QWidget):
             slider.blockSignals(False)
 
     def show_result(self, prediction: Prediction | None) -> None:
-        """Show the settings of a result; one that is unfinished or refined cannot be changed."""
+        """Show the settings of a result; one that was refined keeps what is chosen for its next prediction."""
         if self._rest.isActive() or self.runner.running:
             return
-        refined = prediction is not None and prediction.card.settings.refiner != "none"
-        if prediction is not None:
+        refined = _is_refined(prediction)
+        result = None if prediction is None else (prediction.folder, prediction.card.settings.labels)
+        if prediction is not None and not (refined and result == self._result):
             self.show_settings(prediction.card.settings.labels)
-        self.sure.setToolTip(tip(REFINED if refined else HELP))
-        self.setEnabled(prediction is not None and prediction.finished and not refined)
+        self._result = result
+        self.refined.setVisible(refined)
+        self.setEnabled(prediction is not None and prediction.finished)
 
     def show_tissue(self, name: str) -> None:
         """Offer more or less of a tissue; of none with ""."""
@@ -129,6 +136,8 @@ class SureBar(QWidget):
             factors[self._name] = 10 ** (self.more.value() / STEPS)
         favour = tuple((name, factor) for name, factor in factors.items() if factor != 1)
         self._settings = LabelSettings(sure=self.sure.value() / 100, favour=favour)
+        if _is_refined(self._shown()):
+            return
         self._rest.start()  # first: a layer that is added shows the result anew, which would move the sliders back
         try:
             self._preview()
@@ -203,6 +212,11 @@ class SureBar(QWidget):
             mask.visible = mask in self._viewer.layers
         self._viewer.layers.remove(layer)
         self._view = None
+
+
+def _is_refined(prediction: Prediction | None) -> bool:
+    """Return whether the labels of a result are not made of its maps alone."""
+    return prediction is not None and prediction.card.settings.refiner != "none"
 
 
 def _made_again(prediction: Prediction, settings: LabelSettings, views: Sequence[View]) -> Job[Prediction]:
