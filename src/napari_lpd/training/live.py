@@ -1,7 +1,7 @@
 """Learn from regions while they are drawn, and label what is in view: the engine of the live mask.
 
 A joint head learns from the features of a frozen encoder, which are computed once per cell of a slide. After a change
-of the regions it takes a few steps from where it was, and cells are labelled anew from the features that are kept.
+of the regions a head that is mostly new takes a few steps, and cells are labelled anew from the features that are kept.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class LiveModel:
     def learn(
         self, slide: LiveSlide, regions: Sequence[Region], classes: Sequence[TissueClass], steps: int = 0
     ) -> Job[LoadedModel]:
-        """Learn from all regions that are drawn now, from where the update before ended.
+        """Learn from all regions that are drawn now, with a little of what the update before knew.
 
         Classes of which no region is drawn are left out until there is one. Closing the job leaves the model as it
         was.
@@ -264,12 +264,12 @@ class LiveModel:
         network = self._fresh(len(names))
         assert network.joint is not None
         if self._network is not None:
-            new = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+            heads = {name: weight for name, weight in network.named_parameters() if not name.startswith("encoder.")}
+            new = {name: weight.detach().clone() for name, weight in heads.items()}  # the encoder is frozen, and shared
             inherit(network, names, self._network, self._names)
             with torch.no_grad():
-                for name, weight in network.named_parameters():
-                    if not name.startswith("encoder."):  # which is frozen, and shared
-                        weight.lerp_(new[name], 1 - KEPT)
+                for name, weight in heads.items():
+                    weight.lerp_(new[name], 1 - KEPT)
             network.joint.standardise_anew(*seen.statistics())
         else:
             network.joint.standardise(*seen.statistics())
