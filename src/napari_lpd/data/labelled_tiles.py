@@ -205,9 +205,8 @@ def add_masks(tiles: TileSet, folder: Path, as_shares: bool = False) -> None:
             raise DataError(f"{path}: {mask.shape} pixels, but its tile has {(tiles.edge, tiles.edge)}")
         count, counted = len(tiles.classes), mask != IGNORE
         if not as_shares:
-            tiles.painted[index] = np.where(counted, (mask.astype(np.int16) + 1) % (count + 1), UNPAINTED).astype(
-                np.int8
-            )
+            painted = np.where(counted, (mask.astype(np.int16) + 1) % (count + 1), UNPAINTED)
+            tiles.painted[index] = painted.astype(np.int8)
             tiles.labels[index] = np.maximum(tiles.labels[index], np.isin(range(count), mask))
             continue
         counted &= tiles.read(index).min(-1) <= GLASS_LEVEL

@@ -179,16 +179,11 @@ def _presence_parts(presence: Presence, names: Sequence[str]) -> Iterator[str]:
 def _calibration_figure(presence: Presence, names: Sequence[str]) -> Figure:
     bins = presence.rates["bins"]
     figure = Figure((6, 4))
-    axes = figure.add_subplot()
-    axes.plot((0, 1), (0, 1), "--", color="#999999", linewidth=1)
+    curve = reliability(presence.probability, presence.present, bins)
+    axes = _reliability_axes(figure, curve, "black", "share of images with it")
     for c, name in enumerate(names):
         curve = reliability(presence.probability[:, [c]], presence.present[:, [c]], bins)
         axes.plot(curve.probability, curve.frequency, linewidth=1, label=in_figure(name)["s"])
-    curve = reliability(presence.probability, presence.present, bins)
-    axes.scatter(curve.probability, curve.frequency, 15 + 150 * curve.number / curve.number.max(), "black", zorder=3)
-    axes.set(
-        xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="probability that the model gives", ylabel="share of images with it"
-    )
     families = [family for name in names for family in in_figure(name)["family"]]
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), prop={"family": list(dict.fromkeys(families))})
     return figure
@@ -209,12 +204,18 @@ def _curve_parts(curve: Reliability) -> Iterator[str]:
 @styled()
 def _curve_figure(curve: Reliability) -> Figure:
     figure = Figure((5, 4))
+    axes = _reliability_axes(figure, curve, "#0063b2", "share that is right")
+    axes.plot(curve.probability, curve.frequency, color="#0063b2", linewidth=1)
+    return figure
+
+
+def _reliability_axes(figure: Figure, curve: Reliability, colour: str, frequency: str) -> Axes:
+    """Draw the dots of a calibration curve, above what is drawn later, and the line on which they ought to be."""
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), "--", color="#999999", linewidth=1)
-    axes.plot(curve.probability, curve.frequency, color="#0063b2", linewidth=1)
-    axes.scatter(curve.probability, curve.frequency, 15 + 150 * curve.number / curve.number.max(), "#0063b2")
-    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="probability that the model gives", ylabel="share that is right")
-    return figure
+    axes.scatter(curve.probability, curve.frequency, 15 + 150 * curve.number / curve.number.max(), colour, zorder=3)
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="probability that the model gives", ylabel=frequency)
+    return axes
 
 
 def _name_axis(axes: Axes, axis: str, names: Sequence[str]) -> None:

@@ -56,6 +56,11 @@ class Trust(NamedTuple):
         of = [each for each in self.verdicts if each.tissues[0] == names[outlined] and each.counts.get(names[found])]
         return sorted(of, key=lambda each: -each.counts[names[found]])
 
+    @property
+    def contradicted(self) -> list[Verdict]:
+        """The regions in which another class was found, the clearest first."""
+        return sorted((each for each in self.verdicts if each.is_contradicted), key=lambda each: -each.share)
+
     def note(self) -> str:
         """Say what the figures are of, and what they do not say."""
         sources = len({each.source for each in self.verdicts})
@@ -114,17 +119,12 @@ def write_trust(folder: Path, found: Trust, notes: Sequence[str]) -> Path:
 
     title = "Regions against what was found in them"
     row = ReportRow("predicted", "none", found.scores, found.intervals)
-    notes = [found.note(), *notes, *contradictions(found)]
+    wrong = (
+        f"{each.source}: a region of {each.tissues[0]} at x {each.box_um[1]:.0f}, y {each.box_um[0]:.0f} µm:"
+        f" {100 * each.share:.0f} % of it is {each.found}."
+        for each in found.contradicted
+    )
+    notes = [found.note(), *notes, *wrong]
     notes.insert(1, "An image of this report is a region; background stands for unsure.")
     write_report(folder, title, [row], notes)
     return write_page(folder, title, [row], notes, found.results, curve=found.curve)
-
-
-def contradictions(found: Trust) -> list[str]:
-    """List the regions in which another class was found, the clearest first, in sentences."""
-    wrong = sorted((each for each in found.verdicts if each.is_contradicted), key=lambda each: -each.share)
-    return [
-        f"{each.source}: a region of {each.tissues[0]} at x {each.box_um[1]:.0f}, y {each.box_um[0]:.0f} µm:"
-        f" {100 * each.share:.0f} % of it is {each.found}."
-        for each in wrong
-    ]

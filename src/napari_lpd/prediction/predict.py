@@ -101,13 +101,13 @@ def predict_slide(
     torch.set_num_threads(settings.threads or TORCH_THREADS)
     card = prediction_card(slide, model, settings, scope, tissue)
     yield Progress(0, 0, "looking for tissue")
-
     warnings = list(slide.notes)
 
     def prepare() -> tuple[TissueMask, list[list[float]]]:
         found = tissue or (find_tissue(slide) if settings.tissue_only else full_mask(slide))
         check_scope(slide.name, scope, found)
-        warnings.extend(filter(None, [found.warning()]))
+        if line := found.warning():
+            warnings.append(line)
         return found, levels_of_maps(slide, model, card, found)
 
     with locked(beside(folder), folder):

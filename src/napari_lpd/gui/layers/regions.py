@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 COLUMN, LIST = "tissues", "tissue list"  # features: the text that is shown, and the names as JSON
-PARTS = (
-    "tissue shares"  # feature: how much of the tissue inside is of each in the list, as JSON; "" where it is not known
-)
+PARTS = "tissue shares"  # feature: the share of each in the list, as JSON; "" where it is not known
 PAINTED = "painted"  # feature: "pixels" for shapes that label just the pixels inside, "" for others
 NO_TISSUE = "#5a5a5a"
 ELLIPSE_VERTICES = 64

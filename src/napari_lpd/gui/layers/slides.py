@@ -179,7 +179,7 @@ def show_box(
     viewer: napari.Viewer,
     slide_layer: Image,
     box: tuple[float, float, float, float],
-    around: float,
+    around: float = AROUND,
     least_zoom: float = 0,
 ) -> None:
     """Move the camera to a box.

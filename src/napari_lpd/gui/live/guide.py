@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from napari_lpd.gui.live.engine import Engine
 
 PLACE_UM = 1000.0  # of the view at a place that is suggested
-AROUND = 3.0  # times a doubtful region's size is in view
 ROWS = 3  # of the list of doubtful labels that are in view
 DOUBT = (
     "A model that has not seen the region finds something else in it. Where the label is wrong, draw the region anew or"
@@ -161,4 +160,4 @@ class Guide(QWidget):
 
     def _on_doubt(self, item: QListWidgetItem) -> None:
         if self._engine is not None:
-            show_box(self._viewer, self._engine.layer, item.data(Qt.ItemDataRole.UserRole), AROUND)
+            show_box(self._viewer, self._engine.layer, item.data(Qt.ItemDataRole.UserRole))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from napari_lpd.core.errors import DataError
 from napari_lpd.gui.common.layout import Fold
 from napari_lpd.gui.layers.slides import show_box
-from napari_lpd.gui.live.guide import AROUND
 from napari_lpd.gui.trust.panel import TrustPanel
 
 if TYPE_CHECKING:
@@ -51,4 +50,4 @@ class HeldOut(Fold):
 
     def _on_asked(self, verdict: Verdict) -> None:
         if self._engine is not None:
-            show_box(self._viewer, self._engine.layer, verdict.box_um, AROUND)
+            show_box(self._viewer, self._engine.layer, verdict.box_um)

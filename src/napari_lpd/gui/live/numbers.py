@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.labelling.rule import UNSURE
 from napari_lpd.core.text import html_text
 from napari_lpd.data.tileset import CELL
@@ -74,7 +75,7 @@ def areas_in_view(engine: Engine, box: tuple[float, float, float, float]) -> str
     total = int(counts[1:].sum())
     if not total:
         return ""
-    of = {name: int(counts[i]) for i, name in enumerate(names, start=1)} | {"unsure": int(counts[UNSURE])}
+    of = {name: int(counts[i]) for i, name in enumerate(names, start=1)} | {UNSURE_CLASS.name: int(counts[UNSURE])}
     shares = [f"{name} {100 * count / total:.0f} %" for name, count in sorted(of.items(), key=lambda each: -each[1])
               if count >= total / 200]  # fmt: skip
     return f"In view, {total * mpp**2 / 1e6:.2g} mm²: {', '.join(shares)}"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from napari_lpd.evaluation.regions import Trust
     from napari_lpd.results.prediction import Prediction
 
-AROUND = 3.0  # times a region's size is in view
 HELP = (
     "Compare the mask with the regions that are drawn on its slide, of all open slides that have both. Three slides and"
     " more give intervals that hold for other slides"
@@ -96,7 +95,7 @@ class TrustCheck(QWidget):
             if prediction is not None and prediction.card.slide == verdict.source:
                 if len(slide_layers(self._viewer)) > 1:
                     bring_to_front(self._viewer, layer)
-                show_box(self._viewer, layer, verdict.box_um, AROUND)
+                show_box(self._viewer, layer, verdict.box_um)
                 return
 
 

@@ -117,13 +117,12 @@ class TrustPanel(QWidget):
 
     def _show_wrong(self, found: Trust) -> None:
         self.wrong.clear()
-        wrong = sorted((each for each in found.verdicts if each.is_contradicted), key=lambda each: -each.share)
-        for verdict in wrong:
+        for verdict in found.contradicted:
             item = QListWidgetItem(f"{verdict.tissues[0]}: {100 * verdict.share:.0f} % of it is {verdict.found}")
             item.setData(BOX, verdict)
             item.setToolTip(tip(verdict.source))
             self.wrong.addItem(item)
-        count = len(wrong)
+        count = self.wrong.count()
         which = "1 region contradicts" if count == 1 else f"{count or 'No'} regions contradict"
         self._heading.setText(f"{which} the model{': click to go there' if count else '.'}")
         self.wrong.setVisible(count > 0)
