@@ -35,6 +35,7 @@ _HOMES: WeakValueDictionary[str, Image] = WeakValueDictionary()  # slide layers 
 _PLACES: WeakKeyDictionary[Image, NDArray[np.float64]] = WeakKeyDictionary()  # of slide layers that are followed
 UM = "micrometer"
 UM_AT_1X = 10.0  # µm per pixel, as is usual
+AROUND = 3.0  # times the size of a box is in view when the camera moves to it
 EDIT = "edit"  # kind of the layer on which a mask is corrected
 COMPARED = "compared"  # kind of temporary layers in the side-by-side view, ignored by all other modules
 
