@@ -123,7 +123,8 @@ def shares_of(layer: Shapes, tissues: Sequence[Sequence[str]]) -> list[tuple[flo
     if PARTS not in layer.features:
         return [()] * len(tissues)
     shares = [tuple(json.loads(text or "[]")) for text in layer.features[PARTS][: len(tissues)]]
-    return [found if len(found) == len(names) else () for found, names in zip(shares, tissues, strict=True)]
+    fits = (len(found) == len(names) and NONE not in names for found, names in zip(shares, tissues, strict=True))
+    return [found if fit else () for found, fit in zip(shares, fits, strict=True)]
 
 
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
@@ -163,7 +164,7 @@ def toggle_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> s
         raise DataError("no region is selected: press S, click on a region, and try again")
     tissues = tissues_of(layer)
     remove = all(name in tissues[i] for i in chosen)
-    for i in chosen:
+    for i in chosen if remove else [i for i in chosen if name not in tissues[i]]:  # the order is that of the shares
         others = () if name == NONE else tuple(tissue for tissue in tissues[i] if tissue not in (name, NONE))
         tissues[i] = others if remove else (*others, name)
     _write(layer, tissues, classes)
