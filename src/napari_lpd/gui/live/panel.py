@@ -185,13 +185,16 @@ class LiveMask(QWidget):
             self._let_go()
         engine = self.follower.take_up(layer, settings)
         asked = {region.key for region in regions}, [tissue.name for tissue in classes]
-        if engine.model is not None and asked == engine.learned:  # colours may have changed
+        self._summary = what_is_drawn(regions, classes)
+        if (
+            engine.model is not None and asked == engine.learned
+        ):  # or again: colours may have changed, a refusal is over
+            engine.refusal = ""
             self._paint()
             self.follower.go_on()
             return
         keep_triton_out()
         self.guide.ask_nothing()
-        self._summary = what_is_drawn(regions, classes)
         self.follower.learn(regions, classes, asked)
 
     def _on_learned(self) -> None:
