@@ -137,7 +137,7 @@ class Follower(QObject):
     def go_on(self) -> None:
         """Do what is most urgent; what can wait is stopped for it."""
         engine = self.engine
-        if engine is None or engine.model is None or engine.refusal:
+        if engine is None or engine.model is None or (engine.refusal and self._keep_in is None):
             return
         wanted = self._wanted()
         urgent = self._urgent(engine, wanted)
