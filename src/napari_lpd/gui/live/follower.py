@@ -216,3 +216,5 @@ class Follower(QObject):
     def _on_filled(self, filled: Filled) -> None:
         assert self.engine is not None
         self.engine.take_filled(filled)
+        if not filled.cells.keys().isdisjoint(self.engine.seen):  # the view has moved to them meanwhile
+            self.labelled.emit()
