@@ -70,7 +70,8 @@ def areas_in_view(engine: Engine, box: tuple[float, float, float, float]) -> str
     for y, x in engine.seen:
         if (y, x) in engine.cells:
             top, left = y * CELL, x * CELL
-            part = engine.cells[y, x].labels[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left]
+            rows, columns = slice(max(y0 - top, 0), max(y1 - top, 0)), slice(max(x0 - left, 0), max(x1 - left, 0))
+            part = engine.cells[y, x].labels[rows, columns]
             counts += np.bincount(part.ravel(), minlength=256)
     total = int(counts[1:].sum())
     if not total:
