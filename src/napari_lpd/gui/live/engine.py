@@ -244,6 +244,10 @@ class Engine:
         """Return whether the prototypes of a tissue are mapped, by the newest model in the view."""
         return self._mapped == (tissue, bank, self._box, self.model)
 
+    def unmap(self) -> None:
+        """Forget that prototypes are mapped, as their maps are not shown."""
+        self._mapped = ()
+
     def mapping(self, tissue: str, bank: str) -> Job[Maps | None]:
         """Map the prototypes of a tissue on the view, learned or clustered ones; those are made first.
 
@@ -252,7 +256,7 @@ class Engine:
         from napari_lpd.training.guide.prototypes import prototype_maps
 
         live, slide = self._opened()
-        asked = (tissue, bank, self._box, self.model)
+        asked, cells = (tissue, bank, self._box, self.model), [cell for cell in self.seen if cell in self.cells]
         self.unmapped = ""
         try:
             if bank == CLUSTERED and self._clustered is None:
@@ -260,8 +264,9 @@ class Engine:
         except LpdError as error:
             self._mapped, self.unmapped = asked, str(error)
             return None
+        if not cells:  # the view has just moved to where nothing is labelled
+            return None
         model = self._clustered if bank == CLUSTERED else live.model
-        cells = [cell for cell in self.seen if cell in self.cells]
         parts = {}
         for number, cell in enumerate(cells, start=1):
             parts[cell] = prototype_maps(live, slide, cell, tissue, model)

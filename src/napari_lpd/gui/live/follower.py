@@ -164,7 +164,7 @@ class Follower(QObject):
             missing = engine.look(wanted.box)
             if missing:
                 return engine.labelling(missing), self._on_labelled
-        if wanted.tissue and engine.seen and not engine.is_mapped(wanted.tissue, wanted.bank):
+        if wanted.box and wanted.tissue and engine.seen and not engine.is_mapped(wanted.tissue, wanted.bank):
             job = engine.mapping(wanted.tissue, wanted.bank)
             return job, lambda maps: self._on_mapped(wanted.tissue, maps)
         return None

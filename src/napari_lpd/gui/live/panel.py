@@ -265,11 +265,19 @@ class LiveMask(QWidget):
         if self.mapped.tissue:
             self._go_on()
         else:
-            self.shown.clear(HEATMAP)
+            self._unmap()
+
+    def _unmap(self) -> None:
+        self.shown.clear(HEATMAP)
+        if self._engine is not None:
+            self._engine.unmap()
 
     def _on_mapped(self, tissue: str, maps: Maps) -> None:
         assert self._engine is not None
-        self.shown.show_maps(self._engine, tissue, maps)
+        if (tissue, maps.bank) == (self.mapped.tissue, self.mapped.bank):
+            self.shown.show_maps(self._engine, tissue, maps)
+        else:  # something else was chosen meanwhile
+            self._unmap()
 
     # Accept, keep
 
