@@ -188,7 +188,7 @@ def in_subprocess(arguments: list[str], paused: threading.Event | None = None) -
                 result = event
             else:
                 step = _step(kind, event, latest)
-                latest = Progress(step.done, step.total, step.message, step.metrics)
+                latest = Progress(0, 0, "starting") if kind == "slide" else step
                 yield step
         code = child.wait()
         readers[1].join(timeout=5)
