@@ -97,6 +97,7 @@ def _plan(options: argparse.Namespace) -> BatchPlan:
 
     given = {"SLIDE": options.slides, "--model": options.model, "--settings": options.settings, "--set": options.set}
     given |= {f"--{name.replace('_', '-')}": getattr(options, name) for name in (*OF_SLIDES, "regions", "tissue")}
+    given["--origin"] = options.origin != "bounds"
     if options.resume:
         if named := [name for name, value in given.items() if value]:
             raise SettingsError(f"--resume takes all from {options.out / PLAN}: leave out {', '.join(named)}")
