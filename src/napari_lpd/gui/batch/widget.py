@@ -136,7 +136,7 @@ class BatchWidget(DockWidget):
             self._on_folder()
 
     def _on_folder(self) -> None:
-        if self._plan is None or self._folder() != Path(kept(KEPT)):
+        if self.out.text().strip() and (self._plan is None or self._folder() != Path(kept(KEPT))):
             self.open_folder()
 
     def _folder(self) -> Path:
@@ -227,7 +227,7 @@ class BatchWidget(DockWidget):
         done, failed = sum(entry.is_done for entry in entries), sum(bool(entry.error) for entry in entries)
         left = self.table.seconds_left(row, self._latest)
         parts = [f"{done} of {len(entries)} slides done", f"{failed} failed" if failed else ""]
-        parts += [f"about {duration(left)} left" if left and self.job.runner.running else ""]
+        parts += [f"about {duration(left)} left" if left and row is not None else ""]
         self.total.setText(" · ".join(part for part in parts if part) if entries else "")
 
     def _on_ended(self) -> None:
