@@ -57,7 +57,9 @@ class TrustCheck(QWidget):
         self.button.clicked.connect(self._on_check)
         self.panel.asked.connect(self._on_asked)
         self.runner.progressed.connect(
-            lambda step: self.panel.show_trust(None, f"{step.done} of {step.total} regions…")
+            lambda step: self.panel.show_trust(
+                None, f"{step.done} of {step.total} {step.message}…" if step.total else f"{step.message}…"
+            )
         )
         self.runner.succeeded.connect(self._on_found)
         self.runner.failed.connect(lambda message: self.panel.show_trust(None, f"⚠ {message}"))
