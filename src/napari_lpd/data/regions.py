@@ -233,11 +233,14 @@ def write_regions(
         name = joined(region.tissues) or NONE
         color = colors.get(region.tissues[0], [128, 128, 128]) if region.tissues else [128, 128, 128]
         said = {"tissues": list(region.tissues), "classification": {"name": name, "color": color}}
-        kind: dict[str, Any] = {"metadata": {KEY: PIXELS}} if region.pixels else {}
+        kind: dict[str, Any] = {}
+        metadata = {KEY: PIXELS} if region.pixels else {}
         if region.shares:
             shares = dict(zip(region.tissues, region.shares, strict=True))
             shares |= {NONE: rest} if (rest := round(1 - sum(region.shares), 6)) > 0 else {}
-            kind |= {SHARES: shares, "metadata": {f"{KEY} {SHARES}": json.dumps(shares)}}
+            kind[SHARES] = shares
+            metadata[f"{KEY} {SHARES}"] = json.dumps(shares)
+        kind |= {"metadata": metadata} if metadata else {}
         features.append(
             {
                 "type": "Feature",
