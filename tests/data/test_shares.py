@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,9 +80,12 @@ def test_a_tile_s_name_has_shares_and_one_of_0_says_that_a_class_is_absent(tile_
 
 def test_regions_with_shares_come_back_as_written(tmp_path, classes):
     drawn = [box(0, 0, 50, 50, "dark", "pink", shares=(0.6, 0.3)), box(0, 60, 50, 90, "dark")]
+    drawn.append(replace(drawn[0], pixels=True))
     path = write_regions(tmp_path / "r.geojson", drawn, classes)
     read = read_regions(path, ["dark", "pink"])
-    assert [(region.tissues, region.shares) for region in read] == [(("dark", "pink"), (0.6, 0.3)), (("dark",), ())]
+    both, one = (("dark", "pink"), (0.6, 0.3)), (("dark",), ())
+    assert [(region.tissues, region.shares) for region in read] == [both, one, both]
+    assert [region.pixels for region in read] == [False, False, True]
     assert [region.key for region in read] == [region.key for region in drawn]
 
 

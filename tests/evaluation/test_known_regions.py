@@ -24,7 +24,7 @@ def verdicts(sources=1, count=12):
         counts = dict(zip(LABELS, np.bincount(labels, minlength=4).tolist(), strict=True))
         share = rng.random(20)
         sure = np.stack([share, rng.random(20) < share], 1).astype(float)
-        made.append(Verdict((NAMES[own],), counts, (i, 0.0, i + 1, 1.0), f"slide {i % sources}", sure))
+        made.append(Verdict((NAMES[own],), counts, (i, 0.0, i + 1, 1.0), f"slide {i % sources}", sure=sure))
         truth += [own] * len(labels)
         found += labels.tolist()
     return made, np.array(truth), np.array(found)
@@ -74,5 +74,7 @@ def test_places_of_a_cell_come_with_most_of_it_first_and_contradictions_by_their
         "a: a region of dark at x 20, y 10 µm: 50 % of it is pink.",
     ]
     assert said.curve is None
+    of_one_name = [each._replace(slide_hash=str(number)) for number, each in enumerate(made)]
+    assert trust(of_one_name, ("dark", "pink")).unit == "slide"
     with pytest.raises(DataError, match="no region carries exactly one of fat"):
         trust(made, ("fat",))

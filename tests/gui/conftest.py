@@ -119,10 +119,16 @@ def train(use_widget, classes, tmp_path):
 
 
 @pytest.fixture
-def children(monkeypatch):
-    """Child processes that a job started; each prints one progress line and then is busy for a minute."""
+def said() -> tuple[str, ...]:
+    """Lines that a child process prints."""
+    return ('{"event": "progress", "done": 1, "total": 9}',)
+
+
+@pytest.fixture
+def children(monkeypatch, said):
+    """Child processes that a job started; each prints its lines and then is busy for a minute."""
     started: list[subprocess.Popen] = []
-    busy = 'import time; print(\'{"event": "progress", "done": 1, "total": 9}\', flush=True); time.sleep(60)'
+    busy = f"import time; print({chr(10).join(said)!r}, flush=True); time.sleep(60)"
     real = subprocess.Popen
 
     def start(command, **options):

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from napari_lpd.cli.common import Printer, Result
-    from napari_lpd.data.regions import Verdict
     from napari_lpd.slides.slide import Slide
 
 
@@ -164,20 +163,18 @@ def _on_regions(options: argparse.Namespace, settings: EvaluateSettings, printer
 
     if options.model or options.data or options.choose_on:
         raise SettingsError("--results go with --regions alone: leave out --model, --data and --choose-on")
+    plain = EvaluateSettings(bootstrap=settings.bootstrap, seed=settings.seed)
+    if unused := [name for name in type(settings).model_fields if getattr(settings, name) != getattr(plain, name)]:
+        raise SettingsError(f"{unused[0]} changes nothing with --results, which are finished: leave it out")
     results, regions = expanded(options.results), expanded(options.regions)
     if len(results) != len(regions):
         raise SettingsError(f"{len(results)} results, {len(regions)} files of regions: wanted a file for each result")
     with run_folder(options.out, MARKS, (*results, *regions), options.overwrite):
-        verdicts: list[Verdict] = []
-        names: list[str] = []
-        for folder, path in zip(results, regions, strict=True):
-            prediction = Prediction.open(folder)
-            classes = [tissue.name for tissue in prediction.card.classes]
-            if names not in ([], classes):
-                raise SettingsError(f"{folder}: its classes are {', '.join(classes)}; those before, {', '.join(names)}")
-            names = classes
-            frame = prediction.card.frame.counted_from(options.origin)
-            verdicts += run(verdicts_on(prediction, read_regions(path, names, frame)), printer.progress)
+        predictions = [Prediction.open(folder) for folder in results]
+        names = [tissue.name for tissue in predictions[0].card.classes]
+        frames = [prediction.card.frame.counted_from(options.origin) for prediction in predictions]
+        drawn = [read_regions(path, names, frame) for path, frame in zip(regions, frames, strict=True)]
+        verdicts = run(verdicts_on(list(zip(predictions, drawn, strict=True))), printer.progress)
         found = trust(verdicts, names, settings)
         notes = [f"{folder} against {path}." for folder, path in zip(results, regions, strict=True)]
         page = write_trust(options.out, found, notes)

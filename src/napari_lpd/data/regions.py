@@ -67,7 +67,8 @@ class Verdict(NamedTuple):
         tissues: The tissues that the region carries.
         counts: Of the pixels in the region, how many were found to be what: by class, or unsure.
         box_um: (y0, x0, y1, x1) around the region, in µm from the slide's corner.
-        source: Slide or patient.
+        source: The slide's name.
+        slide_hash: Its fingerprint, by which slides of one name are told apart.
         sure: (n, 2) of places in the region: how likely the most likely class is, 0..1, and 1 where the region carries
             it; None where that is not known.
     """
@@ -76,7 +77,13 @@ class Verdict(NamedTuple):
     counts: Mapping[str, int]
     box_um: tuple[float, float, float, float]
     source: str = ""
+    slide_hash: str = ""
     sure: NDArray[np.float64] | None = None
+
+    @property
+    def slide(self) -> tuple[str, str]:
+        """What tells its slide from others."""
+        return self.source, self.slide_hash
 
     @property
     def found(self) -> str:

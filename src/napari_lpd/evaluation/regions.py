@@ -63,7 +63,7 @@ class Trust(NamedTuple):
 
     def note(self) -> str:
         """Say what the figures are of, and what they do not say."""
-        sources = len({each.source for each in self.verdicts})
+        sources = len({each.slide for each in self.verdicts})
         text = f"{len(self.verdicts)} regions of one tissue on {sources} slide{'s' * (sources != 1)}."
         if self.intervals is not None:
             text += f" Intervals: 95 %, {self.intervals.resamplings} resamplings of the {self.unit}s."
@@ -84,8 +84,8 @@ def trust(verdicts: Sequence[Verdict], names: Sequence[str], settings: EvaluateS
     used = [each for each in verdicts if len(each.tissues) == 1 and each.tissues[0] in names]
     if not used:
         raise DataError(f"no region carries exactly one of {', '.join(names)}")
-    unit = "slide" if len({each.source for each in used}) >= MIN_SOURCES else "region"
-    results = [_result(each, names, each.source if unit == "slide" else str(n)) for n, each in enumerate(used)]
+    unit = "slide" if len({each.slide for each in used}) >= MIN_SOURCES else "region"
+    results = [_result(each, names, str(each.slide if unit == "slide" else n)) for n, each in enumerate(used)]
     settings = settings or EvaluateSettings()
     sure = [each.sure for each in used if each.sure is not None and len(each.sure)]
     places = np.concatenate(sure) if sure else None

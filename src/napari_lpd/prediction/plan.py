@@ -91,17 +91,24 @@ class BatchPlan(Settings):
         ]
 
 
-def slides_in(folder: Path) -> Iterator[Path]:
+def slides_in(folder: Path, inside: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Find the slides in a folder and those in it: of a DICOM series its first file; no mask, nothing in a result.
+
+    Args:
+        folder: The folder.
+        inside: The folders that it is in, which links may lead back to.
 
     Raises:
         SlideError: a folder with DICOM files cannot be read.
+        OSError: another cannot.
     """
+    if (here := folder.resolve()) in inside:
+        return
     files = [path for path in visible(folder.iterdir()) if path.suffix != ".zarr"]
     series: set[Path] = set()
     for path in files:
         if path.is_dir():
-            yield from slides_in(path)
+            yield from slides_in(path, inside | {here})
         elif path not in series and is_slide(path) and not is_labelled(path):
             series |= set(dicom_series(path)) if is_dicom(path) else set()
             yield path

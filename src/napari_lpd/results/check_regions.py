@@ -9,7 +9,7 @@ import numpy as np
 from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.errors import DataError
 from napari_lpd.core.geometry import sampled_polygons
-from napari_lpd.core.jobs import Job, Progress
+from napari_lpd.core.jobs import WARNING, Job, Progress
 from napari_lpd.core.labelling.rule import UNSURE, unit
 from napari_lpd.data.regions import Verdict
 
@@ -62,27 +62,49 @@ def _pixels_inside(prediction: Prediction, region: Region, step: int) -> tuple[t
     return (rows, columns), sampled_polygons([polygon], (rows.start, columns.start), shape, mpp)
 
 
-def verdicts_on(prediction: Prediction, regions: Sequence[Region]) -> Job[list[Verdict]]:
-    """Say what a prediction found in each region that carries some of its classes and lies on what it labelled.
+def verdicts_on(pairs: Sequence[tuple[Prediction, Sequence[Region]]]) -> Job[list[Verdict]]:
+    """Say what predictions found in each region that carries some of their classes and lies on what they labelled.
+
+    A prediction that has no such region is named in a warning.
+
+    Args:
+        pairs: Predictions with the same classes, each with the regions on its slide.
 
     Raises:
-        DataError: there is no such region.
+        DataError: the classes differ, or no prediction has such a region.
     """
-    card = prediction.card
-    names = [tissue.name for tissue in card.classes]
-    verdicts = []
-    for number, region in enumerate(regions, start=1):
-        if set(region.tissues) & set(names):
-            counts = np.bincount(_labels_inside(prediction, region), minlength=256)
-            found = dict(zip(names, counts[1:].tolist(), strict=False)) | {UNSURE_CLASS.name: int(counts[UNSURE])}
-            if any(found.values()):
-                x0, y0, x1, y1 = region.polygon(card.slide_mpp).bounds
-                sure = _sureness(prediction, region, names)
-                verdicts.append(Verdict(region.tissues, found, (y0, x0, y1, x1), card.slide, sure))
-        yield Progress(number, len(regions), "regions")
+    verdicts: list[Verdict] = []
+    names = [tissue.name for tissue in pairs[0][0].card.classes]
+    without = f"no region with a tissue of {', '.join(names)} lies on what was segmented"
+    for prediction, regions in pairs:
+        card = prediction.card
+        classes = [tissue.name for tissue in card.classes]
+        if classes != names:
+            others = ", ".join(names)
+            raise DataError(f"{prediction.folder}: its classes are {', '.join(classes)}; those before, {others}")
+        before = len(verdicts)
+        for number, region in enumerate(regions, start=1):
+            if verdict := _verdict(prediction, region, names):
+                verdicts.append(verdict)
+            yield Progress(number, len(regions), "regions")
+        if len(verdicts) == before and len(pairs) > 1:
+            yield Progress(0, 0, f"{WARNING}{card.slide}: {without}")
     if not verdicts:
-        raise DataError(f"{card.slide}: no region with a tissue of {', '.join(names)} lies on what was segmented")
+        raise DataError(f"{', '.join(prediction.card.slide for prediction, _ in pairs)}: {without}")
     return verdicts
+
+
+def _verdict(prediction: Prediction, region: Region, names: Sequence[str]) -> Verdict | None:
+    """Say what was found in a region; None where that is nothing, or the region carries none of the classes."""
+    if not set(region.tissues) & set(names):
+        return None
+    card, counts = prediction.card, np.bincount(_labels_inside(prediction, region), minlength=256)
+    found = dict(zip(names, counts[1:].tolist(), strict=False)) | {UNSURE_CLASS.name: int(counts[UNSURE])}
+    if not any(found.values()):
+        return None
+    x0, y0, x1, y1 = region.polygon(card.slide_mpp).bounds
+    sure = _sureness(prediction, region, names)
+    return Verdict(region.tissues, found, (y0, x0, y1, x1), card.slide, card.slide_hash, sure)
 
 
 def _sureness(prediction: Prediction, region: Region, names: Sequence[str]) -> NDArray[np.float64]:

@@ -65,7 +65,7 @@ def double_click(table, row):
     QTest.mouseDClick(table.viewport(), LEFT, pos=place)
 
 
-def test_window_and_command_line_go_on_with_each_other_s_batch(viewer, slides, tmp_path, monkeypatch, qtbot):
+def test_window_and_command_line_go_on_with_each_other_s_batch(viewer, slides, tmp_path, monkeypatch, qtbot, capsys):
     out = tmp_path / "out"
 
     def killed(rows, path):
@@ -101,12 +101,14 @@ def test_window_and_command_line_go_on_with_each_other_s_batch(viewer, slides, t
     assert slide_path(slide_layers(viewer)[0]) == slides[1]
 
     after, lines = files_of(out), read_summary(out / TABLE)
+    assert predict("--resume", "--origin", "slide", "--out", out) == 2
+    assert "leave out --origin" in capsys.readouterr().err
     assert predict("--resume", "--out", out) == 2
     assert read_summary(out / TABLE) == lines
     assert files_of(out) == after
 
 
-def test_yesterday_s_table_is_there_with_areas_times_and_what_is_left(viewer, slides, tmp_path):
+def test_yesterday_s_table_is_there_with_areas_times_and_what_is_left(viewer, slides, tmp_path, monkeypatch):
     out = tmp_path / "out"
     plan = BatchPlan(slides=slides, model=samples.model_path(), mpp=0.5, image=2)
     plan.write(out)
@@ -123,6 +125,13 @@ def test_yesterday_s_table_is_there_with_areas_times_and_what_is_left(viewer, sl
     widget.table.show_running(1, Progress(1, 4, "b.tif: tiles"))
     assert column(widget, STATE)[1] == "▸ running 25 %"
     assert widget.table.seconds_left(1, Progress(1, 4)) == pytest.approx(2.75 * 100)
+    widget.replace.setChecked(True)
+    monkeypatch.setattr(widget, "_running_row", lambda: 0)
+    widget._refresh()
+    assert widget.total.text().startswith("0 of 4 slides done")  # the first is not replaced yet
+    monkeypatch.undo()
+    widget.replace.setChecked(False)
+    widget._refresh()
     widget.table.selectRow(3)
     click(button(widget, "Remove"))
     assert widget.plan().slides == tuple(slides[:3])
@@ -135,6 +144,7 @@ def test_yesterday_s_table_is_there_with_areas_times_and_what_is_left(viewer, sl
 def test_predict_hands_over_model_and_settings_and_a_folder_its_slides(viewer, slides, tmp_path, monkeypatch, qtbot):
     (tmp_path / "slides" / "deeper").mkdir()
     slides[0].rename(tmp_path / "slides" / "deeper" / "a.tif")
+    (tmp_path / "slides" / "deeper" / "back").symlink_to(tmp_path / "slides")
     (tmp_path / "slides" / "notes.txt").touch()
     _, widget = viewer.window.add_plugin_dock_widget("napari-lpd", "Predict")
     chosen = widget.form.value().model_copy(update={"tile": 256})

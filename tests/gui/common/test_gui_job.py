@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from napari_lpd.core.errors import SlideError
-from napari_lpd.core.jobs import Progress, in_subprocess
+from napari_lpd.core.jobs import Progress, SlideDone, in_subprocess
 from napari_lpd.gui.common import job as _job
 from napari_lpd.gui.common.job import JobBar
 
@@ -105,6 +105,19 @@ def test_closing_the_widget_ends_the_child(qtbot, children):
     qtbot.waitUntil(lambda: bar.bar.maximum() == 9)
     bar.deleteLater()
     qtbot.waitUntil(lambda: children[0].poll() is not None, timeout=2000)
+
+
+@pytest.mark.parametrize(
+    "said", [('{"event": "progress", "done": 9, "total": 9, "message": "tiles"}', '{"event": "slide", "slide": "a"}')]
+)
+def test_the_next_slide_begins_without_the_progress_of_the_one_before(children, said):
+    job = in_subprocess(["predict"])
+    steps = [next(job)]
+    while not isinstance(steps[-1], SlideDone) and len(steps) < 600:
+        steps.append(next(job))
+    assert steps[-2:] == [Progress(9, 9, "tiles"), SlideDone(9, 9, "tiles", {}, {"slide": "a"})]
+    assert (next(job).done, next(job).total) == (0, 0)
+    job.close()
 
 
 def test_leaving_python_ends_the_child(bar, qtbot, children):

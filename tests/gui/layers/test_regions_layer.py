@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from napari_lpd.core.errors import DataError
-from napari_lpd.data.regions import Region
+from napari_lpd.data.regions import NONE, Region
 from napari_lpd.gui.layers.regions import (
+    COLUMN,
+    LIST,
     add_regions,
     area_mm2,
     new_regions_layer,
@@ -122,6 +124,20 @@ def test_strokes_stay_strokes_when_tissues_are_given_and_classes_are_recoloured(
     drawn = outlines_of(layer, tiny_layer)
     assert [region.pixels for region in drawn] == [False, False, True, False]
     assert drawn[2].tissues == ("pink", "dark")
+
+
+def test_shares_go_with_their_tissues_whatever_their_order(layer, tiny_layer, classes):
+    outline = np.array([[30.0, 30], [30, 36], [60, 36], [60, 30]])
+    drawn = [Region(outline, names, shares=(0.6, 0.4)) for names in (("pink", "dark"), ("dark", "pink"))]
+    add_regions(layer, [*drawn, Region(outline, ("dark",))], classes)
+    layer.selected_data = {2, 3, 4}
+    toggle_tissue(layer, "pink", classes)  # which two have
+    layer.features.loc[3, [COLUMN, LIST]] = "pink + dark", "[]"  # as in the features table
+    found = [dict(zip(each.tissues, each.shares, strict=False)) for each in outlines_of(layer, tiny_layer)[2:]]
+    assert found == [{"pink": 0.6, "dark": 0.4}, {"dark": 0.6, "pink": 0.4}, {}]
+    layer.selected_data = {2}
+    toggle_tissue(layer, NONE, classes)
+    assert outlines_of(layer, tiny_layer)[2].shares == ()
 
 
 def test_shares_stay_with_a_region_until_its_tissues_change(layer, tiny_layer, classes):

@@ -102,6 +102,13 @@ def test_areas_of_the_view_count_its_pixels_alone(engine):
     engine.cells[0, 0].labels[:, 200:] = 253
     engine.cells[0, 0].labels[:, 380:] = 0
     assert areas_in_view(engine, (0, 0, 200, 400)) == "In view, 0.076 mm²: unsure 47 %, dark 26 %, pink 26 %"
+    engine.seen, engine.cells[1, 1] = [(0, 0), (1, 1)], engine.cells[0, 0]  # one that is beyond the view
+    assert areas_in_view(engine, (0, 0, 200, 400)) == "In view, 0.076 mm²: unsure 47 %, dark 26 %, pink 26 %"
+
+
+def test_nothing_is_mapped_where_nothing_is_labelled_yet(engine):
+    engine.cells.clear()
+    assert run(engine.mapping("dark", "learned")) is None and not engine.unmapped
 
 
 def test_more_regions_that_do_not_help_speak_for_training_fully():

@@ -84,6 +84,22 @@ def test_a_model_that_is_kept_is_offered_in_predict(live, drawn, qtbot, settled)
     assert [tissue.name for tissue in read_card(path).classes] == ["dark", "pink"]
 
 
+def test_a_refused_region_leaves_the_model_to_keep_and_nothing_once_it_is_undone(
+    live, drawn, qtbot, settled, monkeypatch, tiny_regions, classes
+):
+    before = settled(live)
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_lpd.training.live.LiveModel.learn", lambda *_: _refuse("too dark"))
+        add_regions(drawn, [Region(tiny_regions[0].vertices + 3, ("dark",))], classes)
+        assert "too dark" in settled(live)
+    live.keep.click()
+    qtbot.waitUntil(lambda: live.job.status.text().startswith("Kept, and ready in Predict"), timeout=60_000)
+    drawn.selected_data = {2}
+    drawn.remove_selected()
+    assert settled(live).split(",")[:2] == before.split(",")[:2]
+    assert live.live._engine.refusal == ""
+
+
 def test_unsure_places_are_hatched_by_a_tick(live, drawn, live_layers, settled):
     settled(live)
     (mask,) = live_layers()

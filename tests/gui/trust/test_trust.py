@@ -42,7 +42,7 @@ def click_cell(table, row, column):
 
 
 def test_window_and_command_line_say_the_same_and_a_cell_leads_to_its_regions(
-    viewer, tiny_layer, tiny_tiff, make_prediction, classes, use_widget, tmp_path, qtbot
+    viewer, tiny_layer, tiny_tiff, make_prediction, classes, use_widget, tmp_path, qtbot, capsys
 ):
     prediction = make_prediction(box=None)
     show_prediction(viewer, prediction, tiny_layer)
@@ -72,7 +72,10 @@ def test_window_and_command_line_say_the_same_and_a_cell_leads_to_its_regions(
 
     with open_slide(tiny_tiff) as slide:
         write_regions(tmp_path / "regions.geojson", REGIONS, classes, frame=Frame.of(slide))
-    given = ["--results", str(prediction.folder), "--regions", str(tmp_path / "regions.geojson")]
+    write_regions(tmp_path / "elsewhere.geojson", [Region(box(9000, 0, 40, 60), ("dark",))], classes)
+    files = [str(tmp_path / f"{name}.geojson") for name in ("elsewhere", "regions")]
+    given = ["--results", *[str(prediction.folder)] * 2, "--regions", *files]
+    assert main(["evaluate", *given, "--out", str(tmp_path / "report"), "--set", "views=flips"]) == 2
     assert main(["evaluate", *given, "--out", str(tmp_path / "report")]) == 0
     with (tmp_path / "report" / "report.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = {(row["metric"], row["class"]): row for row in csv.DictReader(file)}
@@ -87,3 +90,6 @@ def test_window_and_command_line_say_the_same_and_a_cell_leads_to_its_regions(
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "Calibration of labels" in page
     assert "100 % of it is pink" in page
+    said = capsys.readouterr().err
+    assert "views changes nothing with --results" in said
+    assert "warning: tiny.tiff: no region with a tissue of dark, pink lies on what was segmented" in said

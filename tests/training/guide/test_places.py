@@ -23,7 +23,8 @@ def test_every_class_has_its_turn_with_its_most_worthwhile_place():
     places = Places()  # worth for the first class: 0.5, 0, 0.4, 0; for the second: 0, 0, 0.4, 0.3
     assert places.next(cells, 4.0, 2) == ((256.0, 2048 + 256.0), 1)
     assert places.next(cells, 4.0, 2) == ((6144 + 256.0, 2048 + 256.0), 2)
-    assert places.next(cells, 4.0, 2) is None  # of the first class nothing is left
+    assert places.next(cells, 4.0, 2) == ((6144 + 1792.0, 2048 + 1792.0), 2)  # of the first class nothing is left
+    assert places.next(cells, 4.0, 2) is None
 
 
 def test_a_place_near_one_that_was_suggested_is_not_suggested_again():

@@ -153,6 +153,7 @@ class BatchWidget(DockWidget):
             if self._plan is not None:
                 self._slides = list(dict.fromkeys([*self._plan.slides, *self._slides]))
                 self._show_plan(self._plan)
+                self.job.say("A batch was begun in this folder: its slides, model and settings are shown.")
             self._refresh()
 
     def _go_on(self) -> None:
@@ -247,6 +248,9 @@ class BatchWidget(DockWidget):
             tasks, lines = self._tasks(Path()), {}
         else:
             tasks, lines = self._tasks(self._folder()), read_summary(self._folder() / TABLE)
+        row = self._running_row()
+        for task in tasks[row:] if row is not None and self.replace.isChecked() else []:
+            lines.pop(str(task.slide), None)  # of a result that is to be replaced
         self.table.show_entries([Entry(task, lines.get(str(task.slide), {})) for task in tasks])
         self._show_running()
 
@@ -281,7 +285,7 @@ def _found(folder: Path) -> Job[list[Path]]:
             found.append(path)
             yield Progress(0, 0, f"{len(found)} slides found")
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     if not found:
         raise DataError(f"{folder}: holds no slides ({', '.join((*VENDOR_SUFFIXES, *TIFF_SUFFIXES))})")
     return found

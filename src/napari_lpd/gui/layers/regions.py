@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 VIEW, WHOLE, REGIONS = "this view", "whole slide", "the selected regions"
 COLUMN, LIST = "tissues", "tissue list"  # features: the text that is shown, and the names as JSON
-PARTS = "tissue shares"  # feature: the share of each in the list, as JSON; "" where it is not known
+PARTS = "tissue shares"  # feature: the share of each by its name, as JSON; "" where it is not known
 PAINTED = "painted"  # feature: "pixels" for shapes that label just the pixels inside, "" for others
 NO_TISSUE = "#5a5a5a"
 ELLIPSE_VERTICES = 64
@@ -80,7 +80,10 @@ def _features(
 ) -> pd.DataFrame:
     """Return the features of shapes with these tissues, of which some are painted, or have shares."""
     columns = {
-        PARTS: [json.dumps([*each]) if each else "" for each in shares or [()] * len(tissues)],
+        PARTS: [
+            json.dumps(dict(zip(names, each, strict=True))) if each else ""
+            for names, each in zip(tissues, shares or [()] * len(tissues), strict=True)
+        ],
         COLUMN: [joined(names) for names in tissues],
         LIST: [json.dumps([*names]) for names in tissues],
         PAINTED: [PIXELS if is_painted else "" for is_painted in painted or [False] * len(tissues)],
@@ -122,9 +125,12 @@ def shares_of(layer: Shapes, tissues: Sequence[Sequence[str]]) -> list[tuple[flo
     """Return the shares of each shape (`Region.shares`); those that do not fit its `tissues` any more do not count."""
     if PARTS not in layer.features:
         return [()] * len(tissues)
-    shares = [tuple(json.loads(text or "[]")) for text in layer.features[PARTS][: len(tissues)]]
-    fits = (len(found) == len(names) and NONE not in names for found, names in zip(shares, tissues, strict=True))
-    return [found if fit else () for found, fit in zip(shares, fits, strict=True)]
+    shares = [json.loads(text or "{}") for text in layer.features[PARTS][: len(tissues)]]
+    fits = (found.keys() == {*names} for found, names in zip(shares, tissues, strict=True))
+    return [
+        tuple(found[name] for name in names) if fit else ()
+        for found, names, fit in zip(shares, tissues, fits, strict=True)
+    ]
 
 
 def add_regions(layer: Shapes, regions: Sequence[Region], classes: Sequence[TissueClass]) -> None:
@@ -164,7 +170,7 @@ def toggle_tissue(layer: Shapes, name: str, classes: Sequence[TissueClass]) -> s
         raise DataError("no region is selected: press S, click on a region, and try again")
     tissues = tissues_of(layer)
     remove = all(name in tissues[i] for i in chosen)
-    for i in chosen if remove else [i for i in chosen if name not in tissues[i]]:  # the order is that of the shares
+    for i in chosen:
         others = () if name == NONE else tuple(tissue for tissue in tissues[i] if tissue not in (name, NONE))
         tissues[i] = others if remove else (*others, name)
     _write(layer, tissues, classes)
@@ -179,7 +185,8 @@ def rename_tissue(layer: Shapes, old: str, new: str, classes: Sequence[TissueCla
         _draw_next(layer, (new,))
     if not any(old in names for names in tissues):
         return False
-    _write(layer, [tuple(new if name == old else name for name in names) for names in tissues], classes)
+    renamed = [tuple(new if name == old else name for name in names) for names in tissues]
+    _write(layer, renamed, classes, shares_of(layer, tissues))
     return True
 
 
@@ -188,9 +195,14 @@ def recolour(layer: Shapes, classes: Sequence[TissueClass]) -> None:
     _write(layer, tissues_of(layer), classes)
 
 
-def _write(layer: Shapes, tissues: Sequence[tuple[str, ...]], classes: Sequence[TissueClass]) -> None:
+def _write(
+    layer: Shapes,
+    tissues: Sequence[tuple[str, ...]],
+    classes: Sequence[TissueClass],
+    shares: Sequence[tuple[float, ...]] | None = None,
+) -> None:
     in_hand = layer.feature_defaults.copy()  # napari takes those of the last row
-    layer.features = _features(tissues, painted_of(layer), shares_of(layer, tissues))
+    layer.features = _features(tissues, painted_of(layer), shares or shares_of(layer, tissues))
     layer.feature_defaults = in_hand
     if tissues:
         colors = [_color(names, classes) for names in tissues]

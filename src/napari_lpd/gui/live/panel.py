@@ -186,9 +186,7 @@ class LiveMask(QWidget):
         engine = self.follower.take_up(layer, settings)
         asked = {region.key for region in regions}, [tissue.name for tissue in classes]
         self._summary = what_is_drawn(regions, classes)
-        if (
-            engine.model is not None and asked == engine.learned
-        ):  # or again: colours may have changed, a refusal is over
+        if engine.model is not None and asked == engine.learned:  # a colour has changed, or what was refused is undone
             engine.refusal = ""
             self._paint()
             self.follower.go_on()

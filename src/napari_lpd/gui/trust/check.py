@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError, one_line
-from napari_lpd.core.jobs import Progress
+from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.gui.common.job import JobRunner
 from napari_lpd.gui.common.layout import note, tip
 from napari_lpd.gui.layers.regions import outlines_of, regions_layers
@@ -18,6 +19,8 @@ from napari_lpd.gui.trust.panel import TrustPanel
 from napari_lpd.results.check_regions import verdicts_on
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import napari.viewer
 
     from napari_lpd.core.jobs import Job
@@ -56,11 +59,7 @@ class TrustCheck(QWidget):
             layout.addWidget(widget)
         self.button.clicked.connect(self._on_check)
         self.panel.asked.connect(self._on_asked)
-        self.runner.progressed.connect(
-            lambda step: self.panel.show_trust(
-                None, f"{step.done} of {step.total} {step.message}…" if step.total else f"{step.message}…"
-            )
-        )
+        self.runner.progressed.connect(self._on_progressed)
         self.runner.succeeded.connect(self._on_found)
         self.runner.failed.connect(lambda message: self.panel.show_trust(None, f"⚠ {message}"))
         self.runner.ended.connect(lambda: self.button.setEnabled(True))
@@ -74,9 +73,9 @@ class TrustCheck(QWidget):
         self.button.setEnabled(False)
         self.runner.start(lambda: checking(pairs))
 
-    def _pairs(self) -> list[tuple[Prediction, list[Region]]]:
+    def _pairs(self) -> list[tuple[Prediction, Sequence[Region]]]:
         """Pair the shown results with the regions on their slides."""
-        pairs = []
+        pairs: list[tuple[Prediction, Sequence[Region]]] = []
         for layer in slide_layers(self._viewer):
             prediction = shown_prediction(self._viewer, slide_id(layer))
             regions = [each for shapes in regions_layers(self._viewer, layer) for each in outlines_of(shapes, layer)]
@@ -86,6 +85,13 @@ class TrustCheck(QWidget):
             raise DataError("no slide has both a mask and regions: press Predict, and outline regions in Train")
         return pairs
 
+    def _on_progressed(self, step: Progress) -> None:
+        if step.message.startswith(WARNING):
+            show_warning(step.message.removeprefix(WARNING))
+        else:
+            count = f"{step.done} of {step.total} " if step.total else ""
+            self.panel.show_trust(None, f"{count}{step.message}…")
+
     def _on_found(self, found: Trust) -> None:
         self.panel.show_trust(found)
         self.shown.emit()
@@ -94,14 +100,14 @@ class TrustCheck(QWidget):
         """Show a region on the slide that it is of."""
         for layer in slide_layers(self._viewer):
             prediction = shown_prediction(self._viewer, slide_id(layer))
-            if prediction is not None and prediction.card.slide == verdict.source:
+            if prediction is not None and prediction.card.slide_hash == verdict.slide_hash:
                 if len(slide_layers(self._viewer)) > 1:
                     bring_to_front(self._viewer, layer)
                 show_box(self._viewer, layer, verdict.box_um)
                 return
 
 
-def checking(pairs: list[tuple[Prediction, list[Region]]]) -> Job[Trust]:
+def checking(pairs: Sequence[tuple[Prediction, Sequence[Region]]]) -> Job[Trust]:
     """Say how right results are about regions.
 
     Raises:
@@ -109,12 +115,6 @@ def checking(pairs: list[tuple[Prediction, list[Region]]]) -> Job[Trust]:
     """
     from napari_lpd.evaluation.regions import trust
 
-    verdicts: list[Verdict] = []
-    names = [tissue.name for tissue in pairs[0][0].card.classes]
-    for prediction, regions in pairs:
-        classes = [tissue.name for tissue in prediction.card.classes]
-        if classes != names:
-            raise DataError(f"{prediction.card.slide}: its classes are {', '.join(classes)}; not {', '.join(names)}")
-        verdicts += yield from verdicts_on(prediction, regions)
+    verdicts = yield from verdicts_on(pairs)
     yield Progress(0, 0, "comparing")
-    return trust(verdicts, names)
+    return trust(verdicts, [tissue.name for tissue in pairs[0][0].card.classes])

@@ -121,4 +121,5 @@ def _verdict(
             counts += np.bincount(labels, minlength=len(names) + 1)[1:]
     if not counts.any():
         return None
-    return Verdict(region.tissues, dict(zip(names, counts.tolist(), strict=True)), (y0, x0, y1, x1), slide.slide.name)
+    found = dict(zip(names, counts.tolist(), strict=True))
+    return Verdict(region.tissues, found, (y0, x0, y1, x1), slide.slide.name, slide.slide.fingerprint)

@@ -52,15 +52,16 @@ class Places:
 
         Returns:
             Of the class whose turn it is, the place where its share of the scores times how unsure the model is is
-            largest, away from those that were suggested before; None where there is none.
+            largest, away from those that were suggested before; a class without such a place loses its turn. None where
+            none has one.
         """
-        place = self._best(cells, mpp, self._turn % classes)
-        if place is None:
-            return None
-        found = Suggestion(place, self._turn % classes + 1)
-        self._turn += 1
-        self.before.append(place)
-        return found
+        for _ in range(classes):
+            index = self._turn % classes
+            self._turn += 1
+            if place := self._best(cells, mpp, index):
+                self.before.append(place)
+                return Suggestion(place, index + 1)
+        return None
 
     def _best(self, cells: Mapping[CellIndex, LiveCell], mpp: float, index: int) -> tuple[float, float] | None:
         best, found = 0.0, None
