@@ -11,11 +11,13 @@ from hand import LEFT, press
 from qtpy.QtTest import QTest
 
 from napari_lpd.cli.main import main
+from napari_lpd.core.jobs import run
 from napari_lpd.data.geojson import Frame
 from napari_lpd.data.regions import Region, write_regions
 from napari_lpd.gui.explore.widget import ExploreWidget
 from napari_lpd.gui.layers.regions import add_regions, new_regions_layer
 from napari_lpd.gui.layers.results import show_prediction
+from napari_lpd.results.check_regions import verdicts_on
 from napari_lpd.slides.formats import open_slide
 
 
@@ -72,9 +74,7 @@ def test_window_and_command_line_say_the_same_and_a_cell_leads_to_its_regions(
 
     with open_slide(tiny_tiff) as slide:
         write_regions(tmp_path / "regions.geojson", REGIONS, classes, frame=Frame.of(slide))
-    write_regions(tmp_path / "elsewhere.geojson", [Region(box(9000, 0, 40, 60), ("dark",))], classes)
-    files = [str(tmp_path / f"{name}.geojson") for name in ("elsewhere", "regions")]
-    given = ["--results", *[str(prediction.folder)] * 2, "--regions", *files]
+    given = ["--results", str(prediction.folder), "--regions", str(tmp_path / "regions.geojson")]
     assert main(["evaluate", *given, "--out", str(tmp_path / "report"), "--set", "views=flips"]) == 2
     assert main(["evaluate", *given, "--out", str(tmp_path / "report")]) == 0
     with (tmp_path / "report" / "report.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -90,6 +90,10 @@ def test_window_and_command_line_say_the_same_and_a_cell_leads_to_its_regions(
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "Calibration of labels" in page
     assert "100 % of it is pink" in page
-    said = capsys.readouterr().err
-    assert "views changes nothing with --results" in said
-    assert "warning: tiny.tiff: no region with a tissue of dark, pink lies on what was segmented" in said
+    assert "views changes nothing with --results" in capsys.readouterr().err
+
+    steps = []
+    pairs = [(prediction, [Region(box(9000, 0, 40, 60), ("dark",))]), (prediction, REGIONS)]
+    assert len(run(verdicts_on(pairs), steps.append)) == len(REGIONS)
+    none = "warning: tiny.tiff: no region with a tissue of dark, pink lies on what was segmented"
+    assert [step.message for step in steps if "warning" in step.message] == [none]
