@@ -13,6 +13,15 @@ from napari_lpd.models.card import Card
 from napari_lpd.models.checkpoint import save_checkpoint
 from napari_lpd.models.network import new_network
 
+QUICK_TO_TRAIN = {
+    "model": ModelSettings(
+        encoder="test_efficientnet", encoder_weights="random", prototypes_per_class=3, prototype_dim=16
+    ),
+    "contrast_weight": 0.0,  # which takes another encoder
+    "threads": 1,
+}
+"""Settings of a training whose steps take a moment."""
+
 
 def save_small_model(path: Path, classes: Sequence[TissueClass], tile: int = 64, mpp: float = 1.0) -> Path:
     """Save a model that was not trained, of the smallest encoder; its scores are what they are."""

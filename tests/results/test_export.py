@@ -62,14 +62,17 @@ def written(prediction, path, slide=None, **settings):
 def test_the_geojson_drawn_by_another_program_is_the_mask(prediction, tmp_path, classes):
     document = json.loads(written(prediction, tmp_path / "a.geojson").read_text())
     values = {"dark": 1, "pink": 2, "unreadable": 255}
+    edges = 0.5 / np.array(SLIDE_MPP)  # of the mask's pixels
     drawn = np.zeros((1100, 900), np.uint8)
     for feature in document["features"]:
-        mask = np.zeros(drawn.shape, bool)
-        for ring in feature["geometry"]["coordinates"]:
-            corners = np.array(ring)[:, ::-1] * SLIDE_MPP / 0.5
-            mask ^= polygon2mask(drawn.shape, corners - 0.5)
-        assert not drawn[mask].any()
-        drawn[mask] = values[feature["properties"]["classification"]["name"]]
+        outline = shapely.geometry.shape(feature["geometry"])
+        shapely.prepare(outline)
+        (top, left), (bottom, right) = np.rint(np.reshape(outline.bounds, (2, 2))[:, ::-1] / edges).astype(int)
+        part = drawn[top:bottom, left:right]
+        y, x = np.mgrid[top:bottom, left:right] + 0.5
+        mask = shapely.contains_xy(outline, x * edges[1], y * edges[0])
+        assert not part[mask].any()
+        part[mask] = values[feature["properties"]["classification"]["name"]]
     assert np.array_equal(drawn, expected_labels())
 
 

@@ -163,8 +163,13 @@ def _on_regions(options: argparse.Namespace, settings: EvaluateSettings, printer
 
     if options.model or options.data or options.choose_on:
         raise SettingsError("--results go with --regions alone: leave out --model, --data and --choose-on")
-    plain = EvaluateSettings(bootstrap=settings.bootstrap, seed=settings.seed)
-    if unused := [name for name in type(settings).model_fields if getattr(settings, name) != getattr(plain, name)]:
+    used = {"bootstrap", "seed", *EvaluateSettings.RUNTIME_SETTINGS}
+    plain = EvaluateSettings()
+    if unused := [
+        name
+        for name in EvaluateSettings.model_fields
+        if getattr(settings, name) != getattr(plain, name) and name not in used
+    ]:
         raise SettingsError(f"{unused[0]} changes nothing with --results, which are finished: leave it out")
     results, regions = expanded(options.results), expanded(options.regions)
     if len(results) != len(regions):

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from made_models import QUICK_TO_TRAIN
 
 from napari_lpd import samples
 from napari_lpd.core.classes import CLASSES
@@ -28,7 +29,8 @@ def make_widget(use_widget, viewer, tiny_layer, tiny_regions, classes, tmp_path)
         widget = use_widget(TrainWidget)
         widget.data.classes.set_classes(classes)
         widget.out.setText(str(tmp_path / "models"))
-        settings = TrainSettings(mpp=1.0, tile=64, tile_step=48, epochs=99, max_steps=STEPS, batch=4, threads=1)
+        how = QUICK_TO_TRAIN | {"mpp": 1.0, "tile": 64, "tile_step": 48, "epochs": 99, "max_steps": STEPS, "batch": 4}
+        settings = TrainSettings(**how)
         widget.chosen.form.set_value(settings)
         widget.chosen.more.set_value(settings)
         return widget

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hand import Hand, picture
+from made_models import QUICK_TO_TRAIN
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
@@ -59,7 +60,8 @@ def test_from_a_slide_to_a_prediction_by_hand(shown_viewer, qtbot, tmp_path, sho
     picture(viewer, "train_regions")
 
     train.chosen.preset.setCurrentText("default")
-    train.chosen.show_value(train.settings().model_copy(update={"mpp": 0.998, "max_steps": 24, "epochs": 4}))
+    quick = QUICK_TO_TRAIN | {"mpp": 0.998, "max_steps": 24, "epochs": 4}
+    train.chosen.show_value(train.settings().model_copy(update=quick))
     train._on_check()
     qtbot.waitUntil(lambda: not train.checker.running, timeout=600_000)
     assert shown_errors == []
@@ -110,7 +112,7 @@ def test_the_counterpart_follows_with_the_same_data_and_seed(
     train = use_widget(TrainWidget)
     train.data.classes.set_classes(classes)
     train.out.setText(str(tmp_path / "models"))
-    train.chosen.show_value(TrainSettings(tile=64, tile_step=48, max_steps=2, batch=4, threads=1, seed=7))
+    train.chosen.show_value(TrainSettings(**QUICK_TO_TRAIN, tile=64, tile_step=48, max_steps=2, batch=4, seed=7))
     train.counterpart.setChecked(True)
     train.job.button.click()
     models = tmp_path / "models"
