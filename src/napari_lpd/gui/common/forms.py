@@ -96,16 +96,19 @@ class SettingsForm(QWidget, Generic[S]):
         """Show `settings`, from which changes are marked and to which *Reset* returns."""
         self._values = flat(settings.model_dump(mode="json"))
         for name, editor in self._rows.items():
-            editor.value = _shown(editor, self._values[name])
+            with editor.changed.blocked():  # all are marked at the end: a label takes magicgui a while
+                editor.value = _shown(editor, self._values[name])
         self._mark()
 
     def _mark(self) -> None:
         """Put a dot before the changed rows and count them on the button."""
         changed = [name for name, row in self._rows.items() if row.value != _shown(row, self._values[name])]
         for name, row in self._rows.items():
-            row.label = f"{'• ' if name in changed else ''}{self._labels[name]}"
-            if isinstance(row, CheckBox):  # whose text is its label
-                row.text = row.label
+            label = f"{'• ' if name in changed else ''}{self._labels[name]}"
+            if row.label != label:
+                row.label = label
+                if isinstance(row, CheckBox):  # whose text is its label
+                    row.text = label
         self.reset.setText(f"Reset {len(changed)} changed")
         self.reset.setToolTip(f"Return to the values of before: {', '.join(changed)}")
         self.reset.setVisible(bool(changed))
