@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.jobs import run as run
     from napari_lpd.core.settings.evaluation import CompareSettings as CompareSettings
     from napari_lpd.core.settings.evaluation import EvaluateSettings as EvaluateSettings
+    from napari_lpd.core.settings.prediction import CleanSettings as CleanSettings
     from napari_lpd.core.settings.prediction import CrfSettings as CrfSettings
     from napari_lpd.core.settings.prediction import LabelSettings as LabelSettings
     from napari_lpd.core.settings.prediction import PredictSettings as PredictSettings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "CleanSettings": "core.settings.prediction",
     "CompareSettings": "core.settings.evaluation",
     "CrfSettings": "core.settings.prediction",
     "EvaluateSettings": "core.settings.evaluation",

@@ -64,7 +64,7 @@ EXAMPLES = {
         "napari-lpd predict --resume --out RESULTS3",
         "napari-lpd predict SLIDE --out RESULTS2 --regions ROI.geojson --tissue TISSUE.geojson",
     ),
-    "relabel": ("napari-lpd relabel NAME.zarr --sure 0.6",),
+    "relabel": ("napari-lpd relabel NAME.zarr --sure 0.6", "napari-lpd relabel NAME.zarr --smallest 2000 --smooth 4"),
     "measure": ("napari-lpd measure RESULTS/*.zarr --roles ROLES.json --out AREAS.csv",),
     "export": ("napari-lpd export RESULTS/SLIDE.zarr --to MASK.geojson --simplify 2",),
     "evaluate": ("napari-lpd evaluate --model LPD/model.safetensors --data TEST --out REPORT",),
@@ -167,7 +167,13 @@ def commands_parser() -> _MainParser:
     import_options(add("import", import_official, "Convert a checkpoint (.pth) of the published LPD or PBIP code."))
     stage2_options(add("stage2", stage2, "Train a supervised segmenter on a model's own pseudo-masks."))
     reproduce_options(add("reproduce", reproduce, "Train and evaluate all rows of a table of the papers."))
-    relabel_options(add("relabel", relabel, "Make the labels of results again, more or less sure, without the model."))
+    relabel_options(
+        add(
+            "relabel",
+            relabel,
+            "Make results' labels again, more or less sure, cleaned, without the model.",
+        )
+    )
     measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
     export_options(add("export", export, "Export a result for other programs."))
     settings_options(add("settings", settings, "Print all settings with default, unit, limits and presets."))

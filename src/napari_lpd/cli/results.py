@@ -26,7 +26,7 @@ S = TypeVar("S", bound=Settings)
 def relabel(options: argparse.Namespace, printer: Printer) -> Result:
     """Make the labels of results again, and the mask that predict wrote beside each."""
     from napari_lpd.core.outputs import check_outputs
-    from napari_lpd.core.settings.prediction import LabelSettings
+    from napari_lpd.core.settings.prediction import SINGLE, LabelSettings
     from napari_lpd.prediction.batch import mask_beside
     from napari_lpd.prediction.relabel import relabel as relabel_job
     from napari_lpd.results.export.ome_tiff import write_ome_tiff
@@ -35,6 +35,8 @@ def relabel(options: argparse.Namespace, printer: Printer) -> Result:
         options.set = [*options.set, f"sure={options.sure}"]
     if options.more:
         options.set = [*options.set, f"favour={json.dumps([_favoured(text) for text in options.more])}"]
+    for whole, single in SINGLE.items():
+        options.set = [*options.set, *_cleaned(options, whole, single)]
     settings, rows = read_settings(LabelSettings, options.settings, options.set), []
     for folder in expanded(options.results):
         prediction = run(relabel_job(folder, settings), printer.progress)
@@ -53,6 +55,20 @@ def _favoured(text: str) -> tuple[str, float]:
         return name, float(factor)
     except ValueError as error:
         raise SettingsError(f"--more {text} is not TISSUE=FACTOR, as fat=4") from error
+
+
+def _cleaned(options: argparse.Namespace, whole: str, single: str) -> list[str]:
+    """Write what a flag says of all tissues (``5000``) and of single ones (``fat=5000``) as settings."""
+    flag = single.removesuffix("_of")
+    values: dict[str, float] = {}
+    for text in getattr(options, flag):
+        name, _, number = text.rpartition("=")
+        try:
+            values[name] = float(number)
+        except ValueError as error:
+            raise SettingsError(f"--{flag} {text} is not a number, or TISSUE=NUMBER, as fat=5000") from error
+    found = [f"clean.{whole}={values.pop('')}"] if "" in values else []
+    return [*found, f"clean.{single}={json.dumps(list(values.items()))}"] if values else found
 
 
 def measure(options: argparse.Namespace, printer: Printer) -> Result:
@@ -216,6 +232,13 @@ def relabel_options(relabel: argparse.ArgumentParser) -> None:
         metavar="TISSUE=FACTOR",
         help="multiply a tissue's odds: 4 for more of it, 0.25 for less; may be repeated",
     )
+    for flag, unit, text in (
+        ("smallest", "UM2", "give smaller areas the label around them"),
+        ("holes", "UM2", "fill smaller holes in the mask"),
+        ("smooth", "UM", "smooth borders within this radius"),
+    ):
+        said = f"{text}; of one tissue TISSUE={unit}; may be repeated"
+        relabel.add_argument(f"--{flag}", action="append", default=[], metavar=unit, help=said)
     add_settings_options(relabel)
 
 

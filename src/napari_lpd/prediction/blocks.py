@@ -13,11 +13,10 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from napari_lpd.core.geometry import common, divided, is_empty, multiplied, within
-from napari_lpd.core.labelling.rule import LEAST, UNSURE
+from napari_lpd.core.labelling.rule import LEAST, UNREADABLE, UNSURE
 from napari_lpd.models.cam import class_presence, evidence, label_scores, probabilities, unsureness, upsampled
 from napari_lpd.models.network import STAGES_USED, output_channels, used_stages
 from napari_lpd.prediction.relabel import labels_in_block
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.prediction import BlockResult
 
 if TYPE_CHECKING:

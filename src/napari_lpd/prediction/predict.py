@@ -28,7 +28,7 @@ from napari_lpd.models.compute import choose_backend, choose_precision
 from napari_lpd.models.network import LoadedModel, output_channels, output_stride, used_stages
 from napari_lpd.prediction.blocks import BlockAssembler
 from napari_lpd.prediction.pipeline import TORCH_THREADS, keep_freed_memory, map_in_order, worker_pools
-from napari_lpd.prediction.relabel import relabelling, why_empty
+from napari_lpd.prediction.relabel import finishing, relabelling, why_empty
 from napari_lpd.prediction.tile_scorer import TileScorer
 from napari_lpd.prediction.tiling import Stitcher, TileShape, Tiling
 from napari_lpd.results.card import PredictionCard
@@ -115,7 +115,9 @@ def predict_slide(
         prediction.found_finished = prediction.finished
         yield from (Progress(0, 0, WARNING + line) for line in prediction.warnings)
         yield from (Progress(0, 0, WARNING + line) for line in warnings if prediction.warn(line))
-        if card.settings.labels != prediction.card.settings.labels and settings.refiner != "none":
+        other_labels = card.settings.labels != prediction.card.settings.labels
+        half_cleaned = prediction.cleaned and not prediction.finished
+        if settings.refiner != "none" and (other_labels or half_cleaned):
             prediction.begin_relabelling(card.settings.labels)  # labels after the CRF are not made of maps alone
             prediction.forget(prediction.finished_blocks())
         if not prediction.finished:
@@ -144,10 +146,10 @@ def _completed(slide: Slide, model: LoadedModel, prediction: Prediction) -> Iter
                 f"{model.device}: not enough memory; what is done is kept: continue with"
                 f" batch={max(run.scorer.batch // 2, 1)}, or device=cpu"
             ) from error
-    if prediction.relabelling and prediction.card.settings.refiner == "none":  # it was interrupted
+    if (prediction.relabelling or prediction.cleaned) and prediction.card.settings.refiner == "none":  # interrupted
         yield from relabelling(prediction, prediction.card.settings.labels)
     else:
-        prediction.finish()
+        yield from finishing(prediction)
 
 
 def check_scope(name: str, scope: Sequence[shapely.Geometry], tissue: TissueMask) -> None:
@@ -222,7 +224,7 @@ def prediction_card(
         "icc": slide.icc.removesuffix(NO_PROFILE),
         "scope": tuple(shapely.to_wkt(polygon.intersection(extent), rounding_precision=-1) for polygon in scope),
     }
-    return PredictionCard.build(about)
+    return PredictionCard.build(about).labelled_by(settings.labels)
 
 
 def tile_shape(settings: PredictSettings, stride: int, align: int) -> TileShape:

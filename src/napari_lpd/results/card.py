@@ -10,8 +10,9 @@ import shapely
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from napari_lpd.core.classes import TissueClass
-from napari_lpd.core.errors import NOTICE, ExportError
+from napari_lpd.core.errors import NOTICE, ExportError, SettingsError
 from napari_lpd.core.files import KEY
+from napari_lpd.core.labelling.clean import Cleaning
 from napari_lpd.core.labelling.rule import UNSURE, Rule
 from napari_lpd.core.settings.base import Settings
 from napari_lpd.core.settings.prediction import PredictSettings
@@ -22,8 +23,9 @@ from napari_lpd.results.store import DamagedResultError, read_attributes, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 4
-UNREADABLE = 255
+    from napari_lpd.core.settings.prediction import LabelSettings
+
+FORMAT: Final = 5
 UNKNOWN_ICC = "unknown"  # where nothing is said of it
 MAX_EDGE = 2**23  # pixels of a slide at the labels' resolution
 CHANGEABLE = PredictSettings.RUNTIME_SETTINGS | {"labels"}  # of the settings: what can differ in the same prediction
@@ -114,6 +116,32 @@ class PredictionCard(Settings):
         labels, power = self.settings.labels, self.settings.background_power
         return Rule(labels.sure, labels.factors([c.name for c in self.classes]), power, self.temperature)
 
+    def labelled_by(self, labels: LabelSettings) -> PredictionCard:
+        """Return the card of the same prediction with other settings of labels.
+
+        Raises:
+            SettingsError: they do not fit the classes, or the blocks.
+        """
+        settings = self.settings.model_copy(update={"labels": labels})
+        card = self.model_copy(update={"settings": settings})
+        _ = card.rule, card.cleaning  # checked
+        return card
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """What of the labels is cleaned, in pixels.
+
+        Raises:
+            SettingsError: a tissue is named that is none of these, or a hole may be as large as a block.
+        """
+        cleaning = Cleaning.of(self.settings.labels.clean, [c.name for c in self.classes], self.mpp)
+        if cleaning.holes.max() > self.block**2:  # holes that are smaller lie in blocks that are there
+            asked, most = cleaning.holes.max() * self.mpp**2, self.block**2 * self.mpp**2
+            raise SettingsError(
+                f"holes of {asked:g} µm² are to be filled; at most {most:g} µm², as large as a block of the result"
+            )
+        return cleaning
+
     @property
     def digest(self) -> str:
         """8 hex digits that differ where `difference` does."""
@@ -169,21 +197,26 @@ class ResultAttributes(Settings):
         tissue_mpp: µm per pixel of the tissue mask.
         tissue_shape: (H, W) of the tissue mask; older results do not say it.
         warnings: Sentences on what makes the result doubtful.
+        relabelling: Whether labels are being made again, or that was interrupted.
+        cleaned: Whether labels are cleaned, wholly or in part.
         areas_mm2: Labelled area per class; only of a finished result.
+        unsure_mm2: Area that is unsure.
         tissue_mm2: Area of the readable tissue in the scope.
         unreadable: Boxes (y0, x0, y1, x1), in level-0 pixels, that could not be read.
         checksum: SHA-256 of all of this but the checksum.
     """
 
-    format: Literal[4] = FORMAT
+    format: Literal[5] = FORMAT
     notice: str = NOTICE
     card: PredictionCard
     map_scale: tuple[tuple[float, ...], ...]
     tissue_mpp: Positive
     tissue_shape: tuple[Edge, Edge]
     relabelling: bool = False
+    cleaned: bool = False
     warnings: tuple[str, ...] = ()
     areas_mm2: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    unsure_mm2: Annotated[float, Field(ge=0)] | None = None
     tissue_mm2: Annotated[float, Field(ge=0)] | None = None
     unreadable: tuple[Box4, ...] | None = None
     checksum: str = ""
@@ -195,8 +228,9 @@ class ResultAttributes(Settings):
             raise ValueError(f"map_scale is not (3, {len(names)})")
         if self.areas_mm2 is not None and list(self.areas_mm2) != names:
             raise ValueError("areas_mm2 does not name the classes")
-        if len({value is None for value in (self.areas_mm2, self.tissue_mm2, self.unreadable)}) > 1:
-            raise ValueError("areas_mm2, tissue_mm2 and unreadable go together")
+        measured = (self.areas_mm2, self.unsure_mm2, self.tissue_mm2, self.unreadable)
+        if len({value is None for value in measured}) > 1:
+            raise ValueError("areas_mm2, unsure_mm2, tissue_mm2 and unreadable go together")
         return self
 
     def stored(self) -> dict[str, Any]:

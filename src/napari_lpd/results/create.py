@@ -12,9 +12,9 @@ import zarr
 
 from napari_lpd.core.classes import UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import ExportError, not_written, writing
-from napari_lpd.core.labelling.rule import UNSURE
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
 from napari_lpd.core.locks import PATIENCE_S, beside, inside, locked, partial_beside, remove_leftovers
-from napari_lpd.results.card import UNREADABLE, ResultAttributes
+from napari_lpd.results.card import ResultAttributes
 from napari_lpd.results.corrections import NAME as CORRECTIONS
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import Prediction, is_prediction

@@ -31,10 +31,10 @@ import shapely
 from napari_lpd.core.errors import ExportError, not_written, writing
 from napari_lpd.core.files import KEY
 from napari_lpd.core.geometry import Block, Box, common, is_empty, sampled_polygons, um_box_to_pixels
-from napari_lpd.core.labelling.rule import Evidence
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE, Evidence
 from napari_lpd.core.locks import check_held
 from napari_lpd.core.reading import MAX_BYTES
-from napari_lpd.results.card import UNREADABLE, ResultAttributes, read_result
+from napari_lpd.results.card import ResultAttributes, read_result
 from napari_lpd.results.pyramid import Pyramid
 from napari_lpd.results.store import AGAIN, METADATA, DamagedResultError
 from napari_lpd.slides.tissue import TissueMask
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from napari_lpd.core.settings.prediction import LabelSettings
     from napari_lpd.results.card import PredictionCard
 
-UNMEASURED: dict[str, Any] = {"areas_mm2": None, "tissue_mm2": None, "unreadable": None}
+UNMEASURED: dict[str, Any] = dict.fromkeys(("areas_mm2", "unsure_mm2", "tissue_mm2", "unreadable"))
 
 
 class BlockResult(NamedTuple):
@@ -209,15 +209,15 @@ class Prediction:
         """The polygons that are predicted, (x, y) in µm from the slide's corner; empty: the whole slide."""
         return [shapely.from_wkt(text) for text in self.card.scope]
 
-    def in_scope(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def in_scope(self, origin: tuple[int, int], shape: tuple[int, int], level: int = 0) -> NDArray[np.bool_]:
         """Mark the pixels of a part of the slide that lie in the scope: (h, w)."""
         if not self.scope:
             return np.ones(shape, np.bool_)
-        return sampled_polygons(self.scope, origin, shape, self.card.mpp)
+        return sampled_polygons(self.scope, origin, shape, self.card.mpp * 2**level)
 
-    def to_label(self, origin: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    def to_label(self, origin: tuple[int, int], shape: tuple[int, int], level: int = 0) -> NDArray[np.bool_]:
         """Mark the pixels of a part of the slide to be labelled, the tissue inside the scope: (h, w)."""
-        return self.tissue.at(origin, shape, self.card.mpp) & self.in_scope(origin, shape)
+        return self.tissue.at(origin, shape, self.card.mpp * 2**level) & self.in_scope(origin, shape, level)
 
     def scope_box(self) -> Box:
         """Return the box (y0, x0, y1, x1) around the scope, in pixels, within the slide."""
@@ -261,13 +261,20 @@ class Prediction:
         """Store the settings of labels that are about to be made again; the result is unfinished until `finish`.
 
         Raises:
-            SettingsError: a class is favoured that is none of these.
+            SettingsError: they do not fit the classes, or the blocks.
             ExportError: the disk is full or cannot be written.
         """
-        labels.factors([tissue.name for tissue in self.card.classes])
-        settings = self.card.settings.model_copy(update={"labels": labels})
-        card = self.card.model_copy(update={"settings": settings})
-        self._store(UNMEASURED | {"card": card.model_dump(), "relabelling": True})
+        card = self.card.labelled_by(labels)
+        self._store(UNMEASURED | {"card": card.model_dump(), "relabelling": True, "cleaned": False})
+
+    def begin_cleaning(self) -> None:
+        """Store that labels are about to be cleaned in their place; the result is unfinished until `finish`."""
+        self._store(UNMEASURED | {"relabelling": True, "cleaned": True})
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether labels are cleaned, wholly or in part: they are no longer those that follow from the maps."""
+        return self._about.cleaned
 
     @property
     def relabelling(self) -> bool:
@@ -294,13 +301,16 @@ class Prediction:
         counts, tissue, boxes = np.zeros(256, np.int64), 0, []
         for origin, labels in self._blocks(self.finished_blocks()):
             counts += np.bincount(labels.ravel(), minlength=256)
-            tissue += int((self.to_label(origin, labels.shape) & (labels != UNREADABLE)).sum())  # type: ignore[arg-type]
+            shape = labels.shape[0], labels.shape[1]
+            wanted = self.to_label(origin, shape) | (labels > 0) & self.in_scope(origin, shape)  # also holes, filled
+            tissue += int((wanted & (labels != UNREADABLE)).sum())
             if (labels == UNREADABLE).any():
                 boxes += _boxes(labels == UNREADABLE, origin)
         pixel_mm2 = (self.card.mpp / 1000) ** 2
         scale = np.tile(self.card.mpp / np.array(self.card.slide_mpp), 2)
         measured = {
             "areas_mm2": {tissue.name: counts[i] * pixel_mm2 for i, tissue in enumerate(self.card.classes, start=1)},
+            "unsure_mm2": counts[UNSURE] * pixel_mm2,
             "tissue_mm2": tissue * pixel_mm2,
             "unreadable": [np.rint(np.array(box) * scale).astype(int).tolist() for box in boxes],
             "relabelling": False,
@@ -338,13 +348,13 @@ class Prediction:
 
     @property
     def tissue_mm2(self) -> float:
-        """Area of the readable tissue inside the scope of a finished prediction, in mm²; 0 before."""
+        """Area of the readable tissue inside the scope, with holes that are filled, in mm²; 0 before it is finished."""
         return self._about.tissue_mm2 or 0.0
 
     @property
     def unsure_mm2(self) -> float:
         """Area of the tissue that is unsure, as no class is there or sure enough, in mm²."""
-        return max(self.tissue_mm2 - sum(self.area_mm2().values()), 0.0)
+        return self._about.unsure_mm2 or 0.0
 
     @property
     def unreadable(self) -> list[Box]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
+from napari_lpd.cli.main import main
+from napari_lpd.core.jobs import run
 from napari_lpd.core.labelling.rule import UNSURE
-from napari_lpd.core.settings.prediction import LabelSettings
+from napari_lpd.core.settings.prediction import CleanSettings, LabelSettings
 from napari_lpd.gui.layers.results import labels_of, show_prediction
 from napari_lpd.gui.predict.widget import PredictWidget
+from napari_lpd.prediction.relabel import relabel
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.prediction import Prediction
 
@@ -114,3 +119,84 @@ def test_the_main_path_is_in_sight_without_scrolling(make_napari_viewer, tiny_ti
     qtbot.waitUntil(lambda: widget.job.runner.running)
     widget.job.stop_button.click()
     qtbot.waitUntil(lambda: not widget.job.runner.running, timeout=30_000)
+
+
+def speckled(prediction):
+    """Give a prediction a few small areas of the other tissue, by its maps."""
+    scores = np.asarray(prediction.scores.levels[0]).copy()
+    for y, x, edge in ((4, 4, 1), (10, 6, 3), (20, 30, 1), (20, 12, 5)):
+        part = (slice(None), slice(y, y + edge), slice(x, x + edge))
+        scores[part] = scores[(slice(None, None, -1), *part[1:])]
+    return scores
+
+
+def test_areas_are_cleaned_in_view_and_result_as_the_command_line_does(
+    viewer, tiny_layer, make_prediction, use_widget, qtbot, shown_errors, tmp_path
+):
+    prediction = make_prediction(box=None)
+    written = Prediction.open(prediction.folder, write=True)
+    written.scores.levels[0][:] = speckled(prediction)
+    run(relabel(prediction.folder, LabelSettings()))
+    shutil.copytree(prediction.folder, tmp_path / "other.zarr")
+    prediction = Prediction.open(prediction.folder)
+    show_prediction(viewer, prediction, tiny_layer)
+    widget = use_widget(PredictWidget)
+    viewer.canvas.size = (400, 500)
+    viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 128, 192)
+    bar, [mask] = widget.panel.sure, labels_of(viewer, prediction)
+    form, before = bar.clean, np.asarray(mask.data).copy()
+    assert [form.of.itemText(i) for i in range(form.of.count())] == ["all tissues", "dark", "pink", "unsure"]
+    typed(form.smallest, "1000", qtbot)
+    assert not mask.visible
+    preview = bar.layer().data
+    settled(bar, qtbot)
+    assert np.array_equal(mask.data, preview)
+    assert not np.array_equal(mask.data, before)
+    form.of.setCurrentText("pink")
+    assert form.smallest.value() == 1000
+    typed(form.smallest, "12000", qtbot)
+    typed(form.smooth, "9", qtbot)
+    settled(bar, qtbot)
+    assert shown_errors == []
+    clean = CleanSettings(smallest_um2=1000, smallest_of=(("pink", 12000),), smooth_of=(("pink", 9),))
+    stored = Prediction.open(prediction.folder)
+    assert stored.card.settings.labels == LabelSettings(clean=clean)
+    assert widget.settings().labels.clean == CleanSettings(smallest_um2=1000)  # the next, of a model without "pink"
+    argv = ["relabel", str(tmp_path / "other.zarr"), "--smallest", "1000", "--smallest", "pink=12000"]
+    assert main([*argv, "--smooth", "pink=9"]) == 0
+    other = Prediction.open(tmp_path / "other.zarr")
+    assert np.array_equal(np.asarray(other.labels.levels[0]), np.asarray(mask.data))
+    assert other.area_mm2() == stored.area_mm2()
+    assert float(widget.panel.areas.table.item(1, 1).text()) == pytest.approx(other.area_mm2()["pink"], abs=6e-4)
+    for box, of in ((form.smallest, "pink"), (form.smooth, "pink"), (form.smallest, "all tissues")):
+        form.of.setCurrentText(of)
+        typed(box, "0", qtbot)
+    settled(bar, qtbot)
+    assert np.array_equal(mask.data, before)
+
+
+def typed(box, text, qtbot):
+    box.setFocus()
+    box.selectAll()
+    qtbot.keyClicks(box, text)
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+
+
+def test_what_is_changed_while_labels_are_made_comes_next(shown, qtbot):
+    widget, prediction = shown
+    bar = widget.panel.sure
+    bar.sure.setValue(95)
+    qtbot.waitUntil(lambda: bar.runner.running, timeout=5000)
+    bar.clean.smooth.setValue(5)
+    settled(bar, qtbot)
+    expected = LabelSettings(sure=0.95, clean=CleanSettings(smooth_um=5))
+    assert Prediction.open(prediction.folder).card.settings.labels == expected
+    assert Prediction.open(prediction.folder).finished
+
+
+def test_a_number_that_the_result_cannot_have_is_said(shown):
+    bar, said = shown[0].panel.sure, []
+    bar.failed.connect(said.append)
+    bar.clean.holes.setValue(1e6)  # a block is 512 x 512 µm
+    assert said == ["holes of 1e+06 µm² are to be filled; at most 262144 µm², as large as a block of the result"]
+    bar._rest.stop()

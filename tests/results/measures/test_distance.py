@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from napari_lpd.core.jobs import run
-from napari_lpd.results.measures import distance
+from napari_lpd.core.numeric import components
 from napari_lpd.results.measures.distance import FAR, SquaredDistances
 
 
@@ -41,7 +41,7 @@ def test_where_nothing_is_set_everything_is_far():
 
 
 def test_a_strip_of_long_rows_has_fewer_of_them(monkeypatch):
-    monkeypatch.setattr(distance, "STRIP_PIXELS", 1000)
+    monkeypatch.setattr(components, "STRIP_PIXELS", 1000)
     read = []
 
     def masks(y0: int, y1: int) -> np.ndarray:

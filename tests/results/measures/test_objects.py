@@ -14,9 +14,9 @@ from napari_lpd.cli.main import main
 from napari_lpd.core.classes import TissueClass
 from napari_lpd.core.errors import SettingsError
 from napari_lpd.core.jobs import run
+from napari_lpd.core.numeric import components
 from napari_lpd.core.settings.results import MeasureSettings, ObjectSettings, Roles
 from napari_lpd.results.corrections import Corrections
-from napari_lpd.results.measures import distance
 from napari_lpd.results.measures.objects import find_objects
 
 CLASSES = tuple(TissueClass(name=name, color="#3b4cff") for name in ("TUM", "STR", "LYM"))
@@ -49,7 +49,7 @@ def properties_of(labels: np.ndarray, value: int, entropy: np.ndarray):
 
 
 def test_objects_over_the_borders_of_blocks_are_those_of_scikit_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(distance, "STRIP_PIXELS", 40_000)  # strips of 32 rows
+    monkeypatch.setattr(components, "STRIP_PIXELS", 40_000)  # strips of 32 rows
     labels = marbled()
     entropy = np.kron(np.random.default_rng(0).integers(1, 256, (163, 144)), np.ones((8, 8)))[:1300, :1150]
     scores = np.random.default_rng(0).integers(1, 256, (3, 163, 144)).astype(np.uint8)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 UNSURE = 253
 """The label of tissue of which no class is sure enough."""
+UNREADABLE = 255
+"""The label of places that could not be read."""
 LEAST = 1  # the byte of 0.0; 0 is "not computed"
 ABSENT = -1e4  # score of an absent class, so low that it wins nowhere between map pixels
 

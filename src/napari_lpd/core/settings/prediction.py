@@ -57,6 +57,94 @@ BackendField = Annotated[
 ]
 
 
+ByTissue = tuple[tuple[str, Annotated[float, Field(ge=0, le=1e9)]], ...]
+MOST_SMOOTH_UM = 50.0
+SINGLE = {"smallest_um2": "smallest_of", "holes_um2": "holes_of", "smooth_um": "smooth_of"}
+"""The settings of `CleanSettings`: that of all tissues, that of single ones."""
+
+
+class CleanSettings(Settings):
+    """Set what of a mask is cleaned: small areas, holes and rough borders; in full in `core.labelling.clean`.
+
+    Example:
+        >>> from napari_lpd import CleanSettings, LabelSettings
+        >>> LabelSettings(clean=CleanSettings(smallest_um2=5000, smallest_of=(("fat", 20000),))).described()
+        'at least 40 % sure, areas from 5000 µm² (fat 20000)'
+    """
+
+    smallest_um2: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="Smaller areas of a tissue, and unsure ones, get the label around them; alone on glass they are no"
+        " tissue. 0: none.",
+    )
+    smallest_of: ByTissue = Field(
+        default=(), description='The smallest area, in µm², of single tissues or "unsure", as [["fat", 20000]].'
+    )
+    holes_um2: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="Smaller holes in the mask, as lumina or cracks, get the label around them; 0: none.",
+    )
+    holes_of: ByTissue = Field(
+        default=(), description="The biggest hole, in µm², that single tissues fill, as smallest_of."
+    )
+    smooth_um: float = Field(
+        default=0.0,
+        ge=0,
+        le=MOST_SMOOTH_UM,
+        description="Every place gets the label that most places within this radius have, near ones counting more;"
+        " 0: it keeps its own.",
+    )
+    smooth_of: ByTissue = Field(
+        default=(), description="The radius, in µm, for places that are of single tissues, as smallest_of."
+    )
+
+    @model_validator(mode="after")
+    def _smooth_in_limits(self) -> CleanSettings:
+        if wide := [radius for _, radius in self.smooth_of if radius > MOST_SMOOTH_UM]:
+            raise ValueError(f"smooth_of={wide[0]:g} must be at most {MOST_SMOOTH_UM:g}")
+        return self
+
+    def of_tissues(self, names: Sequence[str]) -> list[tuple[float, float, float]]:
+        """Return smallest area, biggest hole and radius of smoothing of each of the tissues `names`.
+
+        Raises:
+            SettingsError: another tissue is named.
+        """
+        found = []
+        for whole, single in SINGLE.items():
+            own = dict(getattr(self, single))
+            if unknown := [name for name in own if name not in names]:
+                raise SettingsError(f"{single} names {unknown[0]!r}; the tissues are {', '.join(names)}")
+            found.append([own.get(name, getattr(self, whole)) for name in names])
+        return list(zip(*found, strict=True))
+
+    def without_others(self, names: Sequence[str]) -> CleanSettings:
+        """Leave out what is set of single tissues that are none of `names`."""
+        own = {name: tuple(each for each in getattr(self, name) if each[0] in names) for name in SINGLE.values()}
+        return self.model_copy(update=own)
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is cleaned."""
+        return bool(self.described())
+
+    def described(self) -> list[str]:
+        """Say what is cleaned; [] where nothing is."""
+        texts = []
+        for (name, single), text in zip(SINGLE.items(), DESCRIBED, strict=True):
+            whole = getattr(self, name)
+            own = ", ".join(f"{tissue} {value:g}" for tissue, value in getattr(self, single) if value != whole)
+            texts += [text.format(f"{whole:g}") + f" ({own})" * bool(own)] if whole or own else []
+        return texts
+
+
+DESCRIBED = ("areas from {} µm²", "holes filled below {} µm²", "smoothed by {} µm")
+
+
 class LabelSettings(Settings):
     """Set which label a place gets from the stored maps; it can be changed in a finished result, without the model.
 
@@ -77,6 +165,7 @@ class LabelSettings(Settings):
         default=(),
         description='More or less of single tissues: their odds are multiplied by this, as [["fat", 4]].',
     )
+    clean: CleanSettings = CleanSettings()
 
     def factors(self, names: Sequence[str]) -> tuple[float, ...]:
         """Return the odds' factor of each of the classes `names`.
@@ -92,7 +181,7 @@ class LabelSettings(Settings):
     def described(self) -> str:
         """Say what is set, in a line for tables."""
         favoured = [f"{name} x {factor:.3g}" for name, factor in self.favour if factor != 1]
-        return ", ".join([f"at least {100 * self.sure:.3g} % sure", *favoured])
+        return ", ".join([f"at least {100 * self.sure:.3g} % sure", *favoured, *self.clean.described()])
 
 
 class PredictSettings(Settings):

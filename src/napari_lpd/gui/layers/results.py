@@ -11,10 +11,9 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.files import KEY
-from napari_lpd.core.labelling.rule import UNSURE
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
 from napari_lpd.gui.layers.pyramid_view import SMALL, View
 from napari_lpd.gui.layers.slides import UM, Shown, kind, slide_id
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:

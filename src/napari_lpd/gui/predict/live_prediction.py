@@ -112,7 +112,8 @@ class LivePrediction(PredictionRun):
             self._fill(folder)
             assert self.growing is not None
             before = self.growing.prediction
-            if before.relabelling or before.card.settings.labels != prediction.card.settings.labels:
+            labels = prediction.card.settings.labels
+            if before.relabelling or labels.clean.asked or before.card.settings.labels != labels:
                 self.growing.fill(anew=True)  # they were made again meanwhile
             self.finished = prediction
         finally:

@@ -1,4 +1,7 @@
-"""How sure a label has to be, more or less of single tissues: seen at once in the view, then made for the result."""
+"""How labels follow from a result's maps: how sure they have to be, more or less of single tissues, and cleaned areas.
+
+What is set is seen at once in the view, then made for the result.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QLabel, QVBoxLayout, QWidget
 from superqt import QLabeledSlider
 
+from napari_lpd.core.classes import UNSURE_CLASS
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.files import KEY
-from napari_lpd.core.settings.prediction import LabelSettings
+from napari_lpd.core.settings.prediction import SINGLE, CleanSettings, LabelSettings
+from napari_lpd.core.settings.reference import UNITS, help_text, limits_of
 from napari_lpd.gui.common.job import JobRunner
-from napari_lpd.gui.common.layout import guard_wheel, note, tip
+from napari_lpd.gui.common.layout import chooser, folded, guard_wheel, note, tip
 from napari_lpd.gui.layers.results import label_colours, labels_of
 from napari_lpd.gui.layers.slides import UM, corner, visible_box_um
 from napari_lpd.prediction.relabel import LabelView, relabel
@@ -31,18 +36,85 @@ if TYPE_CHECKING:
     from napari_lpd.gui.layers.pyramid_view import View
     from napari_lpd.results.prediction import Prediction
 
-PREVIEW = "sure preview"  # kind of the layer that shows the view while a slider is moved
-REST_MS = 400  # after the last change of a slider, until the result is made again
-MOST = 1500  # pixels of the longer edge of what is computed while a slider is moved
+PREVIEW = "sure preview"  # kind of the layer that shows the view while something is set
+REST_MS = 400  # after the last change, until the result is made again
+MOST = 1500  # pixels of the longer edge of what is computed for the view
 STEPS = 10  # of a slider, for a factor of ten in the odds
 REFINED = (
     "These labels also follow the slide's edges (refiner, in Advanced), so a change here shows after the next Predict."
 )
 HELP = "A place gets its most likely tissue if the model is at least this sure of it, else it is unsure; 0 % labels all"
+ALL = "all tissues"
+
+
+class CleanForm(QWidget):
+    """Form of what of the labels is cleaned, of all tissues or of one.
+
+    Attributes:
+        settings: What the form says.
+
+    Signals:
+        changed: a number was changed by the user.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = CleanSettings()
+        self.of = chooser([ALL])
+        self.smallest, self.holes, self.smooth = (
+            self._number(name) for name in ("smallest_um2", "holes_um2", "smooth_um")
+        )
+        self.of.setToolTip("Of which tissues; what is set of one tissue comes before what is set of all")
+        rows = QFormLayout(self)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.addRow("Clean", self.of)
+        rows.addRow("Areas from", self.smallest)
+        rows.addRow("Fill holes below", self.holes)
+        rows.addRow("Smooth by", self.smooth)
+        self.of.currentIndexChanged.connect(lambda: self.show_settings(self.settings))
+
+    def _number(self, name: str) -> QDoubleSpinBox:
+        field = CleanSettings.model_fields[name]
+        box, limits = QDoubleSpinBox(decimals=1, keyboardTracking=False), limits_of(field)
+        box.setRange(limits["ge"], limits["le"])
+        box.setSuffix(f" {UNITS[name]}")
+        box.setSpecialValueText("off")
+        box.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
+        box.setToolTip(tip(help_text(name, field)))
+        box.valueChanged.connect(lambda value: self._on_changed(name, value))
+        return box
+
+    def offer(self, tissues: Sequence[str]) -> None:
+        """Offer single tissues, and what is unsure."""
+        names, chosen = [ALL, *tissues, UNSURE_CLASS.name], self.of.currentText()
+        if names != [self.of.itemText(i) for i in range(self.of.count())]:
+            self.of.blockSignals(True)
+            self.of.clear()
+            self.of.addItems(names)
+            self.of.setCurrentText(chosen if chosen in names else ALL)
+            self.of.blockSignals(False)
+
+    def show_settings(self, settings: CleanSettings) -> None:
+        """Show settings of all tissues, or of the one that is chosen."""
+        self.settings = settings
+        for name, box in (("smallest_um2", self.smallest), ("holes_um2", self.holes), ("smooth_um", self.smooth)):
+            box.blockSignals(True)
+            box.setValue(dict(getattr(settings, SINGLE[name])).get(self.of.currentText(), getattr(settings, name)))
+            box.blockSignals(False)
+
+    def _on_changed(self, name: str, value: float) -> None:
+        change: dict[str, object] = {name: value}
+        if (tissue := self.of.currentText()) != ALL:
+            own = dict(getattr(self.settings, SINGLE[name])) | {tissue: value}
+            change = {SINGLE[name]: tuple(each for each in own.items() if each[1] != getattr(self.settings, name))}
+        self.settings = self.settings.model_copy(update=change)
+        self.changed.emit()
 
 
 class SureBar(QWidget):
-    """Two sliders: how sure the model has to be, and more or less of the tissue that is chosen in the legend.
+    """How sure the model has to be, more or less of the tissue that is chosen in the legend, and what is cleaned.
 
     Args:
         viewer: The viewer.
@@ -65,8 +137,8 @@ class SureBar(QWidget):
         self._settings, self._name = LabelSettings(), ""
         self._view: tuple[tuple[object, ...], LabelView] | None = None
         self.sure, self.more = QLabeledSlider(Qt.Orientation.Horizontal), QLabeledSlider(Qt.Orientation.Horizontal)
-        self._named, self.refined = QLabel(), note(REFINED)
-        self._result: tuple[object, ...] | None = None  # whose settings the sliders show
+        self._named, self.refined, self.clean = QLabel(), note(REFINED), CleanForm()
+        self._result: tuple[object, ...] | None = None  # whose settings are shown
         self.runner = JobRunner(self, "Labels are being made again. Close anyway?")
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
@@ -82,11 +154,13 @@ class SureBar(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
+        layout.addWidget(folded("Clean areas", self.clean))
         layout.addWidget(self.refined)
         guard_wheel(self)
         self.sure.setToolTip(tip(HELP))
         self.sure.valueChanged.connect(self._on_moved)
         self.more.valueChanged.connect(self._on_moved)
+        self.clean.changed.connect(self._on_moved)
         self._rest.timeout.connect(self._make)
         self.runner.succeeded.connect(self._on_made)
         self.runner.failed.connect(self.failed)
@@ -95,13 +169,15 @@ class SureBar(QWidget):
         self.show_result(None)
 
     def settings(self, classes: Sequence[str]) -> LabelSettings:
-        """Return what the sliders say, for a result with these classes."""
+        """Return what is set, for a result with these classes."""
         favour = tuple(each for each in self._settings.favour if each[0] in classes)
-        return self._settings.model_copy(update={"favour": favour})
+        clean = self._settings.clean.without_others([*classes, UNSURE_CLASS.name])
+        return self._settings.model_copy(update={"favour": favour, "clean": clean})
 
     def show_settings(self, settings: LabelSettings) -> None:
-        """Put the sliders where settings say; nothing is made anew."""
+        """Show settings; nothing is made anew."""
         self._settings = settings
+        self.clean.show_settings(settings.clean)
         for slider, value in (
             (self.sure, round(100 * settings.sure)),
             (self.more, round(STEPS * math.log10(dict(settings.favour).get(self._name, 1.0)))),
@@ -117,6 +193,7 @@ class SureBar(QWidget):
         refined = _is_refined(prediction)
         result = None if prediction is None else (prediction.folder, prediction.card.settings.labels)
         if prediction is not None and not (refined and result == self._result):
+            self.clean.offer([tissue.name for tissue in prediction.card.classes])
             self.show_settings(prediction.card.settings.labels)
         self._result = result
         self.refined.setVisible(refined)
@@ -135,10 +212,10 @@ class SureBar(QWidget):
         if self._name:
             factors[self._name] = 10 ** (self.more.value() / STEPS)
         favour = tuple((name, factor) for name, factor in factors.items() if factor != 1)
-        self._settings = LabelSettings(sure=self.sure.value() / 100, favour=favour)
+        self._settings = LabelSettings(sure=self.sure.value() / 100, favour=favour, clean=self.clean.settings)
         if _is_refined(self._shown()):
             return
-        self._rest.start()  # first: a layer that is added shows the result anew, which would move the sliders back
+        self._rest.start()  # first: a layer that is added shows the result anew, which would set all back
         try:
             self._preview()
         except LpdError as error:
@@ -165,7 +242,7 @@ class SureBar(QWidget):
         view = self._view[1]
         mpp = card.mpp * 2**level
         place = corner(slide_layer) + (np.array(view.origin) + 0.5) * mpp
-        labels, layer = view.labels(self._settings), self.layer()
+        labels, layer = view.labels(self.settings([tissue.name for tissue in card.classes])), self.layer()
         if layer is None:
             active = self._viewer.layers.selection.active
             masks = [mask for mask in labels_of(self._viewer, prediction) if mask.visible]
@@ -190,7 +267,8 @@ class SureBar(QWidget):
         prediction = self._shown()
         if prediction is None or not self.isEnabled():
             return
-        if self.runner.running:  # once it has ended
+        if self.runner.running:  # with settings of before: once it has ended
+            self.runner.stop()
             self._rest.start()
             return
         settings = self.settings([tissue.name for tissue in prediction.card.classes])
@@ -204,7 +282,7 @@ class SureBar(QWidget):
         self.made.emit()
 
     def _on_ended(self) -> None:
-        """Show the mask again in place of the preview, unless a slider was moved meanwhile."""
+        """Show the mask again in place of the preview, unless something was set meanwhile."""
         layer = self.layer()
         if layer is None or self._rest.isActive():
             return

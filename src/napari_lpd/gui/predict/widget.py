@@ -16,7 +16,7 @@ from napari_lpd.core.errors import NOTICE, DataError, SettingsError
 from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import WARNING, Progress
 from napari_lpd.core.settings.base import read_settings, write_settings
-from napari_lpd.core.settings.prediction import PredictSettings
+from napari_lpd.core.settings.prediction import LabelSettings, PredictSettings
 from napari_lpd.gui.common.dock import DockWidget
 from napari_lpd.gui.common.forms import SettingsForm
 from napari_lpd.gui.common.job import JobBar, JobRunner
@@ -99,7 +99,7 @@ class PredictWidget(DockWidget):
         self.tissue = self._masks.combo
         self.results = note("")
         self.warning = warning_note()
-        self.form = SettingsForm(PredictSettings(), without=("tissue_only", "labels.sure", "labels.favour"))
+        self.form = SettingsForm(PredictSettings(), without=("tissue_only", *LabelSettings.names("labels.")))
         self.job = JobBar("Predict", question=CLOSING)
         self.previewer = JobRunner(self)
         self.panel = ResultPanel(viewer, self.slides.layer)

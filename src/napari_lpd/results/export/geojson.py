@@ -15,9 +15,8 @@ from napari_lpd.core.errors import NOTICE, DataError, ExportError, SettingsError
 from napari_lpd.core.files import KEY, atomic_write, mark_of
 from napari_lpd.core.geometry import outlines, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.labelling.rule import UNSURE
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
 from napari_lpd.data.geojson import read_features
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:

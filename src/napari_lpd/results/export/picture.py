@@ -12,9 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 from napari_lpd.core.classes import UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import NOTICE, ExportError
 from napari_lpd.core.files import atomic_write, mark_of
-from napari_lpd.core.labelling.rule import UNSURE
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
 from napari_lpd.core.pictures.fonts import draw_text, width_of
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:

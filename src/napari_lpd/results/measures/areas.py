@@ -2,7 +2,8 @@
 
 Definitions:
 
-- *area*: pixels with a tissue's label. *Tissue*: the predicted tissue, and all pixels that a correction labels.
+- *area*: pixels with a tissue's label. *Tissue*: the predicted tissue, and all pixels that a correction labels, or that
+  were a hole and are filled (`core.labelling.clean`).
 - *expected area*: sum over the pixels of the tissue's probability. Probabilities are the scores' shares of their sum,
   that of "none of the classes" among them (`rule.Rule.shares`), raised to 1 / temperature and normalised; the
   model's own temperature calibrates them on held-out tiles with one tissue (`evaluation.calibration`). A
@@ -30,13 +31,11 @@ from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import DataError, ExportError
 from napari_lpd.core.geometry import divided, sampled_polygons
 from napari_lpd.core.jobs import Job, Progress
-from napari_lpd.core.labelling.rule import UNSURE
+from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
 from napari_lpd.core.text import write_table
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.geojson import read_shapes
 from napari_lpd.results.measures.bands import bands_of
-from napari_lpd.results.pyramid import combined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +79,8 @@ class MeasureRow:
     Attributes:
         slide: Name of the slide.
         region: Name of the region; "whole slide".
-        what: A tissue class, "unsure", "unlabelled" (what a correction takes the label from), "tissue", one of
-            the ratios or "… by distance"; of a band "unreadable", too.
+        what: A tissue class, "unsure", "unlabelled" (what a correction, or cleaning, takes the label from), "tissue",
+            one of the ratios or "… by distance"; of a band "unreadable", too.
         area_mm2: Its area.
         percent: Its share of `percent_of`; None where that is empty.
         percent_of: "tissue", "tumour + stroma", "stroma" or, by distance, the class.
@@ -209,9 +208,7 @@ class _Block:
         self.shape = (min(card.block, h - y), min(card.block, w - x))
         self.labels = store.levels[0][y : y + self.shape[0], x : x + self.shape[1]]
         self.stored = store.stored_labels(self.origin, self.shape)
-        self.tissue = prediction.to_label(self.origin, self.shape) | (
-            combined(np.zeros_like(self.stored), self.stored) > 0
-        )
+        self.tissue = prediction.to_label(self.origin, self.shape) | (self.labels > 0)
         self.codes = np.zeros(self.shape, np.int16) if margin is None else margin.at(block)
         top, left, bottom, right = divided((y, x, y + self.shape[0], x + self.shape[1]), card.stride)
         self.shares = rule.shares(prediction.evidence((top, left, bottom, right))).astype(np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.numeric.compiled import compiled
+from napari_lpd.core.numeric.components import strips_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,18 +25,6 @@ if TYPE_CHECKING:
 
 FAR = np.iinfo(np.int64).max  # squared distance where no pixel is set
 NOWHERE = -1  # row of the nearest set pixel where there is none
-STRIP_PIXELS = 2**22  # in a strip, unless a single row has more
-
-
-def strips_of(shape: tuple[int, int], most: int) -> list[tuple[int, int]]:
-    """Cut an image (H, W) into strips, by first row and the one after the last.
-
-    A strip has `most` rows, or `most` halved as often as it takes, so that it has no more than `STRIP_PIXELS`.
-    """
-    step = most
-    while step > 1 and step * shape[1] > STRIP_PIXELS:
-        step = -(-step // 2)
-    return [(top, min(top + step, shape[0])) for top in range(0, shape[0], step)]
 
 
 class SquaredDistances:

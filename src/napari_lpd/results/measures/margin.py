@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_lpd.core.labelling.rule import UNREADABLE
 from napari_lpd.core.numeric.compiled import compiled
-from napari_lpd.results.card import UNREADABLE
 from napari_lpd.results.measures.bands import Band
 from napari_lpd.results.measures.distance import SquaredDistances
 

@@ -1,8 +1,7 @@
 """Objects: the connected areas of a tissue (pixels that share an edge) over a whole result, with their measures.
 
-Labels are read a strip of rows at a time, twice. First the strips are labelled on their own and what meets at their
-seams is joined; then every object's measures are summed up over the strips. They are those of
-`skimage.measure.regionprops` on the whole image:
+Labels are read a strip of rows at a time, twice. First the objects are found (`core.numeric.components`); then their
+measures are summed up over the strips. They are those of `skimage.measure.regionprops` on the whole image:
 
 - *perimeter*: of the pixels at the object's edge, weighted by which neighbours are at the edge, too (Benkrid & Crookes,
   Design and FPGA implementation of a perimeter estimator, 2000).
@@ -21,9 +20,10 @@ import numpy as np
 from napari_lpd.core.errors import ExportError, SettingsError
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.core.numeric.compiled import compiled
+from napari_lpd.core.numeric.components import Components
 from napari_lpd.results.corrections import Corrections
 from napari_lpd.results.export.objects import ObjectRow
-from napari_lpd.results.measures.distance import FAR, SquaredDistances, strips_of
+from napari_lpd.results.measures.distance import FAR, SquaredDistances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,7 +112,8 @@ class _Labelled:
         self.box = store.extent()
         self.shape = self.box[2] - self.box[0], self.box[3] - self.box[1]
         self.most = self._card.block
-        self.ends = strips_of(self.shape, self.most)
+        self._areas = Components(lambda top, end: self._wanted[self.read(top, end)], self.shape, self.most)
+        self.ends = self._areas.ends
 
     def read(self, top: int, end: int) -> NDArray[np.uint8]:
         """Read the labels of rows of the box."""
@@ -127,43 +128,12 @@ class _Labelled:
         read = values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return read[rows - rows[0]][:, columns - columns[0]]
 
-    def _pieces(self, top: int, end: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """Return the wanted labels of a strip, and its connected pieces, from 1."""
-        from skimage.measure import label
-
-        labels = self._wanted[self.read(top, end)]
-        return labels, label(labels, background=0, connectivity=1).astype(np.int32)
-
     def label(self, smallest: float) -> Job[None]:
-        """Find out which pieces of the strips belong together; objects of fewer than `smallest` pixels are left out."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        starts, areas, values, seams = [0], [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)], []
-        last: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
-        for done, (top, end) in enumerate(self.ends, start=1):
-            labels, pieces = self._pieces(top, end)
-            areas.append(np.bincount(pieces.ravel())[1:])
-            value = np.zeros(len(areas[-1]), np.uint8)
-            value[pieces[pieces > 0] - 1] = labels[pieces > 0]
-            values.append(value)
-            edges = [starts[-1] + pieces[row].astype(np.int64) - 1 for row in (0, -1)]
-            if last is not None:
-                meet = (labels[0] == last[0]) & (labels[0] > 0)
-                seams.append(np.unique(np.stack([last[1][meet], edges[0][meet]]), axis=1))
-            last = labels[-1], edges[1]
-            starts.append(starts[-1] + len(value))
-            yield Progress(done, len(self.ends), "strips searched for objects")
-        area, value, total = np.concatenate(areas), np.concatenate(values), starts[-1]
-        one, two = np.concatenate(seams, axis=1) if seams else np.zeros((2, 0), np.int64)
-        _, joined = connected_components(coo_array((np.ones(len(one)), (one, two)), (total, total)), directed=False)
-        whole = np.bincount(joined, area)[joined] >= smallest
-        _, first, number = np.unique(joined[whole], return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first)) + 1
-        self._number = np.zeros(total, np.int32)
-        self._number[whole] = rank[number]
-        self._starts, self.count = starts, len(first)
-        self.labels = value[whole][np.sort(first)]
+        """Find the objects; those of fewer than `smallest` pixels are left out."""
+        yield from self._areas.search()
+        whole = self._areas.area >= smallest
+        self.labels, self.count = self._areas.label[whole], int(whole.sum())
+        self._number = np.append(np.where(whole, whole.cumsum(), 0), 0).astype(np.int32)  # by area; the last: none
 
     def strips(self) -> Iterator[tuple[int, NDArray[np.int32]]]:
         """Yield the first row and the objects' numbers of every strip, with a frame of `REACH` pixels; 0: none."""
@@ -180,8 +150,7 @@ class _Labelled:
     def _numbers(self, i: int) -> NDArray[np.int32]:
         if i == len(self.ends):
             return np.zeros((0, self.shape[1]), np.int32)
-        _, pieces = self._pieces(*self.ends[i])
-        return np.concatenate([[0], self._number[self._starts[i] : self._starts[i + 1]]]).astype(np.int32)[pieces]
+        return self._number[self._areas.numbers(i)]
 
 
 class _Sums:
