@@ -60,6 +60,18 @@ def test_the_shares_of_a_region_are_those_of_its_tiles_together(classes):
     assert again.grad[0, 0, 1] > -1 > again.grad[0, 0, 2]  # more pink is wanted
 
 
+def test_a_tile_without_tissue_says_nothing_of_its_region(classes):
+    known = shared(classes, "a", "a", "b")
+    found = torch.tensor([[[0.0, 1, 0], [0, 0, 0], [0, 0, 0]]], requires_grad=True)
+    loss = known(found, [0, 1, 2], 0.1)
+    assert loss.item() == pytest.approx(shared(classes, "a")(found[:, :1], [0], 0.1).item())
+    loss.backward()
+    assert found.grad[0, 0].abs().max() > 0
+    assert found.grad[0, 1:].tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert known.last.isnan().all(2).tolist() == [[False, True, True]]
+    assert known(found[:, 1:], [1, 2], 0.1).item() == 0
+
+
 def test_places_know_how_much_of_them_is_tissue(tiny_image, classes):
     settings = read_settings(TrainSettings, None, SMALL, "fast")
     image = tiny_image[:64, :64].copy()

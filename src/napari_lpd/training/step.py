@@ -103,9 +103,9 @@ def varied(
     known, pixels = tiles.known[list(indices)], tiles.painted_in(indices)
     masks = {}
     if pixels is not None:
-        masks["painted"] = torch.from_numpy(pixels[own]).to(device).long()
+        masks["painted"] = torch.from_numpy(pixels[own]).to(device, non_blocking=True).long()
     if settings.share_weight and any(i in tiles.shares for i in indices):
-        masks["tissue"] = (raw.amin(1) <= GLASS_LEVEL).to(device).long()
+        masks["tissue"] = (raw.amin(1) <= GLASS_LEVEL).to(device, non_blocking=True).long()
     if settings.augment:
         part, jitter = (len(indices), own), Jitter.of(settings)
         if masks:
@@ -113,7 +113,8 @@ def varied(
             masks = dict(zip(masks, turned.unbind(1), strict=True))
         else:
             images = augment(images, generator, jitter, part)
-    return images, Said(None if known.all() else torch.from_numpy(known).to(device), indices=indices, **masks)
+    there = None if known.all() else torch.from_numpy(known).to(device, non_blocking=True)
+    return images, Said(there, indices=indices, **masks)
 
 
 LR_WARM_UP_RATIO = 1e-6

@@ -112,14 +112,15 @@ class JointObjective(nn.Module):
         """
         settings, joint = self.settings, network.joint
         assert joint is not None
-        maps = [self.own[list(indices)]] + ([self._tissue[list(indices)]] if self.shares else [])
+        chosen = torch.tensor(list(indices)).to(joined.device, non_blocking=True)
+        maps = [self.own[chosen]] + ([self._tissue[chosen]] if self.shares else [])
         joined, own, *tissue = self._at_places(joined, *maps)
         features = joint(joined.float(), settings.feature_dropout)
         logits = network.neck_logits(features)
         merged = self._merged(network, logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
         presence = joint.presence_logits(joint.gating(features).mean((2, 3)), settings.presence_dropout)
         presence = presence + merge_prototypes(logits.mean((0, 3, 4)), network.k, "mean")
-        known = known_weight(None if self._known is None else self._known[list(indices)])
+        known = known_weight(None if self._known is None else self._known[chosen])
         scores = [maps.mean((2, 3)) for maps in merged]
         classification = _mean([binary_cross_entropy_with_logits(score, labels, known) for score in scores])
         of_presence = binary_cross_entropy_with_logits(presence, labels, known)
@@ -144,7 +145,7 @@ class JointObjective(nn.Module):
         count, most = maps[0][0].numel(), self.settings.places
         if not most or most >= count:
             return joined, *maps
-        chosen = torch.randperm(count, generator=self._generator)[:most].to(joined.device)
+        chosen = torch.randperm(count, generator=self._generator)[:most].to(joined.device, non_blocking=True)
         return joined.flatten(2)[:, :, chosen, None], *(each.flatten(1)[:, chosen, None] for each in maps)
 
     def _shaped(

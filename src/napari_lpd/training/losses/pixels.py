@@ -72,7 +72,7 @@ class PaintedPlaces:
         assert network.joint is not None
         count = len(self._features)
         order = torch.randperm(count, generator=generator) if count > self.MOST else torch.arange(count)
-        chosen = order[: self.MOST].to(self._features.device)
+        chosen = order[: self.MOST].to(self._features.device, non_blocking=True)
         joined = self._features[chosen].float()[:, :, None, None]
         logits = network.neck_logits(network.joint(joined, dropout))[..., 0, 0]
         merged = merge_prototypes(logits.flatten(0, 1), network.k, network.settings.merge_train)

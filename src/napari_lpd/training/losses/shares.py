@@ -59,7 +59,6 @@ class SharedTiles(nn.Module):
         necks: Number of maps that learn side by side.
     """
 
-    row: Tensor  # (n,) int64: a tile's place among those with shares, -1 without
     region: Tensor  # (m,) int64: of which region it is
     wanted: Tensor  # (m, 1 + C)
     last: Tensor  # (K, m, 1 + C), NaN before a tile was looked at
@@ -68,10 +67,8 @@ class SharedTiles(nn.Module):
         super().__init__()
         numbers = {name: i for i, name in enumerate(dict.fromkeys(said.of for said in tiles.shares.values()))}
         self.regions = len(numbers)
-        row = torch.full((len(tiles),), -1)
-        row[list(tiles.shares)] = torch.arange(len(tiles.shares))
+        self._rows = {index: row for row, index in enumerate(tiles.shares)}
         wanted = torch.stack([torch.from_numpy(said.parts) for said in tiles.shares.values()])
-        self.register_buffer("row", row, persistent=False)
         self.register_buffer("region", torch.tensor([numbers[said.of] for said in tiles.shares.values()]), False)
         self.register_buffer("wanted", wanted, False)
         self.register_buffer("last", torch.full((necks, *wanted.shape), torch.nan))
@@ -85,18 +82,19 @@ class SharedTiles(nn.Module):
             tolerance: As for `divergence`.
 
         Returns:
-            The mean over necks and the tiles with shares; 0 where there are none.
+            The mean over necks and the tiles with shares and tissue; 0 where there are none.
         """
-        rows = self.row[list(indices)]
-        looked_at = (rows >= 0) & (found[0].detach().sum(-1) > 0.5)
-        rows, found = rows[looked_at], found[:, looked_at]
-        if not len(rows):
-            return found.sum()
-        self.last[:, rows] = found.detach()
+        pairs = [(place, self._rows[index]) for place, index in enumerate(indices) if index in self._rows]
+        chosen = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).to(found.device, non_blocking=True)
+        places, rows = chosen.unbind(1)
+        found = found[:, places]
+        with_tissue = found[0].detach().sum(-1) > 0.5  # how many that are is not asked: on a GPU the CPU would wait
+        self.last[:, rows] = torch.where(with_tissue[:, None], found.detach(), self.last[:, rows])
         seen = ~self.last[0, :, 0].isnan()
         ones = torch.zeros(self.regions, device=rows.device).index_add_(0, self.region, seen.float())
         sums = self.last.new_zeros(len(self.last), len(ones), self.wanted.shape[1])
         sums.index_add_(1, self.region, self.last.nan_to_num())
         regions = self.region[rows]
-        of_region = sums[:, regions] / ones[regions, None]
-        return divergence(of_region + found - found.detach(), self.wanted[rows], tolerance).mean()
+        of_region = sums[:, regions] / ones[regions, None].clamp(min=1)
+        apart = divergence(of_region + found - found.detach(), self.wanted[rows], tolerance)
+        return (apart * with_tissue).sum() / (len(apart) * with_tissue.sum()).clamp(min=1)

@@ -1,0 +1,172 @@
+"""A pretended graphics card: tensors on ``cuda:0`` have shapes, types and a device, and no values.
+
+torch computes what operators give on a card from these alone, and refuses operands of several devices, as a card does.
+CPU tensors keep their values, and operators on them alone are computed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import napari_lpd
+
+CARD = torch.device("cuda:0")
+SOURCE = str(Path(napari_lpd.__file__).parent)
+aten = torch.ops.aten
+
+
+class PretendedCard(TorchDispatchMode):
+    """Runs operators on pretended tensors, and notes where the CPU waits for the card.
+
+    What the CPU reads is answered by ones, a search for what is true (``nonzero``, a mask as an index) by everything,
+    and one for different values (``unique``) by all of them.
+
+    Attributes:
+        waits: (function of napari_lpd, what it waits for), in order: ``read``, a copy to the CPU; ``sent``, a copy
+            from the CPU that is waited for; ``count``, a number of results that only the card knows; ``work``, all or
+            a part of what the card was given to do.
+    """
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        super().__init__()
+        self.fake = fake
+        self.waits: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket is aten.to:  # in inference mode torch leaves the parts of an operator to us
+            with self:
+                return func.decompose(*args, **kwargs)
+        values = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        pretended = [value for value in values if isinstance(value, FakeTensor)]
+        wanted = kwargs.get("device")
+        if not pretended and (wanted is None or torch.device(wanted).type == "cpu"):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if pretended and (answer := ANSWERS.get(func.overloadpacket)):
+            return answer(self, func, args, kwargs)
+        if func.overloadpacket is aten._to_copy and not pretended:
+            return self._sent(args[0], kwargs.get("dtype"), wait=not kwargs.get("non_blocking"))
+        with self.fake:
+            return func(*args, **kwargs)
+
+    def _sent(self, value: Tensor, dtype: torch.dtype | None = None, wait: bool = True) -> Tensor:
+        if wait:
+            self.note("sent")
+        with self.fake:
+            return torch.empty_like(value, dtype=dtype, device=CARD)
+
+    def note(self, what: str) -> None:
+        """Note a wait, with the function that asks for it."""
+        frame: Any = sys._getframe(1)
+        while frame and not frame.f_code.co_filename.startswith(SOURCE):
+            frame = frame.f_back
+        self.waits.append((frame.f_code.co_name if frame else "", what))
+
+    def _copied(self, func: Any, args: Any, kwargs: Any) -> Any:
+        wanted = kwargs.get("device")
+        if wanted is None or torch.device(wanted).type != "cpu":
+            with self.fake:
+                return func(*args, **kwargs)
+        if not kwargs.get("non_blocking"):
+            self.note("read")
+        with unset_fake_temporarily():
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
+        to, value = args[:2]
+        if not isinstance(to, FakeTensor):
+            self.note("read")
+            return to
+        if not isinstance(value, FakeTensor):
+            value = self._sent(value)
+        with self.fake:
+            return func(to, value, *args[2:], **kwargs)
+
+    def _number(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self.note("read")
+        return {torch.bool: bool, torch.float32: float, torch.float64: float}.get(args[0].dtype, int)(1)
+
+    def _places(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        self.note("count")
+        with self.fake:
+            return torch.zeros(args[0].numel(), args[0].ndim, dtype=torch.int64, device=CARD)
+
+    def _indexed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        indices: list[Tensor | None] = []
+        for index in args[1]:
+            if index is not None and not isinstance(index, FakeTensor):
+                index = self._sent(index)
+            if index is not None and index.dtype == torch.bool:
+                indices += self._places(func, (index,), {}).unbind(1)
+            else:
+                indices.append(index)
+        with self.fake:
+            return func(args[0], indices, *args[2:], **kwargs)
+
+    def _put(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if args[2].device.type == "cpu" and args[2].numel() == 1 and all(isinstance(i, FakeTensor) for i in args[1]):
+            with self.fake:  # a number: torch fills without a look at the mask
+                return func(*args, **kwargs)
+        return self._indexed(func, args, kwargs)
+
+    def _different(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self.note("count")
+        with self.fake:
+            found = args[0].new_empty(args[0].numel())
+            return found, torch.zeros_like(args[0], dtype=torch.int64), torch.zeros_like(found, dtype=torch.int64)
+
+
+ANSWERS: dict[Any, Callable[..., Any]] = {
+    aten._to_copy: PretendedCard._copied,
+    aten.copy_: PretendedCard._written,
+    aten._local_scalar_dense: PretendedCard._number,
+    aten.nonzero: PretendedCard._places,
+    aten.index: PretendedCard._indexed,
+    aten.index_put_: PretendedCard._put,
+    aten._unique2: PretendedCard._different,
+}
+
+
+def on_card(value: Any) -> Any:
+    """Move tensors, in whatever they are held, to the pretended card; of a module, in place."""
+    if not isinstance(value, nn.Module):
+        return tree_map_only(Tensor, _moved, value)
+    for module in value.modules():
+        for name, part in module.named_parameters(recurse=False):
+            module._parameters[name] = nn.Parameter(_moved(part), requires_grad=False)
+        for name, part in module.named_buffers(recurse=False):
+            module._buffers[name] = _moved(part)
+    return value
+
+
+def _moved(value: Tensor) -> Tensor:
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=CARD)
+
+
+@contextmanager
+def pretended_card() -> Iterator[PretendedCard]:
+    """Pretend that there is a card, without gradients: torch keeps those only where there is one."""
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+        patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+        patch.setattr(Tensor, "record_stream", lambda *_: None)
+        patch.setattr(FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist())
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, PretendedCard(fake) as card:
+            waiting = SimpleNamespace(synchronize=lambda: card.note("work"), record=lambda: None)
+            for name in ("current_stream", "default_stream", "Event"):
+                patch.setattr(torch.cuda, name, lambda *_: waiting)
+            yield card
