@@ -91,9 +91,9 @@ def test_augmentation_keeps_range_and_is_seeded():
     assert first.max() <= 1
 
 
-def test_training_writes_a_model_that_loads_with_its_card(tiles, tiny_settings, tmp_path):
+def test_training_writes_a_model_that_loads_with_its_card(tiles, pretrained_settings, tmp_path):
     seen = []
-    path = run(fit(tiles, tiny_settings, tmp_path / "run", "napari-lpd train …"), seen.append)
+    path = run(fit(tiles, pretrained_settings, tmp_path / "run", "napari-lpd train …"), seen.append)
     assert [progress.done for progress in seen] == [0, 1, 2, 3, 3]  # the last says that the epoch was validated
     assert seen[0].message == (
         "computing on cpu (no GPU found), in float32; input mean 0.5, 0.5, 0.5, deviation 0.5, 0.5, 0.5"
@@ -103,7 +103,7 @@ def test_training_writes_a_model_that_loads_with_its_card(tiles, tiny_settings, 
     assert {"loss", "classification", "contrast", "diversity", "lr"} <= seen[1].metrics.keys()
     model = load_model(path)
     assert [tissue.name for tissue in model.card.classes] == ["dark", "pink"]
-    assert model.card.settings == tiny_settings
+    assert model.card.settings == pretrained_settings
     assert model.card.command == "napari-lpd train …"
     assert len(model.card.map_scale) == 3
     assert read_card(path) == model.card
@@ -193,11 +193,11 @@ def test_a_share_of_the_slides_is_held_out_and_every_class_stays(tiles):
     assert tiles.hold_out(0.3, 0) == (tiles, None)  # one place, and nothing to split
 
 
-def test_a_rare_class_among_many_tiles_is_calibrated_too(tiles, tiny_settings):
+def test_a_rare_class_among_many_tiles_is_calibrated_too(tiles, pretrained_settings):
     many = tiles.subset([i % len(tiles) for i in range(2000)])
     many.labels = np.repeat([[1.0, 0.0]], 2000, axis=0).astype(np.float32)
     many.labels[[777, 1333]] = (0, 1)
-    network = LPD(tiny_settings.model, 2, encoder_of(tiny_settings.model, "embedded")).eval()
+    network = LPD(pretrained_settings.model, 2, encoder_of(pretrained_settings.model, "embedded")).eval()
     assert np.array(calibrate(network, many, None, 32).map_scale).shape == (3, 2)
 
 
@@ -216,13 +216,15 @@ def test_a_network_that_sees_no_class_keeps_its_shares(tiles, tiny_model, monkey
     assert calibrate(tiny_model.network.eval(), tiles, tiles, 8).temperature == 1
 
 
-def test_a_random_encoder_learns_its_batch_statistics(tiles, tiny_settings, tmp_path):
+def test_a_random_encoder_learns_its_batch_statistics(tiles, pretrained_settings, tmp_path):
     for weights in ("embedded", "random"):
-        model = tiny_settings.model.model_copy(update={"encoder_weights": weights})
+        model = pretrained_settings.model.model_copy(update={"encoder_weights": weights})
         paths = [
             run(
                 fit(
-                    tiles, tiny_settings.model_copy(update={"model": model, "max_steps": n}), tmp_path / f"{weights}{n}"
+                    tiles,
+                    pretrained_settings.model_copy(update={"model": model, "max_steps": n}),
+                    tmp_path / f"{weights}{n}",
                 )
             )
             for n in (1, 3)
@@ -254,8 +256,8 @@ def test_classes_may_be_names_alone(tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_and_its_model_loads(preset, tiles, tiny_settings, tmp_path):
-    small = {"prototype_dim": 320, "encoder": tiny_settings.model.encoder, "encoder_weights": "embedded"}
+def test_every_preset_trains_and_its_model_loads(preset, tiles, pretrained_settings, tmp_path):
+    small = {"prototype_dim": 320, "encoder": pretrained_settings.model.encoder, "encoder_weights": "embedded"}
     small |= {"prototypes_per_class": 1 if preset == "cam" else 2}
     values = {**PRESETS[preset], "tile": 64, "batch": 4, "max_steps": 2, "epochs": 1, "threads": 1, "warm_up": 0.0}
     values |= {"model": values.get("model", {}) | small}

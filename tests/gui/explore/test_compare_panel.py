@@ -28,7 +28,7 @@ from napari_lpd.training.runs.folder import new_run_folder, write_run
 
 
 @pytest.fixture
-def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings, once):
+def models(tmp_path, tiny_tiff, tiny_regions, classes, pretrained_settings, once):
     """Paths of two models of the tiny slide that differ in how their prototypes were had; they know their regions."""
     keep_triton_out()  # napari may have drawn already
     from napari_lpd.core.jobs import run
@@ -40,8 +40,8 @@ def models(tmp_path, tiny_tiff, tiny_regions, classes, tiny_settings, once):
     command = f"napari-lpd train --slide {tiny_tiff} --regions {regions}"
     paths = []
     for bank in ("learned", "random"):
-        head = tiny_settings.model.model_copy(update={"bank": bank})
-        settings = tiny_settings.model_copy(update={"model": head, "max_steps": 6, "mpp": 1.0})
+        head = pretrained_settings.model.model_copy(update={"bank": bank})
+        settings = pretrained_settings.model_copy(update={"model": head, "max_steps": 6, "mpp": 1.0})
 
         def train(folder, settings=settings):
             with open_slide(tiny_tiff) as slide:

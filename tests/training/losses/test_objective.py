@@ -9,9 +9,9 @@ from napari_lpd.training.losses.objective import Objective
 
 
 @pytest.mark.parametrize("trains", ["prototypes", "all"])
-def test_diversity_moves_the_encoder_only_where_asked_to(trains, tiny_settings):
+def test_diversity_moves_the_encoder_only_where_asked_to(trains, pretrained_settings):
     torch.manual_seed(0)
-    values = tiny_settings.model_dump() | {"contrast_weight": 0.0, "diversity_trains": trains}
+    values = pretrained_settings.model_dump() | {"contrast_weight": 0.0, "diversity_trains": trains}
     settings = TrainSettings.build(values)
     network = LPD(settings.model, 2, encoder_of(settings.model, "embedded"))
     objective = Objective(settings, None, torch.Generator())
