@@ -89,18 +89,20 @@ class Cleaning(NamedTuple):
 
     def _smooth_tile(self, own: NDArray[np.uint8], around: NDArray[np.uint8]) -> None:
         """Smooth `own` (h, w) in place; `around` has `reach` more pixels at every side."""
+        from napari_lpd.core.numeric.windows import window_sums
+
         found = np.flatnonzero(np.bincount(around.ravel(), minlength=256))
         found = found[_is_tissue(found)]
         if len(found) < 2:
             return
         before = own.copy()
         for half in {_half(self.radius[label]) for label in found} - {0}:
-            beyond = self.reach - 2 * half
+            beyond, width = self.reach - 2 * half, 2 * half + 1
             near = around[beyond : around.shape[0] - beyond, beyond : around.shape[1] - beyond]
-            most = np.stack([_votes(near == label, half) for label in found]).argmax(0)
-            for label in found:
-                if _half(self.radius[label]) == half:
-                    own[before == label] = found[most[before == label]]
+            votes = np.stack([window_sums(window_sums(near == label, width), width) for label in found])
+            most = found[votes.argmax(0)]
+            here = np.isin(before, [label for label in found if _half(self.radius[label]) == half])
+            own[here] = most[here]
 
     def decided(self, areas: Components, cut: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Decide which label areas get: (n,).
@@ -168,20 +170,8 @@ def cleaned(labels: NDArray[np.uint8], cleaning: Cleaning, ends: Sequence[bool])
 
 
 def _half(radius: float) -> int:
-    """Return half a radius of smoothing, in whole pixels: each of the two windows, one after the other, has it."""
+    """Return half a radius of smoothing, in whole pixels: that of two windows, one after the other, which vote."""
     return int(radius / 2)
-
-
-def _votes(here: NDArray[np.bool_], half: int) -> NDArray[np.integer]:
-    """Count the votes for a label, which is `here` (h + 4 half, w + 4 half): (h, w)."""
-    width = 2 * half + 1
-    votes: NDArray[np.integer] = here.astype(np.int32 if width**4 < 2**31 else np.int64)
-    for axis in (0, 0, 1, 1):
-        total = np.moveaxis(np.cumsum(votes, axis, dtype=votes.dtype), axis, 0)  # may wrap around; its differences fit
-        votes = total[width - 1 :].copy()
-        votes[1:] -= total[:-width]
-        votes = np.moveaxis(votes, 0, axis)
-    return votes
 
 
 def _is_tissue(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -76,14 +76,17 @@ class Components:
         marks: Callable[[int, int], NDArray[np.bool_]] | None = None,
     ) -> None:
         self._read, self._background, self._marks = read, background, marks
+        self._kept: tuple[int, NDArray[np.uint8], NDArray[np.int32]] | None = None
         self.ends = strips_of(shape, most)
 
     def _pieces(self, top: int, end: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Return the labels of a strip, and its connected pieces, from 1; 0 where there is none."""
         from skimage.measure import label
 
-        labels = self._read(top, end)
-        return labels, label(labels, background=self._background, connectivity=1).astype(np.int32)
+        if self._kept is None or self._kept[0] != top:  # where there is one strip it is labelled once
+            labels = self._read(top, end)
+            self._kept = top, labels, label(labels, background=self._background, connectivity=1).astype(np.int32)
+        return self._kept[1:]
 
     def search(self, borders: bool = False) -> Job[None]:
         """Find the areas; with `borders` also which of them touch, of an image without background."""
