@@ -31,10 +31,11 @@ GUI_USES = {
     "contributions": {"layers"},
     "common": {"layers", "contributions"},
     "trust": {"layers", "contributions", "common"},
+    "maps": {"layers", "common"},
     "live": {"layers", "contributions", "common", "trust"},
     "train": {"layers", "contributions", "common", "live", "trust"},
-    "predict": {"layers", "contributions", "common"},
-    "explore": {"layers", "contributions", "common", "trust"},
+    "predict": {"layers", "contributions", "common", "maps"},
+    "explore": {"layers", "contributions", "common", "maps", "trust"},
     "batch": {"layers", "contributions", "common", "predict"},
     "demo": {"layers", "contributions", "common", "train", "predict", "explore"},
 }

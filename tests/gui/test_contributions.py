@@ -46,15 +46,11 @@ def test_a_folder_that_is_no_prediction_is_left_to_others(tmp_path):
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_prediction_opens_as_layers_finished_or_not(make_prediction, finish):
+def test_a_prediction_opens_as_its_mask_finished_or_not(make_prediction, finish):
     folder = make_prediction(finish=finish).folder
     assert get_reader(str(folder)) is read_prediction
     assert [(options["name"], kind) for _, options, kind in read_prediction(str(folder))] == [
-        ("tissue mask (tiny.tiff)", "labels"),
-        ("uncertainty (tiny.tiff)", "image"),
-        ("dark prototypes", "image"),
-        ("pink prototypes", "image"),
-        ("tissues (tiny.tiff)", "labels"),
+        ("mask (tiny.tiff)", "labels"),
     ]
 
 

@@ -386,16 +386,16 @@ def visible(viewer):
 def test_explore_touches_no_layer_until_a_class_is_chosen(use_widget, viewer, make_prediction):
     show_prediction(viewer, make_prediction())
     use_widget(ExploreWidget)
-    assert visible(viewer) == ["tissues (tiny.tiff)"]
+    assert visible(viewer) == ["mask (tiny.tiff)"]
 
 
 def test_explore_shows_the_chosen_class_alone_and_the_mask_again_after_it(use_widget, viewer, make_prediction):
     show_prediction(viewer, make_prediction())
     widget = use_widget(ExploreWidget)
     widget.show_heatmap(1)
-    assert visible(viewer) == ["pink prototypes"]
+    assert visible(viewer) == ["pink heatmap"]
     widget.tissue.setCurrentIndex(0)
-    assert visible(viewer) == ["tissues (tiny.tiff)"]
+    assert visible(viewer) == ["mask (tiny.tiff)"]
 
 
 def test_the_prototype_slider_and_the_viewers_slider_move_together(use_widget, viewer, make_prediction):

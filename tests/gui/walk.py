@@ -335,7 +335,7 @@ class Walk:
             return False
         before = layer.name
         editor.selectAll()
-        QTest.keyClicks(editor, self.choose.choice(["x", "tissues (a.tiff)", "b.tiff", "edit"]))
+        QTest.keyClicks(editor, self.choose.choice(["x", "mask (a.tiff)", "b.tiff", "edit"]))
         QTest.keyClick(editor, Qt.Key.Key_Return)
         return f"{before} to {layer.name}"
 

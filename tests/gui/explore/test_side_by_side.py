@@ -55,8 +55,8 @@ def test_each_model_has_its_place_with_the_slide_below(arranged, tiny_layer, two
     SideBySide(arranged).show(two, tiny_layer)
     assert arranged.canvas.grid.actual_shape(arranged.layers) == (1, 2)
     assert boxes(arranged) == {
-        (0, 0): ["LPD · tiny.tiff", "LPD · tissues"],
-        (0, 1): ["PBIP · tiny.tiff", "PBIP · tissues"],
+        (0, 0): ["LPD · tiny.tiff", "LPD · mask"],
+        (0, 1): ["PBIP · tiny.tiff", "PBIP · mask"],
     }
 
 
@@ -138,7 +138,7 @@ def test_heatmaps_of_a_class_have_one_scale(viewer, tiny_layer, two):
         assert left.contrast_limits == right.contrast_limits
         assert np.asarray(left.data).max() == 151 + 2 * index
         assert [layer.name for layer in (left, right)] == [
-            f"{m} · {side.classes()[index]} prototypes" for m in ("LPD", "PBIP")
+            f"{m} · {side.classes()[index]} heatmap" for m in ("LPD", "PBIP")
         ]
 
 
@@ -158,14 +158,14 @@ def test_the_controls_of_explore_move_both(use_widget, viewer, tiny_layer, two):
     widget.both.side.show(two, tiny_layer)
     widget.show_heatmap(1, 1)
     shown = [layer.name for layer in viewer.layers if layer.visible]
-    assert shown == ["PBIP · tiny.tiff", "PBIP · pink prototypes", "LPD · tiny.tiff", "LPD · pink prototypes"]
+    assert shown == ["PBIP · tiny.tiff", "PBIP · pink heatmap", "LPD · tiny.tiff", "LPD · pink heatmap"]
     assert viewer.dims.current_step[0] == 1
     assert widget.which.text() == "Prototype 2 of 2"
     widget.mask.setChecked(True)
     assert all(mask.visible for mask in widget.both.side.masks())
     widget.tissue.setCurrentIndex(0)
     assert [layer.name for layer in viewer.layers if layer.visible] == [
-        "PBIP · tiny.tiff", "PBIP · tissues", "LPD · tiny.tiff", "LPD · tissues"
+        "PBIP · tiny.tiff", "PBIP · mask", "LPD · tiny.tiff", "LPD · mask"
     ]  # fmt: skip
     widget.both.side.close()
     assert widget.tissue.count() == 1
@@ -183,7 +183,7 @@ def test_a_prediction_that_was_explored_is_as_it_was_after_both_were(
     before = state(viewer)
     controls = (widget.tissue.currentText(), widget.slider.value(), widget.which.text())
     widget.both.side.show(two, tiny_layer)
-    ours = ["PBIP · tiny.tiff", "PBIP · tissues", "LPD · tiny.tiff", "LPD · tissues"]
+    ours = ["PBIP · tiny.tiff", "PBIP · mask", "LPD · tiny.tiff", "LPD · mask"]
     assert [layer.name for layer in viewer.layers if layer.visible] == ours
     assert widget.tissue.currentIndex() == 0
     widget.show_heatmap(0, 1)

@@ -8,12 +8,16 @@ from napari_lpd.core.errors import SlideError
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.layers.pyramid_view import View
 from napari_lpd.gui.layers.results import (
-    KINDS,
+    MASK,
     completing,
     our_layers,
+    parts_of,
+    parts_shown,
     prediction_layers,
+    show_part,
     show_prediction,
     showing,
+    shown_by,
     shown_prediction,
 )
 from napari_lpd.gui.layers.slides import Shown, set_resolution, slide_id, slide_of, visible_box_um
@@ -22,6 +26,14 @@ from napari_lpd.results.prediction import BlockResult, Prediction
 
 SLIDE_MPP = 1.0
 CORNER = (-SLIDE_MPP / 2, -SLIDE_MPP / 2)  # world position of the slide's outer corner: its first pixel lies at 0
+
+
+def show_all(viewer, found, slide_layer=None):
+    """Show a prediction with all its maps."""
+    labels = show_prediction(viewer, found, slide_layer)
+    for layer in prediction_layers(found, shown_by(labels), parts_of(found)[:-1]):
+        show_part(viewer, layer)
+    return labels
 
 
 def outer_corners(layer) -> np.ndarray:
@@ -35,10 +47,11 @@ def outer_corners(layer) -> np.ndarray:
 
 def test_labels_and_heatmaps_lie_on_the_slide_to_the_pixel_edge(viewer, tiny_layer, make_prediction):
     found = make_prediction()
-    show_prediction(viewer, found, tiny_layer)
+    show_all(viewer, found, tiny_layer)
     wanted = np.add(CORNER, [[32, 64], [32 + 64 * 2, 64 + 96 * 2]])
     for layer in our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels", "heatmap", "uncertainty"):
         assert np.allclose(outer_corners(layer), wanted), layer.name
+    assert len(viewer.layers) == 1 + 5
 
 
 @pytest.mark.parametrize("slide_shape", [(256, 384), (301, 385)])
@@ -59,7 +72,7 @@ def test_every_level_shows_the_border_in_the_same_place(viewer, tiny_layer, make
 
 def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=(35, 69, 161, 255))
-    show_prediction(viewer, found, tiny_layer)
+    show_all(viewer, found, tiny_layer)
     [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
     [heatmap, _] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "heatmap")
     assert np.allclose(outer_corners(labels), outer_corners(heatmap))
@@ -69,11 +82,14 @@ def test_a_box_across_map_pixels_is_shown_whole(viewer, tiny_layer, make_predict
 
 def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_prediction):
     found = make_prediction(box=None, mpp=1.0, finish=False, blocks={(0, 0)})
-    growing = LiveLayers(found, Shown.by(tiny_layer))
+    growing = LiveLayers(found, Shown.by(tiny_layer), [("uncertainty", ""), ("heatmap", "of another model")])
     for _ in showing(viewer, growing.prediction, growing.layers):
         pass
-    [labels] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "labels")
-    [uncertainty] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "uncertainty")
+    shown = parts_shown(viewer, slide_id(tiny_layer))
+    assert shown.keys() == {MASK, ("uncertainty", "")}
+    labels, uncertainty = shown[MASK], shown["uncertainty", ""]
+    pink = show_part(viewer, *prediction_layers(found, shown_by(labels), [("heatmap", "pink")]))
+    growing.follow([pink.metadata[KEY]["view"]])  # asked for while it grows
     assert (labels.data[:, 260:] == 0).all()
     growing.fill()
     assert growing.version == 0
@@ -86,6 +102,7 @@ def test_layers_fill_while_a_prediction_grows(viewer, tiny_layer, make_predictio
     assert growing.version == 1
     assert (labels.data[:, 260:] == 2).all()
     assert (uncertainty.data[:, 70:] == 2).all()
+    assert (pink.data[:, :, 70:] == 2).all()
     for _ in completing(viewer, found, writer):
         pass
     assert shown_prediction(viewer, slide_id(tiny_layer)) is writer
@@ -128,7 +145,7 @@ def test_a_prediction_leaves_the_view_where_it_was(viewer, tiny_layer, make_pred
 
 
 def test_every_layer_is_in_micrometres(viewer, tiny_layer, make_prediction):
-    show_prediction(viewer, make_prediction(), tiny_layer)
+    show_all(viewer, make_prediction(), tiny_layer)
     for layer in viewer.layers:
         assert [str(unit) for unit in layer.units[-2:]] == ["micrometer", "micrometer"]
 
@@ -148,20 +165,20 @@ def test_the_status_bar_says_the_tissue(viewer, make_prediction):
 
 
 def test_each_class_has_its_prototypes_on_a_slider(viewer, make_prediction):
-    show_prediction(viewer, make_prediction())
+    show_all(viewer, make_prediction())
     pink = next(layer for layer in viewer.layers if layer.metadata[KEY].get("class") == "pink")
     assert pink.data.shape == (2, 16, 24)
     assert pink.data[:, 0, 0].tolist() == [152, 153]
-    assert not pink.visible
 
 
 def test_results_of_a_slide_stack_and_share_the_layers_of_their_maps(viewer, make_prediction):
-    show_prediction(viewer, make_prediction(slide="a.svs"))
+    show_all(viewer, make_prediction(slide="a.svs"))
     show_prediction(viewer, make_prediction(slide="b.svs"))
     newest = make_prediction(slide="a.svs", box=(0, 0, 90, 90))
     show_prediction(viewer, newest)
-    assert len(viewer.layers) == 2 * 5 + 1
-    assert {layer.metadata[KEY]["kind"] for layer in viewer.layers} == set(KINDS)
+    assert len(viewer.layers) == 5 + 1 + 1
+    assert all(layer.metadata[KEY]["prediction"] is newest for layer in parts_shown(viewer, "a.svs").values())
+    assert parts_shown(viewer, "a.svs").keys() == set(parts_of(newest))
     assert shown_prediction(viewer, "a.svs") is newest
     assert shown_prediction(viewer, "c.svs") is None
 
@@ -206,7 +223,7 @@ def test_a_view_beside_the_slide_is_refused(viewer, tiny_layer):
 
 
 def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer, tiny_layer, make_prediction):
-    show_prediction(viewer, make_prediction(), tiny_layer)
+    show_all(viewer, make_prediction(), tiny_layer)
     [heatmap, _] = our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), "heatmap")
     heatmap.visible, heatmap.opacity, heatmap.colormap = True, 0.3, "viridis"
     before = list(viewer.layers)
@@ -215,12 +232,11 @@ def test_a_new_prediction_fills_the_layers_and_what_the_user_chose_stays(viewer,
     assert [each for each in viewer.layers if each in before] == before
     assert labels not in before
     assert (heatmap.visible, heatmap.opacity, heatmap.colormap.name) == (True, 0.3, "viridis")
-    for layer in [*our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS[1:]), labels]:
-        fresh = next(
-            napari.layers.Layer.create(data, options, kind)
-            for data, options, kind in prediction_layers(other, Shown.by(tiny_layer))
-            if options["name"] == layer.name.removesuffix(" [1]")
-        )
+    shown = parts_shown(viewer, slide_id(tiny_layer))
+    assert shown[MASK] is labels
+    for part in parts_of(other):
+        [(data, options, kind)] = prediction_layers(other, Shown.by(tiny_layer), [part])
+        layer, fresh = shown[part], napari.layers.Layer.create(data, options, kind)
         assert np.array_equal(np.asarray(layer.data), np.asarray(fresh.data))
         assert np.allclose(layer.translate, fresh.translate)
         assert layer.metadata["napari_lpd"].get("prediction", other) is other

@@ -15,7 +15,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_lpd.core.files import KEY
-from napari_lpd.gui.layers.results import prediction_layers
+from napari_lpd.gui.layers.results import parts_of, prediction_layers
 from napari_lpd.gui.layers.slides import COMPARED, Shown
 
 if TYPE_CHECKING:
@@ -191,12 +191,12 @@ def _slide(name: str, layer: Image) -> LayerData:
 def _heatmaps_and_mask(name: str, prediction: Prediction, slide_layer: Image) -> list[LayerData]:
     """Return layer data of a heatmap per class and the mask, marked so that other modules ignore the layers."""
     layers = []
-    for data, options, layer_type in prediction_layers(prediction, Shown.by(slide_layer)):
+    parts = [part for part in parts_of(prediction) if part[0] in PARTS]
+    for data, options, layer_type in prediction_layers(prediction, Shown.by(slide_layer), parts):
         metadata = options["metadata"][KEY]
-        if metadata["kind"] in PARTS:
-            options["metadata"] = {KEY: metadata | {"kind": COMPARED, "part": metadata["kind"]}}
-            options["name"] = f"{name} · {options['name'] if metadata['kind'] == 'heatmap' else 'tissues'}"
-            layers.append((data, options, layer_type))
+        options["metadata"] = {KEY: metadata | {"kind": COMPARED, "part": metadata["kind"]}}
+        options["name"] = f"{name} · {options['name'] if metadata['kind'] == 'heatmap' else 'mask'}"
+        layers.append((data, options | {"visible": metadata["kind"] == "labels"}, layer_type))
     return layers
 
 

@@ -1,9 +1,10 @@
-"""The Explore widget: heatmaps of the prototypes on the slide, and comparison of two models."""
+"""The Explore widget: heatmaps of the prototypes on the slide, made when chosen, and comparison of two models."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
@@ -17,11 +18,15 @@ from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.explore.side_by_side_panel import BothModels
 from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.slides import kind
+from napari_lpd.gui.maps.on_demand import Maps
 from napari_lpd.gui.trust.check import TrustCheck
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Image
+    from napari.layers import Layer
+
+    from napari_lpd.gui.layers.results import Part
+    from napari_lpd.results.prediction import Prediction
 
 COLORMAPS = ("magma", "inferno", "viridis", "cividis", "turbo")
 ABOUT = (
@@ -43,13 +48,34 @@ class _Controls(NamedTuple):
     last: int
 
 
+class _Choice(NamedTuple):
+    """A class of the uppermost result of a slide, by its fingerprint."""
+
+    slide: str
+    tissue: str
+    named: str
+    prediction: Prediction
+
+    @property
+    def part(self) -> Part:
+        """What of the result is shown."""
+        return "heatmap", self.tissue
+
+
 class ExploreWidget(DockWidget):
-    """Widget to browse the prototypes of a class; layers are unchanged until a class is chosen."""
+    """Widget to browse the prototypes of a class, whose heatmap is made when the class is chosen.
+
+    One layer serves all classes, so that the layer list stays short; it goes when no class is chosen. The mask is
+    hidden meanwhile.
+    """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self._alone = _Controls(NONE, 0, 0)
+        self._own: Image | None = None  # the heatmap that was made for this widget
+        self._hidden: list[Layer] = []  # masks, by this widget
+        self._is_new = False  # the class was chosen and its heatmap is not yet shown
 
         self.tissue = chooser()
         self.slider = QSlider(Qt.Orientation.Horizontal)
@@ -67,6 +93,7 @@ class ExploreWidget(DockWidget):
         self.both = BothModels(viewer, self.slides.layer, self.pair)
         self.trust = TrustCheck(viewer)
         self.compare = ComparePanel(viewer, self.slides.layer, self.pair)
+        self.maps = Maps(viewer, self)
         self._napari_slider = PrototypeSlider(viewer, self, has_own=True)
         self._lay_out()
         self._connect()
@@ -98,6 +125,8 @@ class ExploreWidget(DockWidget):
         self.opacity.valueChanged.connect(self._on_look)
         self.colormap.currentTextChanged.connect(self._on_look)
         self.mask.toggled.connect(self._on_look)
+        self.maps.shown.connect(self._on_made)
+        self.maps.failed.connect(lambda _: self.tissue.setCurrentIndex(0))
         self.both.changed.connect(self._on_both)
         self.both.picked.connect(self.show_heatmap)
         self.both.asked_for_all.connect(lambda: self.both.show_all(max(0, self.tissue.currentIndex() - 1)))
@@ -111,31 +140,51 @@ class ExploreWidget(DockWidget):
         self.tissue.setCurrentIndex(index + 1)
         self.slider.setValue(prototype)
 
-    def _heatmaps(self) -> list[Image]:
-        return [layer for layer in self._viewer.layers if kind(layer) == "heatmap"]
+    def _choices(self) -> list[_Choice]:
+        """List the classes of the shown results, whether or not their heatmaps are shown."""
+        uppermost = {each.metadata[KEY]["slide"]: each for each in self._viewer.layers if kind(each) == "labels"}
+        about = [labels.metadata[KEY] for labels in uppermost.values()]
+        return [_Choice(each["slide"], tissue.name, each["named"], each["prediction"])
+                for each in about for tissue in each["prediction"].card.classes]  # fmt: skip
+
+    def _choice(self) -> _Choice | None:
+        choices, index = self._choices(), self.tissue.currentIndex() - 1
+        return choices[index] if 0 <= index < len(choices) else None
 
     def _chosen(self) -> list[Image]:
         """Return the heatmaps that the controls act on: the layer of the class, or both models' side by side."""
-        index = self.tissue.currentIndex() - 1
-        if index < 0:
-            return []
-        return self.both.side.heatmaps(index) if self.both.side.is_open else self._heatmaps()[index : index + 1]
+        index, choice = self.tissue.currentIndex() - 1, self._choice()
+        if index >= 0 and self.both.side.is_open:
+            return self.both.side.heatmaps(index)
+        layer = None if choice is None else self.maps.layer(choice.slide, choice.part)
+        return [layer] if isinstance(layer, Image) else []
 
     def _names(self) -> list[str]:
         if self.both.side.is_open:
             return self.both.side.classes()
-        metadata = [layer.metadata[KEY] for layer in self._heatmaps()]
-        several = len({m["slide"] for m in metadata}) > 1
-        return [f"{m['class']} ({m['named']})" if several else m["class"] for m in metadata]
+        choices = self._choices()
+        several = len({each.slide for each in choices}) > 1
+        return [f"{each.tissue} ({each.named})" if several else each.tissue for each in choices]
 
     def _axis(self) -> int:
         return int(self._viewer.dims.ndim) - 3
 
     def _fill(self) -> None:
-        if not self.both.side.changing:
-            self._list_classes(self.tissue.currentText())
-            if self._chosen():
-                self._on_tissue()
+        """List the classes anew; where what is chosen was removed by another hand, choose none."""
+        side, before = self.both.side, self.tissue.currentText()
+        if side.changing:
+            return
+        self._list_classes(before)
+        choice = self._choice()
+        if side.is_open or choice is None:
+            is_gone = not side.is_open and before not in ("", NONE)
+        else:
+            is_gone = not self.maps.is_on(choice.slide, choice.part)
+        if is_gone:
+            self._list_classes(NONE)
+            self._on_tissue()
+        elif self._chosen() and not self._is_new:
+            self._show_chosen()
 
     def _on_both(self) -> None:
         """Switch the controls to both models, or back to their previous state and layers."""
@@ -161,6 +210,26 @@ class ExploreWidget(DockWidget):
         self.missing.setVisible(not names)
 
     def _on_tissue(self) -> None:
+        """Show the heatmap of the class that was chosen, or have it made first."""
+        self._is_new = True
+        if not self.both.side.is_open:
+            self.maps.forget()
+            choice, chosen, own = self._choice(), self._chosen(), self._own
+            if own is not None and own not in chosen and (chosen or choice is None or not _is_on(own, choice.slide)):
+                self._own = None
+                self._viewer.layers.remove(own)
+                own = None
+            if choice is not None and not chosen:
+                self.slider.setRange(0, choice.prediction.card.prototypes_per_class - 1)
+                self.maps.show(choice.slide, choice.part, own)
+                return
+        self._show_chosen()
+
+    def _on_made(self, layer: Image) -> None:
+        self._own = layer
+        self._show_chosen()
+
+    def _show_chosen(self) -> None:
         chosen = self._chosen()
         if chosen:
             finest = chosen[0].data[0] if chosen[0].multiscale else chosen[0].data
@@ -175,7 +244,7 @@ class ExploreWidget(DockWidget):
         self._name_prototype()
 
     def _on_dims(self) -> None:
-        if not self.both.side.changing and self._chosen():
+        if not (self.both.side.changing or self._is_new) and self._chosen():
             self.slider.setValue(int(self._viewer.dims.current_step[self._axis()]))
 
     def _name_prototype(self) -> None:
@@ -186,11 +255,31 @@ class ExploreWidget(DockWidget):
         """Show only the heatmaps of the chosen class, with the opacity and colours of the controls."""
         self._napari_slider.update()
         chosen, side = self._chosen(), self.both.side
-        labels = [layer for layer in self._viewer.layers if kind(layer) == "labels"]
-        for layer in side.heatmaps() if side.is_open else self._heatmaps():
-            layer.visible = layer in chosen
-        for layer in side.masks() if side.is_open else labels:
-            layer.visible = not chosen or self.mask.isChecked()
+        if self._is_new or side.is_open:
+            heatmaps = [each for each in self._viewer.layers if kind(each) == "heatmap"]
+            for layer in side.heatmaps() if side.is_open else heatmaps:
+                layer.visible = layer in chosen
+        self._is_new = False
+        self._show_masks(not chosen or self.mask.isChecked())
         for layer in chosen:
             layer.opacity = self.opacity.value() / 100
             layer.colormap = self.colormap.currentText()
+
+    def _show_masks(self, shown: bool) -> None:
+        """Hide the masks below which a heatmap lies, or show those again that were hidden here."""
+        if self.both.side.is_open:
+            for mask in self.both.side.masks():
+                mask.visible = shown
+        elif shown:
+            for mask in [each for each in self._viewer.layers if each in self._hidden]:
+                mask.visible = True
+            self._hidden = []
+        else:
+            visible = [each for each in self._viewer.layers if kind(each) == "labels" and each.visible]
+            self._hidden += visible
+            for mask in visible:
+                mask.visible = False
+
+
+def _is_on(layer: Layer, slide: str) -> bool:
+    return bool(layer.metadata[KEY]["slide"] == slide)

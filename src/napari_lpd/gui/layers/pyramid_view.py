@@ -33,6 +33,7 @@ class View:
         edge: Edge of a block (chunk) of every level, in pixels.
 
     Attributes:
+        box: What is shown, in pixels of the finest level.
         levels: (…, h, w) uint8 each, finest first; NumPy arrays where they are in memory.
         highest: The highest value in the coarsest level.
     """
@@ -43,7 +44,9 @@ class View:
         self._edge = edge
         self._sources: list[Any] = list(pyramid.levels[:1] if small else pyramid.levels)
         self._boxes = [box if small else (0, 0, *level.shape[-2:]) for level in self._sources]
+        self.box = self._boxes[0]
         self.highest = 0
+        self._finished: set[Block] = set()
         self.levels: list[Any] = []
         for source, (top, left, bottom, right) in zip(self._sources, self._boxes, strict=True):
             shape = (*source.shape[:-2], bottom - top, right - left)
@@ -63,6 +66,14 @@ class View:
                 for row, column in {(y >> i, x >> i) for y, x in blocks}:
                     self._read(level, source, self._boxes[i], (row, column))
         self.highest = int(self.levels[-1].max())
+
+    def catch_up(self, finished: Iterable[Block]) -> bool:
+        """Read those of the finished blocks that were not finished at the last call; return whether there were any."""
+        new = set(finished) - self._finished
+        if new:
+            self.fill(new)
+            self._finished |= new
+        return bool(new)
 
     def _read(self, level: NDArray[np.uint8], source: Any, box: Box, block: Block) -> None:
         (y0, x0, y1, x1), edge = box, self._edge

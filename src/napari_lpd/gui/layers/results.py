@@ -1,4 +1,4 @@
-"""Predictions as layers: labels of each result, heatmaps, uncertainty, tissue of the uppermost one, also unfinished."""
+"""Predictions as layers: the labels of each result; heatmaps, uncertainty, tissue of the uppermost, if asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
@@ -17,10 +17,9 @@ from napari_lpd.gui.layers.slides import UM, Shown, kind, slide_id
 from napari_lpd.results.corrections import Corrections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import napari
-    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_lpd.core.classes import TissueClass
@@ -33,29 +32,50 @@ UNREADABLE_COLOR = "#505050"
 TISSUE_COLOR = "#00b4d8"
 KINDS = ("labels", "heatmap", "uncertainty", "tissue")
 LayerData = tuple[Any, dict[str, Any], str]
+Part = tuple[str, str]  # of a result: one of KINDS, and of a heatmap its class
+MASK: Part = ("labels", "")
 
 
-def prediction_layers(prediction: Prediction, slide: Shown | None = None) -> list[LayerData]:
-    """Return layer data of a prediction: hidden tissue, uncertainty and a heatmap per class; then the labels.
+def parts_of(prediction: Prediction) -> list[Part]:
+    """List what can be shown of a result, from below: tissue, uncertainty, a heatmap per class, the labels."""
+    return [("tissue", ""), ("uncertainty", ""), *(("heatmap", each.name) for each in prediction.card.classes), MASK]
+
+
+def prediction_layers(
+    prediction: Prediction, slide: Shown | None = None, parts: Iterable[Part] = (MASK,)
+) -> list[LayerData]:
+    """Return layer data of a prediction.
 
     Args:
         prediction: A prediction, finished or not.
         slide: How its slide is shown (default: not at all; its first pixel's centre would lie at 0).
+        parts: What of it.
     """
     card, box = prediction.card, _box(prediction)
     at = slide or Shown(-np.array(card.slide_mpp) / 2, card.slide, {})
     at = at._replace(metadata=at.metadata | {"slide": card.slide_hash})
     origin = at.corner + np.array(box[:2]) * card.mpp
-    layers = [
-        tissue_layer(prediction.tissue, at),
-        _uncertainty(prediction, box, origin),
-        *(_heatmap(prediction, index, box, origin) for index in range(len(card.classes))),
-        _labels(prediction, box, origin),
-    ]
-    for _, options, _ in layers:
-        options["metadata"][KEY] |= at.metadata | {"named": at.name}
-        options["name"] = options["name"].replace(f"({card.slide})", f"({at.name})")
+    layers = []
+    for what, tissue in parts:
+        if what == "tissue":
+            layer = tissue_layer(prediction.tissue, at)
+        elif what == "uncertainty":
+            layer = _uncertainty(prediction, box, origin)
+        elif what == "heatmap":
+            layer = _heatmap(prediction, [each.name for each in card.classes].index(tissue), box, origin)
+        else:
+            layer = _labels(prediction, box, origin, at.name)
+        layer[1]["metadata"][KEY] |= at.metadata | {"named": at.name, "prediction": prediction}
+        layers.append(layer)
     return layers
+
+
+def shown_by(labels: Labels) -> Shown:
+    """Describe how the slide of a result's labels is shown."""
+    about = labels.metadata[KEY]
+    mpp, (top, left, *_) = about["prediction"].card.mpp, about["view"].box
+    at = labels.translate - mpp / 2 - np.array([top, left]) * mpp
+    return Shown(at, about["named"], {name: about[name] for name in ("slide", "layer", "path") if name in about})
 
 
 def _box(prediction: Prediction) -> Box:
@@ -72,26 +92,27 @@ def _view_of_maps(prediction: Prediction, maps: Pyramid, box: Box) -> View:
     (y0, x0, y1, x1), stride = box, prediction.card.stride
     map_box = (y0 // stride, x0 // stride, -(-y1 // stride), -(-x1 // stride))
     view = View(maps, map_box, prediction.card.block // stride)
-    view.fill(prediction.finished_blocks())
+    view.catch_up(prediction.finished_blocks())
     return view
 
 
-def _options(prediction: Prediction, view: View, what: str, mpp: float, origin: NDArray[np.float64]) -> dict[str, Any]:
+def _options(view: View, what: str, mpp: float, origin: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "multiscale": len(view.levels) > 1,
         "scale": (mpp, mpp),
         "translate": origin + mpp / 2,
         "units": (UM, UM),
-        "metadata": {KEY: {"kind": what, "prediction": prediction, "view": view}},
+        "metadata": {KEY: {"kind": what, "view": view}},
     }
 
 
-def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
+def _labels(prediction: Prediction, box: Box, origin: NDArray[np.float64], slide: str) -> LayerData:
     store = Corrections(prediction)
     view = View(store, box, prediction.card.block)
-    view.fill(prediction.finished_blocks() | store.blocks())
-    options = _options(prediction, view, "labels", prediction.card.mpp, origin) | {
-        "name": f"tissues ({prediction.card.slide})",
+    view.catch_up(prediction.finished_blocks())
+    view.fill(store.blocks())
+    options = _options(view, "labels", prediction.card.mpp, origin) | {
+        "name": f"mask ({slide})",
         "opacity": 0.5,
         **label_colours(prediction.card.classes),
     }
@@ -141,8 +162,8 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
     card = prediction.card
     view = _view_of_maps(prediction, prediction.prototypes[index], box)
     name, mpp = card.classes[index].name, card.mpp * card.stride
-    options = _options(prediction, view, "heatmap", mpp, origin) | {
-        "name": f"{name} prototypes",
+    options = _options(view, "heatmap", mpp, origin) | {
+        "name": f"{name} heatmap",
         "scale": (1.0, mpp, mpp),
         "translate": (0.0, *(origin + mpp / 2)),
         "units": ("pixel", UM, UM),
@@ -151,7 +172,6 @@ def _heatmap(prediction: Prediction, index: int, box: Box, origin: NDArray[np.fl
         "contrast_limits": _limits(view),
         "interpolation2d": "linear",
         "opacity": 0.6,
-        "visible": False,
     }
     options["metadata"][KEY]["class"] = name
     return view.data, options, "image"
@@ -165,27 +185,25 @@ def _limits(view: View) -> tuple[int, int]:
 def _uncertainty(prediction: Prediction, box: Box, origin: NDArray[np.float64]) -> LayerData:
     card = prediction.card
     view = _view_of_maps(prediction, prediction.uncertainty, box)
-    options = _options(prediction, view, "uncertainty", card.mpp * card.stride, origin) | {
-        "name": f"uncertainty ({card.slide})",
+    options = _options(view, "uncertainty", card.mpp * card.stride, origin) | {
+        "name": "uncertainty",
         "colormap": "viridis",
         "contrast_limits": (0, 255),
         "interpolation2d": "linear",
         "opacity": 0.6,
-        "visible": False,
     }
     return view.data, options, "image"
 
 
 def tissue_layer(mask: TissueMask, slide: Shown) -> LayerData:
-    """Return layer data of a tissue mask on a slide, hidden."""
+    """Return layer data of a tissue mask on a slide."""
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0), 1: TISSUE_COLOR}
     options = {
-        "name": f"tissue mask ({slide.name})",
+        "name": "tissue mask",
         "scale": (mask.mpp, mask.mpp),
         "translate": slide.corner + mask.mpp / 2,
         "units": (UM, UM),
         "opacity": 0.35,
-        "visible": False,
         "colormap": DirectLabelColormap(color_dict=colors),
         "features": pd.DataFrame({"index": [0, 1], "class": ["no tissue", "tissue"]}),
         "metadata": {KEY: {"kind": "tissue", **slide.metadata}},
@@ -198,17 +216,31 @@ def our_layers(viewer: napari.Viewer, slide: str, *kinds: str) -> list[Layer]:
     return [layer for layer in viewer.layers if kind(layer) in kinds and layer.metadata[KEY].get("slide") == slide]
 
 
-def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
-    """Return the uppermost prediction in the viewer, of `slide` if a fingerprint is given."""
+def parts_shown(viewer: napari.Viewer, slide: str) -> dict[Part, Layer]:
+    """Find the layers of a slide's results: of the labels, which stack, the uppermost. A previewed tissue is none."""
+    layers = our_layers(viewer, slide, *KINDS)
+    return {part_of(each.metadata): each for each in layers if "prediction" in each.metadata[KEY]}
+
+
+def shown_labels(viewer: napari.Viewer, slide: str | None = None) -> Labels | None:
+    """Return the uppermost labels of a prediction in the viewer, of `slide` if a fingerprint is given."""
     for layer in reversed(viewer.layers):
         if kind(layer) == "labels" and slide in (None, layer.metadata[KEY].get("slide")):
-            return layer.metadata[KEY].get("prediction")
+            return layer if isinstance(layer, Labels) else None
     return None
 
 
+def shown_prediction(viewer: napari.Viewer, slide: str | None = None) -> Prediction | None:
+    """Return the uppermost prediction in the viewer, of `slide` if a fingerprint is given."""
+    labels = shown_labels(viewer, slide)
+    return None if labels is None else labels.metadata[KEY].get("prediction")
+
+
 def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: Image | None = None) -> Labels:
-    """Show a prediction's layers above older predictions of the slide, and return the Labels layer."""
-    layers = prediction_layers(prediction, None if slide_layer is None else Shown.by(slide_layer))
+    """Show a prediction's labels above older ones of the slide, and return them; maps that are shown become its own."""
+    parts = {MASK} | parts_shown(viewer, prediction.card.slide_hash).keys()
+    wanted = [part for part in parts_of(prediction) if part in parts]
+    layers = prediction_layers(prediction, None if slide_layer is None else Shown.by(slide_layer), wanted)
     for _ in showing(viewer, prediction, layers):
         pass
     return labels_of(viewer, prediction)[0]
@@ -219,26 +251,27 @@ def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[Laye
 
     Results of a slide stack: the labels of older ones stay, hidden where the new ones cover a part of them, so that no
     two colours mix. Layers of the same result, and the maps of older ones, are reused where the data fit, with the
-    visibility that the user chose. The camera is kept as well; napari would reset it when the number of dimensions
-    changes.
+    visibility that the user chose. Camera, selection and the tool in hand are kept as well.
     """
     slide = prediction.card.slide_hash
-    others = [each for each in our_layers(viewer, slide, *KINDS) if not _is_other_result(each, prediction)]
-    older = {_role(layer): layer for layer in others}
-    kept = {role: older[role] for role, data in ((_role_of(options), data) for data, options, _ in layers)
-            if role in older and _fits(older[role], data)}  # fmt: skip
-    unused = [layer for layer in older.values() if layer not in kept.values()]
+    maps = [(part, each) for part, each in parts_shown(viewer, slide).items() if part != MASK]
+    older = dict([*maps, *((MASK, each) for each in labels_of(viewer, prediction))])
+    kept = {part: older[part] for part, data in ((part_of(options["metadata"]), data) for data, options, _ in layers)
+            if part in older and _fits(older[part], data)}  # fmt: skip
+    unused = [layer for part, layer in older.items() if part not in kept]
     if unused:
         with viewer.layers.batched_update():  # so that napari collects garbage once, not after each layer
             for layer in unused:
                 viewer.layers.remove(layer)
         yield
     for data, options, layer_type in layers:
-        old = kept.get(_role_of(options))
+        part = part_of(options["metadata"])
+        old = kept.get(part)
         if old is not None and old in viewer.layers:
             _fill(old, data, options)
         else:
-            _add(viewer, data, options, layer_type)
+            seen = {"visible": older[part].visible} if part in older else {}
+            _add(viewer, (data, options | seen, layer_type), None if part == MASK else slide)
         yield
     for labels in our_layers(viewer, slide, "labels"):
         if _is_other_result(labels, prediction):
@@ -246,24 +279,41 @@ def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[Laye
     for labels in labels_of(viewer, prediction):
         labels.visible = True
         viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
-        if not _is_in_use(viewer.layers.selection.active):
-            viewer.layers.selection.active = labels
 
 
-def _add(viewer: napari.Viewer, data: Any, options: dict[str, Any], layer_type: str) -> None:
-    """Add a layer; the view stays, and the layer on which the user works."""
+def show_part(viewer: napari.Viewer, layer: LayerData, instead_of: Layer | None = None) -> Layer:
+    """Show a map of a slide's uppermost result below its labels, in place of a layer where one is given."""
+    data, options, _ = layer
+    about = options["metadata"][KEY]
+    about["prediction"] = shown_prediction(viewer, about["slide"])  # it may have finished since the map was read
+    if "view" in about and about["view"].catch_up(about["prediction"].finished_blocks()) and "class" in about:
+        options["contrast_limits"] = _limits(about["view"])
+    old = parts_shown(viewer, about["slide"]).get(part_of(options["metadata"]), instead_of)
+    if old is None or old not in viewer.layers or not _fits(old, data):
+        return _add(viewer, layer, about["slide"])
+    _fill(old, data, options)
+    old.name, old.visible = options["name"], True
+    return old
+
+
+def _add(viewer: napari.Viewer, layer: LayerData, below: str | None) -> Layer:
+    """Add a layer, below the labels of a slide if one is given; the view stays, and the layer that is selected.
+
+    Else what is drawn next, or half a drag, would go to the new layer; and napari would reset the camera when the
+    number of dimensions changes.
+    """
     camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
     active = viewer.layers.selection.active
-    if getattr(viewer, f"add_{layer_type}")(data, **options).ndim > 2:
+    masks = [] if below is None else our_layers(viewer, below, "labels")
+    place = viewer.layers.index(masks[0]) if masks else len(viewer.layers)
+    added = Layer.create(*layer)
+    viewer.layers.insert(place, added)
+    if added.ndim > 2:
         viewer.dims.set_point(0, 0)
     viewer.scene.camera.update(camera)
-    if _is_in_use(active):  # else what is drawn next, or half a drag, would go to the new layer
+    if active is not None:
         viewer.layers.selection.active = active
-
-
-def _is_in_use(layer: Layer | None) -> bool:
-    """Return whether the user draws, paints or selects on a layer."""
-    return layer is not None and str(layer.mode) != "pan_zoom"
+    return added
 
 
 def _is_other_result(layer: Layer, prediction: Prediction) -> bool:
@@ -276,13 +326,9 @@ def _overlap(one: Prediction, two: Prediction) -> bool:
     return bool(top < y1 and y0 < bottom and left < x1 and x0 < right)
 
 
-def _role_of(options: dict[str, Any]) -> tuple[str, str]:
-    metadata = options["metadata"][KEY]
-    return metadata["kind"], metadata.get("class", "")
-
-
-def _role(layer: Layer) -> tuple[str, str]:
-    return _role_of({"metadata": layer.metadata})
+def part_of(metadata: dict[str, Any]) -> Part:
+    """Return what of a result a layer with these metadata shows."""
+    return metadata[KEY]["kind"], metadata[KEY].get("class", "")
 
 
 def _fits(layer: Layer, data: Any) -> bool:
@@ -308,12 +354,12 @@ def show_tissue(viewer: napari.Viewer, mask: TissueMask, slide_layer: Image) -> 
     for layer in our_layers(viewer, slide_id(slide_layer), "tissue"):
         viewer.layers.remove(layer)
     data, options, _ = tissue_layer(mask, Shown.by(slide_layer))
-    return viewer.add_labels(data, **(options | {"visible": True}))
+    return viewer.add_labels(data, **options)
 
 
 def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
     """Redraw the visible layers of a prediction, one per step."""
-    for layer in _layers_of(viewer, prediction):
+    for layer in layers_of(viewer, prediction):
         if layer.visible:
             layer.refresh(thumbnail=False, highlight=False, extent=False)
             yield
@@ -321,14 +367,19 @@ def refreshing(viewer: napari.Viewer, prediction: Prediction) -> Iterator[None]:
 
 def completing(viewer: napari.Viewer, prediction: Prediction, finished: Prediction) -> Iterator[None]:
     """Redraw all layers of a prediction, one per step, and attach the finished prediction to them."""
-    for layer in _layers_of(viewer, prediction):
+    layers = layers_of(viewer, prediction)
+    for layer in layers:
         layer.metadata[KEY]["prediction"] = finished
+    for layer in layers:
+        if "view" in layer.metadata[KEY]:
+            layer.metadata[KEY]["view"].catch_up(finished.finished_blocks())  # of a map that was asked for at the end
         if kind(layer) == "heatmap":
             layer.contrast_limits = _limits(layer.metadata[KEY]["view"])
         layer.refresh(highlight=False, extent=False)
         yield
 
 
-def _layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
+def layers_of(viewer: napari.Viewer, prediction: Prediction) -> list[Layer]:
+    """List the layers of a result."""
     layers = our_layers(viewer, prediction.card.slide_hash, *KINDS)
     return [layer for layer in layers if layer.metadata[KEY].get("prediction") is prediction]

@@ -16,18 +16,29 @@ from typing import TYPE_CHECKING, Any
 from napari_lpd.core.files import KEY
 from napari_lpd.core.jobs import Job, Progress
 from napari_lpd.gui.common.prediction_run import PredictionRun
-from napari_lpd.gui.layers.results import completing, prediction_layers, refreshing, showing
+from napari_lpd.gui.layers.results import (
+    MASK,
+    completing,
+    layers_of,
+    part_of,
+    parts_of,
+    parts_shown,
+    prediction_layers,
+    refreshing,
+    showing,
+)
 from napari_lpd.gui.predict.correction_bar import carried_over
 from napari_lpd.results.prediction import Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     import napari
     from napari.layers import Image
 
     from napari_lpd.gui.layers.pyramid_view import View
+    from napari_lpd.gui.layers.results import LayerData, Part
     from napari_lpd.gui.layers.slides import Shown
 
 FILL_S = 0.4  # between two updates of the layers
@@ -40,6 +51,7 @@ class LiveLayers:
     Args:
         prediction: The prediction, finished or not.
         slide: How its slide is shown.
+        maps: Maps that are shown of the results before.
 
     Attributes:
         prediction: The prediction.
@@ -47,24 +59,36 @@ class LiveLayers:
         version: Number of updates.
     """
 
-    def __init__(self, prediction: Prediction, slide: Shown) -> None:
+    def __init__(self, prediction: Prediction, slide: Shown, maps: Collection[Part] = ()) -> None:
         self.prediction = prediction
         self.version = 0
-        self._filled = prediction.finished_blocks()
-        self.layers = prediction_layers(prediction, slide)
+        self._slide = slide
+        self.layers: list[LayerData] = []
+        self._views: list[View] = []
+        self.choose(maps)
+
+    def choose(self, maps: Collection[Part]) -> None:
+        """Have layer data of the mask, and of these maps as far as the result has them."""
+        made = {part_of(options["metadata"]): (data, options, kind) for data, options, kind in self.layers}
+        wanted = [part for part in parts_of(self.prediction) if part == MASK or part in maps]
+        missing = [part for part in wanted if part not in made]
+        new = prediction_layers(self.prediction, self._slide, missing)
+        made |= dict(zip(missing, new, strict=True))
+        self.layers = [made[part] for part in wanted]
+        self.follow(options["metadata"][KEY].get("view") for _, options, _ in new)
+
+    def follow(self, views: Iterable[View | None]) -> None:
+        """From now on fill these views, too."""
+        self._views += [view for view in views if view is not None and view not in self._views]
 
     def fill(self, anew: bool = False) -> None:
         """Read the blocks that are new since the last call; with `anew`, all."""
-        new = self.prediction.finished_blocks() - (set() if anew else self._filled)
-        if new:
-            for view in self._views():
-                view.fill(new)
-            self._filled |= new
-            self.version += 1
-
-    def _views(self) -> list[View]:
-        metadata = [options["metadata"][KEY] for _, options, _ in self.layers]
-        return [m["view"] for m in metadata if "view" in m]
+        finished, views = self.prediction.finished_blocks(), list(self._views)
+        changed = [view.catch_up(finished) for view in views]
+        if anew:
+            for view in views:
+                view.fill(finished)
+        self.version += anew or any(changed)
 
 
 class LivePrediction(PredictionRun):
@@ -74,6 +98,7 @@ class LivePrediction(PredictionRun):
         slide: How the slide is shown; set before the start.
         layer: The slide's layer; set before the start.
         older: The result whose corrections are copied, if any; set before the start.
+        maps: Maps that are shown of the slide's results; set before the start.
         corrections: The file with the slide's corrections; set before the start.
         warning: A line about the slide, for the user.
         growing: The layers, once there are any.
@@ -86,6 +111,7 @@ class LivePrediction(PredictionRun):
     slide: Shown
     layer: Image
     older: Prediction | None = None
+    maps: Collection[Part] = ()
     corrections: Path
     warning = ""
     growing: LiveLayers | None = None
@@ -143,22 +169,24 @@ class LivePrediction(PredictionRun):
         if self.growing is None:
             prediction = Prediction.open(folder)
             self.carried = carried_over(prediction, self.older, self.corrections)  # at once: it may be stopped
-            self.growing = LiveLayers(prediction, self.slide)
+            self.growing = LiveLayers(prediction, self.slide, self.maps)
         self.growing.fill()
 
 
 def drawing(viewer: napari.Viewer, run: LivePrediction) -> Iterator[None]:
     """Draw a run's layers until all are filled, one layer per step, so that the GUI thread is never blocked for long.
 
-    Steps without new data do nothing.
+    Steps without new data do nothing. Maps that are asked for meanwhile are filled, too.
     """
     growing = run.growing
     assert growing is not None
     version = growing.version
+    growing.choose(parts_shown(viewer, growing.prediction.card.slide_hash).keys())
     yield from showing(viewer, growing.prediction, growing.layers)
     while not run.filled.is_set():
         if growing.version != version:
             version = growing.version
             yield from refreshing(viewer, growing.prediction)
+        growing.follow(each.metadata[KEY].get("view") for each in layers_of(viewer, growing.prediction))
         yield
     yield from completing(viewer, growing.prediction, run.finished or growing.prediction)

@@ -1,4 +1,4 @@
-"""List of the results of a slide, which stack on it: the one that is chosen is shown above the others."""
+"""List of the results of a slide, which stack on it: the one that is chosen is shown above the others; what of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,43 @@ from napari.layers import Labels
 
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
+from napari_lpd.gui.common.layout import in_row
 from napari_lpd.gui.layers.results import our_layers
+from napari_lpd.gui.maps.show_button import ShowButton
 from napari_lpd.results.measures.areas import WHOLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import napari
 
     from napari_lpd.results.prediction import Prediction
 
 
 class ResultList(LayerBox[Labels]):
-    """Combo box of results; hidden while there are fewer than two."""
+    """Combo box of results, hidden while there are fewer than two; beside it the button *Show*.
 
-    def __init__(self) -> None:
+    Args:
+        viewer: The viewer.
+        shown: Returns the result that is shown.
+
+    Attributes:
+        row: Both.
+        button: The button.
+    """
+
+    def __init__(self, viewer: napari.Viewer, shown: Callable[[], Prediction | None]) -> None:
         super().__init__()
+        self._viewer = viewer
+        self.button = ShowButton(viewer, shown)
+        self.row = in_row([self.combo, self.button])
+        self.row.layout().setStretch(0, 1)
         self.combo.setToolTip("Results of this slide: none replaces another; the chosen one is shown and measured")
         self.combo.setVisible(False)
 
-    def show(self, viewer: napari.Viewer, shown: Prediction | None) -> None:
+    def show(self, shown: Prediction | None) -> None:
         """List the results of the slide of the one that is shown, that one first."""
-        layers = [] if shown is None else our_layers(viewer, shown.card.slide_hash, "labels")
+        layers = [] if shown is None else our_layers(self._viewer, shown.card.slide_hash, "labels")
         labels = [each for each in reversed(layers) if isinstance(each, Labels)]
         names = [_described(each.metadata[KEY]["prediction"]) for each in labels]
         if labels != self.layers or names != [self.combo.itemText(i) for i in range(self.combo.count())]:
@@ -37,6 +54,7 @@ class ResultList(LayerBox[Labels]):
             self.combo.setCurrentIndex(0 if labels else -1)
             self.combo.blockSignals(False)
         self.combo.setVisible(len(labels) > 1)
+        self.row.setVisible(bool(labels))
 
 
 def _described(prediction: Prediction) -> str:

@@ -70,7 +70,7 @@ class ResultPanel(QWidget):
     def __init__(self, viewer: napari.Viewer, slide_layer: Callable[[], Image]) -> None:
         super().__init__()
         self._viewer, self._slide_layer = viewer, slide_layer
-        self.results = ResultList()
+        self.results = ResultList(viewer, self.shown)
         self.areas = AreaTable()
         self.correct = CorrectBar(viewer, slide_layer, self._require_prediction)
         self.sure = SureBar(viewer, slide_layer, self.shown)
@@ -108,7 +108,7 @@ class ResultPanel(QWidget):
         self.simplify.setSpecialValueText("GeoJSON outlines not simplified")
         self.simplify.setToolTip("Remove corners that span a triangle smaller than this length squared, without gaps")
         groups = {
-            "": (self.results.combo, self.sure, self.areas),
+            "": (self.results.row, self.sure, self.areas),
             "Correct": (self.correct, learn),
             "Measure": (measures,),
         }
@@ -144,7 +144,7 @@ class ResultPanel(QWidget):
         """Show the prediction with its corrections; if it is already shown and not `anew`, keep its measures."""
         prediction = self.shown()
         self.origin.follow(() if prediction is None else prediction.card.slide_origin)
-        self.results.show(self._viewer, prediction)
+        self.results.show(prediction)
         self.correct.show_buttons()
         self.sure.show_result(prediction)
         key = None if prediction is None else (prediction.folder, prediction.finished)

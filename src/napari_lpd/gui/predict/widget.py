@@ -38,7 +38,7 @@ from napari_lpd.gui.common.prediction_run import tissue_job
 from napari_lpd.gui.common.slide_picker import SlidePicker
 from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
 from napari_lpd.gui.layers.regions import REGIONS, VIEW, WHOLE, chosen_scope, polygons_um
-from napari_lpd.gui.layers.results import show_tissue, shown_prediction
+from napari_lpd.gui.layers.results import parts_shown, show_tissue, shown_prediction
 from napari_lpd.gui.layers.slides import UM, Shown, belongs, corner, folder_beside, home_of, kind, slide_id, slide_of
 from napari_lpd.gui.predict.correction_bar import RESULTS, corrections_path
 from napari_lpd.gui.predict.live_prediction import LivePrediction, drawing
@@ -284,6 +284,7 @@ class PredictWidget(DockWidget):
             run = LivePrediction(slide_of(layer), path, settings, scope, tissue, self._place)
             run.layer, run.corrections = layer, corrections_path(layer)
             run.slide, run.older = Shown.by(layer), shown_prediction(self._viewer, slide_id(layer))
+            run.maps = parts_shown(self._viewer, slide_id(layer)).keys()
             self.job.start(run.job)
             self._run, self._drawing = run, None
             self._show_warning()
