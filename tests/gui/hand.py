@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QPoint, QPointF, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QPushButton
 
@@ -91,6 +91,22 @@ def click(button, modifier=Qt.KeyboardModifier.NoModifier):
 def button(widget, text):
     [found] = [found for found in widget.findChildren(QPushButton) if found.text() == text]
     return found
+
+
+def tick(owner, text, picture=lambda: None):
+    """Open the menu of a button and click on an entry; return which entries were ticked before."""
+    menu, ticked = owner.menu(), []
+
+    def choose():
+        entries = {action.text(): action for action in menu.actions() if action.text()}
+        ticked.extend(name for name, action in entries.items() if action.isChecked())
+        picture()
+        QTest.mouseClick(menu, LEFT, pos=menu.actionGeometry(entries[text]).center())
+
+    QTimer.singleShot(0, choose)
+    QTest.mouseClick(owner, LEFT)  # until the menu is closed
+    QApplication.processEvents()
+    return ticked
 
 
 def picture(viewer, name):

@@ -220,7 +220,7 @@ def test_a_whole_slide_goes_beside_the_slide_and_is_there_at_once_the_next_time(
     assert str(tmp_path / "napari-lpd-results") in predict.results.text()
     assert predict.job.status.text().startswith("Done, read at 0.998 µm per pixel")
     assert predict.panel.areas.table.rowCount() == 5  # with what is unsure
-    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS)) == 3 + 4
+    assert len(our_layers(viewer, slide_id(viewer.layers["tiny.tiff"]), *KINDS)) == 1  # the mask alone
     changed = {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
     assert pressed().folder == prediction.folder
     assert changed == {path: path.stat().st_mtime_ns for path in prediction.folder.rglob("*")}
@@ -389,20 +389,21 @@ def test_explore_touches_no_layer_until_a_class_is_chosen(use_widget, viewer, ma
     assert visible(viewer) == ["mask (tiny.tiff)"]
 
 
-def test_explore_shows_the_chosen_class_alone_and_the_mask_again_after_it(use_widget, viewer, make_prediction):
+def test_explore_shows_the_chosen_class_alone_and_the_mask_again_after_it(use_widget, viewer, make_prediction, qtbot):
     show_prediction(viewer, make_prediction())
     widget = use_widget(ExploreWidget)
     widget.show_heatmap(1)
-    assert visible(viewer) == ["pink heatmap"]
+    qtbot.waitUntil(lambda: visible(viewer) == ["pink heatmap"])
     widget.tissue.setCurrentIndex(0)
     assert visible(viewer) == ["mask (tiny.tiff)"]
 
 
-def test_the_prototype_slider_and_the_viewers_slider_move_together(use_widget, viewer, make_prediction):
+def test_the_prototype_slider_and_the_viewers_slider_move_together(use_widget, viewer, make_prediction, qtbot):
     show_prediction(viewer, make_prediction())
     widget = use_widget(ExploreWidget)
     widget.show_heatmap(0)
-    widget.slider.setValue(1)
+    widget.slider.setValue(1)  # before the heatmap is there
+    qtbot.waitUntil(lambda: visible(viewer) == ["dark heatmap"])
     assert viewer.dims.current_step[0] == 1
     assert widget.which.text() == "Prototype 2 of 2"
     viewer.dims.set_current_step(0, 0)
@@ -444,6 +445,8 @@ def test_from_weak_regions_to_a_mask_on_the_slide(use_widget, viewer, skin_layer
     stride_um = 32 * labels.scale[0]
     assert np.allclose([first, last], [[2100, 500], [2900, 1500]], atol=stride_um)
     assert set(np.unique(labels.data)) <= {0, 1, 2, 3, 4, UNSURE}
-    assert len(our_layers(viewer, slide_id(viewer.layers["CMU-1_skin.tiff"]), "heatmap")) == 4
+    for name in names[:4]:
+        predict.panel.results.button.maps.show(slide_id(skin_layer), ("heatmap", name))
+    qtbot.waitUntil(lambda: len(our_layers(viewer, slide_id(skin_layer), "heatmap")) == 4, timeout=30_000)
     assert labels.metadata[KEY]["prediction"].card.model == "CMU-1_skin-001"
     assert predict.panel.areas.table.rowCount() == 5  # with what is unsure

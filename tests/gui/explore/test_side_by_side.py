@@ -174,12 +174,13 @@ def test_the_controls_of_explore_move_both(use_widget, viewer, tiny_layer, two):
 
 @pytest.mark.parametrize("chosen", [None, 1])
 def test_a_prediction_that_was_explored_is_as_it_was_after_both_were(
-    use_widget, viewer, tiny_layer, two, make_prediction, chosen
+    use_widget, viewer, tiny_layer, two, make_prediction, chosen, qtbot
 ):
     show_prediction(viewer, make_prediction(), tiny_layer)
     widget = use_widget(ExploreWidget)
     if chosen is not None:
         widget.show_heatmap(chosen, 1)
+        qtbot.waitUntil(lambda: "pink heatmap" in viewer.layers)
     before = state(viewer)
     controls = (widget.tissue.currentText(), widget.slider.value(), widget.which.text())
     widget.both.side.show(two, tiny_layer)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
-from hand import Hand, picture, press
+from hand import Hand, picture, press, tick
 from qtpy.QtWidgets import QApplication
 
 from napari_lpd import samples
@@ -47,17 +47,16 @@ def test_predict_look_correct_predict_again_export(shown_viewer, qtbot, tmp_path
     predict()
     picture(viewer, "predict_mask")
     [labels] = our_layers(viewer, slide_id(viewer.layers[SLIDE]), "labels")
-    heatmap = next(
-        layer
-        for layer in our_layers(viewer, slide_id(viewer.layers[SLIDE]), "heatmap")
-        if layer.name.startswith("collagen")
-    )
-    labels.visible, heatmap.visible = False, True
+    tick(panel.results.button, "Heatmap: collagen")
+    qtbot.waitUntil(lambda: "collagen heatmap" in viewer.layers, timeout=30_000)
+    assert not labels.visible
     viewer.dims.set_point(0, 1)
     picture(viewer, "predict_heatmap")
     viewer.scene.camera.zoom, viewer.scene.camera.center = 1.0, (0, 2500, 1900)
     picture(viewer, "predict_heatmap_full_zoom")
-    labels.visible, heatmap.visible = True, False
+    tick(panel.results.button, "Heatmap: collagen")
+    assert "collagen heatmap" not in viewer.layers
+    assert labels.visible
 
     press(panel, "Measure")
     before = measured()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 import pytest
-from hand import button, click
+from hand import button, click, tick
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QColor, QHelpEvent, QWheelEvent
 from qtpy.QtTest import QTest
@@ -248,16 +248,19 @@ def test_saving_regions_asks_for_a_name_only_when_there_are_regions(
     assert texts == {"no regions"}
 
 
-def test_naparis_slider_of_prototypes_is_there_only_while_it_moves_something(shown_viewer, tiny_tiff, make_prediction):
+def test_naparis_slider_of_prototypes_is_there_only_while_it_moves_something(
+    shown_viewer, tiny_tiff, make_prediction, qtbot
+):
     viewer = shown_viewer
     sliders = viewer.window._qt_viewer.dims
     _, predict = viewer.window.add_plugin_dock_widget("napari-lpd", "Predict")
     predict.slides.open(tiny_tiff)
     show_prediction(viewer, make_prediction(), predict.slides.layer())
     QApplication.processEvents()
-    heatmap = next(layer for layer in viewer.layers if layer.ndim == 3)
     assert not sliders.isVisible()  # the mask alone
-    heatmap.visible = True
+    tick(predict.panel.results.button, "Heatmap: dark")
+    qtbot.waitUntil(lambda: "dark heatmap" in viewer.layers)
+    heatmap = viewer.layers["dark heatmap"]
     assert sliders.isVisible()
     dock, explore = viewer.window.add_plugin_dock_widget("napari-lpd", "Explore prototypes")
     explore.show_heatmap(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from hand import LEFT, User, button, click
+from hand import LEFT, User, button, click, tick
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
@@ -149,6 +149,11 @@ def test_results_stack_and_the_chosen_one_is_shown_measured_and_corrected(docked
     show_prediction(viewer, view, slides.layer())
     panel.refresh()
     QApplication.processEvents()
+    tick(panel.results.button, "Heatmap: pink")
+    qtbot.waitUntil(lambda: "pink heatmap" in viewer.layers)
+    [heatmap] = our_layers(viewer, slide_id(slides.layer()), "heatmap")
+    assert heatmap.metadata["napari_lpd"]["prediction"] is view
+    tick(panel.results.button, "Mask")
     first, second = our_layers(viewer, slide_id(slides.layer()), "labels")
     assert (first.metadata["napari_lpd"]["prediction"], panel.shown()) == (whole, view)
     assert (first.visible, second.visible) == (False, True)  # they overlap: no colours mix
@@ -162,7 +167,7 @@ def test_results_stack_and_the_chosen_one_is_shown_measured_and_corrected(docked
     assert (first.visible, second.visible, panel.shown()) == (True, False, whole)
     assert [panel.areas.table.item(row, 1).text() for row in range(2)] != of_view
     assert panel.results.combo.currentText().startswith("whole slide, ")
-    [heatmap, _] = our_layers(viewer, slide_id(slides.layer()), "heatmap")
+    assert our_layers(viewer, slide_id(slides.layer()), "heatmap") == [heatmap]
     assert heatmap.metadata["napari_lpd"]["prediction"] is whole
     click(button(widget, "Correct mask"))
     assert panel.correct.layer().metadata["napari_lpd"]["prediction"] is whole

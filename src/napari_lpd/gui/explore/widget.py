@@ -176,6 +176,8 @@ class ExploreWidget(DockWidget):
             return
         self._list_classes(before)
         choice = self._choice()
+        if self._own is not None and self._own not in self._viewer.layers:
+            self._own = None
         if side.is_open or choice is None:
             is_gone = not side.is_open and before not in ("", NONE)
         else:

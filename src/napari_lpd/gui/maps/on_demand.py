@@ -65,6 +65,11 @@ class Maps(QObject):
         self._runner.ended.connect(self._on_ended)
         keep_tidy(viewer)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a map is being made."""
+        return self._runner.running
+
     def layer(self, slide: str, part: Part) -> Layer | None:
         """Return the layer of a part of a slide's uppermost result, if it is shown."""
         layer, shown = parts_shown(self._viewer, slide).get(part), shown_prediction(self._viewer, slide)
