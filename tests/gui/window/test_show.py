@@ -48,6 +48,8 @@ def test_a_result_is_one_layer_and_what_is_ticked_comes_and_goes(shown_viewer, p
     assert names(viewer) == ["tiny.tiff", "mask (tiny.tiff)"]
     assert viewer.layers.selection == {slide}
     camera = viewer.scene.camera.center, viewer.scene.camera.zoom
+    said = [slide.get_status((100, x), dims_displayed=[0, 1], world=True)["coordinates"] for x in (150, 250, 20)]
+    assert [text.partition("; ")[2] for text in said] == ["dark", "pink", ""]  # the slide is selected, not the mask
 
     stored = {
         "pink heatmap": found.prototypes[1].levels[0][:, 4:20, 8:32],
@@ -74,6 +76,7 @@ def test_a_result_is_one_layer_and_what_is_ticked_comes_and_goes(shown_viewer, p
     tick(show, "Tissue mask")
     assert names(viewer) == ["tiny.tiff", "uncertainty", "mask (tiny.tiff)"]
     assert not mask.visible
+    assert (viewer.scene.camera.center, viewer.scene.camera.zoom) == camera  # no dimension is left but these two
     tick(show, "Mask")
     assert mask.visible
     tick(show, "Mask")

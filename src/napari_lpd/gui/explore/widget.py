@@ -17,6 +17,7 @@ from napari_lpd.gui.explore.compare_panel import ComparePanel
 from napari_lpd.gui.explore.model_pair import ModelPair
 from napari_lpd.gui.explore.side_by_side_panel import BothModels
 from napari_lpd.gui.layers.prototype_slider import PrototypeSlider
+from napari_lpd.gui.layers.results import remove_layers
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.maps.on_demand import Maps
 from napari_lpd.gui.trust.check import TrustCheck
@@ -219,7 +220,7 @@ class ExploreWidget(DockWidget):
             choice, chosen, own = self._choice(), self._chosen(), self._own
             if own is not None and own not in chosen and (chosen or choice is None or not _is_on(own, choice.slide)):
                 self._own = None
-                self._viewer.layers.remove(own)
+                remove_layers(self._viewer, [own])
                 own = None
             if choice is not None and not chosen:
                 self.slider.setRange(0, choice.prediction.card.prototypes_per_class - 1)
@@ -254,12 +255,12 @@ class ExploreWidget(DockWidget):
         self.which.setText(text if self._chosen() else "Prototype")
 
     def _on_look(self) -> None:
-        """Show only the heatmaps of the chosen class, with the opacity and colours of the controls."""
+        """Show of all maps only the heatmaps of the chosen class, with the opacity and colours of the controls."""
         self._napari_slider.update()
         chosen, side = self._chosen(), self.both.side
         if self._is_new or side.is_open:
-            heatmaps = [each for each in self._viewer.layers if kind(each) == "heatmap"]
-            for layer in side.heatmaps() if side.is_open else heatmaps:
+            maps = [each for each in self._viewer.layers if kind(each) in ("heatmap", "uncertainty")]
+            for layer in side.heatmaps() if side.is_open else maps:
                 layer.visible = layer in chosen
         self._is_new = False
         self._show_masks(not chosen or self.mask.isChecked())

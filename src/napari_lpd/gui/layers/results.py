@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -260,9 +261,7 @@ def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[Laye
             if part in older and _fits(older[part], data)}  # fmt: skip
     unused = [layer for part, layer in older.items() if part not in kept]
     if unused:
-        with viewer.layers.batched_update():  # so that napari collects garbage once, not after each layer
-            for layer in unused:
-                viewer.layers.remove(layer)
+        remove_layers(viewer, unused)
         yield
     for data, options, layer_type in layers:
         part = part_of(options["metadata"])
@@ -296,21 +295,33 @@ def show_part(viewer: napari.Viewer, layer: LayerData, instead_of: Layer | None 
     return old
 
 
+def remove_layers(viewer: napari.Viewer, layers: Iterable[Layer]) -> None:
+    """Remove layers; the view stays."""
+    with _same_view(viewer), viewer.layers.batched_update():  # so that napari collects garbage once, not after each
+        for layer in layers:
+            viewer.layers.remove(layer)
+
+
+@contextmanager
+def _same_view(viewer: napari.Viewer) -> Iterator[None]:
+    """Keep the camera, which napari resets when the number of dimensions changes."""
+    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
+    yield
+    viewer.scene.camera.update(camera)
+
+
 def _add(viewer: napari.Viewer, layer: LayerData, below: str | None) -> Layer:
     """Add a layer, below the labels of a slide if one is given; the view stays, and the layer that is selected.
 
-    Else what is drawn next, or half a drag, would go to the new layer; and napari would reset the camera when the
-    number of dimensions changes.
+    Else what is drawn next, or half a drag, would go to the new layer.
     """
-    camera = {"center": viewer.scene.camera.center, "zoom": viewer.scene.camera.zoom}
     active = viewer.layers.selection.active
     masks = [] if below is None else our_layers(viewer, below, "labels")
-    place = viewer.layers.index(masks[0]) if masks else len(viewer.layers)
     added = Layer.create(*layer)
-    viewer.layers.insert(place, added)
-    if added.ndim > 2:
-        viewer.dims.set_point(0, 0)
-    viewer.scene.camera.update(camera)
+    with _same_view(viewer):
+        viewer.layers.insert(viewer.layers.index(masks[0]) if masks else len(viewer.layers), added)
+        if added.ndim > 2:
+            viewer.dims.set_point(0, 0)
     if active is not None:
         viewer.layers.selection.active = active
     return added

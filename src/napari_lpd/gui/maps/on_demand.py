@@ -14,6 +14,7 @@ from napari_lpd.gui.layers.results import (
     parts_of,
     parts_shown,
     prediction_layers,
+    remove_layers,
     show_part,
     shown_by,
     shown_labels,
@@ -82,8 +83,12 @@ class Maps(QObject):
         return self.layer(slide, part) is not None or any(each[:2] == (slide, part) for each in wanted)
 
     def show(self, slide: str, part: Part, instead_of: Layer | None = None) -> None:
-        """Make a part and show it below the mask, in place of a layer where one is given."""
-        if not self.is_on(slide, part):
+        """Make a part, unless it is there, and show it below the mask, in place of a layer where one is given."""
+        layer = self.layer(slide, part)
+        if layer is not None:
+            layer.visible = True
+            self.shown.emit(layer)
+        elif not self.is_on(slide, part):
             self._wanted.append(_Wanted(slide, part, instead_of))
             self._make_next()
 
@@ -94,7 +99,7 @@ class Maps(QObject):
             self._making = None
         layer = self.layer(slide, part)
         if layer is not None:
-            self._viewer.layers.remove(layer)
+            remove_layers(self._viewer, [layer])
 
     def forget(self) -> None:
         """Have nothing made that is not yet shown."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QMenu, QPushButton
 
-from napari_lpd.gui.layers.results import MASK, labels_of, parts_of, parts_shown
+from napari_lpd.gui.layers.results import MASK, labels_of, parts_shown
 from napari_lpd.gui.layers.slides import kind
 from napari_lpd.gui.maps.on_demand import Maps
 
@@ -45,12 +45,13 @@ class ShowButton(QPushButton):
         self.maps.shown.connect(self._on_shown)
 
     def _fill(self) -> None:
-        """List what the result has, from above."""
+        """List what the result has: the mask, heatmaps in the order of the legend, and the rest."""
         prediction = self._prediction()
         self.menu().clear()
         if prediction is None:
             return
-        for part in reversed(parts_of(prediction)):
+        heatmaps = [("heatmap", tissue.name) for tissue in prediction.card.classes]
+        for part in (MASK, *heatmaps, ("uncertainty", ""), ("tissue", "")):
             what, tissue = part
             action: QAction = self.menu().addAction(f"Heatmap: {tissue}" if tissue else TEXTS[what])
             action.setCheckable(True)
@@ -62,7 +63,8 @@ class ShowButton(QPushButton):
     def _is_on(self, prediction: Prediction, part: Part) -> bool:
         if part == MASK:
             return any(layer.visible for layer in labels_of(self._viewer, prediction))
-        return self.maps.is_on(prediction.card.slide_hash, part)
+        layer = self.maps.layer(prediction.card.slide_hash, part)
+        return layer.visible if layer is not None else self.maps.is_on(prediction.card.slide_hash, part)
 
     def _on_ticked(self, prediction: Prediction, part: Part, on: bool) -> None:
         slide = prediction.card.slide_hash

@@ -1,4 +1,4 @@
-"""What goes with what: with a mask its maps, and with a slide, if the user says so, its results."""
+"""What goes with what: with a mask its maps, with a slide, if the user says so, its results, and their names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QMessageBox
 
 from napari_lpd.core.files import KEY
-from napari_lpd.gui.layers.results import KINDS, shown_labels
+from napari_lpd.gui.layers.results import KINDS, our_layers, remove_layers, shown_labels
 from napari_lpd.gui.layers.slides import COMPARED, kind, slide_id, slide_layers
+from napari_lpd.gui.maps.under_cursor import name_tissues
 
 if TYPE_CHECKING:
     import napari
@@ -22,7 +23,7 @@ TIDY = "napari_lpd_tidy"  # name of a window's `_Tidy`
 
 
 def keep_tidy(viewer: napari.Viewer) -> None:
-    """From now on ask for the results of a slide that is removed, and remove the maps of a mask that is."""
+    """From now on ask for the results of a slide that is removed, remove the maps of a mask that is, name tissues."""
     viewer = getattr(viewer, "__wrapped__", viewer)  # plugins are handed a proxy
     window = viewer.window._qt_window
     if window.findChild(QObject, TIDY) is None:
@@ -46,6 +47,16 @@ class _Tidy(QObject):
         self._later.setSingleShot(True)
         self._later.timeout.connect(self._look)
         viewer.layers.events.removed.connect(self._on_removed)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        self._on_inserted()
+
+    def _on_inserted(self) -> None:
+        """Name the tissues of results where their slides are selected."""
+        if shown_labels(self._viewer) is None:
+            return
+        for layer in slide_layers(self._viewer):
+            if our_layers(self._viewer, slide_id(layer), "labels"):
+                name_tissues(self._viewer, layer)
 
     def _on_removed(self, event: Event) -> None:
         layer = event.value
@@ -71,7 +82,8 @@ class _Tidy(QObject):
         """Remove the maps of results of a slide that have no mask any more."""
         folders = {layer: layer.metadata[KEY]["prediction"].folder for layer in self._of_results(slide)}
         masks = {folder for layer, folder in folders.items() if kind(layer) == "labels"}
-        self._remove([layer for layer, folder in folders.items() if folder not in masks])
+        if left := [layer for layer, folder in folders.items() if folder not in masks]:
+            remove_layers(self._viewer, left)
 
     def _ask(self, name: str, slide: str) -> None:
         """Ask whether the results of a slide that was removed are to go, too, unless the slide is open once more."""
@@ -82,10 +94,4 @@ class _Tidy(QObject):
         question = f"Remove the {what} of {name}, too? Results of whole slides stay in their folder."
         answer = QMessageBox.question(self._window, "napari-lpd", question, buttons.Yes | buttons.No)
         if answer == buttons.Yes:
-            self._remove(self._of_results(slide))
-
-    def _remove(self, layers: list[Layer]) -> None:
-        if layers:
-            with self._viewer.layers.batched_update():  # so that napari collects garbage once, not after each layer
-                for layer in layers:
-                    self._viewer.layers.remove(layer)
+            remove_layers(self._viewer, self._of_results(slide))

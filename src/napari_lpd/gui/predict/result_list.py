@@ -9,7 +9,7 @@ from napari.layers import Labels
 
 from napari_lpd.core.files import KEY
 from napari_lpd.gui.common.layer_box import LayerBox
-from napari_lpd.gui.common.layout import in_row
+from napari_lpd.gui.common.layout import heading, in_row
 from napari_lpd.gui.layers.results import our_layers
 from napari_lpd.gui.maps.show_button import ShowButton
 from napari_lpd.results.measures.areas import WHOLE
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ResultList(LayerBox[Labels]):
-    """Combo box of results, hidden while there are fewer than two; beside it the button *Show*.
+    """Combo box of results, hidden while there are fewer than two; above it a heading with the button *Show*.
 
     Args:
         viewer: The viewer.
         shown: Returns the result that is shown.
 
     Attributes:
-        row: Both.
+        head: The heading with the button.
         button: The button.
     """
 
@@ -38,8 +38,8 @@ class ResultList(LayerBox[Labels]):
         super().__init__()
         self._viewer = viewer
         self.button = ShowButton(viewer, shown)
-        self.row = in_row([self.combo, self.button])
-        self.row.layout().setStretch(0, 1)
+        self.head = in_row([heading("Result"), self.button])
+        self.head.layout().setStretch(0, 1)
         self.combo.setToolTip("Results of this slide: none replaces another; the chosen one is shown and measured")
         self.combo.setVisible(False)
 
@@ -54,7 +54,7 @@ class ResultList(LayerBox[Labels]):
             self.combo.setCurrentIndex(0 if labels else -1)
             self.combo.blockSignals(False)
         self.combo.setVisible(len(labels) > 1)
-        self.row.setVisible(bool(labels))
+        self.button.setVisible(bool(labels))
 
 
 def _described(prediction: Prediction) -> str:

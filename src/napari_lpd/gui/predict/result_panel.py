@@ -108,7 +108,7 @@ class ResultPanel(QWidget):
         self.simplify.setSpecialValueText("GeoJSON outlines not simplified")
         self.simplify.setToolTip("Remove corners that span a triangle smaller than this length squared, without gaps")
         groups = {
-            "": (self.results.row, self.sure, self.areas),
+            "": (self.results.head, self.results.combo, self.sure, self.areas),
             "Correct": (self.correct, learn),
             "Measure": (measures,),
         }

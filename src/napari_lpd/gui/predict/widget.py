@@ -133,7 +133,7 @@ class PredictWidget(DockWidget):
         column.add(self.slides, title="Slide")
         column.add(self.model, title="Model")
         column.add(self.scope, more, title="Area to segment")
-        column.add(self.panel, note(NOTICE), title="Result")
+        column.add(self.panel, note(NOTICE))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
