@@ -203,5 +203,5 @@ def test_a_mask_that_appears_does_not_take_the_tool_out_of_the_hand(drawing, mak
     user.key("s")
     assert tissues_of(layer) == [("dark",)]
     user.key("z")  # the hand, with which nothing is drawn
-    mask = show_prediction(viewer, make_prediction(), train.data.drawn.slides.layer())
-    assert viewer.layers.selection.active is mask
+    show_prediction(viewer, make_prediction(), train.data.drawn.slides.layer())
+    assert viewer.layers.selection.active is layer
