@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from hand import LEFT, User, click, tick
+from hand import LEFT, User, click
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -30,7 +30,7 @@ from napari_lpd.data.regions import NONE, regions_in
 from napari_lpd.gui.common.job import JobRunner
 from napari_lpd.gui.common.layout import Column
 from napari_lpd.gui.layers.regions import empty_shapes, outlines_of, regions_layers, tissues_of
-from napari_lpd.gui.layers.results import our_layers, parts_shown
+from napari_lpd.gui.layers.results import our_layers
 from napari_lpd.gui.layers.slides import kind, slide_layers, slide_of, slide_path
 from napari_lpd.gui.train.class_table import OTHER
 from napari_lpd.gui.train.region_autosave import RegionFiles
@@ -338,19 +338,6 @@ class Walk:
         QTest.keyClicks(editor, self.choose.choice(["x", "mask (a.tiff)", "b.tiff", "edit"]))
         QTest.keyClick(editor, Qt.Key.Key_Return)
         return f"{before} to {layer.name}"
-
-    @action(4)
-    def show(self):
-        """Tick or untick what is shown of a result."""
-        widget = self.widget("Predict")
-        prediction = None if widget is None else widget.panel.shown()
-        if prediction is None or not widget.panel.results.button.isVisible():
-            return False
-        heatmaps = [f"Heatmap: {tissue.name}" for tissue in prediction.card.classes]
-        text = self.choose.choice(["Mask", *heatmaps, "Uncertainty", "Tissue mask"])
-        tick(widget.panel.results.button, text)
-        self.qtbot.waitUntil(lambda: not widget.panel.results.button.maps.is_busy, timeout=20_000)
-        return text
 
     @action(3)
     def remove_layer(self):
@@ -686,12 +673,6 @@ class Walk:
         for mask in our_layers(self.viewer, prediction.card.slide_hash, "labels"):
             if mask.metadata["napari_lpd"]["prediction"] is prediction:
                 self.check_mask(mask, prediction, labels, panel)
-        for (what, tissue), layer in parts_shown(self.viewer, prediction.card.slide_hash).items():
-            if what == "heatmap" and layer.metadata["napari_lpd"]["prediction"].folder == prediction.folder:
-                index = [each.name for each in prediction.card.classes].index(tissue)
-                y0, x0, y1, x1 = layer.metadata["napari_lpd"]["view"].box
-                stored = prediction.prototypes[index].levels[0][:, y0:y1, x0:x1]
-                assert (np.asarray(layer.data) == stored).all(), f"{layer.name} is not what is stored"
 
     def check_mask(self, mask, prediction, labels, panel):
         card, data = prediction.card, np.asarray(mask.data[0] if mask.multiscale else mask.data)
