@@ -263,6 +263,7 @@ def test_a_stopped_prediction_is_shown_and_goes_on_when_predict_is_pressed_again
 
 
 def test_what_a_run_sets_aside_from_garbage_collection_comes_back_when_a_layer_goes(pressed, viewer):
+    gc.unfreeze()
     pressed()
     assert gc.get_freeze_count() > 0
     viewer.layers.remove(viewer.layers[-1])
@@ -283,6 +284,7 @@ def test_what_a_run_sets_aside_comes_back_though_its_widget_is_closed_meanwhile(
     widget = use_widget(PredictWidget)
     widget.form.set_value(QUICK)
     widget.scope.setCurrentText(VIEW)
+    gc.unfreeze()
     widget.job.button.click()
     qtbot.waitUntil(loads.is_set)
     assert gc.get_freeze_count() > 0
