@@ -194,9 +194,17 @@ def test_what_is_changed_while_labels_are_made_comes_next(shown, qtbot):
     assert Prediction.open(prediction.folder).finished
 
 
-def test_a_number_that_the_result_cannot_have_is_said(shown):
-    bar, said = shown[0].panel.sure, []
+def test_a_number_that_the_result_cannot_have_is_said_and_what_was_set_before_is_made(shown, qtbot):
+    widget, prediction = shown
+    bar, said = widget.panel.sure, []
     bar.failed.connect(said.append)
     bar.clean.holes.setValue(1e6)  # a block is 512 x 512 µm
     assert said == ["holes of 1e+06 µm² are to be filled; at most 262144 µm², as large as a block of the result"]
-    bar._rest.stop()
+    assert not bar._rest.isActive()
+    assert bar.clean.holes.value() == 0
+    bar.clean.smooth.setValue(5)
+    bar.clean.holes.setValue(1e6)
+    assert bar.clean.smooth.value() == 5
+    settled(bar, qtbot)
+    assert Prediction.open(prediction.folder).card.settings.labels == LabelSettings(clean=CleanSettings(smooth_um=5))
+    assert widget.job.status.text() == "The labels are made again."

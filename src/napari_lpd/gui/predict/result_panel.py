@@ -120,10 +120,10 @@ class ResultPanel(QWidget):
         self.areas.painted.connect(self._on_painted)
         self.areas.chosen.connect(self._on_chosen)
         self.correct.used.connect(self.areas.choose)
-        self.sure.failed.connect(self.failed)
+        for bar in (self.sure, self.correct):
+            bar.message.connect(self.message)
+            bar.failed.connect(self.failed)
         self.sure.made.connect(lambda: self.refresh(anew=True))
-        self.correct.message.connect(self.message)
-        self.correct.failed.connect(self.failed)
         self.correct.applied.connect(lambda _: self.refresh(anew=True))
         self.runner.progressed.connect(lambda progress: self.message.emit(f"{progress.message}…"))
         self.runner.succeeded.connect(self._on_done)

@@ -122,10 +122,12 @@ class SureBar(QWidget):
         shown: Returns the result that is shown, or None.
 
     Signals:
+        message: how far the result is.
         failed: an error message.
         made: the labels of the result were made again.
     """
 
+    message = Signal(str)
     failed = Signal(str)
     made = Signal()
 
@@ -162,6 +164,7 @@ class SureBar(QWidget):
         self.more.valueChanged.connect(self._on_moved)
         self.clean.changed.connect(self._on_moved)
         self._rest.timeout.connect(self._make)
+        self.runner.progressed.connect(lambda at: self.message.emit(f"{at.message}: {100 * at.done // at.total} %"))
         self.runner.succeeded.connect(self._on_made)
         self.runner.failed.connect(self.failed)
         self.runner.ended.connect(self._on_ended)
@@ -208,6 +211,7 @@ class SureBar(QWidget):
         self.show_settings(self._settings)
 
     def _on_moved(self) -> None:
+        before, waiting = self._settings, self._rest.isActive()
         factors = dict(self._settings.favour)
         if self._name:
             factors[self._name] = 10 ** (self.more.value() / STEPS)
@@ -218,7 +222,10 @@ class SureBar(QWidget):
         self._rest.start()  # first: a layer that is added shows the result anew, which would set all back
         try:
             self._preview()
-        except LpdError as error:
+        except LpdError as error:  # what was set before stays, and is still made
+            self.show_settings(before)
+            if not waiting:
+                self._rest.stop()
             self.failed.emit(str(error))
 
     def layer(self) -> Labels | None:
@@ -279,6 +286,7 @@ class SureBar(QWidget):
         for layer in labels_of(self._viewer, prediction):
             layer.metadata[KEY]["prediction"] = prediction
             layer.refresh()
+        self.message.emit("The labels are made again.")
         self.made.emit()
 
     def _on_ended(self) -> None:
