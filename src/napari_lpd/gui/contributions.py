@@ -180,6 +180,8 @@ def write_mask(path: Path, data: Any, attributes: dict[str, Any], asked_for: Pat
     if multiscale and prediction is not None:
         return write_ome_tiff(prediction, target, overwrite=confirmed)
     labels = np.asarray(data[0] if multiscale else data)
+    if prediction is not None:
+        labels = metadata["view"].whole(labels)  # also what another result covers
     if labels.ndim != 2:
         raise ExportError(f"{name}: {labels.ndim} dimensions; only 2-d labels are saved")
     if labels.dtype.itemsize > 4 or labels.dtype == bool:

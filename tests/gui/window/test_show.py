@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from hand import User, tick
 from qtpy.QtWidgets import QApplication, QMessageBox
 
@@ -202,3 +203,52 @@ def test_a_class_that_is_chosen_while_another_is_read_is_the_one_that_is_shown(
     explore.tissue.setCurrentIndex(0)
     qtbot.waitUntil(lambda: not explore.maps.is_busy)
     assert names(shown_viewer) == ["tiny.tiff", "mask (tiny.tiff)"]
+
+
+@pytest.mark.parametrize("most", [0, 2**25])
+def test_where_results_overlap_the_newer_one_alone_is_seen(
+    shown_viewer, predict, make_prediction, tmp_path, monkeypatch, qtbot, most
+):
+    monkeypatch.setattr("napari_lpd.gui.layers.pyramid_view.MAX_HELD", most)  # levels in memory, or on the disk
+    viewer, slide = shown_viewer, predict.slides.layer()
+    below = make_prediction(box=None, mpp=0.125 if most == 0 else 1.0)
+    mask = show_prediction(viewer, below, slide)
+    mask.visible = True
+    newer = [make_prediction(box=(32, 64, 160, 256), mpp=2.0), make_prediction(box=(100, 200, 240, 300), mpp=0.5)]
+    masks = [show_prediction(viewer, each, slide) for each in newer]
+    assert [each.visible for each in (mask, *masks)] == [True, True, True]
+
+    def shown_at(y, x):
+        """What each mask, from below, shows at a place on the slide, in µm; 0: nothing."""
+        values = [each.get_value((y - 0.5, x - 0.5), world=True) for each in (mask, *masks)]
+        return [int(np.max(value if value is not None else 0)) for value in values]
+
+    places = {
+        (50, 80): [0, 1, 0],
+        (140, 240): [0, 0, 2],
+        (200, 250): [0, 0, 2],
+        (20, 30): [1, 0, 0],
+        (200, 350): [2, 0, 0],
+    }
+    for level, stored in enumerate(below.labels.levels):
+        data = mask.data[level] if mask.multiscale else mask.data
+        for place, (wanted, *_) in places.items():
+            y, x = (int(um / below.card.mpp / 2**level) for um in place)
+            assert data[y : y + 1, x : x + 1].item() == wanted
+        assert data[:, :].astype(bool).sum() < (stored[:, :] > 0).sum()
+        if not mask.multiscale:
+            break
+    if most:
+        assert {place: shown_at(*place) for place in places} == places
+    viewer.layers.selection.active = masks[0]
+    viewer.layers.save(str(tmp_path / "part.ome.tif"), selected=True)
+    y0, x0, y1, x1 = newer[0].scope_box()
+    assert np.array_equal(tifffile.imread(tmp_path / "part.ome.tif"), newer[0].labels.levels[0][y0:y1, x0:x1])
+
+    viewer.layers.remove(masks.pop())
+    y, x = (int(um / below.card.mpp) for um in (200, 250))
+    finest = lambda: mask.data[0] if mask.multiscale else mask.data  # noqa: E731
+    qtbot.waitUntil(lambda: finest()[y : y + 1, x : x + 1].item() == 2)
+    show_prediction(viewer, below, slide)
+    assert not masks[0].visible
+    assert np.array_equal(finest()[:, :], below.labels.levels[0][:, :])

@@ -156,7 +156,10 @@ def test_results_stack_and_the_chosen_one_is_shown_measured_and_corrected(docked
     tick(panel.results.button, "Mask")
     first, second = our_layers(viewer, slide_id(slides.layer()), "labels")
     assert (first.metadata["napari_lpd"]["prediction"], panel.shown()) == (whole, view)
-    assert (first.visible, second.visible) == (False, True)  # they overlap: no colours mix
+    assert (first.visible, second.visible) == (True, True)
+    y0, x0, y1, x1 = view.scope_box()
+    assert not first.data[y0:y1, x0:x1].any()  # they overlap: no colours mix
+    assert first.data[y1:].any()
     names = [panel.results.combo.itemText(index) for index in range(2)]
     assert names[0].startswith("part of 0.0246 mm², ")
     assert names[1].startswith("whole slide, ")

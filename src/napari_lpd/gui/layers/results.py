@@ -13,7 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.files import KEY
 from napari_lpd.core.labelling.rule import UNREADABLE, UNSURE
-from napari_lpd.gui.layers.pyramid_view import SMALL, View
+from napari_lpd.gui.layers.pyramid_view import SMALL, View, redraw, restack
 from napari_lpd.gui.layers.slides import UM, Shown, kind, slide_id
 from napari_lpd.results.corrections import Corrections
 
@@ -147,9 +147,7 @@ def refresh_labels(viewer: napari.Viewer, prediction: Prediction, box: Box) -> N
     for layer in labels_of(viewer, prediction):
         view: View = layer.metadata[KEY]["view"]
         view.fill((y, x) for y in rows for x in columns)
-        if (layer.data[0] if layer.multiscale else layer.data) is not view.levels[0]:
-            layer.data = view.data  # napari copies the data of a layer that is duplicated
-        layer.refresh()
+        redraw(layer)
 
 
 def labels_of(viewer: napari.Viewer, prediction: Prediction) -> list[Labels]:
@@ -250,8 +248,8 @@ def show_prediction(viewer: napari.Viewer, prediction: Prediction, slide_layer: 
 def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[LayerData]) -> Iterator[None]:
     """Show a prediction's layers one per step: napari takes 0.1 s to add a layer, and far longer to remove one.
 
-    Results of a slide stack: the labels of older ones stay, hidden where the new ones cover a part of them, so that no
-    two colours mix. Layers of the same result, and the maps of older ones, are reused where the data fit, with the
+    Results of a slide stack: the labels of older ones stay, but for what the new ones cover, so that no two colours
+    mix. Layers of the same result, and the maps of older ones, are reused where the data fit, with the
     visibility that the user chose. Camera, selection and the tool in hand are kept as well.
     """
     slide = prediction.card.slide_hash
@@ -272,12 +270,10 @@ def showing(viewer: napari.Viewer, prediction: Prediction, layers: Sequence[Laye
             seen = {"visible": older[part].visible} if part in older else {}
             _add(viewer, (data, options | seen, layer_type), None if part == MASK else slide)
         yield
-    for labels in our_layers(viewer, slide, "labels"):
-        if _is_other_result(labels, prediction):
-            labels.visible = labels.visible and not _overlap(labels.metadata[KEY]["prediction"], prediction)
     for labels in labels_of(viewer, prediction):
         labels.visible = True
         viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+    restack_all(viewer, slide)
 
 
 def show_part(viewer: napari.Viewer, layer: LayerData, instead_of: Layer | None = None) -> Layer:
@@ -327,14 +323,9 @@ def _add(viewer: napari.Viewer, layer: LayerData, below: str | None) -> Layer:
     return added
 
 
-def _is_other_result(layer: Layer, prediction: Prediction) -> bool:
-    return kind(layer) == "labels" and layer.metadata[KEY]["prediction"].folder != prediction.folder
-
-
-def _overlap(one: Prediction, two: Prediction) -> bool:
-    boxes = (np.array(each.scope_box()) * each.card.mpp for each in (one, two))
-    (top, left, bottom, right), (y0, x0, y1, x1) = boxes
-    return bool(top < y1 and y0 < bottom and left < x1 and x0 < right)
+def restack_all(viewer: napari.Viewer, slide: str) -> None:
+    """Let no labels of a slide's results mix their colours, as `restack`."""
+    restack([each for each in our_layers(viewer, slide, "labels") if isinstance(each, Labels)])
 
 
 def part_of(metadata: dict[str, Any]) -> Part:

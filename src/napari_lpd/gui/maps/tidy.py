@@ -9,7 +9,7 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QMessageBox
 
 from napari_lpd.core.files import KEY
-from napari_lpd.gui.layers.results import KINDS, our_layers, remove_layers, shown_labels
+from napari_lpd.gui.layers.results import KINDS, our_layers, remove_layers, restack_all, shown_labels
 from napari_lpd.gui.layers.slides import COMPARED, kind, slide_id, slide_layers
 from napari_lpd.gui.maps.under_cursor import name_tissues
 
@@ -70,6 +70,7 @@ class _Tidy(QObject):
         for layer in removed:
             if kind(layer) == "labels":
                 self._remove_orphans(layer.metadata[KEY]["slide"])
+                restack_all(self._viewer, layer.metadata[KEY]["slide"])
             else:
                 self._ask(layer.name, slide_id(layer))
 
