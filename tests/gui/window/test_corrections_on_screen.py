@@ -146,6 +146,8 @@ def test_the_mask_is_painted_on_its_edit_layer_alone_and_that_layer_goes_by_appl
     assert (np.asarray(mask.data) == before).all()
     areas = desk.table_mm2()
 
+    viewer.reset_view()  # the drags have moved it
+    QApplication.processEvents()
     desk.press("Correct mask")
     desk.take(1)
     edit = desk.widget.panel.correct.layer()

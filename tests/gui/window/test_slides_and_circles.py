@@ -176,9 +176,8 @@ def test_results_stack_and_the_chosen_one_is_shown_measured_and_corrected(docked
     assert panel.correct.layer().metadata["napari_lpd"]["prediction"] is whole
     click(button(widget, "Discard"))
     assert (first.visible, second.visible) == (True, False)
-    show_prediction(viewer, make_prediction(box=(200, 300, 250, 380)), slides.layer())
-    second.visible = True
-    show_prediction(viewer, make_prediction(box=(170, 0, 190, 50)), slides.layer())
-    assert second.visible  # beside the newest
+    others = [make_prediction(box=box) for box in ((200, 300, 250, 380), (170, 0, 190, 50))]
+    masks = [show_prediction(viewer, each, slides.layer()) for each in others]
+    assert [each.visible for each in (second, first, *masks)] == [False, True, True, True]  # below the whole slide
     viewer.layers.remove(second)
     assert panel.results.combo.count() == 3
