@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_lpd.core.errors import one_line
-from napari_lpd.core.text import READABLE, csv_cell, html_text, is_clean, markdown
+from napari_lpd.core.text import READABLE, area_text, csv_cell, html_text, is_clean, markdown
 
 ANY = st.text(st.characters(exclude_categories=()))  # also halves of characters
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1+1", "＋1", "－x", "＠x", "'=1+1"]
@@ -124,3 +124,10 @@ def test_every_console_shows_every_text(encoding, text):
 
 def test_what_a_console_lacks_has_a_readable_stand_in():
     assert "0.5 mm² at 2 µm × 3 é … → ß 腫".encode("ascii", READABLE) == b"0.5 mm2 at 2 um x 3 e ... -> ss ?"
+
+
+def test_a_small_area_is_never_nothing():
+    assert [area_text(mm2) for mm2 in (12.3456, 0.05, 0.00049, 3e-7, 0.0)] == [
+        "12.346", "0.050", "0.0005", "0.0000003", "0.000"
+    ]  # fmt: skip
+    assert area_text(0.004, 2) == "0.004"

@@ -36,6 +36,17 @@ MAX_TABLE_BYTES = 256 * 2**20
 SEPARATORS = (",", ";", "\t")
 
 
+def area_text(mm2: float, digits: int = 3) -> str:
+    """Write an area in mm² with some digits after the point, and with as many more as a small one needs.
+
+    Example:
+        >>> area_text(0.2134), area_text(0.00031), area_text(0.0)
+        ('0.213', '0.0003', '0.000')
+    """
+    needed = math.ceil(-math.log10(mm2)) if 0 < mm2 < 1 else 0
+    return f"{mm2:.{max(digits, needed)}f}"
+
+
 def is_clean(text: str) -> bool:
     """Return whether a text has no control characters, no line ends and no blanks around it."""
     return text == text.strip() and not CONTROL.search(text) and not SURROGATE.search(text)

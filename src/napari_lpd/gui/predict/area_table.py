@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 from napari_lpd.core.classes import UNLABELLED, UNREADABLE_NAME, UNSURE_CLASS
 from napari_lpd.core.errors import LpdError
 from napari_lpd.core.settings.results import MeasureSettings
+from napari_lpd.core.text import area_text
 from napari_lpd.gui.common.layout import chooser, note, swatch, tip
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class AreaTable(QWidget):
         elif not areas:
             self.total.setText("Unfinished: areas are shown at the end.")
         else:
-            total = f"of {prediction.tissue_mm2:.3f} mm² tissue in the predicted area"
+            total = f"of {area_text(prediction.tissue_mm2)} mm² tissue in the predicted area"
             self.total.setText(f"{total}; {NOT_MEASURED}")
 
     def _choose_row(self, row: int) -> None:
@@ -155,31 +156,32 @@ class AreaTable(QWidget):
                 if row.expected_mm2 is not None:
                     self.table.setColumnHidden(EXPECTED, False)
                     item = self.table.item(index[row.what], EXPECTED)
-                    item.setText(f"{row.expected_mm2:.3f}")
-                    low, high = row.expected_low_mm2, row.expected_high_mm2
-                    item.setToolTip(f"95 % interval {low:.3f} to {high:.3f} mm²; {row.corrected_mm2:.3f} mm² corrected")
+                    item.setText(area_text(row.expected_mm2))
+                    low, high = row.expected_low_mm2 or 0.0, row.expected_high_mm2 or 0.0
+                    corrected = f"{area_text(row.corrected_mm2 or 0.0)} mm² corrected"
+                    item.setToolTip(f"95 % interval {area_text(low)} to {area_text(high)} mm²; {corrected}")
         self.table.blockSignals(False)
         tissue = next((row for row in rows if row.region == whole and row.what == "tissue"), None)
         if tissue is not None:
-            self.total.setText(f"of {tissue.area_mm2:.3f} mm² tissue in the predicted area")
+            self.total.setText(f"of {area_text(tissue.area_mm2)} mm² tissue in the predicted area")
         lines = []
         for row in rows:
             if row.what == UNLABELLED and (row.region != whole or not row.area_mm2):
                 continue
             if row.what == UNREADABLE_NAME:
-                lines += [f"{row.region}: unreadable {row.area_mm2:.3f} mm²"] if row.area_mm2 else []
+                lines += [f"{row.region}: unreadable {area_text(row.area_mm2)} mm²"] if row.area_mm2 else []
             elif row.what not in index and row.what != "tissue":
                 share = "not defined" if row.percent is None else f"{row.percent:.1f} % of {row.percent_of}"
                 reported = "" if row.percent_reported is None else f", reported as {row.percent_reported} %"
                 lines.append(f"{row.region}: {row.what} {share}{reported}")
             elif row.region != whole and row.what in index:
                 share = "" if row.percent is None else f", {row.percent:.1f} % of tissue"
-                lines.append(f"{row.region}: {row.what} {row.area_mm2:.3f} mm²{share}")
+                lines.append(f"{row.region}: {row.what} {area_text(row.area_mm2)} mm²{share}")
         self.ratios.setText("\n".join(lines))
         self.ratios.setVisible(bool(lines))
 
     def _write(self, row: int, area: float, share: float) -> None:
-        self.table.item(row, 1).setText(f"{area:.3f}")
+        self.table.item(row, 1).setText(area_text(area))
         self.table.item(row, 2).setText(f"{share:.1f}")
 
     def _on_selected(self) -> None:

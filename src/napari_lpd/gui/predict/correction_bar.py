@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_lpd.core.errors import DataError, LpdError
 from napari_lpd.core.files import KEY
+from napari_lpd.core.text import area_text
 from napari_lpd.data.geojson import read_features
 from napari_lpd.data.regions import classes_of, regions_in
 from napari_lpd.gui.layers.class_keys import ClassKeys
@@ -205,7 +206,7 @@ class CorrectBar(QWidget):
             self.steps.add(step)
             self._spread(prediction, step.box, metadata["kept"])
         self.drop()
-        self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² corrected.")
+        self.message.emit(f"{area_text(changed * (prediction.card.mpp / 1000) ** 2)} mm² corrected.")
         self.applied.emit(prediction)
 
     def take_back(self) -> None:
@@ -225,7 +226,7 @@ class CorrectBar(QWidget):
         self.steps.remove(step)
         self._spread(prediction, step.box, kept)
         self.show_buttons()
-        self.message.emit(f"{changed * (prediction.card.mpp / 1000) ** 2:.4f} mm² taken back.")
+        self.message.emit(f"{area_text(changed * (prediction.card.mpp / 1000) ** 2)} mm² taken back.")
         self.applied.emit(prediction)
 
     def _spread(self, prediction: Prediction, box: Box, kept: Path) -> None:

@@ -9,6 +9,7 @@ from qtpy.QtGui import QColor, QGuiApplication
 from qtpy.QtWidgets import QColorDialog, QGridLayout, QLabel, QLineEdit, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_lpd.core.classes import COLORS, TissueClass, check_classes
+from napari_lpd.core.text import area_text
 from napari_lpd.data.regions import NONE
 from napari_lpd.gui.common.layout import SWATCH, swatch, tip
 from napari_lpd.gui.layers.class_keys import text_color
@@ -150,11 +151,12 @@ class ClassTable(QWidget):
         for widget in self._none.widgets:
             widget.setVisible(markable)
 
-    def set_counts(self, counts: Mapping[str, str]) -> None:
-        """Show a text beside each class, and beside NONE: how much of it is marked."""
+    def set_counts(self, counts: Mapping[str, tuple[int, float]]) -> None:
+        """Show beside each class, and beside NONE, how many regions of it there are, and their area in mm²."""
         for row in [*self._rows, self._none]:
             name = NONE if row is self._none else row.name.text().strip()
-            row.count.setText(counts.get(name, NO_REGIONS))
+            count, area = counts.get(name, (0, 0.0))
+            row.count.setText(f"{count} · {area_text(area, 2)} mm²" if count else NO_REGIONS)
 
     def take(self, name: str) -> None:
         """Show a class, or NONE, as the one in hand."""

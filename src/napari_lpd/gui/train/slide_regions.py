@@ -190,8 +190,7 @@ class SlideRegions(QWidget):
 
     def count(self) -> None:
         """Show beside each class the number of its regions and their area."""
-        areas = area_mm2(self.layer()) if self.regions.count() else {}
-        self.classes.set_counts({name: f"{count} · {area:.2f} mm²" for name, (count, area) in areas.items()})
+        self.classes.set_counts(area_mm2(self.layer()) if self.regions.count() else {})
         if not (self.regions.count() and self.layer()._is_creating):  # a half of an outline is no change yet
             self.changed.emit()
 
