@@ -152,6 +152,24 @@ def test_what_is_cleaned_is_what_the_rule_says(settings):
     assert np.array_equal(found == UNREADABLE, labels == UNREADABLE)
 
 
+def test_borders_of_areas_are_counted_across_strips(monkeypatch):
+    labels = speckled()
+    monkeypatch.setattr(components, "STRIP_PIXELS", 700)
+    areas = components.Components(lambda top, end: labels[top:end], labels.shape, 64, -1)
+    assert len(areas.ends) > 9
+    run(areas.search(borders=True))
+    numbers = np.concatenate([each for _, each in areas.strips()])
+    expected: dict[tuple[int, int], int] = {}
+    for one, two in ((numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])):
+        for pair in zip(one[one != two].tolist(), two[one != two].tolist(), strict=True):
+            for key in (pair, pair[::-1]):
+                expected[key] = expected.get(key, 0) + 1
+    found = {(own, other): edges for own, other, edges in zip(*map(np.ndarray.tolist, areas.borders), strict=True)}
+    assert found == expected
+    assert np.array_equal(areas.label[numbers], labels)
+    assert np.array_equal(areas.area, np.bincount(numbers.ravel()))
+
+
 @pytest.fixture
 def made(tmp_path) -> Prediction:
     """A result of several blocks whose labels, made of its maps, are fine-grained; with holes in the tissue."""
@@ -165,7 +183,8 @@ def made(tmp_path) -> Prediction:
     tissue[7:, 6] = False
     labels = np.ones(shape, np.uint8)
     labels[100:111, 120:140] = UNREADABLE
-    scope = shapely.Polygon([(0, 0), (115, 0), (115, 80), (50, 131), (0, 131)])
+    inside = [(25, 60), (40, 60), (40, 75), (25, 75)]  # not predicted: no hole to fill
+    scope = shapely.Polygon([(0, 0), (115, 0), (115, 80), (50, 131), (0, 131)], [inside])
     settings = PredictSettings(tile=64, overlap=16, block=64, background_power=2)
     about = {"stride": 4, "block": 64, "settings": settings, "scope": (scope.wkt,)}
     predicted(tmp_path / "a.zarr", labels, CLASSES, scores, tissue, **about)

@@ -137,6 +137,8 @@ class Components:
         one, two, edges = self._beside
         count = len(self.area)
         one, two = self._number[one].astype(np.int64), self._number[two].astype(np.int64)
+        differ = one != two  # pieces of different strips may be of one area
+        one, two, edges = one[differ], two[differ], edges[differ]
         keys, which = np.unique(np.concatenate([one * count + two, two * count + one]), return_inverse=True)
         total = np.bincount(which, np.concatenate([edges, edges]), len(keys)).astype(np.int64)
         return Borders(keys // max(count, 1), keys % max(count, 1), total)
