@@ -7,6 +7,7 @@ CPU tensors keep their values, and operators on them alone are computed.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.optim import optimizer
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -30,8 +33,8 @@ aten = torch.ops.aten
 class PretendedCard(TorchDispatchMode):
     """Runs operators on pretended tensors, and notes where the CPU waits for the card.
 
-    What the CPU reads is answered by ones, a search for what is true (``nonzero``, a mask as an index) by everything,
-    and one for different values (``unique``) by all of them.
+    What the CPU reads is answered by ones, a single number with a fraction by 0 (no gradient overflowed), a search for
+    what is true (``nonzero``, a mask as an index) by everything, and one for different values (``unique``) by all.
 
     Attributes:
         waits: (function of napari_lpd, what it waits for), in order: ``read``, a copy to the CPU; ``sent``, a copy
@@ -97,7 +100,7 @@ class PretendedCard(TorchDispatchMode):
 
     def _number(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.note("read")
-        return {torch.bool: bool, torch.float32: float, torch.float64: float}.get(args[0].dtype, int)(1)
+        return 0.0 if args[0].is_floating_point() else args[0].dtype == torch.bool or 1
 
     def _places(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         self.note("count")
@@ -140,30 +143,79 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def on_card(value: Any) -> Any:
+def on_card(value: Any, dtype: torch.dtype | None = None) -> Any:
     """Move tensors, in whatever they are held, to the pretended card; of a module, in place."""
     if not isinstance(value, nn.Module):
         return tree_map_only(Tensor, _moved, value)
     for module in value.modules():
         for name, part in module.named_parameters(recurse=False):
-            module._parameters[name] = nn.Parameter(_moved(part), requires_grad=False)
+            module._parameters[name] = nn.Parameter(_moved(part, dtype), part.requires_grad)
         for name, part in module.named_buffers(recurse=False):
-            module._buffers[name] = _moved(part)
+            module._buffers[name] = _moved(part, dtype)
     return value
 
 
-def _moved(value: Tensor) -> Tensor:
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=CARD)
+def _moved(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    dtype = dtype if dtype and value.is_floating_point() else value.dtype
+    return torch.empty_strided(value.shape, value.stride(), dtype=dtype, device=CARD)
+
+
+def backward(loss: Tensor, *_: Any) -> None:
+    """Do what `Tensor.backward` does, node by node: torch's own asks a card for its streams.
+
+    Raises:
+        AssertionError: a gradient is not where what it belongs to is.
+    """
+    waiting, seen, left = Counter[Any](), {loss.grad_fn}, [loss.grad_fn]
+    while left:
+        after = [node for node, _ in left.pop().next_functions if node]
+        waiting.update(after)
+        left += [node for node in dict.fromkeys(after) if node not in seen]
+        seen.update(after)
+    held: dict[Any, dict[int, Tensor]] = {loss.grad_fn: {loss.output_nr: torch.ones_like(loss)}}
+    ready = [loss.grad_fn]
+    with torch.no_grad():
+        while ready:
+            node = ready.pop()
+            own = held.pop(node, {})
+            if hasattr(node, "variable"):  # of a parameter
+                if own:
+                    node.variable.grad = own[0] if node.variable.grad is None else node.variable.grad + own[0]
+                continue
+            found = (node if callable(node) else node.apply)(*(own.get(i) for i in range(len(node._input_metadata))))
+            found = found if isinstance(found, tuple) else (found,)
+            for (after, i), gradient in zip(node.next_functions, found, strict=True):
+                if after and gradient is not None:
+                    about, slot = after._input_metadata[i], held.setdefault(after, {})
+                    assert gradient.device == about.device, f"{node.name()} gives a gradient on {gradient.device}"
+                    gradient = gradient.sum_to_size(about.shape).to(about.dtype)
+                    slot[i] = slot[i] + gradient if i in slot else gradient
+                waiting[after] -= 1
+                if after and not waiting[after]:
+                    ready.append(after)
 
 
 @contextmanager
 def pretended_card() -> Iterator[PretendedCard]:
-    """Pretend that there is a card, without gradients: torch keeps those only where there is one."""
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+    """Pretend that there is a card."""
+    to = nn.Module.to
+
+    def placed(part: nn.Module, *where: Any, **how: Any) -> nn.Module:
+        device, dtype, *_ = torch._C._nn._parse_to(*where, **how)
+        there = device == CARD or any(isinstance(weight, FakeTensor) for weight in part.parameters())
+        return on_card(part, dtype) if there else to(part, *where, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "to", placed)
+        patch.setattr(Tensor, "backward", backward)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        for module in (_foreach_utils, optimizer):  # all parameters at once, as on a card
+            patch.setattr(module, "_foreach_supported_types", [Tensor, nn.Parameter, FakeTensor])
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
         patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
         patch.setattr(Tensor, "record_stream", lambda *_: None)
+        patch.setattr(FakeTensor, "data_ptr", lambda _: 0)
         patch.setattr(FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist())
         with FakeTensorMode(allow_non_fake_inputs=True) as fake, PretendedCard(fake) as card:
             waiting = SimpleNamespace(synchronize=lambda: card.note("work"), record=lambda: None)

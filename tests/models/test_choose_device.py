@@ -48,7 +48,8 @@ def test_a_device_that_is_not_there_is_refused(machine, gpus, wanted):
     machine(**gpus)
     with pytest.raises(SettingsError) as caught:
         choose_device(wanted)
-    assert str(caught.value) == f"device={wanted!r} is not available on this machine; use cpu or auto"
+    why = " (napari-lpd doctor says why)" if wanted == "cuda" else ""
+    assert str(caught.value) == f"device={wanted!r} is not available on this machine{why}; use cpu or auto"
 
 
 def test_a_device_that_nobody_knows_is_refused(machine):

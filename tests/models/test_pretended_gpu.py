@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 import torch
 from made_predictions import predicted
+from made_training import CLASSES, JOINT, LINEAR, SUPERVISED, UNSHAPED, settings_of
 from pretended import CARD, on_card, pretended_card
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
-from napari_lpd.core.classes import TissueClass
+from napari_lpd.core.settings.evaluation import EvaluateSettings
 from napari_lpd.core.settings.prediction import CrfSettings, PredictSettings
-from napari_lpd.core.settings.training import TrainSettings
-from napari_lpd.data.tileset import Shares, TileSet
+from napari_lpd.evaluation.masks import fused_maps
 from napari_lpd.models import cam
 from napari_lpd.models.card import Card
 from napari_lpd.models.compute import prepared
 from napari_lpd.models.crf import lattice_torch
-from napari_lpd.models.encoder import build_region_encoder
-from napari_lpd.models.joint.store import FeatureStore
-from napari_lpd.models.joint.tiles import FeatureTiles, FrozenEncoder
 from napari_lpd.models.network import STAGES_USED, LoadedModel, new_network, output_channels, used_stages
 from napari_lpd.prediction import tile_scorer
 from napari_lpd.prediction.blocks import BlockAssembler
@@ -31,30 +27,13 @@ from napari_lpd.results.create import start_prediction
 from napari_lpd.results.prediction import Prediction
 from napari_lpd.slides.slide import Slide
 from napari_lpd.slides.tissue import TissueMask
-from napari_lpd.training.losses.joint import JointObjective
-from napari_lpd.training.losses.objective import Objective
 from napari_lpd.training.losses.published import (
     official_first_commit_diversity,
     official_head_diversity,
     official_pseudo_mask,
 )
-from napari_lpd.training.step import PendingScalars, Said, Step, varied
 
 CPU = torch.device("cpu")
-CLASSES = tuple(TissueClass(name=name, color="#3b4cff") for name in ("dark", "pink", "pale"))
-BASE = {"encoder": "test_efficientnet", "encoder_weights": "random", "prototypes_per_class": 2, "prototype_dim": 64}
-LINEAR = {"bank": "linear", "prototypes_per_class": 1}
-JOINT = {"head": "joint", "necks": 2, "neck_width": 8, "presence_width": 4}
-SUPERVISED = LINEAR | {"bank": "supervised"}
-UNSHAPED = {"contrast_weight": 0.0, "diversity": "off"}
-SMALL = {"tile": 64, "region_encoder": "test_efficientnet", "region_encoder_weights": "random", "region_size": 32,
-         "max_regions": 4, "places": 9, "share_weight": 1.0, "pixel_weight": 1.0, "stain_jitter": 0.1}  # fmt: skip
-INDICES = [0, 1, 2, 3]
-LABELS = torch.tensor([[1.0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]])
-
-
-def settings_of(model=None, **more) -> TrainSettings:
-    return TrainSettings.build({"model": BASE | (model or {})} | SMALL | more)
 
 
 def refused_beside_the_cpu(compute, *given) -> None:
@@ -63,16 +42,6 @@ def refused_beside_the_cpu(compute, *given) -> None:
         mixed = [part if i == left else on_card(part) for i, part in enumerate(given)]
         with pytest.raises(FakeTensorDeviceMismatchError):
             compute(*mixed)
-
-
-def made_tiles() -> TileSet:
-    """Four tiles: of two the shares are known, one is painted, of one a class is not known."""
-    image = np.full((64, 64, 3), 99, np.uint8)
-    tiles = TileSet(CLASSES, LABELS.numpy(), lambda _: image, "made", sources=[""] * 4, files=[])
-    tiles.shares = {i: Shares("region", np.float32([0.1, 0.3, 0.3, 0.3])) for i in (0, 1)}
-    tiles.painted = {1: np.ones((64, 64), np.int8)}
-    tiles.known[0, 0] = False
-    return tiles
 
 
 def test_where_the_cpu_waits_for_a_card_is_noted():
@@ -110,22 +79,16 @@ def test_where_the_cpu_waits_for_a_card_is_noted():
 
 MODELS = {
     "learned": {},
-    "clustered": {"bank": "clustered", "normalise_prototypes": False},
     "linear": LINEAR,
     "vit": {"encoder": "test_vit"},
     "joint": JOINT,
-    "joint linear": JOINT | LINEAR,
     "supervised": SUPERVISED,
 }
-HALF = [("learned", torch.float16), ("vit", torch.bfloat16)]
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, None) for name in MODELS), *HALF])
-def test_a_networks_maps_are_made_on_the_card(name, precision):
-    network, seen = new_network(settings_of(MODELS[name], **UNSHAPED).model, 3).eval(), []
-    last = [part for part in network.encoder.backbone.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1]
-    last.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
-    network.encoder.precision = precision
+@pytest.mark.parametrize("name", MODELS)
+def test_a_networks_maps_are_made_on_the_card(name):
+    network = new_network(settings_of(MODELS[name], **UNSHAPED).model, 3).eval()
     with pretended_card() as card:
         on_card(network)
         images = on_card(torch.rand(2, 3, 64, 64))
@@ -134,41 +97,9 @@ def test_a_networks_maps_are_made_on_the_card(name, precision):
         assert {part.device for part in (*maps.outputs, maps.features, maps.prototypes, presence)} == {CARD}
         assert {part.dtype for part in (*maps.outputs, presence)} == {torch.float32}
         assert presence.shape == (2, 3)
-        assert seen == [precision or torch.float32]
         assert card.waits == []
         with pytest.raises(FakeTensorDeviceMismatchError):
             network(torch.rand(2, 3, 64, 64), STAGES_USED)
-
-
-REGIONS = {("_regions", "read"): 1}
-FULL = [
-    ({"stage_fusion": (0.2, 0.3, 0.5)}, {"diversity": "projected", "negatives": "all"}, True),
-    (LINEAR, UNSHAPED, False),
-    ({"bank": "clustered"}, {"contrast": "pooled", "region_input": "rescaled", "region_map": "fused"}, False),
-]
-
-
-@pytest.mark.parametrize(("model", "more", "shared"), FULL)
-def test_a_full_step_waits_once_for_the_list_of_regions(model, more, shared):
-    settings = settings_of(model, **more)
-    encoder = build_region_encoder("test_efficientnet", "random", settings.model.prototype_dim)
-    step = Step(new_network(settings.model, 3), Objective(settings, encoder, torch.Generator()))
-    step.objective.follow(made_tiles())
-    pixels = torch.zeros(4, 64, 64, dtype=torch.int64)
-
-    def losses(images, labels, known, painted):
-        return step(images, labels, False, Said(known, painted, on_card(pixels) if shared else None, INDICES)).values()
-
-    given = torch.rand(4, 3, 64, 64), LABELS, torch.ones(4, 3, dtype=torch.bool), pixels
-    with pretended_card() as card:
-        on_card(step)
-        numbers = PendingScalars(losses(*on_card(given)))
-        assert Counter(card.waits) == ({} if model == LINEAR else REGIONS)
-        card.waits.clear()
-        assert len(numbers.read()) == 5 + shared
-        assert card.waits == [("read", "work")]
-        if shared:
-            refused_beside_the_cpu(losses, *given)
 
 
 @pytest.mark.parametrize("form", [official_head_diversity, official_first_commit_diversity])
@@ -179,39 +110,6 @@ def test_the_published_diversity_waits_for_every_class_of_every_image(form):
         assert form(*on_card((features, prototypes, mask)), 2).device == CARD
         assert len(card.waits) >= 12
         refused_beside_the_cpu(lambda *given: form(*given, on_card(mask), 2), features, prototypes)
-
-
-def test_batches_are_brought_and_varied_without_waiting():
-    raw = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
-    with pretended_card() as card:
-        images, said = varied(made_tiles(), raw, INDICES, settings_of(blur_jitter=1.0), torch.Generator(), CARD)
-        assert {part.device for part in (images, said.known, said.painted, said.tissue)} == {CARD}
-        assert card.waits == []
-
-
-def test_a_step_of_the_joint_head_waits_once_for_the_list_of_regions():
-    settings = settings_of(JOINT)
-    network = new_network(settings.model, 3).eval()
-    tiles = FeatureTiles(made_tiles(), FrozenEncoder(network, CPU, None), FeatureStore("", 2**30))
-    joined = tiles.batch(INDICES)
-    objective = JointObjective(settings, torch.Generator(), 4, joined.shape[2:])
-    network.train()
-    with pretended_card() as card:
-        on_card(network)
-        on_card(objective)
-        objective.follow(tiles)
-        card.waits.clear()
-        objective.label_tiles(network, tiles)
-        assert Counter(card.waits) == {("label_tiles", "sent"): 2}
-        objective(network, *on_card((joined, LABELS)), False, INDICES)
-        card.waits.clear()
-
-        def losses(joined, labels):
-            return objective(network, joined, labels, False, INDICES).values()
-
-        losses(*on_card((joined, LABELS)))
-        assert Counter(card.waits) == REGIONS
-        refused_beside_the_cpu(losses, joined, LABELS)
 
 
 def test_the_rules_of_the_class_maps():
@@ -255,7 +153,7 @@ def test_the_lattice_of_the_crf():
         refused_beside_the_cpu(lattice.scaled, torch.rand(8, 1))
 
 
-@pytest.mark.parametrize(("name", "precision"), [("learned", torch.bfloat16), ("vit", None), ("joint", torch.float16)])
+@pytest.mark.parametrize(("name", "precision"), [("vit", torch.bfloat16), ("joint", torch.float16)])
 def test_tiles_are_scored_with_one_wait_per_call(name, precision, monkeypatch):
     network = new_network(settings_of(MODELS[name], **UNSHAPED).model, 3).eval()
     ready = prepared(network, tuple(STAGES_USED[i] for i in used_stages(network)), CPU, "torch", precision)
@@ -303,8 +201,21 @@ def test_a_block_is_put_together_from_maps_on_the_card(tmp_path):
         torch.rand(sum(output_channels(network)), y1 - y0, x1 - x0),
         torch.ones(y1 - y0, x1 - x0, dtype=torch.bool),
     )
-    with pretended_card() as card:
+    with pretended_card() as card, torch.inference_mode():
         on_card(network)
         assert blocks.assemble((0, 0), *on_card((maps, known)), frozenset()).labels.shape == (64, 64)
         assert Counter(kind for _, kind in card.waits) == {"read": 5, "sent": 2}
         refused_beside_the_cpu(lambda known: blocks.assemble((0, 0), on_card(maps), known, frozenset()), known)
+
+
+def test_an_image_is_evaluated_on_the_card():
+    settings = settings_of({"stage_fusion": (0.2, 0.3, 0.5)})
+    about = Card(classes=CLASSES, settings=settings, tiles_per_class={}, tiles=0, steps=0,
+                 map_scale=[[1.0] * 3] * 3, presence=(0.5,) * 3)  # fmt: skip
+    network = new_network(settings.model, 3).eval()
+    with pretended_card() as card, torch.inference_mode():
+        fused, presence = fused_maps(
+            LoadedModel(on_card(network), about, "m", "0", CARD), torch.rand(3, 64, 64), EvaluateSettings()
+        )
+        assert (fused.device, fused.shape, presence.shape) == (CPU, (3, 64, 64), (3,))
+        assert Counter(kind for _, kind in card.waits) == {"read": 4, "sent": 1}  # three stages, presence; the image

@@ -264,7 +264,8 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         raise SettingsError(f"device={name!r}: wanted auto, cpu, cuda, cuda:N or mps") from error
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
     if (device.index or 0) >= counts.get(device.type, 0):
-        raise SettingsError(f"device={name!r} is not available on this machine; use cpu or auto")
+        why = " (napari-lpd doctor says why)" if device.type == "cuda" and not cuda else ""
+        raise SettingsError(f"device={name!r} is not available on this machine{why}; use cpu or auto")
     return device, "requested"
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -182,7 +182,7 @@ class Trainer:
         )
         if not self.state.load():
             return False
-        self._good = {name: tensor.clone() for name, tensor in self._learned().items()}
+        self._good = {name: tensor.clone() for name, tensor in self._learned.items()}
         return True
 
     def epochs(self, total: int, epochs: int, validation: Validation | None) -> Iterator[Progress]:
@@ -235,7 +235,7 @@ class Trainer:
             total: Steps of the training.
         """
         place = self.state.place
-        weights = {name: tensor.clone() for name, tensor in self._learned().items()}
+        weights = {name: tensor.clone() for name, tensor in self._learned.items()}
         labels = torch.from_numpy(self.tiles.labels[indices]).to(self.device, non_blocking=True)
         warm = place.step < self.settings.warm_up * total
         losses: StepLosses
@@ -260,8 +260,9 @@ class Trainer:
         place.taken += len(indices)
         return metrics
 
+    @cached_property
     def _learned(self) -> dict[str, Tensor]:
-        """Return the tensors that change in training."""
+        """The tensors that change in training, in place."""
         state, frozen = self.network.state_dict(), self.network.joint is not None
         return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith("encoder."))}
 

@@ -155,18 +155,19 @@ def fit_segmenter(tiles: TileSet, masks: Path, settings: TrainSettings, out: Pat
     for epoch in range(count):
         set_training(network, settings)
         for raw, mask in islice(loader, total - step):
-            images = raw.to(device).float() / 255
+            images = raw.to(device, non_blocking=True).float() / 255
             if settings.augment:
                 images, mask = augment_with_masks(images, mask, generator, Jitter.of(settings))
-            loss = masked_loss(network.class_logits(images), mask.to(device))
-            if not torch.isfinite(loss):
-                raise LpdError(f"loss became {loss.item()} at step {step + 1} of {total}; try a smaller lr")
+            loss = masked_loss(network.class_logits(images), mask.to(device, non_blocking=True))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise LpdError(f"loss became {value} at step {step + 1} of {total}; try a smaller lr")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
             step += 1
-            yield Progress(step, total, f"epoch {epoch + 1} of {count}", {"loss": loss.item()})
+            yield Progress(step, total, f"epoch {epoch + 1} of {count}", {"loss": value})
         _save(network, tiles, settings, step, command, out / MODEL_NAME)
     return out / MODEL_NAME
 
