@@ -171,7 +171,7 @@ def commands_parser() -> _MainParser:
         add(
             "relabel",
             relabel,
-            "Make results' labels again, more or less sure, cleaned, without the model.",
+            "Make results' labels again, more or less sure, cleaned; what is not given has its default.",
         )
     )
     measure_options(add("measure", measure, "Measure areas of results in mm² and %; write one table (CSV)."))
