@@ -13,7 +13,6 @@ CLASSES = tuple(TissueClass(name=name, color="#3b4cff") for name in ("dark", "pi
 BASE = {"encoder": "test_efficientnet", "encoder_weights": "random", "prototypes_per_class": 2, "prototype_dim": 64}
 LINEAR = {"bank": "linear", "prototypes_per_class": 1}
 JOINT = {"head": "joint", "necks": 2, "neck_width": 8, "presence_width": 4}
-SUPERVISED = LINEAR | {"bank": "supervised"}
 UNSHAPED = {"contrast_weight": 0.0, "diversity": "off"}
 SMALL = {"tile": 64, "region_encoder": "test_efficientnet", "region_encoder_weights": "random", "region_size": 32,
          "max_regions": 4, "places": 9, "share_weight": 1.0, "pixel_weight": 1.0, "stain_jitter": 0.1}  # fmt: skip

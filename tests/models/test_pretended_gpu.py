@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_predictions import predicted
-from made_training import CLASSES, JOINT, LINEAR, SUPERVISED, UNSHAPED, settings_of
+from made_training import CLASSES, JOINT, UNSHAPED, settings_of
 from pretended import CARD, on_card, pretended_card
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
@@ -28,7 +28,6 @@ from napari_lpd.results.prediction import Prediction
 from napari_lpd.slides.slide import Slide
 from napari_lpd.slides.tissue import TissueMask
 from napari_lpd.training.losses.published import (
-    official_first_commit_diversity,
     official_head_diversity,
     official_pseudo_mask,
 )
@@ -77,13 +76,7 @@ def test_where_the_cpu_waits_for_a_card_is_noted():
         assert (torch.arange(3) + 1).tolist() == [1, 2, 3]  # the CPU's own tensors keep their values
 
 
-MODELS = {
-    "learned": {},
-    "linear": LINEAR,
-    "vit": {"encoder": "test_vit"},
-    "joint": JOINT,
-    "supervised": SUPERVISED,
-}
+MODELS = {"learned": {}, "vit": {"encoder": "test_vit"}, "joint": JOINT}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -102,14 +95,13 @@ def test_a_networks_maps_are_made_on_the_card(name):
             network(torch.rand(2, 3, 64, 64), STAGES_USED)
 
 
-@pytest.mark.parametrize("form", [official_head_diversity, official_first_commit_diversity])
-def test_the_published_diversity_waits_for_every_class_of_every_image(form):
+def test_the_published_diversity_waits_for_every_class_of_every_image():
     features, prototypes, maps = torch.rand(4, 8, 9, 9), torch.rand(6, 8), torch.rand(4, 3, 9, 9)
     mask = official_pseudo_mask(maps)
     with pretended_card() as card:
-        assert form(*on_card((features, prototypes, mask)), 2).device == CARD
+        assert official_head_diversity(*on_card((features, prototypes, mask)), 2).device == CARD
         assert len(card.waits) >= 12
-        refused_beside_the_cpu(lambda *given: form(*given, on_card(mask), 2), features, prototypes)
+        refused_beside_the_cpu(lambda *given: official_head_diversity(*given, on_card(mask), 2), features, prototypes)
 
 
 def test_the_rules_of_the_class_maps():
@@ -153,7 +145,7 @@ def test_the_lattice_of_the_crf():
         refused_beside_the_cpu(lattice.scaled, torch.rand(8, 1))
 
 
-@pytest.mark.parametrize(("name", "precision"), [("vit", torch.bfloat16), ("joint", torch.float16)])
+@pytest.mark.parametrize(("name", "precision"), [("joint", torch.float16)])
 def test_tiles_are_scored_with_one_wait_per_call(name, precision, monkeypatch):
     network = new_network(settings_of(MODELS[name], **UNSHAPED).model, 3).eval()
     ready = prepared(network, tuple(STAGES_USED[i] for i in used_stages(network)), CPU, "torch", precision)

@@ -54,7 +54,7 @@ def test_gradients_found_node_by_node_are_torch_s_own():
 @pytest.mark.parametrize(
     ("model", "more", "precision", "waits"),
     [
-        (VIT | {"stage_fusion": (0.2, 0.3, 0.5)}, {"diversity": "projected", "blur_jitter": 1.0}, "float16", SCALED),
+        (VIT, {"diversity": "projected", "blur_jitter": 1.0}, "float16", SCALED),
         (VIT | {"bank": "clustered"}, {"contrast": "pooled"}, "float32", REGIONS),
         (LINEAR, UNSHAPED, "auto", {}),
     ],
