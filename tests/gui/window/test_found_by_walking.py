@@ -60,7 +60,13 @@ def test_a_polygon_that_is_given_up_shifts_no_tissues(drawing, end):
     user.key("p")
     user.polygon(*OTHER_BOX)
     assert tissues_of(layer) == [("dark",), ("pink",)]
-    assert len(layer.features) == len(layer.data) == 2
+    assert len(layer.features) == len(layer.data) == len(layer.edge_color) == len(layer.face_color) == 2
+    assert (layer.edge_color[0] != layer.edge_color[1]).any()
+    colours = layer.edge_color.copy()
+    user.key("p")
+    user.polygon((100, 120), (160, 190))
+    user.key("z", Qt.KeyboardModifier.ControlModifier)
+    np.testing.assert_array_equal(layer.edge_color, colours)
     assert train.data.classes._rows[1].count.text().startswith("1 ·")
 
 

@@ -291,12 +291,15 @@ def empty_shapes(layer: Shapes, slide_layer: Image) -> list[int]:
 
 
 def drop_leftovers(layer: Shapes) -> None:
-    """Remove the tissues of polygons that were given up: napari 0.9 removes them without, and all later ones shift."""
-    count = len(layer.data)
-    if not layer._is_creating and len(layer.features) > count:
+    """Remove tissues and colours of polygons that were given up: napari 0.9 keeps them, and all later ones shift."""
+    count, view = len(layer.data), layer._data_view
+    if layer._is_creating:
+        return
+    if len(layer.features) > count:
         in_hand = layer.feature_defaults.copy()
         layer.features = layer.features.iloc[:count]
         layer.feature_defaults = in_hand
+    view._edge_color, view._face_color = view._edge_color[:count], view._face_color[:count]
 
 
 def close_outline(event: Event) -> None:

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from qtpy.QtCore import QTimer
 
+from napari_lpd.gui.layers.regions import drop_leftovers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -73,6 +75,7 @@ class ShapesHistory:
 
     def undo(self, layer: Shapes) -> None:
         """Go back by one step."""
+        drop_leftovers(layer)
         self.note(layer)
         if layer._is_creating or len(self._states) < 2:
             return
